@@ -1,0 +1,128 @@
+"""From ledger rows to games: one table of scores that every estimator and every expansion reads.
+
+One trained subset T scores every task i in T, so the ledger holds one cooperative game per source task at once:
+f_i(T) is the score of task i when trained with T. `ScoreTable` lays all of them out as arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tim_search.types import Subset, subset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Scores of many subsets, laid out for estimation.
+
+    Attributes:
+        tasks: M task names; the column order of every array.
+        blocks: (seed, fold) pairs, one a replicate of the search.
+        membership: bool (B, M); row b holds the tasks of the b-th distinct subset.
+        scores: float64 (B, n_blocks, M); NaN where the task is not in the subset, failed, or is not trained yet.
+        trained: bool (B, n_blocks); true where the unit has its final answer, a failed one included.
+        replicates: float32 (B, n_blocks, M, R) scores under shared patient-bootstrap weights, or None if not loaded.
+    """
+
+    tasks: tuple[str, ...]
+    blocks: tuple[tuple[int, int], ...]
+    membership: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+    trained: NDArray[np.bool_]
+    replicates: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @cached_property
+    def rows(self) -> dict[Subset, int]:
+        """Row number of each subset."""
+        return {
+            subset(name for name, member in zip(self.tasks, row, strict=True) if member): index
+            for index, row in enumerate(self.membership.tolist())
+        }
+
+    @property
+    def complete(self) -> set[Subset]:
+        """Subsets that have their final answer in every block."""
+        if not self.blocks:
+            return set()
+        done = set(np.flatnonzero(self.trained.all(axis=1)).tolist())
+        return {members for members, index in self.rows.items() if index in done}
+
+    def mean(self) -> NDArray[np.float64]:
+        """float64 (B, M): mean over the blocks; NaN where any block lacks the score (blocks are paired)."""
+        if not self.blocks:
+            return np.full(self.membership.shape, np.nan)
+        return np.asarray(self.scores.mean(axis=1))
+
+
+def empty(tasks: Sequence[str], blocks: Sequence[tuple[int, int]]) -> ScoreTable:
+    """The table before anything was trained."""
+    m, n = len(tasks), len(blocks)
+    return ScoreTable(
+        tuple(tasks), tuple(blocks), np.zeros((0, m), bool), np.zeros((0, n, m)), np.zeros((0, n), bool), None
+    )
+
+
+def score_table(
+    frame: pd.DataFrame,
+    tasks: Sequence[str],
+    blocks: Sequence[tuple[int, int]] | None = None,
+    *,
+    replicates: bool = False,
+) -> ScoreTable:
+    """Lay ledger rows out as a `ScoreTable`.
+
+    Args:
+        frame: rows of one context with columns subset (sequence of str), seed, fold, task, score, status, and
+            replicates (sequence of float) where asked for; primary validation rows only (see `Ledger.scores`).
+        tasks: M task names; rows of subsets with a task outside them are left out.
+        blocks: (seed, fold) pairs to lay out; None takes all that occur, sorted.
+        replicates: also lay out the bootstrap replicates; rows without them are NaN.
+    """
+    tasks = tuple(tasks)
+    column = {name: index for index, name in enumerate(tasks)}
+    found = sorted(set(zip(frame["seed"].tolist(), frame["fold"].tolist(), strict=True)))
+    blocks = tuple(blocks) if blocks is not None else tuple((int(seed), int(fold)) for seed, fold in found)
+    layer = {block: index for index, block in enumerate(blocks)}
+
+    rows: dict[Subset, int] = {}
+    places: list[tuple[int, int, int]] = []
+    values: list[float] = []
+    draws: list[Sequence[float]] = []
+    wanted = frame["replicates"] if replicates and "replicates" in frame else [()] * len(frame)
+    columns = [frame[name] for name in ("subset", "seed", "fold", "task", "score", "status")]
+    for members, seed, fold, task, value, status, draw in zip(*columns, wanted, strict=True):
+        key = tuple(sorted(members))
+        if (seed, fold) not in layer or any(name not in column for name in key):
+            continue
+        row = rows.setdefault(key, len(rows))
+        places.append((row, layer[seed, fold], column[task]))
+        values.append(value if status == "ok" else np.nan)
+        draws.append(draw if draw is not None else ())
+
+    shape = (len(rows), len(blocks), len(tasks))
+    membership = np.zeros((len(rows), len(tasks)), bool)
+    for key, row in rows.items():
+        membership[row, [column[name] for name in key]] = True
+    scores = np.full(shape, np.nan)
+    trained = np.zeros(shape[:2], bool)
+    if places:
+        at = tuple(np.array(places).T)
+        scores[at] = values
+        trained[at[:2]] = True
+    table = None
+    width = max((len(draw) for draw in draws), default=0)
+    if replicates and width:
+        table = np.full((*shape, width), np.nan, np.float32)
+        for place, draw in zip(places, draws, strict=True):
+            if len(draw) == width:
+                table[place] = draw
+    return ScoreTable(tasks, blocks, membership, scores, trained, table)
