@@ -1,0 +1,1 @@
+"""Measurements, never run as tests; figures with command, machine and date are in benchmarks/RESULTS.md."""

@@ -1,0 +1,312 @@
+"""M3H for a whole pack: K subsets of tasks as one stacked program (M3H paper, sections 3.1 to 3.5).
+
+Every parameter has a leading member axis (K, ...), so that training one subset alone is a pack of one, and members
+never mix: member m's loss reaches member m's slices only. All members share each minibatch, so the first layer of the
+whole pack is one matrix product. Read `forward` beside section 3 of the paper; shapes are in comments as
+K members, B rows, h width, s supervised tasks and c clustering tasks a member, k = s + c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.contrastive import info_nce
+from model.data import Fold, Rows
+from model.seeding import generator, linear
+from model.settings import M3HSettings
+from tim_search.types import Subset, Task
+
+_FLOOR = 1e-6  # of max |M| in the attention; the paper divides by max(M), which may be zero
+
+Parameters = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which task sits in which slot of which member; supervised slots come first.
+
+    Attributes:
+        names: the k task names of each member, supervised ones sorted, then clustering ones sorted.
+        supervised: s, the number of supervised slots; the same for all members.
+        column: int64 (K * s,) row of each supervised slot in `Rows.targets`.
+        by_kind: for binary, multiclass and regression the int64 slot numbers (member * s + slot) of that kind.
+        classes: int64 (K * s,) outputs of each slot.
+        outputs: C, the widest head of the pack.
+    """
+
+    names: tuple[tuple[str, ...], ...]
+    supervised: int
+    column: Tensor
+    by_kind: Mapping[str, Tensor]
+    classes: Tensor
+    outputs: int
+
+    @property
+    def members(self) -> int:
+        return len(self.names)
+
+    @property
+    def tasks(self) -> int:
+        return len(self.names[0])
+
+    @property
+    def clustering(self) -> int:
+        return self.tasks - self.supervised
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a pack says about B rows.
+
+    Attributes:
+        logits: (K, s, B, C) of the supervised slots; a slot uses its first `Layout.classes` outputs.
+        attention: (K, B, k, k) cross-task attention W; row = the task that draws, column = the task drawn on.
+        latents: (K, B, c, h) attended tokens of the clustering slots.
+        rebuilt: (K, c, B, D) reconstruction of the standardised inputs.
+        embeddings: one (K, B, h) a modality.
+    """
+
+    logits: Tensor
+    attention: Tensor
+    latents: Tensor
+    rebuilt: Tensor
+    embeddings: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Every loss by member: contrastive (K,), supervised (K, s), clustering (K, c)."""
+
+    contrastive: Tensor
+    supervised: Tensor
+    clustering: Tensor
+
+    def by_member(self, settings: M3HSettings) -> Tensor:
+        """(K,) weighted total of section 3.5."""
+        tasks = self.supervised.sum(1) + self.clustering.sum(1)
+        return settings.contrastive_weight * self.contrastive + settings.task_weight * tasks
+
+    def in_turn(self, settings: M3HSettings) -> list[Tensor]:
+        """(K,) weighted losses in the order in which the sequential update takes them: contrastive, then by slot."""
+        slots = torch.cat([self.supervised, self.clustering], dim=1).unbind(1)
+        return [settings.contrastive_weight * self.contrastive, *(settings.task_weight * slot for slot in slots)]
+
+
+def layout(subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, device: torch.device) -> Layout:
+    """Slots of a pack; raises ValueError where the subsets differ in size or in their number of clustering tasks."""
+    supervised = [[name for name in members if tasks[name].kind != "clustering"] for members in subsets]
+    clustering = [[name for name in members if tasks[name].kind == "clustering"] for members in subsets]
+    if len({len(names) for names in supervised}) > 1 or len({len(names) for names in clustering}) > 1:
+        raise ValueError("the subsets of a pack have one size and one number of clustering tasks")
+    row = {name: index for index, name in enumerate(fold.supervised)}
+    flat = [name for names in supervised for name in names]
+    classes = [tasks[name].n_outputs if tasks[name].kind == "multiclass" else 1 for name in flat]
+
+    def index(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    by_kind = {
+        kind: index([slot for slot, name in enumerate(flat) if tasks[name].kind == kind])
+        for kind in ("binary", "multiclass", "regression")
+    }
+    names = tuple((*labelled, *unlabelled) for labelled, unlabelled in zip(supervised, clustering, strict=True))
+    return Layout(
+        names, len(supervised[0]), index([row[name] for name in flat]), by_kind, index(classes), max(classes, default=1)
+    )
+
+
+def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: M3HSettings) -> Parameters:
+    """Starting parameters of a pack, each (K, ...); shared ones from (seed), a task's own from (seed, task)."""
+    h, members = settings.width, plan.members
+    widths = [x.shape[1] for x in fold.train.inputs]
+    like = fold.train.inputs[0]
+    values: Parameters = {}
+
+    def store(name: str, value: Tensor) -> None:
+        values[name] = value.to(device=like.device, dtype=like.dtype).contiguous().requires_grad_()
+
+    def shared(name: str, outputs: int, inputs: int) -> None:
+        weight, bias = linear(seed, name, outputs=outputs, inputs=inputs)
+        store(f"{name}.weight", weight.expand(members, -1, -1))
+        store(f"{name}.bias", bias.expand(members, -1))
+
+    def by_task(name: str, slots: slice, outputs: int, inputs: int) -> None:
+        drawn = {
+            task: linear(seed, name, task, outputs=outputs, inputs=inputs) for row in plan.names for task in row[slots]
+        }
+        store(
+            f"{name}.weight", torch.stack([torch.stack([drawn[task][0] for task in row[slots]]) for row in plan.names])
+        )
+        store(f"{name}.bias", torch.stack([torch.stack([drawn[task][1] for task in row[slots]]) for row in plan.names]))
+
+    for number, width in enumerate(widths):
+        shared(f"encoder.{number}.in", 2 * h, width)
+        shared(f"encoder.{number}.out", h, 2 * h)
+    shared("shared.in", h, h * len(widths))
+    shared("shared.out", h, h)
+    for name in ("query", "key", "value"):
+        shared(f"attention.{name}", h, h)
+    tokens = {
+        task: torch.randn(h, generator=generator(seed, "token", task), dtype=torch.float64)
+        for row in plan.names
+        for task in row
+    }
+    store("attention.token", torch.stack([torch.stack([tokens[task] for task in row]) for row in plan.names]))
+    if plan.supervised:
+        by_task("task", slice(0, plan.supervised), h, h)
+        heads = {
+            task: _head(task, tasks, fold, seed, settings, plan.outputs)
+            for row in plan.names
+            for task in row[: plan.supervised]
+        }
+        store(
+            "head.weight",
+            torch.stack([torch.stack([heads[task][0] for task in row[: plan.supervised]]) for row in plan.names]),
+        )
+        store(
+            "head.bias",
+            torch.stack([torch.stack([heads[task][1] for task in row[: plan.supervised]]) for row in plan.names]),
+        )
+    if plan.clustering:
+        slots = slice(plan.supervised, None)
+        by_task("autoencoder.encode", slots, h, h * len(widths))
+        by_task("autoencoder.decode.in", slots, 2 * h, h)
+        by_task("autoencoder.decode.out", slots, sum(widths), 2 * h)
+    return values
+
+
+def _head(
+    name: str, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: M3HSettings, outputs: int
+) -> tuple[Tensor, Tensor]:
+    """Head of one task, padded with zero rows to the pack's widest: an unused output has no gradient and stays zero."""
+    task = tasks[name]
+    used = task.n_outputs if task.kind == "multiclass" else 1
+    weight, bias = linear(seed, "head", name, outputs=used, inputs=settings.width)
+    if task.kind == "binary":
+        row = fold.supervised.index(name)
+        count = float(fold.train.labelled[row].sum())
+        positive = float((fold.train.targets[row] * fold.train.labelled[row]).sum())
+        if 0 < positive < settings.rare * count:
+            bias = torch.full_like(bias, math.log(positive / (count - positive)))
+    return F.pad(weight, (0, 0, 0, outputs - used)), F.pad(bias, (0, outputs - used))
+
+
+def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
+    """Each member's own linear layer: (K, B, inputs) to (K, B, outputs); slots of one layer are laid side by side."""
+    weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
+    members = weight.shape[0]
+    return torch.baddbmm(bias.reshape(members, 1, -1), x, weight.reshape(members, -1, x.shape[2]).transpose(1, 2))
+
+
+def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings) -> Output:
+    """The pack's outputs for some rows (M3H paper, sections 3.3 and 3.4).
+
+    The attention's value map and a head are both linear, and the rows of W sum to one, so a supervised task's logit
+    sum_j W_ij (V x_j) . w_i + b_i is computed as sum_j W_ij (x_j . V^T w_i) plus a constant; likewise Q_i . K x_j is
+    x_j . K^T Q_i. Keys and values of every row and task, (K, B, k, h) each, are thus never formed; one matrix product
+    of the tokens gives both. Clustering tasks need the attended token itself and form it.
+    """
+    members, size, tasks, h = plan.members, len(rows), plan.tasks, settings.width
+    embeddings = []
+    for number, x in enumerate(rows.inputs):
+        weight, bias = values[f"encoder.{number}.in.weight"], values[f"encoder.{number}.in.bias"]
+        # The minibatch is shared: one product (B, d) x (d, K * 2h) for the whole pack.
+        hidden = torch.addmm(bias.reshape(-1), x, weight.reshape(-1, x.shape[1]).t()).relu_()
+        z = _apply(values, f"encoder.{number}.out", hidden.view(size, members, 2 * h).transpose(0, 1))
+        if rows.present is not None:
+            z = z * rows.present[:, number, None]
+        embeddings.append(z)
+    joint = torch.cat(embeddings, dim=2)
+
+    tokens = []
+    if plan.supervised:
+        shared = _apply(values, "shared.out", _apply(values, "shared.in", joint).relu_())
+        tokens.append(_apply(values, "task", shared).relu_().view(members, size, plan.supervised, h))
+    if plan.clustering:
+        tokens.append(_apply(values, "autoencoder.encode", joint).relu_().view(members, size, plan.clustering, h))
+    x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)  # (K, B, k, h), X_s of section 3.4
+
+    query = _apply(values, "attention.query", values["attention.token"])  # (K, k, h)
+    key, value = values["attention.key.weight"], values["attention.value.weight"]
+    readers = torch.bmm(query, key)  # K^T Q_i
+    if plan.supervised:
+        head = values["head.weight"].reshape(members, -1, h)
+        readers = torch.cat([readers, torch.bmm(head, value)], dim=1)  # V^T w_i
+    read = torch.bmm(x.reshape(members, size * tasks, h), readers.transpose(1, 2)).view(members, size, tasks, -1)
+    offset = torch.bmm(query, values["attention.key.bias"].unsqueeze(2))  # (K, k, 1)
+    agreement = read[..., :tasks].transpose(2, 3) + offset.unsqueeze(1)  # M, (K, B, k, k)
+    # Section 3.4 leaves the axis of max(M) open and M may be negative or zero: max |M| of the sample, floored.
+    peak = agreement.abs().amax(dim=(2, 3), keepdim=True).clamp_min(_FLOOR)
+    self_learning = torch.eye(tasks, dtype=x.dtype, device=x.device)
+    attention = torch.softmax(self_learning + settings.alpha * agreement / peak, dim=3)
+
+    logits = x.new_zeros(members, 0, size, plan.outputs)
+    if plan.supervised:
+        votes = read[..., tasks:].view(members, size, tasks, plan.supervised, plan.outputs)
+        mixed = (attention[:, :, : plan.supervised].transpose(2, 3).unsqueeze(4) * votes).sum(2)
+        constant = torch.bmm(head, values["attention.value.bias"].unsqueeze(2)).view(members, plan.supervised, 1, -1)
+        logits = mixed.transpose(1, 2) + constant + values["head.bias"].unsqueeze(2)
+
+    latents = x.new_zeros(members, size, 0, h)
+    rebuilt = x.new_zeros(members, 0, size, sum(part.shape[1] for part in rows.inputs))
+    if plan.clustering:
+        attended = torch.matmul(attention[:, :, plan.supervised :], x).reshape(members, -1, h)
+        latents = _apply(values, "attention.value", attended).view(members, size, plan.clustering, h)
+        rebuilt = _decode(values, latents)
+    return Output(logits, attention, latents, rebuilt, tuple(embeddings))
+
+
+def _decode(values: Parameters, latents: Tensor) -> Tensor:
+    """Decoder of each clustering slot: (K, B, c, h) attended tokens to (K, c, B, D) inputs."""
+    x = latents.transpose(1, 2)
+    for name in ("autoencoder.decode.in", "autoencoder.decode.out"):
+        weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
+        x = torch.matmul(x, weight.transpose(2, 3)) + bias.unsqueeze(2)
+        if name.endswith(".in"):
+            x = x.relu()
+    return x
+
+
+def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:
+    """Every loss of section 3.5, each a mean over the rows that carry the label; 0 where no row does."""
+    contrastive = info_nce(output.embeddings, rows.present, settings.temperature)
+    logits = output.logits.reshape(-1, len(rows), plan.outputs)
+    target, labelled = rows.targets.index_select(0, plan.column), rows.labelled.index_select(0, plan.column)
+    weight = labelled / labelled.sum(1, keepdim=True).clamp_min(1.0)
+    by_slot = logits.new_zeros(len(plan.column))
+    for kind, slots in plan.by_kind.items():
+        if not len(slots):
+            continue
+        said, wanted = logits.index_select(0, slots), target.index_select(0, slots)
+        if kind == "multiclass":
+            absent = torch.arange(plan.outputs, device=said.device) >= plan.classes.index_select(0, slots).unsqueeze(1)
+            chance = said.masked_fill(absent.unsqueeze(1), -math.inf).log_softmax(2)
+            by_row = -chance.gather(2, wanted.long().unsqueeze(2)).squeeze(2)
+        elif kind == "binary":
+            by_row = F.binary_cross_entropy_with_logits(said[:, :, 0], wanted, reduction="none")
+        else:
+            by_row = (said[:, :, 0] - wanted).abs()
+        by_slot = by_slot.index_add(0, slots, (by_row * weight.index_select(0, slots)).sum(1))
+    rebuild = logits.new_zeros(plan.members, 0)
+    if plan.clustering:
+        error = (output.rebuilt - torch.cat(rows.inputs, dim=1)).square()
+        if rows.present is None:
+            rebuild = error.mean(dim=(2, 3))
+        else:
+            cells = seen_cells(rows)
+            rebuild = (error * cells).sum(dim=(2, 3)) / cells.sum().clamp_min(1.0)
+    return Losses(contrastive, by_slot.view(plan.members, plan.supervised), rebuild)
+
+
+def seen_cells(rows: Rows) -> Tensor:
+    """(B, D), 1 where the input belongs to a modality the sample has, else 0."""
+    whole = rows.inputs[0].new_ones
+    if rows.present is None:
+        return whole(len(rows), sum(x.shape[1] for x in rows.inputs))
+    return torch.cat([whole(x.shape) * rows.present[:, number, None] for number, x in enumerate(rows.inputs)], dim=1)

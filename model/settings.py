@@ -1,0 +1,84 @@
+"""Settings of the networks and their training: plain dataclasses, readable without torch.
+
+A search file's `training:` section is one of these. Every field enters the ledger's context key, so two scores with
+different settings are never mixed; what cannot change a score (device, threads, pack size) is therefore no field here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from tim_search.types import BadInput, canonical
+
+
+@dataclass(frozen=True, slots=True)
+class M3HSettings:
+    """M3H and its training (M3H paper, sections 3.1 to 3.5 and 4.3).
+
+    Attributes:
+        width: h, features of every embedding; the paper uses multiples of 64.
+        alpha: strength of cross-task exploration in the attention (section 4.3: 0.1).
+        temperature: of the contrastive loss; the paper does not say, 0.1 is our choice.
+        contrastive_weight: w_c of section 3.5 (all weights are 1 there).
+        task_weight: w_t of section 3.5, one for all tasks.
+        update: "joint" makes one step on the total loss; "sequential" one step for each loss in turn, which is what
+            section 3.1 says ("optimizing each individual loss sequentially").
+        epochs: passes over the training rows (section 4.3: 15).
+        batch_size: rows a step (section 4.3: 256 or 512).
+        learning_rate: of Adam (section 4.3: 1e-4 or 3e-4).
+        rare: a binary task with fewer positives than this share starts from the bias log(n_pos / n_neg) (section 3.2).
+        precision: dtype of parameters and arithmetic.
+        replicates: scores under this many patient-bootstrap weightings are returned beside each score.
+    """
+
+    width: int = 64
+    alpha: float = 0.1
+    temperature: float = 0.1
+    contrastive_weight: float = 1.0
+    task_weight: float = 1.0
+    update: Literal["joint", "sequential"] = "joint"
+    epochs: int = 15
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    rare: float = 0.1
+    precision: Literal["float32", "float64"] = "float32"
+    replicates: int = 50
+
+    def __post_init__(self) -> None:
+        # Every message names the field, what is allowed and what was given: the search file's reader passes it on.
+        rules = (
+            ("width", self.width >= 1, "a whole number of at least 1 (the paper uses multiples of 64)"),
+            ("alpha", self.alpha >= 0, "a number of at least 0"),
+            ("temperature", self.temperature >= 0.05, "a number of at least 0.05 (below, float32 underflows)"),
+            ("contrastive_weight", self.contrastive_weight >= 0, "a number of at least 0"),
+            ("task_weight", self.task_weight > 0, "a number above 0"),
+            ("update", self.update in ("joint", "sequential"), "joint or sequential"),
+            ("epochs", self.epochs >= 1, "a whole number of at least 1"),
+            ("batch_size", self.batch_size >= 2, "a whole number of at least 2"),
+            ("learning_rate", self.learning_rate > 0, "a number above 0"),
+            ("rare", 0 <= self.rare <= 1, "a share between 0 and 1"),
+            ("precision", self.precision in ("float32", "float64"), "float32 or float64"),
+            ("replicates", self.replicates >= 0, "a whole number of at least 0"),
+        )
+        for name, holds, allowed in rules:
+            if not holds:
+                raise ValueError(f"{name}: expected {allowed}, got {getattr(self, name)!r}")
+
+    @property
+    def text(self) -> str:
+        """Canonical JSON, as the ledger's context holds it."""
+        return canonical(dataclasses.asdict(self))
+
+
+NETWORKS: dict[str, type[M3HSettings]] = {"m3h": M3HSettings}
+
+
+def settings_class(network: str) -> type[M3HSettings]:
+    """Settings dataclass of a network; raises BadInput for an unknown one."""
+    try:
+        return NETWORKS[network]
+    except KeyError:
+        known = ", ".join(sorted(NETWORKS))
+        raise BadInput(f"network: expected one of {known}, got {network!r}. Choose one of them.") from None

@@ -1,0 +1,302 @@
+"""Train and score a pack: the one place where a subset of tasks becomes numbers.
+
+`trainer` is what an executor's workers call. A pack of one is solo training; there is no second code path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model import m3h, metrics
+from model.clustering import judge
+from model.cohort import Cohort
+from model.data import Fold, Rows, load_fold
+from model.seeding import batch_order, generator
+from model.settings import M3HSettings
+from tim_search.types import Attention, BadInput, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
+
+_EVALUATION_ROWS = 2048  # rows a forward pass without gradients
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class TrainingPayload:
+    """All a worker needs to train any pack of a search; picklable, its arrays shared by Ray's object store.
+
+    Attributes:
+        cohort: with the search's tasks and effective columns only (`Cohort.for_tasks`).
+        network: "m3h".
+        settings: of the network and its training.
+        device: "cpu", "cuda", "cuda:1", ... or "auto": the GPU where there is one.
+        threads: of torch in this process; never more than the cores the worker holds.
+    """
+
+    cohort: Cohort
+    network: str
+    settings: M3HSettings
+    device: str = "auto"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained pack.
+
+    Attributes:
+        values: parameters, each (K, ...).
+        plan: which task sits where.
+        history: float64 (epochs, K) mean total loss of each epoch.
+        diverged: K entries, the first epoch (from 1) whose loss was not finite, 0 if none.
+    """
+
+    values: m3h.Parameters
+    plan: m3h.Layout
+    history: Tensor
+    diverged: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A pack's outputs over rows.
+
+    Attributes:
+        logits: (K, s, n, C) of the supervised slots.
+        latents: (K, n, c, h) attended tokens of the clustering slots.
+        attention: (K, k, k), mean over the rows.
+        rebuild_r2: (K, c) share of the inputs' variance that the clustering slots' decoders rebuild.
+    """
+
+    logits: Tensor
+    latents: Tensor
+    attention: Tensor
+    rebuild_r2: Tensor
+
+
+def check_supported(cohort: Cohort, network: str) -> None:
+    """Raise BadInput where the network cannot learn a task or read a modality of the cohort."""
+    if network != "m3h":
+        raise BadInput(f"network: expected m3h, got {network!r}. Choose m3h.")
+    wrong = [f"modality {m.name} is a {m.kind}" for m in cohort.modalities.values() if m.kind != "vector"]
+    wrong += [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "multilabel"]
+    if wrong:
+        raise BadInput(
+            "network m3h takes vector modalities and binary, multiclass, regression and clustering tasks, but "
+            + "; ".join(wrong)
+            + ". Leave these tasks out with `tasks:`, or give these modalities as vectors."
+        )
+
+
+def fit_pack(pack: Pack, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings) -> Fitted:
+    """Train the subsets of a pack together, Adam from the seed's starting point, the last epoch kept.
+
+    Each member sees the minibatches it would see alone and its gradient reaches its own parameters only, so the
+    result for a subset does not depend on its pack mates beyond the rounding of batched matrix products.
+    """
+    seed = pack.units[0].seed
+    like = fold.train.inputs[0]
+    plan = m3h.layout([unit.subset for unit in pack.units], tasks, fold, like.device)
+    values = m3h.initialise(plan, tasks, fold, seed, settings)
+    optimiser = torch.optim.Adam(values.values(), lr=settings.learning_rate, fused=True)
+    # One joint step on the total, or one step for each loss in turn. A step that a parameter's gradient does not reach
+    # counts for it as a zero gradient, in every pack alike: hence zeros rather than no gradient from the start.
+    turns = 1 if settings.update == "joint" else 1 + plan.tasks
+    for value in values.values():
+        value.grad = torch.zeros_like(value)
+    history = torch.zeros(settings.epochs, plan.members, dtype=torch.float64)
+    for epoch in range(settings.epochs):
+        order = batch_order(seed, epoch, len(fold.train)).to(like.device)
+        batches = fold.train.take(order).split(settings.batch_size)
+        total = like.new_zeros(plan.members)
+        for rows in batches:
+            for turn in range(turns):
+                optimiser.zero_grad(set_to_none=False)
+                parts = m3h.losses(m3h.forward(values, plan, rows, settings), plan, rows, settings)
+                by_member = parts.by_member(settings)
+                # Members add up to one number only so that one backward pass serves all; none sees another's loss.
+                (by_member if turns == 1 else parts.in_turn(settings)[turn]).sum().backward()
+                optimiser.step()
+                if turn == 0:
+                    total += by_member.detach() * len(rows)
+        history[epoch] = (total / len(fold.train)).double().cpu()
+    bad = ~torch.isfinite(history)
+    diverged = tuple(int(bad[:, m].int().argmax()) + 1 if bad[:, m].any() else 0 for m in range(plan.members))
+    return Fitted({name: value.detach() for name, value in values.items()}, plan, history, diverged)
+
+
+@torch.no_grad()
+def predict(fitted: Fitted, rows: Rows, settings: M3HSettings) -> Predictions:
+    """Outputs of a trained pack for rows in their order."""
+    outputs = [m3h.forward(fitted.values, fitted.plan, part, settings) for part in rows.split(_EVALUATION_ROWS)]
+    inputs, cells = torch.cat(rows.inputs, dim=1), m3h.seen_cells(rows)
+    rebuilt = torch.cat([output.rebuilt for output in outputs], dim=2)
+    mean = (inputs * cells).sum(0) / cells.sum(0).clamp_min(1.0)
+    spread = ((inputs - mean).square() * cells).sum().clamp_min(1e-12)
+    return Predictions(
+        torch.cat([output.logits for output in outputs], dim=2),
+        torch.cat([output.latents for output in outputs], dim=1),
+        torch.cat([output.attention for output in outputs], dim=1).mean(1),
+        1.0 - ((rebuilt - inputs).square() * cells).sum(dim=(2, 3)) / spread,
+    )
+
+
+def score_pack(
+    pack: Pack, fitted: Fitted, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings
+) -> tuple[list[Score], list[Attention]]:
+    """Validation scores of every unit and task, and the attention weights of every unit.
+
+    A diverged member or a collapsed clustering is a failed row with its reason.
+    """
+    said = predict(fitted, fold.validation, settings)
+    learned = predict(fitted, fold.train, settings).latents.double().cpu().numpy() if fitted.plan.clustering else None
+    logits = said.logits.double().cpu().numpy()
+    latents, rebuilt = said.latents.double().cpu().numpy(), said.rebuild_r2.double().cpu().numpy()
+    targets = fold.validation.targets.double().cpu().numpy()
+    labelled = fold.validation.labelled.cpu().numpy() > 0
+    row = {name: index for index, name in enumerate(fold.supervised)}
+    weights = said.attention.double().cpu().numpy()
+    scores: list[Score] = []
+    attention: list[Attention] = []
+    for member, unit in enumerate(pack.units):
+        finite = np.isfinite(logits[member]).all() and np.isfinite(latents[member]).all()
+        if fitted.diverged[member] or not finite:
+            when = f"in epoch {fitted.diverged[member]}" if fitted.diverged[member] else "after training"
+            why = f"diverged: loss or predictions are not finite {when}; try a smaller learning_rate"
+            scores += [_failed(unit, tasks[name], why) for name in unit.subset]
+            continue
+        names = fitted.plan.names[member]
+        attention += [
+            Attention(unit, task, other, float(weights[member, i, j]))
+            for i, task in enumerate(names)
+            for j, other in enumerate(names)
+        ]
+        for slot, name in enumerate(names):
+            task = tasks[name]
+            if task.kind == "clustering":
+                assert learned is not None
+                c = slot - fitted.plan.supervised
+                start = int(torch.randint(2**31, (1,), generator=generator("k-means", unit.seed, name)))
+                found = judge(learned[member, :, c], latents[member, :, c], task.n_outputs, fold.weights, start)
+                scores.append(_scored(unit, task, found.silhouette, found.collapsed))
+                scores += [
+                    Score(unit, name, metric, "validation", float(value), primary=False)
+                    for metric, value in (
+                        ("occupied_clusters", found.occupied),
+                        ("effective_rank", found.effective_rank),
+                        ("label_agreement", found.label_agreement),
+                        ("reconstruction_r2", rebuilt[member, c]),
+                    )
+                ]
+                continue
+            known = labelled[row[name]]
+            values = _metric(
+                task, targets[row[name], known], logits[member, slot, known, : task.n_outputs], fold.weights[:, known]
+            )
+            scores.append(_scored(unit, task, values, ""))
+    return scores, attention
+
+
+def _metric(
+    task: Task, labels: NDArray[np.float64], logits: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    if task.kind == "binary":
+        return metrics.auroc(labels, logits[:, 0], weights)
+    if task.kind == "regression":
+        return metrics.r2(labels, logits[:, 0], weights)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return metrics.macro_auroc(labels, shifted / shifted.sum(axis=1, keepdims=True), weights)
+
+
+def _scored(unit: Unit, task: Task, values: NDArray[np.float64], why: str) -> Score:
+    """Score row from a metric under every weighting: the first is the score, the others its replicates."""
+    if why or not np.isfinite(values[0]):
+        return _failed(unit, task, why or f"no {task.metric}: the validation labels of fold {unit.fold} do not vary")
+    return Score(unit, task.name, task.metric, "validation", float(values[0]), replicates=tuple(map(float, values[1:])))
+
+
+def _failed(unit: Unit, task: Task, why: str) -> Score:
+    return Score(unit, task.name, task.metric, "validation", float("nan"), "failed", why)
+
+
+class PackTrainer:
+    """Trains packs of one search in one process; keeps the folds it has prepared."""
+
+    def __init__(self, payload: TrainingPayload) -> None:
+        check_supported(payload.cohort, payload.network)
+        self._payload = payload
+        self._device = _device(payload.device)
+        self._folds: dict[int, Fold] = {}
+        torch.set_num_threads(max(1, payload.threads))
+        # Full float32 products: TF32 would make scores depend on the device generation.
+        torch.set_float32_matmul_precision("highest")
+
+    def fold(self, number: int) -> Fold:
+        """The prepared fold, from memory after the first call."""
+        if number not in self._folds:
+            settings = self._payload.settings
+            self._folds[number] = load_fold(
+                self._payload.cohort,
+                number,
+                dtype=_DTYPES[settings.precision],
+                device=self._device,
+                replicates=settings.replicates,
+            )
+        return self._folds[number]
+
+    def train(self, pack: Pack) -> PackResult:
+        """Train and score a pack; see `tim_search.types.Trainer`."""
+        started = time.perf_counter()
+        tasks, settings = self._payload.cohort.tasks, self._payload.settings
+        with _memory_trouble(f"a pack of {len(pack.units)} subsets of {len(pack.units[0].subset)} tasks"):
+            if self._device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self._device)
+            fold = self.fold(pack.units[0].fold)
+            fitted = fit_pack(pack, tasks, fold, settings)
+            scores, attention = score_pack(pack, fitted, tasks, fold, settings)
+        seconds = time.perf_counter() - started
+        share = seconds / len(pack.units)
+        timed = tuple(replace(score, seconds=share) for score in scores)
+        return PackResult(pack, timed, tuple(attention), seconds, self._peak_bytes())
+
+    def _peak_bytes(self) -> int:
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def trainer(payload: TrainingPayload) -> Trainer:
+    """The `TrainerFactory` of this package."""
+    return PackTrainer(payload)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(f"device: {name!r} was asked for, but torch sees no GPU here. Use cpu or auto.")
+    return device
+
+
+@contextlib.contextmanager
+def _memory_trouble(what: str) -> Iterator[None]:
+    """Turn every way in which memory runs out into OutOfMemory, and hand cached blocks back."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(f"{what} did not fit: {error}") from error
+    except RuntimeError as error:  # the CPU allocator has no class of its own
+        if "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(f"{what} did not fit: {error}") from error
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

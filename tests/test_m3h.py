@@ -1,0 +1,173 @@
+"""The stacked M3H against the literal one: losses, predictions, latents and attention after a full training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from model import m3h
+from model.contrastive import info_nce
+from model.seeding import batch_order
+from model.settings import M3HSettings
+from model.training import Fitted, fit_pack, predict
+from tests import m3h_reference as reference
+from tests.folds import TASKS, make_fold
+from tim_search.types import Pack, Subset, Unit, subset
+
+SETTINGS = M3HSettings(width=8, epochs=6, batch_size=32, learning_rate=3e-3, precision="float64", replicates=0)
+
+
+def pack_of(subsets: Sequence[Subset], seed: int = 3) -> Pack:
+    return Pack(tuple(Unit(members, seed, 0) for members in subsets))
+
+
+def literal_training(members: Subset, fold, settings: M3HSettings, seed: int = 3):
+    """Train one subset with the literal reference from the same start on the same minibatches."""
+    pack = pack_of([members], seed)
+    plan = m3h.layout([members], TASKS, fold, torch.device("cpu"))
+    values = reference.starting_point(m3h.initialise(plan, TASKS, fold, seed, settings), 0)
+    epochs = [
+        fold.train.take(batch_order(pack.units[0].seed, epoch, len(fold.train))).split(settings.batch_size)
+        for epoch in range(settings.epochs)
+    ]
+    history = reference.train(values, plan.names[0], TASKS, fold.supervised, epochs, settings)
+    with torch.no_grad():
+        said = reference.forward(values, plan.names[0], TASKS, fold.validation, settings)
+    return history, said
+
+
+PACKS = {
+    "every kind": [subset(TASKS)],
+    "pairs": [("ill", "stay"), ("rare", "ward"), ("cost", "stage"), ("ill", "rare")],
+    "pairs with a clustering": [("group", "ill"), ("group", "ward"), ("cost", "group")],
+    "single tasks": [("ill",), ("rare",), ("ward",), ("stay",)],
+    "a clustering alone": [("group",)],
+    "threes": [("cost", "ill", "ward"), ("rare", "stage", "stay"), ("ill", "rare", "stage")],
+}
+
+
+CASES = [(name, missing, "joint") for name in PACKS for missing in (0.0, 0.25)]
+CASES += [(name, 0.25, "sequential") for name in ("every kind", "pairs with a clustering")]
+
+
+@pytest.mark.parametrize(("name", "missing", "update"), CASES)
+def test_a_pack_equals_the_literal_network_after_full_training(name, missing, update) -> None:
+    subsets = PACKS[name]
+    settings = dataclasses.replace(SETTINGS, update=update, epochs=SETTINGS.epochs if update == "joint" else 2)
+    fold = make_fold(missing=missing)
+    pack = pack_of(subsets)
+    fitted = fit_pack(pack, TASKS, fold, settings)
+    said = predict(fitted, fold.validation, settings)
+    for member, members in enumerate(subsets):
+        history, (logits, latents, _, attention, _) = literal_training(members, fold, settings)
+        assert torch.allclose(fitted.history[:, member], torch.tensor(history, dtype=torch.float64), atol=1e-8, rtol=0)
+        for slot, name in enumerate(fitted.plan.names[member]):
+            if TASKS[name].kind == "clustering":
+                c = slot - fitted.plan.supervised
+                assert torch.allclose(said.latents[member, :, c], latents[name], atol=1e-8, rtol=0)
+            else:
+                used = logits[name].shape[1]
+                assert torch.allclose(said.logits[member, slot, :, :used], logits[name], atol=1e-8, rtol=0)
+        assert torch.allclose(said.attention[member], attention.mean(0), atol=1e-8, rtol=0)
+
+
+def outputs_by_subset(fitted: Fitted, fold, settings: M3HSettings) -> dict[Subset, torch.Tensor]:
+    said = predict(fitted, fold.validation, settings)
+    return {subset(names): said.logits[m, :, :, 0] for m, names in enumerate(fitted.plan.names)}
+
+
+def test_the_result_for_a_subset_does_not_depend_on_pack_mates_or_their_order() -> None:
+    fold = make_fold()
+    subsets = PACKS["threes"]
+    together = outputs_by_subset(fit_pack(pack_of(subsets), TASKS, fold, SETTINGS), fold, SETTINGS)
+    turned = outputs_by_subset(fit_pack(pack_of(subsets[::-1]), TASKS, fold, SETTINGS), fold, SETTINGS)
+    for members in subsets:
+        alone = outputs_by_subset(fit_pack(pack_of([members]), TASKS, fold, SETTINGS), fold, SETTINGS)
+        for other in (together, turned):
+            assert torch.allclose(other[members], alone[members], atol=1e-8, rtol=0)
+
+
+def test_a_diverging_member_changes_no_other(monkeypatch) -> None:
+    fold = make_fold()
+    subsets = PACKS["pairs"]
+    calm = outputs_by_subset(fit_pack(pack_of(subsets), TASKS, fold, SETTINGS), fold, SETTINGS)
+    start = m3h.initialise
+
+    def poisoned(plan, *args):
+        values = start(plan, *args)
+        with torch.no_grad():
+            values["task.weight"][1] = float("inf")
+        return values
+
+    monkeypatch.setattr(m3h, "initialise", poisoned)
+    fitted = fit_pack(pack_of(subsets), TASKS, fold, SETTINGS)
+    assert fitted.diverged == (0, 1, 0, 0)
+    struck = outputs_by_subset(fitted, fold, SETTINGS)
+    for number, members in enumerate(subsets):
+        if number != 1:
+            assert torch.equal(struck[members], calm[members])
+
+
+def test_the_same_task_starts_from_the_same_place_in_every_subset() -> None:
+    fold = make_fold()
+    device = torch.device("cpu")
+    one = m3h.initialise(m3h.layout([("ill",)], TASKS, fold, device), TASKS, fold, 5, SETTINGS)
+    many = m3h.initialise(m3h.layout([("cost", "ill", "ward")], TASKS, fold, device), TASKS, fold, 5, SETTINGS)
+    slot = 1
+    for name in ("task.weight", "task.bias", "attention.token"):
+        assert torch.equal(one[name][0, 0], many[name][0, slot])
+    assert torch.equal(one["head.weight"][0, 0, 0], many["head.weight"][0, slot, 0])
+    assert torch.equal(one["shared.in.weight"], many["shared.in.weight"])
+    other = m3h.initialise(m3h.layout([("ill",)], TASKS, fold, device), TASKS, fold, 6, SETTINGS)
+    assert not torch.equal(one["task.weight"], other["task.weight"])
+    assert not torch.equal(one["shared.in.weight"], other["shared.in.weight"])
+
+
+def test_a_rare_outcome_starts_from_its_log_odds() -> None:
+    fold = make_fold(rows=400)
+    row = fold.supervised.index("rare")
+    positive = float(fold.train.targets[row].sum())
+    count = float(fold.train.labelled[row].sum())
+    assert 0 < positive / count < 0.1
+    plan = m3h.layout([("ill", "rare")], TASKS, fold, torch.device("cpu"))
+    bias = m3h.initialise(plan, TASKS, fold, 0, SETTINGS)["head.bias"][0]
+    assert bias[1, 0].item() == pytest.approx(torch.log(torch.tensor(positive / (count - positive))).item(), abs=1e-6)
+    assert abs(bias[0, 0].item()) <= 1 / SETTINGS.width**0.5
+
+
+def test_the_gradient_of_the_contrastive_term_is_exact() -> None:
+    torch.manual_seed(0)
+    z = [torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    present = torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1], [1, 0, 0]]).bool()
+    assert torch.autograd.gradcheck(lambda *z: info_nce(z, None, 0.1), z)
+    assert torch.autograd.gradcheck(lambda *z: info_nce(z, present, 0.1), z)
+
+
+def test_the_contrastive_term_is_zero_where_nothing_can_be_contrasted() -> None:
+    z = [torch.randn(2, 4, 3, dtype=torch.float64) for _ in range(2)]
+    apart = torch.tensor([[1, 0], [0, 1], [1, 0], [1, 1]]).bool()
+    assert info_nce(z[:1], None, 0.1).tolist() == [0.0, 0.0]
+    assert info_nce(z, apart, 0.1).tolist() == [0.0, 0.0]
+
+
+def test_attention_favours_the_own_task_and_its_rows_sum_to_one() -> None:
+    fold = make_fold()
+    fitted = fit_pack(pack_of([subset(TASKS)]), TASKS, fold, SETTINGS)
+    attention = predict(fitted, fold.validation, SETTINGS).attention[0]
+    assert torch.allclose(attention.sum(1), torch.ones(len(TASKS), dtype=torch.float64))
+    off = attention - torch.diag(attention.diagonal())
+    assert (attention.diagonal() > off.max(1).values).all()
+    # alpha bounds how far two other tasks' weights can part.
+    others = attention[~torch.eye(len(TASKS), dtype=torch.bool)].view(len(TASKS), -1)
+    assert (others.max(1).values / others.min(1).values).max() <= torch.exp(torch.tensor(0.2)) + 1e-9
+
+
+def test_subsets_of_different_shape_are_refused_as_one_pack() -> None:
+    fold = make_fold()
+    with pytest.raises(ValueError, match="one size"):
+        m3h.layout([("ill",), ("ill", "stay")], TASKS, fold, torch.device("cpu"))
+    with pytest.raises(ValueError, match="one size"):
+        m3h.layout([("group", "ill"), ("ill", "stay")], TASKS, fold, torch.device("cpu"))
