@@ -1,0 +1,553 @@
+"""MLflow: heatmaps and tables are written there after the fact, and read back with one query.
+
+One experiment holds all searches; a search is one parent run, found again by its tag `search_id`; a heatmap or an
+expansion is one nested run. Trainings are never runs: they are rows of the ledger, which is published as one artifact.
+
+MLflow is a copy for readers, never the truth, so nothing here can stop a search: `Tracker` swallows what goes wrong,
+says so once, and can publish everything again later without making doubles. Queries (`searches`, `heatmaps`,
+`newest_heatmap`) raise BadInput instead.
+
+Only client objects are used: the caller's own active run, tracking URI and environment stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import socket
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+# MLflow reports usage over the network unless it is told not to before its first import.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from tim_search import expansion
+from tim_search.types import BadInput, Interrupted, canonical, digest
+
+if TYPE_CHECKING:
+    from tim_search.tim import TimResult
+
+EXPERIMENT = "tim-search"
+
+#: Tag of the experiments that hold searches, so that queries need not look into all others.
+_MARK = "tim_search"
+#: MLflow cuts longer values, with a warning only.
+_MAX_VALUE = 6000
+_CONNECT_SECONDS = 3.0
+#: A server that takes this long to fail hangs rather than refuses, and is left alone for the pause that follows.
+_SLOW_SECONDS, _PAUSE_SECONDS = 2.5, 60.0
+#: In force during our own calls, where the caller has not set them: a server that is down must not hold a search up for
+#: the minutes MLflow's defaults allow, and neither links nor progress bars belong into another program's output.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+_NOISY_LOGGERS = ("mlflow.store.db.utils", "alembic")
+
+_HEATMAP_TAGS = ("search", "search_id", "round", "estimator", "label", "n_tasks", "cohort", "context")
+
+_log = logging.getLogger(__name__)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+class Tracker:
+    """Publishes one search to MLflow. Use as a context manager around the search; no method raises.
+
+    Entering makes the parent run or takes up that of an earlier start; leaving ends it as FINISHED, KILLED (the search
+    was interrupted) or FAILED. While MLflow does not answer, each call gives up after some seconds and is noted in
+    `missed`; later calls try again, the parent run included. What is published already is not published twice.
+
+    Args:
+        uri: of the tracking server (http://host:port) or the database (sqlite:////absolute/path/mlflow.db); artifacts
+            of a SQLite database lie beside it in mlartifacts/.
+        search: name of the search, which queries ask for.
+        search_id: what makes it this search; a search started again with the same one goes on in the same run.
+        cohort, context: name of the cohort and key of the context, kept as tags.
+        settings: of the search; parameters of the parent run (as the search began) and its artifact search.json (as
+            they are now).
+        experiment: name of the MLflow experiment.
+        again: how to publish later, for the warning.
+        warn: takes the one warning.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        search: str,
+        search_id: str,
+        *,
+        cohort: str = "",
+        context: str = "",
+        settings: Mapping[str, Any] | None = None,
+        experiment: str = EXPERIMENT,
+        again: str = "To publish later, start the same search again when MLflow answers; nothing is trained twice.",
+        warn: Callable[[str], None] = _log.warning,
+    ) -> None:
+        self.missed: list[str] = []
+        self._uri, self._experiment, self._again, self._warn = uri, experiment, again, warn
+        self._settings = dict(settings or {})
+        self._tags = {"search": search, "search_id": search_id, "cohort": cohort, "context": context}
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._run_id = ""
+        self._again_at = 0.0
+
+    def __enter__(self) -> Tracker:
+        self._try("the start of the search", lambda: None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            status = "FINISHED"
+        else:
+            status = "KILLED" if issubclass(kind, (KeyboardInterrupt, Interrupted)) else "FAILED"
+        self._try("the end of the search", lambda: self._mlflow.set_terminated(self._run_id, status))
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Numbers of the search so far (units done, failed, seconds) at a round; what is not finite is left out."""
+        self._try(f"the figures of round {step}", lambda: self._log_metrics(self._run_id, values, step))
+
+    def ledger(self, rows: pd.DataFrame) -> None:
+        """All scores so far as one artifact of the parent run, ledger/ledger.parquet, in place of an earlier one."""
+
+        def publish() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "ledger.parquet"
+                rows.to_parquet(path, index=False)
+                self._mlflow.log_artifact(self._run_id, str(path), "ledger")
+
+        self._try("the ledger", publish)
+
+    def heatmap(self, result: TimResult, figures: Iterable[str | Path], round: int) -> None:
+        """A TIM result as a nested run of kind "heatmap": its table, its figures (PNG files), its label as a tag.
+
+        The same table of the same round is published once; another one for that round is a run of its own, and newer.
+        """
+        cells = ~pd.isna(result.estimate)
+        self._publish(
+            "heatmap",
+            f"round {round}: {result.label}",
+            result.to_frame(),
+            figures,
+            {"round": round, "estimator": result.method, "label": result.label, "n_tasks": len(result.tasks)},
+            {"subsets": result.n_subsets, "cells": int(cells.sum()), "discoveries": int(result.rejected.sum())},
+            result.notes,
+        )
+
+    def expansion(
+        self, expansions: Sequence[expansion.Expansion], sharing: expansion.Sharing, figures: Iterable[str | Path]
+    ) -> None:
+        """The greedy expansion as a nested run of kind "expansion": table, figures, and what the sharing saved."""
+        self._publish(
+            "expansion",
+            "greedy expansion",
+            pd.DataFrame(expansion.rows(expansions)),
+            figures,
+            {"n_tasks": len(expansions)},
+            {
+                "accepted": sum(found.best != (found.source,) for found in expansions),
+                "holds": sum(found.holds for found in expansions),
+                "trainings_shared": sharing.shared,
+                "trainings_alone": sharing.total_alone,
+            },
+        )
+
+    def _publish(
+        self,
+        kind: str,
+        name: str,
+        table: pd.DataFrame,
+        figures: Iterable[str | Path],
+        tags: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        notes: Sequence[str] = (),
+    ) -> None:
+        paths, search_id = [Path(figure) for figure in figures], self._tags["search_id"]
+        same = {key: str(value) for key, value in tags.items()}
+
+        def publish() -> None:
+            content = digest([kind, name, table.to_csv(index=False)])
+            earlier = _search(self._mlflow, [self._experiment_id], finished=False, kind=kind, search_id=search_id)
+            for run in earlier:
+                if run.info.status != "FINISHED":
+                    self._mlflow.delete_run(run.info.run_id)  # left half-way by an interruption
+            whole = [run for run in earlier if run.info.status == "FINISHED" and run.data.tags.items() >= same.items()]
+            if whole and whole[0].data.tags["content"] == content:
+                return
+            run_tags = {
+                **self._tags,
+                **same,
+                "kind": kind,
+                "content": content,
+                "table": f"tables/{kind}.json",
+                "figures": json.dumps([f"figures/{path.name}" for path in paths]),
+                "mlflow.parentRunId": self._run_id,
+                "mlflow.note.content": "\n".join(f"- {note}" for note in notes),
+            }
+            run_tags = {key: value[:_MAX_VALUE] for key, value in run_tags.items()}
+            run_id = self._mlflow.create_run(self._experiment_id, tags=run_tags, run_name=name).info.run_id
+            # Each publication has a run of its own, so the table has a fresh name: log_table appends to an old one.
+            self._mlflow.log_table(run_id, table, run_tags["table"])
+            for path in paths:
+                self._mlflow.log_artifact(run_id, str(path), "figures")
+            self._log_metrics(run_id, metrics, int(tags.get("round", 0)))
+            # Queries show finished runs only, so a heatmap is seen whole or not at all.
+            self._mlflow.set_terminated(run_id)
+
+        self._try(name, publish)
+
+    @property
+    def _mlflow(self) -> MlflowClient:
+        assert self._client is not None
+        return self._client
+
+    def _log_metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        finite = [Metric(key, float(value), now, step) for key, value in values.items() if math.isfinite(value)]
+        self._mlflow.log_batch(run_id, metrics=finite)
+
+    def _try(self, what: str, action: Callable[[], object]) -> None:
+        """Do one thing at MLflow, or note that it could not be done."""
+        begin = time.monotonic()
+        if begin < self._again_at:
+            self.missed.append(what)
+            return
+        try:
+            with _our_calls():
+                _reach(self._uri)
+                self._start()
+                action()
+        except Exception as error:  # whatever goes wrong at MLflow, the search goes on
+            if not self.missed:
+                self._warn(
+                    f"MLflow at {_shown(self._uri)} could not be written: {_reason(error)} The search goes on and "
+                    f"loses nothing: scores are in the ledger, tables and figures in the output folder. {self._again}"
+                )
+            self.missed.append(what)
+            if self._uri.startswith("http") and time.monotonic() - begin > _SLOW_SECONDS:
+                self._again_at = time.monotonic() + _PAUSE_SECONDS
+
+    def _start(self) -> None:
+        """Make or take up the parent run, once."""
+        if self._run_id:
+            return
+        client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        experiment_id = _experiment(client, self._uri, self._experiment)
+        parents = _search(client, [experiment_id], kind="search", search_id=self._tags["search_id"], finished=False)
+        parent = parents[0] if parents else client.create_run(
+            experiment_id, tags={**self._tags, "kind": "search"}, run_name=self._tags["search"]
+        )  # fmt: skip
+        run_id = parent.info.run_id
+        if parents:
+            client.update_run(run_id, status="RUNNING")
+        texts = {key: value if isinstance(value, str) else canonical(value) for key, value in self._settings.items()}
+        client.log_batch(
+            run_id,
+            # A parameter cannot be changed: those of the first start stay.
+            params=[Param(key, _cut(text)) for key, text in texts.items() if key not in parent.data.params],
+            tags=[RunTag(key, value) for key, value in self._tags.items()],
+        )
+        client.log_dict(run_id, self._settings, "search.json")
+        self._client, self._experiment_id, self._run_id = client, experiment_id, run_id
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """A heatmap fetched from MLflow.
+
+    Attributes:
+        search: name of the search. run_id: the run it comes from. round: of the search.
+        estimator, label: what made the scores and what they are called.
+        created: when it was published (UTC).
+        table: one row a cell: source, task, estimate, se, low, high, p_value, rejected and more (`TimResult.frame`).
+        figures: file name -> path of the downloaded PNG.
+    """
+
+    search: str
+    run_id: str
+    round: int
+    estimator: str
+    label: str
+    created: pd.Timestamp
+    table: pd.DataFrame
+    figures: Mapping[str, Path]
+
+
+def searches(tracking_uri: str) -> pd.DataFrame:
+    """The searches, newest first: search, search_id, run_id, status, started, ended (UTC), cohort, context.
+
+    Raises BadInput when the store cannot be read.
+    """
+    with _reading(tracking_uri) as client:
+        runs = _search(client, _experiments(client), kind="search", finished=False)
+    columns = ("search", "search_id", "run_id", "status", "started", "ended", "cohort", "context")
+    rows = [
+        {
+            **{key: run.data.tags.get(key, "") for key in ("search", "search_id", "cohort", "context")},
+            "run_id": run.info.run_id,
+            "status": run.info.status,
+            "started": _moment(run.info.start_time),
+            "ended": _moment(run.info.end_time),
+        }
+        for run in runs
+    ]
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def heatmaps(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
+    """The heatmaps of a search, or of all, newest first.
+
+    Returns one row a heatmap: search, search_id, run_id, round, estimator, label, created (UTC), n_tasks, cohort,
+    context, table (name of the artifact), figures (list of names).
+
+    Raises BadInput when the store cannot be read, or for a search it does not hold.
+    """
+    with _reading(tracking_uri) as client:
+        experiments = _experiments(client)
+        runs = _search(client, experiments, kind="heatmap", search=search)
+        if search is not None and not runs:
+            _known(client, experiments, search, tracking_uri)
+    columns = [*_HEATMAP_TAGS[:2], "run_id", *_HEATMAP_TAGS[2:5], "created", *_HEATMAP_TAGS[5:], "table", "figures"]
+    frame = pd.DataFrame([_heatmap_row(run) for run in runs], columns=columns)
+    return frame.astype({"round": "int64", "n_tasks": "int64"})
+
+
+def newest_heatmap(tracking_uri: str, search: str, destination: str | Path | None = None) -> Heatmap:
+    """Fetch the newest heatmap of a search: its table, and its figures into `destination` (default: a new folder).
+
+    Raises BadInput when the store cannot be read, for a search it does not hold, and for one without a heatmap yet.
+    """
+    with _reading(tracking_uri) as client:
+        experiments = _experiments(client)
+        runs = _search(client, experiments, kind="heatmap", search=search, limit=1)
+        if not runs:
+            _known(client, experiments, search, tracking_uri)
+            raise BadInput(
+                f"The search {search!r} has no heatmap at {_shown(tracking_uri)} yet. A round ends by publishing one."
+            )
+        row = _heatmap_row(runs[0])
+        folder = Path(destination) if destination is not None else Path(tempfile.mkdtemp(prefix="tim-search-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            table = _read_table(Path(client.download_artifacts(row["run_id"], row["table"], aside)))
+            figures = {}
+            for name in row["figures"]:
+                path = folder / Path(name).name
+                os.replace(client.download_artifacts(row["run_id"], name, aside), path)
+                figures[path.name] = path
+    return Heatmap(
+        search=row["search"],
+        run_id=row["run_id"],
+        round=int(row["round"]),
+        estimator=row["estimator"],
+        label=row["label"],
+        created=row["created"],
+        table=table,
+        figures=figures,
+    )
+
+
+def _heatmap_row(run: Run) -> dict[str, Any]:
+    tags = run.data.tags
+    return {
+        **{key: tags.get(key, "") for key in (*_HEATMAP_TAGS, "table")},
+        "run_id": run.info.run_id,
+        "created": _moment(run.info.start_time),
+        "figures": json.loads(tags.get("figures", "[]")),
+    }
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """What log_table wrote. (MLflow's own load_table asks the process-wide tracking URI, which is the caller's.)"""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    frame = pd.DataFrame(content["data"], columns=content["columns"])
+    # JSON has no NaN, and a column of nothing but null would not be one of numbers.
+    return frame.astype({name: float for name in frame if frame[name].isna().all()})
+
+
+def _known(client: MlflowClient, experiments: Sequence[str], search: str, uri: str) -> None:
+    """Raise BadInput for a search that is not there, with those that are."""
+    names = sorted(
+        {run.data.tags.get("search", "") for run in _search(client, experiments, kind="search", finished=False)}
+    )
+    if search not in names:
+        there = f"The searches there are: {', '.join(names)}." if names else "It holds no search yet."
+        raise BadInput(f"There is no search {search!r} at {_shown(uri)}. {there}")
+
+
+# Shared ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _our_calls() -> Iterator[None]:
+    """Short timeouts and no chatter, for our own calls to MLflow; afterwards everything is as it was."""
+    added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
+    levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
+    os.environ.update(added)
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[MlflowClient]:
+    """A client for queries; what MLflow raises becomes BadInput."""
+    try:
+        path = _sqlite_path(uri)
+        if path is not None and not path.is_file():
+            # MLflow would make an empty database here, and a misspelt path would look like a search that never ran.
+            raise FileNotFoundError(f"there is no file {path}.")
+        with _our_calls():
+            _reach(uri)
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (MlflowException, OSError) as error:
+        raise BadInput(
+            f"MLflow at {_shown(uri)} could not be read: {_reason(error)} Check the tracking URI "
+            "(http://host:port, or sqlite:////absolute/path/mlflow.db), and that a server answers there."
+        ) from error
+
+
+def _reach(uri: str) -> None:
+    """Raise OSError within seconds when nothing can be behind the URI; MLflow itself would try for minutes."""
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme == "sqlite":
+        path = _sqlite_path(uri)
+        if path is not None and path.is_file():
+            with path.open("rb") as file:
+                start = file.read(16)
+            if start not in (b"", b"SQLite format 3\0"):
+                raise OSError(f"{path} is not a SQLite database.")
+        return
+    if parts.scheme in ("", "file"):
+        raise OSError("this is a path, and MLflow 3 no longer keeps runs in plain files.")
+    if parts.scheme not in ("http", "https"):
+        return  # another database: its driver sees to it
+    if not parts.hostname:
+        raise OSError("the tracking URI names no host.")
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        return  # only the proxy can tell
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    try:
+        socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise OSError(f"nothing answers at {parts.hostname}:{port} ({error}).") from error
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite URI, absolute; None for other URIs."""
+    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+
+
+def _experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """Id of the experiment, made where it is missing."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if _MARK not in found.tags:
+            client.set_experiment_tag(found.experiment_id, _MARK, "1")
+        return str(found.experiment_id)
+    path = _sqlite_path(uri)
+    artifacts = (path.parent / "mlartifacts").as_uri() if path is not None else None
+    return str(client.create_experiment(name, artifact_location=artifacts, tags={_MARK: "1"}))
+
+
+def _experiments(client: MlflowClient) -> list[str]:
+    """Ids of the experiments that hold searches."""
+    ids: list[str] = []
+    token = None
+    while True:
+        page = client.search_experiments(filter_string=f"tags.{_MARK} = '1'", page_token=token)
+        ids += [str(experiment.experiment_id) for experiment in page]
+        if not (token := page.token):
+            return ids
+
+
+def _search(
+    client: MlflowClient,
+    experiments: Sequence[str],
+    *,
+    finished: bool = True,
+    limit: int | None = None,
+    **tags: str | None,
+) -> list[Run]:
+    """Runs with these tags, newest first."""
+    conditions = [f"tags.{key} = {_quoted(value)}" for key, value in tags.items() if value is not None]
+    conditions += ["attributes.status = 'FINISHED'"] if finished else []
+    runs: list[Run] = []
+    token = None
+    while experiments:
+        page = client.search_runs(
+            list(experiments), " and ".join(conditions), order_by=["attributes.start_time DESC"],
+            max_results=limit or 1000, page_token=token,
+        )  # fmt: skip
+        runs += page
+        if limit is not None or not (token := page.token):
+            break
+    return runs
+
+
+def _quoted(text: str) -> str:
+    for quote in "'\"":
+        if quote not in text:
+            return f"{quote}{text}{quote}"
+    raise BadInput(
+        f"The name {text!r} holds both kinds of quotes, which MLflow cannot search for. Choose another name."
+    )
+
+
+def _moment(milliseconds: int | None) -> Any:
+    """UTC timestamp; NaT where there is none."""
+    return pd.Timestamp(milliseconds, unit="ms", tz="UTC") if milliseconds else pd.NaT
+
+
+def _cut(text: str) -> str:
+    """A parameter's value as MLflow can keep it; search.json holds the whole."""
+    note = f"... ({len(text)} characters, in full in search.json)"
+    return text if len(text) < _MAX_VALUE else text[: _MAX_VALUE - 1 - len(note)] + note
+
+
+def _shown(uri: str) -> str:
+    """The URI without what stands before an @: it may be a password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong, as a sentence."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].strip() if lines else type(error).__name__
+    if cause := re.search(r"Max retries exceeded.*Caused by (\w+)", text):
+        text = f"the server takes connections but does not answer ({cause[1]})"
+    return _shown(text if len(text) <= 300 else f"{text[:300]}...").rstrip(".") + "."
