@@ -23,7 +23,7 @@ Status: TypeAlias = Literal["ok", "failed"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-#: Default metric of each problem class, higher is better (m3h.txt section 3.2).
+#: Default metric of each problem class, higher is better (M3H paper, section 3.2).
 METRICS: Mapping[Kind, str] = {
     "binary": "auroc",
     "multiclass": "macro_auroc",
@@ -157,7 +157,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Cross-task attention of one unit, averaged over the evaluation rows (m3h.txt section 3.4).
+    """Cross-task attention of one unit, averaged over the evaluation rows (M3H paper, section 3.4).
 
     `weight` is how much the token of `task` draws on the token of `other`; the weights of one task sum to 1.
     """

@@ -1,0 +1,312 @@
+"""One row of the TIM matrix from the scores of all (seed, fold) blocks, with the parts of its error.
+
+A block is one pass over the search's subsets with one seed and one validation fold. What the runs of a block share (a
+lucky initialisation, its evaluation patients) looks in all of them like a real effect, so it is invisible in the
+residuals and appears only between blocks, or under the bootstrap weights of the patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, stdtr, stdtrit
+
+from tim_search import estimators
+from tim_search.estimators import Array, Game, Linear
+from tim_search.games import ScoreTable
+
+Mask: TypeAlias = NDArray[np.bool_]
+Method: TypeAlias = Literal["exact", "restricted", "blup", "gls", "ols", "msr"]
+
+#: A sampled cell needs this many subsets with the task and this many without it.
+MIN_ROWS = 2
+#: BLUP gives way to least squares where more than this share of cells lie too far from GLS.
+MAX_DISAGREEMENT = 0.05
+#: With so few subsets a task that this share of the blocks' effects passes for noise, noise is not subtracted.
+MAX_LEAK = 0.75
+
+
+class Row(NamedTuple):
+    """One source's cells: the estimate (q,), the errors of seeds and of patients (q,), and what the total adds up.
+
+    `variances` and `dfs` (3, q) are the squared errors that enter the total, of subset sampling, seeds and patients,
+    and their degrees of freedom.
+    """
+
+    estimate: Array
+    seed: Array
+    patients: Array
+    variances: Array
+    dfs: Array
+
+    @property
+    def sampling(self) -> Array:
+        return np.asarray(np.sqrt(self.variances[0]))
+
+    @property
+    def total(self) -> Array:
+        """Standard error (q,); NaN where no part is known."""
+        return np.asarray(np.sqrt(self.variances.sum(axis=0)))
+
+
+class Source(NamedTuple):
+    """The scored subsets of one source: other tasks (n, q), scores (n, blocks), replicates (n, blocks, R) or None."""
+
+    members: Mask
+    scores: Array
+    replicates: Array | None
+
+
+def source_of(table: ScoreTable, i: int) -> Source:
+    """The rows of a table in which task i has a score in some block."""
+    rows = table.membership[:, i] & np.isfinite(table.scores[:, :, i]).any(axis=1)
+    members = np.delete(table.membership[rows], i, axis=1)
+    scores = table.scores[rows, :, i]
+    replicates = None
+    if table.replicates is not None:
+        replicates = table.replicates[rows, :, i, :].astype(float)
+    if scores.size:
+        # All weights sum to zero: a common shift changes nothing but the rounding, and makes constant scores exactly 0.
+        shift = scores[np.isfinite(scores)][0]
+        scores = scores - shift
+        replicates = None if replicates is None else replicates - shift
+    return Source(members, scores, replicates)
+
+
+def enumerated_row(source: Source, size: int, distinct_folds: bool) -> Row:
+    """Exact or restricted scores in each block, and their mean over the blocks that have them."""
+    q = source.members.shape[1]
+    weights, complete = estimators.enumerated(source.members, size)
+    used = (weights != 0).astype(float)
+    each = np.full((source.scores.shape[1], q), np.nan)
+    for b, y in enumerate(source.scores.T):
+        each[b, complete] = _weighted(weights, used, y[:, None])[complete, 0]
+    present = np.isfinite(each)
+    n_present = present.sum(axis=0)
+    patients, n_draws = np.full(q, np.nan), 0
+    if source.replicates is not None:
+        n_draws = source.replicates.shape[2]
+        draws = np.zeros((q, n_draws))
+        for b, values in enumerate(source.replicates.transpose(1, 0, 2)):
+            draws += np.where(present[b][:, None], _weighted(weights, used, values), 0.0)
+        patients = _spread(draws / np.maximum(n_present, 1)[:, None])
+    patients[n_present == 0] = np.nan
+    sampling = np.where(n_present > 0, 0.0, np.nan)
+    row = _total(
+        mean(each.T),
+        Linear(weights, sampling, np.full(q, np.inf), np.zeros(len(source.members))),
+        (np.sqrt(variance_of_mean(each)), np.maximum(n_present - 1, 1)),
+        (patients, n_draws),
+        distinct_folds,
+    )
+    unknown = np.isnan(row.seed) & np.isnan(row.patients)
+    row.variances[1:, unknown] = np.nan
+    return row
+
+
+def enumerated_second(source: Source) -> Array:
+    """Exact second-order scores (q, q), the mean over complete blocks; NaN where there is none."""
+    q = source.members.shape[1]
+    codes = np.where(source.members, 1.0, -1.0)
+    complete = [y for y in source.scores.T if len(y) == 2**q and np.isfinite(y).all()]
+    if not complete:
+        return np.full((q, q), np.nan)
+    return np.asarray(np.mean([estimators.enumerated_pairs(codes, y) for y in complete], axis=0))
+
+
+def sampled_rows(
+    sources: Sequence[Source], method: Method, distinct_folds: bool, notes: list[str]
+) -> tuple[Method, list[Row], list[Row], list[Array]]:
+    """The method used, its rows, the rows that tests rest on, and second-order scores where the model has them."""
+    games = [_game(source) for source in sources]
+
+    def rows_of(fits: Sequence[Linear | None]) -> list[Row]:
+        return [_sampled_row(*parts, distinct_folds) for parts in zip(sources, games, fits, strict=True)]
+
+    def by(estimator: Callable[[Game], Linear | None]) -> list[Row]:
+        return rows_of([estimator(game) if game else None for game in games])
+
+    if method in ("msr", "ols"):
+        rows = by(estimators.difference_of_means if method == "msr" else estimators.least_squares)
+        return method, rows, rows, []
+
+    variances = estimators.fit_variances([game for game in games if game])
+    fits = [estimators.mixed_model(game, variances) if game else None for game in games]
+    gls = rows_of([fit[1] if fit else None for fit in fits])
+    if method == "gls":
+        return method, gls, gls, []
+    blup = rows_of([fit[0] if fit else None for fit in fits])
+    q = sources[0].members.shape[1]
+    second = [fit[2] if fit else np.full((q, q), np.nan) for fit in fits]
+    comparable = sum(int(np.isfinite(row.sampling).sum()) for row in gls)
+    apart = sum(int(_apart(a, b).sum()) for a, b in zip(blup, gls, strict=True))
+    if apart > MAX_DISAGREEMENT * comparable:
+        notes.append(
+            f"BLUP and GLS lie further apart than chance allows in {apart} of {comparable} cells: the mixed model does "
+            "not describe these scores. Least squares is reported instead."
+        )
+        rows = by(estimators.least_squares)
+        return "ols", rows, rows, second
+    return method, blup, gls, second
+
+
+def _apart(blup: Row, gls: Row) -> Mask:
+    """Cells where BLUP is less likely under GLS than 3 standard errors are under a normal law.
+
+    A hundredth of the row's largest score is let pass: without any noise all shrinkage would count as a contradiction.
+    """
+    if np.isnan(gls.estimate).all():
+        return np.zeros(len(gls.estimate), bool)
+    allowed = stdtrit(gls.dfs[0], ndtr(3.0)) * gls.sampling + 0.01 * np.nanmax(abs(gls.estimate))
+    return np.asarray(abs(blup.estimate - gls.estimate) > allowed)
+
+
+def _game(source: Source) -> Game | None:
+    """Mean scores over blocks; the blocks' levels are nuisance columns, one constant where all subsets have all."""
+    known = np.isfinite(source.scores)
+    n = len(known)
+    if n < 2 * MIN_ROWS or not source.members.shape[1]:
+        return None
+    basis, values, _ = np.linalg.svd(known / known.sum(axis=1, keepdims=True), full_matrices=False)
+    nuisance = basis[:, values > 1e-9 * values[0]]
+    if n <= nuisance.shape[1] + 1:
+        return None
+    y = mean(source.scores)
+    left = y - nuisance @ (nuisance.T @ y)
+    if abs(left).max() <= 1e-12 * abs(y).max():
+        left = np.zeros(n)
+    return Game(np.where(source.members, 1.0, -1.0), nuisance, left)
+
+
+def _sampled_row(source: Source, game: Game | None, fit: Linear | None, distinct_folds: bool) -> Row:
+    q = source.members.shape[1]
+    if fit is None or game is None:
+        nothing = np.full(q, np.nan)
+        return Row(nothing, nothing, nothing, np.full((3, q), np.nan), np.full((3, q), np.nan))
+    known = np.isfinite(source.scores)
+    counts = known.sum(axis=1)
+    present = known.any(axis=0)
+    n_blocks = int(present.sum())
+    seed = np.full(q, np.nan) if n_blocks < 2 else np.sqrt(_shared_by_blocks(source, fit))
+    patients, n_draws = np.full(q, np.nan), 0
+    if source.replicates is not None:
+        n_draws = source.replicates.shape[2]
+        values = np.where(known[:, :, None], source.replicates, 0.0).sum(axis=1) / counts[:, None]
+        patients = _spread(fit.weights @ values)
+    df_seed = np.full(q, max(n_blocks - 1, 1))
+    return _total(fit.weights @ game.scores, fit, (seed, df_seed), (patients, n_draws), distinct_folds)
+
+
+def _shared_by_blocks(source: Source, fit: Linear) -> Array:
+    """Variance (q,) of the estimates by what all runs of a block share, at least two blocks.
+
+    The variance that treats blocks as clusters, less what errors independent from run to run contribute to it (these
+    are in the residuals already).
+    """
+    known = np.isfinite(source.scores)
+    counts = known.sum(axis=1)
+    n_blocks = int(known.any(axis=0).sum())
+    # The weights are free of the nuisance columns, so the level of a block cancels in its part of the estimate.
+    y = source.scores - block_offsets(source.scores)
+    spread = np.where(known, y - mean(y)[:, None], 0.0)
+    deviation = np.where(known, spread + fit.residual[:, None], 0.0) / counts[:, None]
+    parts = (fit.weights @ deviation)[:, known.any(axis=0)]
+    clustered = n_blocks / (n_blocks - 1) * ((parts - parts.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+
+    repeated = counts > 1
+    own = np.where(repeated, (spread**2).sum(axis=1) / np.maximum(counts - 1, 1), fit.residual**2)
+    excess = clustered - fit.weights**2 @ (own / counts)
+    # Scores of one subset differ between blocks by the blocks' effects too: that much of `own` was no noise. Effects of
+    # all tasks together add a share `leak` of their sum to each cell, which is put back.
+    leak = fit.weights**2 @ (repeated / counts) * n_blocks / 4
+    total_leak = float(np.nansum(leak))
+    if total_leak > MAX_LEAK:
+        return np.asarray(clustered)
+    excess = excess + leak * max(float(np.nansum(excess)), 0.0) / (1 - total_leak)
+    return np.asarray(np.maximum(excess, 0.0))
+
+
+def _total(
+    estimate: Array,
+    fit: Linear,
+    seed: tuple[Array, NDArray[np.int64]],
+    patients: tuple[Array, int],
+    distinct_folds: bool,
+) -> Row:
+    """The row with all parts: (error, degrees of freedom) of seeds and (error, number of draws) of patients."""
+    q = len(estimate)
+    seed2, patients2 = np.nan_to_num(seed[0]) ** 2, np.nan_to_num(patients[0]) ** 2
+    if distinct_folds:
+        # Blocks of different folds differ in their patients as well: adding both parts would count these twice.
+        larger = seed2 >= patients2
+        seed2, patients2 = np.where(larger, seed2, 0.0), np.where(larger, 0.0, patients2)
+    dfs = np.stack([fit.df, seed[1].astype(float), np.full(q, max(patients[1] - 1.0, 1.0))])
+    return Row(estimate, seed[0], patients[0], np.stack([fit.se**2, seed2, patients2]), dfs)
+
+
+def degrees_of_freedom(rows: Sequence[Row]) -> list[Array]:
+    """Degrees of freedom (q,) of each row's total error, by Satterthwaite (1946).
+
+    The shares of the parts are those of whole rows, averaged over sources: a cell's own part from a few blocks is too
+    uncertain to choose its degrees of freedom, and where it comes out small by chance its interval would be short
+    twice over.
+    """
+    sums = np.stack([np.nansum(row.variances, axis=1) for row in rows])
+    usable = sums.sum(axis=1) > 0
+    shares = (sums[usable] / sums[usable].sum(axis=1, keepdims=True)).mean(axis=0) if usable.any() else np.zeros(3)
+    with np.errstate(divide="ignore"):
+        return [1 / (shares[:, None] ** 2 / row.dfs).sum(axis=0) for row in rows]
+
+
+def tail(row: Row, df: Array) -> Array:
+    """P(t < -|estimate| / se), (q,); one half for an estimate of exactly 0."""
+    total = row.total
+    ratio = np.divide(abs(row.estimate), total, out=np.full(len(total), np.inf), where=total != 0)
+    ratio = np.where(row.estimate == 0, 0.0, ratio)
+    return np.where(np.isnan(total), np.nan, stdtr(df, -ratio))
+
+
+def masked(row: Row, keep: Mask) -> Row:
+    """The row with NaN in the cells that are not kept."""
+    return Row(*(np.where(keep, values, np.nan) for values in row))
+
+
+def block_offsets(scores: Array) -> Array:
+    """Level of each block (blocks,): least squares of a model with one effect a subset and one a block."""
+    known = np.isfinite(scores)
+    counts = np.maximum(known.sum(axis=1), 1)
+    within = np.where(known, scores - mean(scores)[:, None], 0.0).sum(axis=0)
+    system = np.diag(known.sum(axis=0).astype(float)) - (known / counts[:, None]).T @ known
+    return np.asarray(np.linalg.pinv(system, rcond=1e-9, hermitian=True) @ within)
+
+
+def _weighted(weights: Array, used: Array, values: Array) -> Array:
+    """weights @ values (q, k); NaN where a value that is used is NaN."""
+    missing = used @ np.isnan(values).astype(float) > 0
+    return np.where(missing, np.nan, weights @ np.nan_to_num(values))
+
+
+def mean(values: Array) -> Array:
+    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    known = np.isfinite(values)
+    count = known.sum(axis=-1)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+
+
+def variance_of_mean(values: Array) -> Array:
+    """Variance of the mean over the first axis, from the spread of what is not NaN; NaN with fewer than two values."""
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    deviation = np.where(known, values - mean(np.moveaxis(values, 0, -1)), 0.0)
+    variance = (deviation**2).sum(axis=0) / np.maximum(count - 1, 1) / np.maximum(count, 1)
+    return np.where(count > 1, variance, np.nan)
+
+
+def _spread(draws: Array) -> Array:
+    """Standard deviation over bootstrap draws (q, R) -> (q,); NaN unless half of them are known."""
+    known = np.isfinite(draws)
+    error = np.sqrt(variance_of_mean(draws.T) * known.sum(axis=1))
+    return np.where(2 * known.sum(axis=1) >= max(draws.shape[1], 4), error, np.nan)

@@ -1,0 +1,123 @@
+"""What the reader of a TIM result must know before using it, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tim_search.blocks import Method, Source
+from tim_search.estimators import Array
+from tim_search.games import ScoreTable
+
+
+def caveats(
+    table: ScoreTable,
+    sources: Sequence[Source],
+    result_of: tuple[Method, int | None],
+    estimate: Array,
+    p_value: Array,
+    interactions: bool,
+) -> list[str]:
+    """Warnings about a result of `result_of` (method, size); arrays (M, M) as in `TimResult`."""
+    method, size = result_of
+    m, names = len(table.tasks), table.tasks
+    off = ~np.eye(m, dtype=bool)
+    notes = []
+    if method == "restricted":
+        notes.append(
+            f"Only subsets of at most {size} tasks enter: this is not the full TIM score, which averages over all "
+            "subsets, and the two can differ in size and sign."
+        )
+    missing = int(np.isnan(estimate[off]).sum())
+    if missing:
+        notes.append(
+            f"{missing} of {m * (m - 1)} cells cannot be estimated: subsets with or without the task are missing."
+        )
+    notes += _block_notes(table, method)
+    constant = [
+        names[i] for i, source in enumerate(sources) if len(source.scores) > 1 and not np.nanmax(abs(source.scores))
+    ]
+    if constant:
+        notes.append(f"All scores are equal for {constant}: check that its metric can tell subsets apart.")
+    notes += _failure_notes(table)
+    if method in ("exact", "restricted"):
+        return notes
+
+    untested = [names[i] for i in range(m) if np.isnan(p_value[i][off[i]]).all() and np.isfinite(estimate[i]).any()]
+    if untested:
+        notes.append(f"Fewer subsets than M + 4 scored {untested}: no tests for these sources, no least squares.")
+    fixed = [
+        f"{names[j]} (for {names[i]})"
+        for i, source in enumerate(sources)
+        if len(source.members)
+        for j, count in zip((j for j in range(m) if j != i), source.members.sum(axis=0), strict=True)
+        if count in (0, len(source.members))
+    ]
+    if fixed:
+        shown = ", ".join(fixed[:5]) + (f" and {len(fixed) - 5} more" if len(fixed) > 5 else "")
+        notes.append(
+            f"In all subsets or in none: {shown}. The other scores of these sources hold under that condition."
+        )
+    sizes = table.membership.sum(axis=1)
+    n = len(sizes)
+    if n and abs(sizes.mean() - m / 2) > 4 * np.sqrt(m / 4 / n):
+        notes.append(
+            f"The subsets are not a uniform sample: {sizes.mean():.1f} tasks on average where uniform sampling has "
+            f"{m / 2:.1f}. The estimate leans on its model."
+        )
+    if interactions:
+        few = f" with {n} subsets, {m * m} or more are advisable" if n < m * m else ""
+        notes.append(f"Second-order scores are exploratory{few}.")
+    return notes
+
+
+def _block_notes(table: ScoreTable, method: Method) -> list[str]:
+    """Which parts of the error the blocks cannot show."""
+    seeds, folds = {seed for seed, _ in table.blocks}, {fold for _, fold in table.blocks}
+    patients = table.replicates is not None
+    enumerated = method in ("exact", "restricted")
+    if len(table.blocks) > 1:
+        notes = []
+        if len(seeds) < len(table.blocks):
+            notes.append(
+                f"{len(table.blocks)} blocks share {len(seeds)} seed(s): standard errors hold too little of the luck "
+                "of the seed. Give every block a seed of its own."
+            )
+        if len(folds) < len(table.blocks) and not patients:
+            notes.append(
+                f"{len(table.blocks)} blocks share {len(folds)} fold(s) and have no bootstrap replicates: standard "
+                "errors hold too little of the sampling of patients."
+            )
+        return notes
+    if not table.blocks:
+        return []
+    if enumerated and not patients:
+        return ["Every subset was trained once: there is no standard error. Train several blocks of (seed, fold)."]
+    parts = [] if enumerated else ["the drawing of subsets", "noise from run to run"]
+    parts += ["the patients evaluated"] if patients else []
+    return [
+        f"One block of (seed, fold): standard errors hold {', '.join(parts)}, but not what all runs of a seed share. "
+        "Train several blocks."
+    ]
+
+
+def _failure_notes(table: ScoreTable) -> list[str]:
+    """How many scores failed, and whether larger subsets fail more often."""
+    due = table.trained[:, :, None] & table.membership[:, None, :]
+    lost = due & np.isnan(table.scores)
+    if not lost.any():
+        return []
+    notes = [f"{int(lost.sum())} of {int(due.sum())} scores failed; they are left out, not imputed."]
+    unit = due.any(axis=2)
+    share = (lost.sum(axis=2) / np.maximum(due.sum(axis=2), 1))[unit]
+    sizes = np.broadcast_to(table.membership.sum(axis=1)[:, None], unit.shape)[unit].astype(float)
+    if len(share) > 2 and np.ptp(share) > 0 and np.ptp(sizes) > 0:
+        correlation = float(np.corrcoef(share, sizes)[0, 1])
+        if abs(correlation) * np.sqrt(len(share) - 1) > 3:
+            kind = "Larger" if correlation > 0 else "Smaller"
+            notes.append(
+                f"{kind} subsets fail more often (correlation of failures with |T| {correlation:+.2f}): plain means "
+                "and least squares are biased; BLUP is less so."
+            )
+    return notes

@@ -1,0 +1,296 @@
+"""The estimators of one row of the TIM matrix: each is a set of linear weights on the scores, with a standard error.
+
+For a source task i with n scored subsets, q = M - 1 other tasks and codes z_tj = +1 where subset t holds task j, -1
+where it does not, every estimate is `weights @ scores`, weights (q, n). The weights depend on which subsets were
+trained and, for the mixed model, on three variance parameters shared by all sources. Because they are linear, the same
+weights applied to one seed's scores, or to scores under other patient weights, give that part of the error.
+
+The mixed model takes a score as
+
+    y = nuisance + sum_j b_j z_j + sum_{j<k} c_jk z_j z_k + d h + noise
+
+with h the standardised sum of all z_j z_k (a function of the subset's size alone), noise of variance s^2, and random
+b, c, d of variance s^2 main / q, s^2 pair / (q (q - 1) / 2), s^2 size. The TIM score is 2 b_j. BLUP (best linear
+unbiased prediction) estimates it with shrinkage; GLS (generalised least squares) takes b as fixed and serves for
+testing. The variance parameters come by REML (restricted maximum likelihood) over all sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+
+Array: TypeAlias = NDArray[np.float64]
+Solve: TypeAlias = Callable[[Array], Array]
+
+#: Log-normal prior of the variance parameters (main, pair, size): medians, and one standard deviation of the log.
+PRIOR_MEDIAN = (1.0, 0.5, 0.2)
+PRIOR_SD = 2.0
+LOG_BOUND = 12.0
+#: Multiply-adds one evaluation of the restricted likelihood may cost; beyond it each source gives a part of its rows.
+REML_COST = 6e7
+#: Least squares needs this many rows more than columns.
+SPARE_ROWS = 4
+
+
+class Variances(NamedTuple):
+    """Variance of main effects, of interactions of two tasks and of the size term, each relative to the noise."""
+
+    main: float
+    pair: float
+    size: float
+
+
+@dataclass(frozen=True, eq=False)
+class Game:
+    """The scored subsets of one source task.
+
+    Attributes:
+        codes: float64 (n, q) of +1 and -1.
+        nuisance: float64 (n, r), orthonormal columns spanning the block effects, the constant among them.
+        scores: float64 (n,), mean over blocks.
+    """
+
+    codes: Array
+    nuisance: Array
+    scores: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """One row of estimates: weights (q, n), standard errors (q,) and residuals of the main-effect model (n,).
+
+    `df` (q,) are the degrees of freedom of the error, infinite for a normal posterior. Rows of `weights` are NaN where
+    the estimator has no answer.
+    """
+
+    weights: Array
+    se: Array
+    df: Array
+    residual: Array
+
+
+def enumerated(members: NDArray[np.bool_], size: int) -> tuple[Array, NDArray[np.bool_]]:
+    """Weights (q, n) of the uniform mean of differences over all S with |S| <= size - 2 (M3H paper, section 6.1).
+
+    Args:
+        members: bool (n, q), the other tasks of distinct subsets that hold the source.
+        size: largest subset size, the source included; M for the exact score.
+
+    Second comes bool (q,), true where all subsets of the row are among `members`.
+    """
+    q = members.shape[1]
+    others = members.sum(axis=1)
+    with_task = members.T & (others <= size - 1)
+    without = ~members.T & (others <= size - 2)
+    n_differences = sum(comb(q - 1, k) for k in range(size - 1))
+    weights = (with_task.astype(float) - without.astype(float)) / max(n_differences, 1)
+    complete = (with_task.sum(axis=1) == n_differences) & (without.sum(axis=1) == n_differences)
+    return weights, complete
+
+
+def enumerated_pairs(codes: Array, scores: Array) -> Array:
+    """Exact second-order scores (q, q): the Banzhaf interaction index of each pair, from all 2^q rows."""
+    return np.asarray(4 / len(codes) * (codes.T * scores) @ codes)
+
+
+def difference_of_means(game: Game) -> Linear:
+    """Mean score with a task minus mean score without it (the MSR estimator of Wang & Jia, 2023); Welch's error."""
+    z, w = game.codes, game.nuisance
+    n_with, n_without = (z > 0).sum(0), (z < 0).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights = ((z > 0) / n_with - (z < 0) / n_without).T
+        weights = weights - (weights @ w) @ w.T
+        y = game.scores - w @ (w.T @ game.scores)
+        parts = []
+        for inside, count in ((z > 0, n_with), (z < 0, n_without)):
+            mean = (inside * y[:, None]).sum(0) / count
+            square = (inside * (y[:, None] - mean) ** 2).sum(0)
+            parts.append((square / (count - 1) / count, count - 1))
+        (a, df_a), (b, df_b) = parts
+        df = np.where(a + b > 0, (a + b) ** 2 / (a**2 / df_a + b**2 / df_b), df_a + df_b)
+    return Linear(weights, np.sqrt(a + b), df, y)
+
+
+def least_squares(game: Game) -> Linear | None:
+    """Ordinary least squares on all main effects, twice the coefficients; HC3 errors (MacKinnon & White, 1985).
+
+    None with fewer than q + 5 rows (for one nuisance column). Tasks that cannot be told apart are NaN.
+    """
+    x = np.hstack([game.nuisance, game.codes])
+    n, r = len(x), game.nuisance.shape[1]
+    if n < x.shape[1] + SPARE_ROWS:
+        return None
+    inverse = np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64)
+    hat = np.einsum("nk,kn->n", x, inverse)
+    df = n - round(float(hat.sum()))
+    residual = game.scores - x @ (inverse @ game.scores)
+    if hat.max() < 1 - 1e-8:
+        variance = (inverse**2) @ (residual / (1 - hat)) ** 2
+    else:
+        # A row that alone determines a coefficient has no residual; HC3 is undefined, the classical error is not.
+        variance = (inverse**2).sum(axis=1) * (residual @ residual) / max(df, 1)
+    known = _identified(x, inverse)[r:]
+    weights = np.where(known[:, None], 2 * inverse[r:], np.nan)
+    return Linear(weights, 2 * np.sqrt(variance[r:]), np.full(len(known), float(df)), residual)
+
+
+def fit_variances(games: Sequence[Game]) -> Variances:
+    """REML estimate of the variance parameters shared by all sources, the noise variance of each source profiled out.
+
+    A weak log-normal prior keeps parameters in range that the scores say nothing about. Constant scores are left out.
+    Where whole games would cost too much, an even, fixed choice of their rows is used.
+    """
+    usable = [game for game in games if len(game.scores) > game.nuisance.shape[1] + 1 and np.ptp(game.scores) > 0]
+    if not usable:
+        return Variances(*PRIOR_MEDIAN)
+    limit = int((REML_COST * 3 / len(usable)) ** (1 / 3))
+    likelihoods = [_restricted_likelihood(_thinned(game, limit)) for game in usable]
+    centre = np.log(PRIOR_MEDIAN)
+
+    def cost(logs: Array) -> float:
+        variances = Variances(*np.exp(logs))
+        prior = float((((logs - centre) / PRIOR_SD) ** 2).sum()) / 2
+        return prior - sum(likelihood(variances) for likelihood in likelihoods)
+
+    best = minimize(cost, centre, method="L-BFGS-B", bounds=[(-LOG_BOUND, LOG_BOUND)] * 3)
+    return Variances(*np.exp(best.x))
+
+
+def mixed_model(game: Game, variances: Variances) -> tuple[Linear, Linear | None, Array]:
+    """BLUP of the row, GLS of the row (None where least squares is), and the second-order scores (q, q).
+
+    BLUP's error is its posterior standard deviation at the given variance parameters. GLS needs no system of its own:
+    adding Z Z' to the covariance changes neither the estimate nor the residual sum of squares where Z is fixed.
+    """
+    z, w, y = game.codes, game.nuisance, game.scores
+    n, q = z.shape
+    r = w.shape[1]
+    solve, _ = _covariance(z)(variances)
+    solved = solve(np.column_stack([w, z, y]))
+    vw, vz, vy = solved[:, :r], solved[:, r:-1], solved[:, -1]
+    wvw = w.T @ vw
+    pz = vz - vw @ np.linalg.solve(wvw, w.T @ vz)
+    level = np.linalg.solve(wvw, w.T @ vy)
+    alpha = vy - vw @ level
+    noise = max(float(y @ alpha), 0.0) / (n - r)
+
+    c = variances.main / q
+    posterior = 4 * noise * np.maximum(c - c**2 * np.einsum("nj,nj->j", z, pz), 0.0)
+    effects = c * (z.T @ alpha)
+    residual = y - w @ level - z @ effects
+    blup = Linear(2 * c * pz.T, np.sqrt(posterior), np.full(q, np.inf), residual)
+
+    n_pairs = max(q * (q - 1) // 2, 1)
+    interactions = 4 * (
+        variances.pair / n_pairs * (z.T * alpha) @ z + variances.size / np.sqrt(n_pairs) * (alpha @ _size_term(z))
+    )
+    return blup, _generalised(game, vw, vz, vy, c), interactions
+
+
+def _generalised(game: Game, vw: Array, vz: Array, vy: Array, c: float) -> Linear | None:
+    """GLS from the systems solved with the covariance of BLUP, c ZZ' included."""
+    x = np.hstack([game.nuisance, game.codes])
+    n, r = len(x), game.nuisance.shape[1]
+    if n < x.shape[1] + SPARE_ROWS:
+        return None
+    vx = np.hstack([vw, vz])
+    information = np.linalg.pinv(x.T @ vx, rcond=1e-12, hermitian=True)
+    inverse = information @ vx.T
+    beta = inverse @ game.scores
+    rank = int(np.linalg.matrix_rank(x, tol=1e-8))
+    noise = max(float(game.scores @ (vy - vx @ beta)), 0.0) / (n - rank)
+    known = _identified(x, np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64))[r:]
+    variance = np.maximum(np.diag(information)[r:] - c, 0.0)
+    weights = np.where(known[:, None], 2 * inverse[r:], np.nan)
+    df = np.full(len(known), float(n - rank))
+    return Linear(weights, 2 * np.sqrt(noise * variance), df, game.scores - x @ beta)
+
+
+def _identified(x: Array, inverse: Array) -> NDArray[np.bool_]:
+    """Which coefficients of a design are determined: those whose unit vector lies in its row space."""
+    return np.asarray(np.einsum("kn,nk->k", inverse, x) > 1 - 1e-6)
+
+
+def _restricted_likelihood(game: Game) -> Callable[[Variances], float]:
+    covariance = _covariance(game.codes)
+    w, y = game.nuisance, game.scores
+    n, r = w.shape
+
+    def evaluate(variances: Variances) -> float:
+        solve, log_det = covariance(variances)
+        solved = solve(np.column_stack([w, y]))
+        wvw, wvy = w.T @ solved[:, :r], w.T @ solved[:, r]
+        rest = float(y @ solved[:, r] - wvy @ np.linalg.solve(wvw, wvy))
+        return -0.5 * float(log_det + np.linalg.slogdet(wvw)[1] + (n - r) * np.log(max(rest, 1e-300)))
+
+    return evaluate
+
+
+def _covariance(z: Array) -> Callable[[Variances], tuple[Solve, float]]:
+    """V = I + main ZZ'/q + pair ((ZZ')^2 - q)/(q (q - 1)) + size hh' (square elementwise): its solver and log|V|.
+
+    V is I + F D F' with the features F = (main effects, pairs, h): whichever is smaller, the n x n or the feature
+    system, is factored.
+    """
+    n, q = z.shape
+    n_pairs = q * (q - 1) // 2
+    h = _size_term(z)
+    if n <= q + n_pairs + 1:
+        gram = z @ z.T
+        main_kernel, pair_kernel = gram / q, (gram**2 - q) / max(q * (q - 1), 1)
+
+        def rows(variances: Variances) -> tuple[Solve, float]:
+            v = variances.main * main_kernel + variances.pair * pair_kernel
+            v += variances.size * np.outer(h, h)
+            v[np.diag_indices(n)] += 1
+            factor = cho_factor(v, lower=True, overwrite_a=True, check_finite=False)
+            log_det = 2 * float(np.log(np.diag(factor[0])).sum())
+            return lambda a: np.asarray(cho_solve(factor, a, check_finite=False)), log_det
+
+        return rows
+
+    first, second = np.triu_indices(q, 1)
+    features = np.column_stack([z, z[:, first] * z[:, second], h])
+    cross = features.T @ features
+
+    def columns(variances: Variances) -> tuple[Solve, float]:
+        scale = np.sqrt(
+            np.repeat([variances.main / q, variances.pair / max(n_pairs, 1), variances.size], [q, n_pairs, 1])
+        )
+        inner = cross * np.outer(scale, scale)
+        inner[np.diag_indices(len(inner))] += 1
+        factor = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)
+        log_det = 2 * float(np.log(np.diag(factor[0])).sum())
+
+        def solve(a: Array) -> Array:
+            projected = (features.T @ a) * scale[:, None]
+            inside = cho_solve(factor, projected, check_finite=False) * scale[:, None]
+            return np.asarray(a - features @ inside)
+
+        return solve, log_det
+
+    return columns
+
+
+def _size_term(z: Array) -> Array:
+    """h_t = sum_{j<k} z_tj z_tk / sqrt(q (q - 1) / 2)."""
+    q = z.shape[1]
+    return np.asarray((z.sum(axis=1) ** 2 - q) / 2 / np.sqrt(max(q * (q - 1) // 2, 1)))
+
+
+def _thinned(game: Game, limit: int) -> Game:
+    n, q = game.codes.shape
+    if min(n, q * (q + 1) // 2 + 1) <= limit:
+        return game
+    rows = np.sort(np.random.default_rng(0).permutation(n)[:limit])
+    nuisance = game.nuisance[rows]
+    basis, values, _ = np.linalg.svd(nuisance, full_matrices=False)
+    return Game(game.codes[rows], basis[:, values > 1e-8], game.scores[rows])
