@@ -1,9 +1,9 @@
-"""Simple models of every SUPPORT2 task, one at a time: what a network has to be within reach of.
+"""Simple models of every SUPPORT2 task, one at a time, and single-task M3H beside them: is the network within reach?
 
 Logistic or ridge regression and gradient boosting (scikit-learn), on the inputs the task allows, fitted on the
 training rows of one fold and scored on its validation rows by the task's metric. The test patients are never read.
 
-    python benchmarks/baselines.py [--cohort support2] [--fold 0 | --all-folds]
+    python -m benchmarks.baselines [--cohort support2] [--fold 0 | --all-folds] [--epochs 15 30]
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from model.cohort import Cohort, open_cohort
 from model.preprocess import fit
-from tim_search.types import Task
+from model.settings import M3HSettings
+from model.training import TrainingPayload, trainer
+from tim_search.types import Pack, Task, Unit
 
 Array = NDArray[np.floating]
 
@@ -68,22 +70,33 @@ def baselines(cohort: Cohort, task: Task, folds: Sequence[int]) -> dict[str, flo
     }
 
 
+def single_task_m3h(cohort: Cohort, task: Task, folds: Sequence[int], epochs: int) -> float:
+    """Validation score of M3H trained on this task alone with default settings, mean over the folds (seed 0)."""
+    payload = TrainingPayload(cohort.for_tasks([task.name]), "m3h", M3HSettings(epochs=epochs, replicates=0), "cpu", 1)
+    worker = trainer(payload)
+    packs = [Pack((Unit((task.name,), 0, fold),)) for fold in folds]
+    return float(np.mean([row.value for pack in packs for row in worker.train(pack).scores if row.primary]))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", default="support2", help='"support2" or a cohort folder')
     parser.add_argument("--fold", type=int, default=0, help="the fold to validate on (default 0)")
     parser.add_argument("--all-folds", action="store_true", help="the mean over every fold")
+    parser.add_argument("--epochs", type=int, nargs="*", default=[15], help="single-task M3H with so many epochs each")
     arguments = parser.parse_args()
     cohort = open_cohort(arguments.cohort)
     folds = range(cohort.split.n_folds) if arguments.all_folds else [arguments.fold]
     where = "mean of all folds" if arguments.all_folds else f"fold {arguments.fold}"
-    table = Table("task", "metric", "labelled rows", "linear", "boosting", title=f"{cohort.name}, validation, {where}")
+    columns = ["task", "metric", "labelled rows", "linear", "boosting", *(f"M3H, {n} epochs" for n in arguments.epochs)]
+    table = Table(*columns, title=f"{cohort.name}, validation, {where}")
     for task in cohort.tasks.values():
         if task.kind in ("binary", "multiclass", "regression"):
             found = baselines(cohort, task, list(folds))
             rows, linear, boosting = f"{found['rows']:.0f}", f"{found['linear']:.3f}", f"{found['boosting']:.3f}"
-            table.add_row(task.name, task.metric, rows, linear, boosting)
+            networks = [f"{single_task_m3h(cohort, task, list(folds), n):.3f}" for n in arguments.epochs]
+            table.add_row(task.name, task.metric, rows, linear, boosting, *networks)
     Console().print(table)
 
 

@@ -98,7 +98,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unit:
-    """One training: a subset of tasks, a seed, a validation fold (-1: trained on the whole training part)."""
+    """One training: a subset of tasks, a seed, a validation fold."""
 
     subset: Subset
     seed: int
@@ -137,7 +137,7 @@ class Score:
 
     Attributes:
         value: the metric, higher is better where `primary`; NaN when `status` is "failed".
-        primary: true for the metric the task is searched by; false for diagnostics (e.g. a clustering's effective rank).
+        primary: true for the metric the task is searched by; false for diagnostics, as a clustering's effective rank.
         replicates: the same metric under shared patient-bootstrap weights; empty where not computed. The weights
             depend on the split and the fold alone, so replicate r of two subsets is a paired comparison.
         seconds: the unit's share of its pack's wall time.
@@ -170,7 +170,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """All that comes back from training a pack. Every unit of the pack has at least one score row, also a failed one."""
+    """All that comes back from training a pack. Every unit has at least one score row, also a failed unit."""
 
     pack: Pack
     scores: tuple[Score, ...]

@@ -1,0 +1,44 @@
+# make demo    install into .venv and run the embedded search: SUPPORT2, six tasks, all 63 subsets
+# make test    install into .venv and run the fast tests      make slow    the tests that take minutes
+# make wheel   dist/: what the nodes of cluster.yaml install
+# make lint    ruff: rules and formatting                     make types   mypy --strict
+#
+# TORCH_ARGS goes to pip when torch is installed, for example to name a package index with CPU-only builds.
+
+PYTHON ?= python3
+TORCH_ARGS ?=
+BIN := .venv/bin
+SOURCES := benchmarks jobs model tests tim_search
+INSTALLED := .venv/.installed
+
+.DELETE_ON_ERROR:
+.PHONY: demo test slow lint types wheel
+
+demo: $(INSTALLED)
+	$(BIN)/tim-search demo --out runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+wheel: $(INSTALLED)
+	rm -rf dist build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	cp constraints.txt dist/
+
+# torch first: it is by far the largest download, and TORCH_ARGS must not apply to anything else.
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into .venv; the first time this takes some minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH_ARGS) torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@

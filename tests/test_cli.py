@@ -1,0 +1,474 @@
+"""The command line: what each command says and ends with, bad input, and one whole search on a real local Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_trainer
+import pandas as pd
+import pytest
+import yaml
+
+from tim_search import cli, display, runner, search, spec, summary
+from tim_search.executors import SerialExecutor
+from tim_search.ledger import Ledger
+from tim_search.search import StaticPlan
+
+ROOT = Path(__file__).resolve().parent.parent
+TASKS = ("hospdead", "dzclass", "slos_log")
+COMMANDS = ["run", "demo", "plan", "status", "tim", "expand", "heatmap", "check", "cohort export"]
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(cli, "_console", cli.Console(stderr=True, highlight=False))
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(one) for one in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), out, err
+
+    return run
+
+
+def trained(
+    folder: Path, n_subsets: int | None = None, tasks: tuple[str, ...] = TASKS, design: Any = "exact", **behaviour: Any
+) -> Path:
+    """A search folder as `run` leaves it, with scores of a trainer that needs no time."""
+    found = spec.resolve(spec.SearchFile(cohort="support2", name="small", tasks=tasks, design=design), folder)
+    runner.prepare(found)
+    plan = StaticPlan(getattr(found.plan, "subsets")[:n_subsets])  # noqa: B009
+    executor = SerialExecutor(
+        fake_trainer.trainer, fake_trainer.Behaviour(attention=True, replicates=20, **behaviour), found.tasks
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, task in found.tasks.items():
+            patch.setitem(fake_trainer.TASKS, name, task)
+        search.run(plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, capacity=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("search") / "small")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("search") / "half", n_subsets=4)
+
+
+def write(path: Path, **fields: Any) -> Path:
+    path.write_text(yaml.safe_dump({"cohort": "support2", "tasks": list(TASKS), **fields}))
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(call: Call, command: str) -> None:
+    code, out, _ = call(*command.split(), "--help")
+    assert code == 0
+    assert f"Example: tim-search {command}" in out
+
+
+def test_every_command_is_tested_for_its_help() -> None:
+    named = [one.name or one.callback.__name__ for one in cli.app.registered_commands if one.callback is not None]
+    assert sorted(named) == sorted(set(COMMANDS) - {"cohort export"})
+
+
+def test_version_and_no_arguments(call: Call) -> None:
+    assert call("--version")[:2] == (0, f"tim-search {cli.__version__}\n")
+    code, out, err = call()
+    assert code == 2
+    assert "Usage" in out + err
+
+
+# ------------------------------------------------------------------------------------------------ reading a search
+
+
+def test_status(call: Call, folder: Path) -> None:
+    code, out, _ = call("status", folder, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {key: found[key] for key in ("planned", "trained", "failed", "waiting", "finished")} == {
+        "planned": 7,
+        "trained": 7,
+        "failed": 0,
+        "waiting": 0,
+        "finished": True,
+    }
+    code, out, _ = call("status", folder)
+    assert code == 0
+    assert "units trained" in out
+
+
+def test_status_of_an_unfinished_search(call: Call, half: Path) -> None:
+    found = json.loads(call("status", half, "--json")[1])
+    assert (found["trained"], found["waiting"], found["finished"]) == (4, 3, False)
+
+
+def test_status_counts_and_explains_failures(call: Call, tmp_path: Path) -> None:
+    path = trained(tmp_path / "bad", diverge=(("hospdead",), ("dzclass", "hospdead")))
+    code, out, err = call("status", path, "--json")
+    found = json.loads(out)
+    assert (found["trained"], found["failed"], found["waiting"]) == (7, 2, 0)
+    assert sum(found["failures"].values()) == 2
+    code, out, err = call("status", path)
+    assert code == 0
+    assert "2 units failed: " in err
+
+
+def test_tim(call: Call, folder: Path) -> None:
+    code, out, _ = call("tim", folder, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["label"] == "exact TIM"
+    cells = {(one["source"], one["task"]): one["estimate"] for one in found["cells"]}
+    f = {
+        members: fake_trainer.value(fake_trainer.Unit(members, 0, 0), "hospdead")
+        for members in ([("hospdead",), ("dzclass", "hospdead"), ("hospdead", "slos_log"), tuple(sorted(TASKS))])
+    }
+    with_it = f["dzclass", "hospdead"] + f[tuple(sorted(TASKS))]
+    without = f["hospdead",] + f["hospdead", "slos_log"]
+    assert cells["hospdead", "dzclass"] == pytest.approx((with_it - without) / 2)
+    assert len(cells) == 6
+    code, out, _ = call("tim", folder)
+    assert code == 0
+    assert "exact TIM; row = source task" in out
+
+
+def test_tim_on_a_narrow_terminal_is_a_list(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    code, out, _ = call("tim", folder)
+    assert code == 0
+    assert "row = source task" not in out
+
+
+def test_tim_by_another_method(call: Call, folder: Path) -> None:
+    code, out, _ = call("tim", folder, "--method", "restricted", "--size", "2", "--json")
+    assert code == 0
+    assert json.loads(out)["label"] == "restricted TIM (|T| <= 2)"
+
+
+def test_expand(call: Call, folder: Path) -> None:
+    code, out, _ = call("expand", folder, "--rule", "paper", "--source", "hospdead", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["rule"] == "paper"
+    assert [one["source"] for one in found["expansions"]] == ["hospdead"]
+    assert found["expansions"][0]["complete"] is True
+    code, out, _ = call("expand", folder)
+    assert code == 0
+    assert "Greedy expansion (rule: lower_bound)" in out
+
+
+def test_expand_half_way_says_what_is_missing(call: Call, half: Path) -> None:
+    code, out, _ = call("expand", half, "--json")
+    assert code == 0
+    assert any("not trained yet" in one["reason"] for one in json.loads(out)["expansions"])
+
+
+def test_reading_works_while_the_search_writes(call: Call, folder: Path) -> None:
+    with Ledger(folder / "ledger").writer_lock():
+        for command in ("status", "tim", "expand"):
+            assert call(command, folder)[0] == 0
+
+
+def test_reading_needs_neither_torch_nor_ray_nor_the_cohort(folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "from tim_search.cli import main\n"
+        "for command in ('status', 'tim', 'expand'):\n"
+        "    try: main([command, sys.argv[1]])\n"
+        "    except SystemExit as ended: assert not ended.code, ended.code\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'sklearn', 'matplotlib', 'model'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True)
+
+
+def test_before_anything_is_trained(call: Call, tmp_path: Path) -> None:
+    runner.prepare(spec.resolve(spec.SearchFile(cohort="support2", tasks=TASKS), tmp_path / "new"))
+    assert json.loads(call("status", tmp_path / "new", "--json")[1])["trained"] == 0
+    code, _, err = call("tim", tmp_path / "new")
+    assert code == 2
+    assert "holds no scores yet" in err
+    assert call("expand", tmp_path / "new")[0] == 0
+
+
+def test_the_report_of_a_run(folder: Path) -> None:
+    content = summary.report(summary.open_search(folder))
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    first = content["sources"][0]
+    assert first["single_score"] == pytest.approx(
+        fake_trainer.value(fake_trainer.Unit(("hospdead",), 0, 0), "hospdead")
+    )
+    estimates = [one["estimate"] for one in first["helpers"]]
+    assert estimates == sorted(estimates, reverse=True)
+    for rule in ("paper", "lower_bound"):
+        assert first[rule]["complete"] is True
+    # The lower bound accepts nothing that the paper's rule refuses.
+    assert all(one["lower_bound"]["size"] == 1 or one["paper"]["size"] > 1 for one in content["sources"])
+
+
+def test_overlapping_targets_are_marked(tmp_path: Path) -> None:
+    path = trained(tmp_path / "twins", tasks=("charges_log", "totcst_log"))
+    content = summary.report(summary.open_search(path))
+    assert [one["overlaps"] for source in content["sources"] for one in source["helpers"]] == [True, True]
+    grown = [one["paper"] for one in content["sources"] if one["paper"]["size"] == 2]
+    assert grown, "the fake scores help at least one of the two"
+    assert all(len(one["overlapping"]) == 1 for one in grown)
+
+
+def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trained(tmp_path / "sampled", tasks=("hospdead", "dnr_later", *TASKS[1:], "avtisst"), design={"sampled": 20})
+    content = summary.report(summary.open_search(path))
+    cli._output().print(display.report(content, {"ledger": "here"}))
+    out = capsys.readouterr().out
+    assert "sampled TIM" in out
+    assert "Best combinations: not known" in out
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "absent.yaml"], ["absent.yaml: cannot be read: No such file"]),
+        (["run", "typo.yaml"], ["typo.yaml cannot be used:", "line 3, seed: unknown key. Did you mean seeds?"]),
+        (["run", "task.yaml"], ["no such task: 'hospdeath'. Did you mean hospdead?"]),
+        (["run", "cohort.yaml"], ["nowhere"]),
+        (["run", "small.yaml", "--address", "127.0.0.1:1"], ["Ray", "127.0.0.1:1"]),
+        (["plan", "typo.yaml"], ["unknown key"]),
+        (["status", "."], ["search.json: cannot be read", "--out"]),
+        (["tim", "."], ["search.json: cannot be read"]),
+        (["expand", "."], ["search.json: cannot be read"]),
+        (["status", "torn"], ["is not a search's manifest"]),
+        (["tim", "{folder}", "--method", "best"], ["method: got 'best'; allowed are"]),
+        (["tim", "{folder}", "--size", "99", "--method", "restricted"], ["got 99"]),
+        (["expand", "{folder}", "--rule", "best"], ["--rule"]),
+        (["expand", "{folder}", "--beam", "0"], ["beam must be 1 or more"]),
+        (["expand", "{folder}", "--source", "nobody"], ["nobody"]),
+        (["heatmap", "--tracking-uri", "sqlite:////nowhere/mlflow.db", "--search", "x"], ["/nowhere/mlflow.db"]),
+        (["heatmap", "--search", "x"], ["--tracking-uri"]),
+        (["cohort", "export", "nowhere", "copy"], ["nowhere"]),
+        (["frobnicate"], ["frobnicate"]),
+    ],
+)
+def test_bad_input_ends_with_2_and_a_clear_message(
+    call: Call, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "small.yaml")
+    (tmp_path / "typo.yaml").write_text("cohort: support2\ntasks: all\nseed: [0]\n")
+    write(tmp_path / "task.yaml", tasks=["hospdeath"])
+    write(tmp_path / "cohort.yaml", cohort="nowhere")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "search.json").write_text('{"name": ')
+    code, _, err = call(*(one.format(folder=folder) for one in arguments))
+    assert code == 2
+    for word in words:
+        assert word in err
+
+
+def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "small.yaml", training={"epochs": 3})
+    before = (folder / "search.json").read_bytes()
+    code, _, err = call("run", path, "--out", folder)
+    assert code == 2
+    assert "holds the search 'small' with another context" in err
+    assert "settings differ" in err
+    assert "--out" in err
+    assert (folder / "search.json").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------------ plan, check, export
+
+
+def test_plan(call: Call, tmp_path: Path) -> None:
+    path = write(tmp_path / "small.yaml", training={"epochs": 1, "replicates": 0}, blocks=2)
+    code, out, _ = call("plan", path, "--json", "--out", tmp_path / "out")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["units"], found["todo"], found["held"]) == (14, 14, 0)
+    assert found["by_size"] == {"1": 6, "2": 6, "3": 2}
+    assert found["worker_seconds"] > 0
+    assert not (tmp_path / "out").exists(), "a plan writes nothing"
+    code, out, _ = call("plan", path, "--out", tmp_path / "out")
+    assert code == 0
+    assert "to be trained" in out
+
+
+def test_plan_knows_what_the_ledger_holds(call: Call, half: Path, tmp_path: Path) -> None:
+    found = json.loads(call("plan", half / "search.yaml", "--out", half, "--json")[1])
+    assert (found["units"], found["held"], found["todo"]) == (7, 4, 3)
+
+
+def test_plan_of_a_greedy_search(call: Call, tmp_path: Path) -> None:
+    path = write(tmp_path / "greedy.yaml", design="greedy", training={"epochs": 1, "replicates": 0})
+    found = json.loads(call("plan", path, "--json", "--out", tmp_path / "out")[1])
+    assert found["units"] is None
+    assert (found["todo"], found["at_most"]) == (6, 7)
+
+
+def test_check_of_a_search_file_and_a_search_folder(call: Call, folder: Path, tmp_path: Path) -> None:
+    code, out, _ = call("check", write(tmp_path / "small.yaml"))
+    assert code == 0
+    assert "0 errors" in out
+    code, out, _ = call("check", write(tmp_path / "wrong.yaml", tasks=["hospdeath"]), "--json")
+    found = json.loads(out)
+    assert (code, found["errors"]) == (2, 1)
+    assert "hospdead" in found["findings"][0]["fix"]
+    assert call("check", folder)[0] == 0
+
+
+def test_check_finds_a_damaged_ledger(call: Call, tmp_path: Path) -> None:
+    path = trained(tmp_path / "damaged")
+    part = next((path / "ledger" / "scores").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-100])
+    code, out, _ = call("check", path)
+    assert code == 2
+    assert part.name in out
+
+
+def test_cohort_export_and_check(call: Call, tmp_path: Path) -> None:
+    code, out, _ = call("cohort", "export", "support2", tmp_path / "mine")
+    assert code == 0
+    assert "12 tasks" in out
+    assert call("check", tmp_path / "mine")[0] == 0
+    assert call("cohort", "export", "support2", tmp_path / "mine")[0] == 2
+    exported = spec.resolve(spec.SearchFile(cohort=str(tmp_path / "mine"), tasks=TASKS))
+    assert exported.context == spec.resolve(spec.SearchFile(cohort="support2", tasks=TASKS)).context
+    (tmp_path / "mine" / "cohort.yaml").write_text("name: mine\n")
+    code, out, _ = call("check", tmp_path / "mine")
+    assert code == 2
+
+
+# ------------------------------------------------------------------------------------------------ whole searches
+
+TINY = {"training": {"epochs": 1, "replicates": 10}, "resources": {"workers": 1}, "tasks": ["hospdead", "dzclass"]}
+
+
+def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tim_search", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **environment},
+        timeout=280,
+    )
+
+
+def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> None:
+    path, out = write(tmp_path / "tiny.yaml", **TINY), tmp_path / "out"
+    done = command("run", path, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "Starting Ray" in done.stderr
+    for word in (
+        "Best combination of each source task",
+        "hospdead",
+        str(out / "ledger"),
+        str(out / "figures"),
+        "mlflow",
+    ):
+        assert word in done.stdout
+    scores = pd.read_parquet(out / "ledger" / "scores")
+    assert len(scores.drop_duplicates(["seed", "fold", "task"])) == 2
+    assert sorted(path.name for path in (out / "figures").iterdir()) == [
+        "attention.png",
+        "expansion.png",
+        "heatmap-rank.png",
+        "heatmap-value.png",
+    ]
+    assert len(pd.read_csv(out / "tables" / "tim.csv")) == 2
+
+    code, again, err = call("run", out / "search.yaml", "--json")
+    assert code == 0, err
+    assert json.loads(again)["units"] == {"trained": 0, "failed": 0, "reused": 3}
+
+    uri = f"sqlite:///{out / 'mlflow.db'}"
+    code, fetched, err = call("heatmap", "--tracking-uri", uri, "--search", "tiny", "--out", tmp_path / "got", "--json")
+    assert code == 0, err
+    found = json.loads(fetched)
+    assert found["label"] == "exact TIM"
+    assert len(found["cells"]) == 2
+    assert all(Path(figure).stat().st_size > 1000 for figure in found["figures"])
+    assert len(pd.read_csv(found["table"])) == 2
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "six.yaml", **{**TINY, "tasks": [*TASKS, "avtisst"], "capacity": 2}), tmp_path / "out"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "tim_search", "run", str(path), "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    end = time.monotonic() + 120
+    while not list((out / "ledger" / "scores").glob("part-*")) and time.monotonic() < end:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 130, err
+    assert "Run the same command again" in err
+    assert "Traceback" not in err
+    held = len(Ledger(out / "ledger").done(summary.open_search(out).manifest.context.key))
+    assert 0 < held < 15
+    again = command("run", path, "--out", out, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["units"] == {"trained": 15 - held, "failed": 0, "reused": held}
+
+
+@pytest.mark.slow
+def test_a_search_with_failed_units_ends_with_3(tmp_path: Path) -> None:
+    # A learning rate at which every float overflows: all members diverge.
+    training = {"epochs": 2, "replicates": 0, "learning_rate": 1e30}
+    path = write(tmp_path / "wild.yaml", **{**TINY, "training": training})
+    done = command("run", path, "--out", tmp_path / "out", "--json")
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["units"]["failed"] == 3
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_unreachable_mlflow_is_a_warning(tmp_path: Path) -> None:
+    path = write(tmp_path / "tiny.yaml", **TINY, tracking_uri="http://127.0.0.1:9")
+    done = command("run", path, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: MLflow at http://127.0.0.1:9") == 1
+    assert (tmp_path / "out" / "figures" / "heatmap-rank.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tim_search", "demo", "--out", str(tmp_path / "demo"), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["units"] == {"trained": 63, "failed": 0, "reused": 0}
+    assert found["label"] == "exact TIM"
+    assert [one["source"] for one in found["sources"]] == list(summary.open_search(tmp_path / "demo").tasks)

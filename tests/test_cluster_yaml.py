@@ -1,0 +1,63 @@
+"""cluster.yaml is what Ray's own cluster launcher accepts, and says what the rest of the project says."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+def validated(config: dict[str, Any]) -> dict[str, Any]:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    return prepared
+
+
+def test_ray_accepts_it(config: dict[str, Any]) -> None:
+    prepared = validated(config)
+    workers = prepared["available_node_types"]["gpu-worker"]
+    assert workers["resources"]["GPU"] == 1
+    assert workers["min_workers"] == 0, "idle GPU workers are given back"
+    assert workers["max_workers"] == prepared["max_workers"] > 0
+    assert prepared["available_node_types"][prepared["head_node_type"]]["resources"]["CPU"] == 0
+
+
+def test_ray_refuses_an_unknown_key(config: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match="maximum_workers"):
+        validated({**config, "maximum_workers": 4})
+
+
+def test_the_images_carry_the_pinned_ray(config: dict[str, Any]) -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    for image in ("head_image", "worker_image"):
+        assert f":{pins['ray']}-py311" in config["docker"][image]
+
+
+def test_no_secret_is_written_down(config: dict[str, Any]) -> None:
+    text = (ROOT / "cluster.yaml").read_text()
+    assert "RAY_AUTH_TOKEN=" not in text
+    assert "RAY_AUTH_MODE=token" in " ".join(config["docker"]["head_run_options"])
+    assert config["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+def test_constraints_pin_every_direct_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {name.split("[")[0].split(">")[0].strip().lower() for name in wanted}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = {line.split("==")[0].lower(): line.split("==")[1] for line in lines}
+    assert set(pins) == names
+    assert not [version for version in pins.values() if "+" in version], "a local version suits one package index only"

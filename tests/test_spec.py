@@ -1,0 +1,262 @@
+"""The search file: what is allowed, what is refused and how that is said, and what a file resolves to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tim_search import spec
+from tim_search.types import BadInput, Finding
+
+SIX = ["hospdead", "dnr_later", "dzclass", "slos_log", "avtisst", "phenotype"]
+
+
+def write(folder: Path, text: str, name: str = "search.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(BadInput) as caught:
+        spec.load(write(folder, text))
+    return str(caught.value)
+
+
+def misfit(**fields: Any) -> str:
+    with pytest.raises(BadInput) as caught:
+        spec.resolve(spec.SearchFile(cohort="support2", **fields))
+    return str(caught.value)
+
+
+def findings(raw: dict[str, Any]) -> list[Finding]:
+    """What is wrong with the content of a search file; an exception of any other kind is a failure of the test."""
+    try:
+        spec.SearchFile.model_validate(raw)
+    except spec.ValidationError as error:
+        inner = {"resources": spec.ResourcesSection, "greedy": spec.GreedyDesign}
+        return spec.reading.findings(error, spec.SearchFile, {}, inner)
+    return []
+
+
+def test_only_the_cohort_has_no_default(tmp_path: Path) -> None:
+    search = spec.load(write(tmp_path, "cohort: support2\n", "my first search.yaml"))
+    assert search.cohort == "support2"
+    assert search.name == "my-first-search"
+    assert search.tasks is None
+    assert "cohort: expected `support2` (built in) or the path of a cohort folder, got nothing" in refusal(
+        tmp_path, "name: x\n"
+    )
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = "cohort: data/mine\nledger: store\nout: results\n"
+    search = spec.load(write(tmp_path, text))
+    assert search.cohort == str(tmp_path / "data/mine")
+    assert search.ledger == tmp_path / "store"
+    assert search.out == tmp_path / "results"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("seed: [0]", ["line 2, seed: unknown key.", "Did you mean seeds?", "Allowed:"]),
+        ("seeds: 3", ["line 2, seeds: expected a list of whole numbers", "got 3"]),
+        ("seeds: [0, -1]", ["line 2, seeds[1]: expected", "got -1"]),
+        ("seeds: []", ["seeds: expected", "got []"]),
+        ("tasks: hospdead", ["line 2, tasks: expected `all` or a list, got hospdead. Write [hospdead]."]),
+        ("tasks: []", ["tasks: expected `all` or a list of at least one name"]),
+        ("tasks: [a, b, a]", ["tasks: named more than once: a."]),
+        ("tasks: [[a]]", ["tasks[0]: expected `all` or a list of task names"]),
+        ("network: resnet", ["line 2, network: expected one of m3h", "'resnet'"]),
+        ("training: {epoch: 3}", ["line 2, training.epoch: unknown key. Did you mean epochs?", "batch_size"]),
+        ("training: {epochs: many}", ["training.epochs:", "integer", "'many'"]),
+        ("training: {epochs: 0}", ["training.epochs: expected a whole number of at least 1", "got 0"]),
+        ("training: 3", ["training: expected settings of the network"]),
+        ("design: exhaustive", ["line 2, design: no such design: 'exhaustive'", "Write `exact`, `sized: 2`"]),
+        ("design: sized", ["design: expected a whole number of at least 1 after `sized:`, got nothing"]),
+        ("design: {sampled: 1.5}", ["design: expected a whole number", "got 1.5"]),
+        ("design: {exact: null, sized: 2}", ["design: expected one design"]),
+        ("design: {greedy: {beam: 0}}", ["line 2, design.greedy.beam: expected a whole number of at least 1", "got 0"]),
+        ("design: {greedy: {beem: 1}}", ["design.greedy.beem: unknown key. Did you mean beam?", "max_size"]),
+        ("design: {greedy: {rule: best}}", ["design.greedy.rule: expected lower_bound or paper", "'best'"]),
+        ("design: {greedy: {confidence: 95}}", ["design.greedy.confidence: expected a number between 0 and 1"]),
+        ("blocks: 0", ["blocks: expected a whole number of at least 1, got 0"]),
+        ("blocks: 2\nseeds: [1]", ["blocks: stands alone"]),
+        ("resources: {gpu: 1}", ["line 2, resources.gpu: unknown key. Did you mean gpus?"]),
+        ("resources: {cpus: 0}", ["resources.cpus: expected a number above 0", "got 0"]),
+        ("capacity: lots", ["capacity: expected a whole number", "'lots'"]),
+        ("device: gpu", ["device: expected auto, cpu, cuda or cuda:0, got 'gpu'"]),
+        ("name: a/b", ["name: expected a name of letters", "'a/b'"]),
+        ("tracking_uri: here", ["tracking_uri: expected an MLflow URI", "'here'"]),
+        ("tracking_uri: https://me:word@host", ["tracking_uri: ", "may hold no password"]),
+        ("cohort: twice", ["line 2: the key cohort stands twice"]),
+        ("tasks: &t [a]\nout: *t", ["line 3: aliases"]),
+        ("tasks: [a", ["is not valid YAML: line "]),
+        ("? [a]\n: b", ["a key must be a word"]),
+        ("out: !!python/object/apply:os.getcwd []", ["is not valid YAML", "python/object"]),
+    ],
+)
+def test_every_error_says_where_what_and_what_next(tmp_path: Path, line: str, words: list[str]) -> None:
+    message = refusal(tmp_path, f"cohort: support2\n{line}\n")
+    for word in words:
+        assert word in message
+    assert "word@host" not in message
+
+
+def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "seed: 1\ndesign: {sized: 0}\ntraining: {epoch: 1, alpha: x}\nnetwork: m3h\n")
+    for place in ("seed: ", "design: ", "training.epoch: ", "training.alpha: ", "cohort: "):
+        assert place in message
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just words\n", "3\n"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    assert "expected a mapping of settings" in refusal(tmp_path, text)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"absent\.yaml: cannot be read: No such file"):
+        spec.load(tmp_path / "absent.yaml")
+    with pytest.raises(BadInput, match="cannot be read"):
+        spec.load(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="expected UTF-8 text"):
+        spec.load(tmp_path / "binary.yaml")
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    search = spec.load(write(tmp_path, "cohort: support2\ntraining: {learning_rate: 1e-4}\nname: 2024-01-01\n"))
+    assert search.training == {"learning_rate": 1e-4}
+    assert search.name == "2024-01-01"
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_no_text_makes_the_reader_fall_over(text: str) -> None:
+    try:
+        raw, _ = spec.reading.parse(text)
+    except yaml.YAMLError:
+        return
+    if isinstance(raw, dict) and "cohort" not in raw:
+        assert findings(raw)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(spec.SearchFile.model_fields)),
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+            max_leaves=6,
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_no_value_makes_the_checker_fall_over(raw: dict[str, Any]) -> None:
+    found = findings(raw)
+    assert all(finding.place and finding.problem for finding in found)
+    assert found or "cohort" in raw
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tasks": ["hospdeath"]}, ["tasks: no such task: 'hospdeath'.", "Did you mean hospdead?"]),
+        ({"tasks": SIX, "design": {"sized": 7}}, ["design.sized: the search has 6 tasks, got 7."]),
+        ({"tasks": SIX, "design": {"sampled": 64}}, ["6 tasks have 63 subsets, got 64.", "Use `exact`."]),
+        (
+            {"tasks": SIX, "design": {"greedy": {"sources": ["dead_60d"]}}},
+            ["design.greedy.sources: no such task: 'dead_60d'."],
+        ),
+        ({"folds": [0, 99]}, ["folds: expected numbers from 0 to ", "got [99]"]),
+    ],
+)
+def test_what_does_not_fit_the_cohort(fields: dict[str, Any], words: list[str]) -> None:
+    message = misfit(**fields)
+    for word in words:
+        assert word in message
+
+
+def test_a_cohort_that_is_not_there(tmp_path: Path) -> None:
+    search = spec.load(write(tmp_path, "cohort: nowhere\n"))
+    with pytest.raises(BadInput, match="nowhere"):
+        spec.resolve(search)
+    assert [finding for finding in spec.check(tmp_path / "search.yaml") if finding.severity == "error"]
+
+
+def test_check_finds_nothing_wrong_with_a_good_file(tmp_path: Path) -> None:
+    findings = spec.check(write(tmp_path, "cohort: support2\n"))
+    assert [finding for finding in findings if finding.severity == "error"] == []
+    wrong = spec.check(write(tmp_path, "cohort: support2\ntasks: [hospdeath]\n"))
+    assert any("hospdeath" in finding.problem for finding in wrong)
+
+
+def test_resolve_fixes_what_the_file_leaves_open(tmp_path: Path) -> None:
+    search = spec.SearchFile(cohort="support2", tasks=tuple(SIX))
+    found = spec.resolve(search, tmp_path / "out")
+    assert set(found.tasks) == set(SIX)
+    assert found.design == {"kind": "exact"}
+    assert len(found.plan.subsets) == 63
+    assert found.blocks == ((0, 0),)
+    assert found.ledger == tmp_path / "out" / "ledger"
+    assert found.tracking_uri == f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
+    assert found.capacity == 16
+    assert found.context.settings == found.settings.text
+
+
+def test_the_default_design_follows_the_number_of_tasks() -> None:
+    all_tasks = spec.resolve(spec.SearchFile(cohort="support2"))
+    assert all_tasks.design == {"kind": "sampled", "n": 16 * 12, "seed": 0}
+    assert len(set(all_tasks.plan.subsets)) == 192
+
+
+@pytest.mark.parametrize(
+    ("fields", "blocks"),
+    [
+        ({}, ((0, 0),)),
+        ({"seeds": [3, 4]}, ((3, 0), (4, 0))),
+        ({"seeds": [3, 4], "folds": [1, 2]}, ((3, 1), (3, 2), (4, 1), (4, 2))),
+        ({"seeds": [3, 3]}, ((3, 0),)),
+        ({"blocks": 3}, ((0, 0), (1, 1), (2, 2))),
+    ],
+)
+def test_blocks(fields: dict[str, Any], blocks: tuple[tuple[int, int], ...]) -> None:
+    assert spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), **fields)).blocks == blocks
+
+
+def test_blocks_go_round_the_folds() -> None:
+    found = spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), blocks=7))
+    n_folds = found.cohort.split.n_folds
+    assert found.blocks == tuple((block, block % n_folds) for block in range(7))
+
+
+def test_settings_change_the_context_and_machines_do_not() -> None:
+    def key(**fields: Any) -> str:
+        return spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead", "dzclass"), **fields)).context.key
+
+    base = key()
+    assert key(training={"epochs": 3}) != base
+    assert key(capacity=3, device="cpu", resources={"cpus": 2}, seeds=[5], design={"sized": 1}) == base
+
+
+@pytest.mark.parametrize("design", [None, "exact", {"sized": 2}, {"sampled": 9}, {"greedy": {"sources": ["hospdead"]}}])
+def test_dump_is_read_back(tmp_path: Path, design: Any) -> None:
+    fields = {
+        "cohort": "support2",
+        "tasks": SIX,
+        "design": design,
+        "training": {"epochs": 2},
+        "out": str(tmp_path / "o"),
+    }
+    path = write(tmp_path, yaml.safe_dump({key: value for key, value in fields.items() if value is not None}))
+    search = spec.load(path)
+    again = spec.load(write(tmp_path, spec.dump(search), "again.yaml"))
+    assert again == search
+    assert spec.resolve(again).context == spec.resolve(search).context

@@ -1,0 +1,68 @@
+"""TIM Search: which clinical tasks to train together, and how sure one can be.
+
+The names below are loaded on first use, so that `import tim_search` stays light: no torch, no Ray, no MLflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tim_search.expansion import Greedy as Greedy
+    from tim_search.ledger import Ledger as Ledger
+    from tim_search.runner import run_search as run_search
+    from tim_search.spec import load as load_search
+    from tim_search.spec import resolve as resolve_search
+    from tim_search.summary import open_search as open_search
+    from tim_search.tim import estimate as estimate
+    from tim_search.tim import from_ledger as from_ledger
+    from tim_search.tim import from_table as from_table
+    from tim_search.tracking import heatmaps as heatmaps
+    from tim_search.types import BadInput as BadInput
+    from tim_search.types import TimSearchError as TimSearchError
+
+__version__ = "0.1.0"
+
+#: Public name -> (module, name there).
+_PUBLIC = {
+    "BadInput": ("types", "BadInput"),
+    "Greedy": ("expansion", "Greedy"),
+    "Ledger": ("ledger", "Ledger"),
+    "TimSearchError": ("types", "TimSearchError"),
+    "estimate": ("tim", "estimate"),
+    "from_ledger": ("tim", "from_ledger"),
+    "from_table": ("tim", "from_table"),
+    "heatmaps": ("tracking", "heatmaps"),
+    "load_search": ("spec", "load"),
+    "open_search": ("summary", "open_search"),
+    "resolve_search": ("spec", "resolve"),
+    "run_search": ("runner", "run_search"),
+}
+
+__all__ = [
+    "BadInput",
+    "Greedy",
+    "Ledger",
+    "TimSearchError",
+    "__version__",
+    "estimate",
+    "from_ledger",
+    "from_table",
+    "heatmaps",
+    "load_search",
+    "open_search",
+    "resolve_search",
+    "run_search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,239 @@
+"""What the command line shows people: tables and the progress bar. Takes plain values, decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from tim_search.search import Event
+from tim_search.tim import TimResult
+
+#: Characters a column of the TIM matrix takes; a matrix that does not fit the terminal is shown as a list.
+_CELL = 11
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[Event], None]]:
+    """A progress bar (done / total, rate, time left) fed by a search's events; nothing at all without a terminal."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("starting Ray", total=None, rate="")
+        first: Event | None = None
+
+        def tell(event: Event) -> None:
+            nonlocal first
+            if event.kind == "round" and first is None:
+                first = event
+            rate = ""
+            if event.kind == "pack" and first is not None and event.done > first.done:
+                per_second = (event.done - first.done) / max(event.seconds - first.seconds, 1e-9)
+                rate = f"{per_second:.2g}/s, {duration((event.total - event.done) / per_second)} left"
+            training = "training" if event.round == 1 else f"training, round {event.round}"
+            begins = "starting Ray" if event.round == 1 else training
+            words = {"round": begins, "pack": training, "stopping": "stopping", "done": "figures and MLflow"}
+            bar.update(
+                task,
+                description=words[event.kind],
+                completed=event.done,
+                total=event.total,
+                rate=rate,
+            )
+
+        yield tell
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """`[-0.003, +0.011]`, or nothing where there is none."""
+    return "" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
+
+
+def pairs(rows: Mapping[str, Any]) -> Table:
+    """Names and values, one a line."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), Text(str(value)))
+    return table
+
+
+def helpers(sources: Iterable[Mapping[str, Any]], label: str) -> Table:
+    """For every source the two best helpers and the worst harmer, from `summary.report`."""
+    table = Table(title=f"What helps, what harms ({label})", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("source task", "best helpers", "worst harmer"):
+        table.add_column(column, overflow="fold")
+    for row in sources:
+        gains = [one for one in row["helpers"] if one["estimate"] > 0][:2]
+        losses = [one for one in row["helpers"] if one["estimate"] < 0][-1:]
+        table.add_row(
+            Text(row["source"]), Text("\n").join(map(_effect, gains)) or "none", Text("\n").join(map(_effect, losses))
+        )
+    return table
+
+
+def _effect(one: Mapping[str, Any]) -> Text:
+    style = _colour(one["estimate"])
+    marks = ("*" if one["rejected"] else "") + (" ~" if one["overlaps"] else "")
+    text = Text(one["task"]).append(f" {one['estimate']:+.4f}", style=style).append(marks)
+    return text.append(f" {interval(one['low'], one['high'])}", style="dim")
+
+
+def combinations(sources: Iterable[Mapping[str, Any]]) -> Table:
+    """For every source its best combination by the paper's rule, and whether that gain stands up."""
+    table = Table(title="Best combination of each source task", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("source task", "alone", "with (paper's rule)", "gain", "interval", "above 0", "with (lower bound)"):
+        table.add_column(column, overflow="fold")
+    for row in sources:
+        paper, lower = row["paper"], row["lower_bound"]
+        known = paper["size"] > 1
+        verdict = "" if not known else "yes" if paper["holds"] else "no" if paper["low"] is not None else "not known"
+        table.add_row(
+            Text(f"{row['source']} ({row['metric']})"),
+            "" if row["single_score"] is None else f"{row['single_score']:.4f}",
+            _partners(row["source"], paper),
+            f"{paper['gain']:+.4f}" if known and paper["gain"] is not None else "",
+            interval(paper["low"], paper["high"]) if known else "",
+            Text(verdict, style="bold" if verdict == "yes" else ""),
+            _partners(row["source"], lower),
+        )
+    return table
+
+
+def _partners(source: str, found: Mapping[str, Any]) -> Text:
+    flagged = {name: f"{name} ~" for name in found["overlapping"]}
+    others = [flagged.get(name, name) for name in found["best"].split(" + ") if name != source]
+    waiting = "" if found["complete"] else " (so far)"
+    return Text(" + ".join(others) + waiting) if others else Text(f"alone{waiting}", style="dim")
+
+
+def report(content: Mapping[str, Any], places: Mapping[str, Any]) -> Group:
+    """The end of a run: helpers, combinations, what the marks mean, and where everything lies."""
+    sharing = content["sharing"]
+    marks = [
+        "* a discovery at a false discovery rate of 10 %.  ~ near-identical or nested targets: no transfer to be read.",
+        *content["notes"],
+    ]
+    if any(row[rule]["complete"] for row in content["sources"] for rule in ("paper", "lower_bound")):
+        best: RenderableType = combinations(content["sources"])
+        marks += [
+            "Intervals are 95 %. A gain was chosen and measured on the same scores, so it is optimistic.",
+            f"Trainings of the expansion: {sharing['shared']} (shared), {sharing['alone']} (each source alone).",
+        ]
+    else:
+        best = Text(
+            "Best combinations: not known, because the single tasks and pairs they start from are not all trained. "
+            "Run the same search with `design: greedy` on this ledger."
+        )
+    return Group(
+        helpers(content["sources"], content["label"]),
+        best,
+        *(Text(f"  {line}", style="dim") for line in marks),
+        "",
+        pairs(places),
+    )
+
+
+def plan(content: Mapping[str, Any]) -> RenderableType:
+    """What a search would train, from `forecast.forecast`."""
+    seconds, wall = content["worker_seconds"], content["wall_seconds"]
+    units = content["units"]
+    rows = {
+        "search": f"{content['name']}: {', '.join(content['tasks'])}",
+        "design": ", ".join(f"{key} {value}" for key, value in content["design"].items()).removeprefix("kind "),
+        "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
+        "units in all": f"decided as it goes, at most {content['at_most']}" if units is None else units,
+        "in the ledger": content["held"],
+        "to be trained": f"{content['todo']}{' in the next round' if units is None else ''}",
+        "by subset size": ", ".join(f"{size}: {count}" for size, count in content["by_size"].items()) or "none",
+        "packs": f"{content['packs']}, of at most {content['largest_pack']} units",
+        "training time": "not measured for GPU workers" if seconds is None else duration(seconds),
+    }
+    if wall is not None and seconds:
+        rows["expected"] = f"about {duration(wall)} with {content['workers']} workers of this machine's speed"
+    return pairs(rows)
+
+
+def matrix(result: TimResult, width: int) -> RenderableType:
+    """The TIM scores, row = source task; as a list where the terminal is too narrow for the matrix."""
+    if _CELL * (len(result.tasks) + 1) > width:
+        return _listed(result)
+    table = Table(title=f"{result.label}; row = source task", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("")
+    for name in result.tasks:
+        table.add_column(Text(name), justify="right", overflow="fold", max_width=_CELL)
+    for i, source in enumerate(result.tasks):
+        cells = [Text("") if i == j else _cell(result, i, j) for j in range(len(result.tasks))]
+        table.add_row(Text(source, style="bold"), *cells)
+    return Group(table, *_notes(result))
+
+
+def _cell(result: TimResult, i: int, j: int) -> Text:
+    value = float(result.estimate[i, j])
+    if not np.isfinite(value):
+        return Text("-", style="dim")
+    mark = "*" if result.rejected[i, j] else ""
+    return Text(f"{value:+.4f}{mark}", style=_colour(value))
+
+
+def _colour(value: float) -> str:
+    """As in the figures: red helps, blue harms."""
+    return "red" if value > 0 else "blue"
+
+
+def _listed(result: TimResult) -> RenderableType:
+    table = Table(title=result.label, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("source task", "task", "score", "interval"):
+        table.add_column(column, overflow="fold")
+    for i, source in enumerate(result.tasks):
+        order = [j for j in np.argsort(-result.estimate[i]) if np.isfinite(result.estimate[i, j])]
+        for place, j in enumerate(order):
+            known = np.isfinite(result.low[i, j])
+            span = interval(float(result.low[i, j]), float(result.high[i, j])) if known else ""
+            name = Text(source, style="bold") if place == 0 else Text("")
+            table.add_row(name, Text(result.tasks[j]), _cell(result, i, j), span, end_section=j == order[-1])
+    return Group(table, *_notes(result))
+
+
+def _notes(result: TimResult) -> list[Text]:
+    lines = ["* a discovery: Benjamini-Hochberg at a false discovery rate of 10 %.", *result.notes]
+    return [Text(f"  {line}", style="dim") for line in lines]
+
+
+def expansions(rows: Sequence[Mapping[str, Any]], rule: str) -> RenderableType:
+    """The greedy expansion of every source, one a line."""
+    table = Table(title=f"Greedy expansion (rule: {rule})", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("source task", "alone", "best combination", "score", "gain", "interval", "why it ended"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        grown = row["size"] > 1
+        table.add_row(
+            Text(row["source"]),
+            "" if row["single_score"] is None else f"{row['single_score']:.4f}",
+            Text(row["best"]),
+            "" if row["score"] is None else f"{row['score']:.4f}",
+            f"{row['gain']:+.4f}" if grown and row["gain"] is not None else "",
+            interval(row["low"], row["high"]),
+            Text(row["reason"], style="dim"),
+        )
+    return table

@@ -1,0 +1,45 @@
+"""Units into packs: groups that one stacked program can train together.
+
+A pack is uniform: its units share seed and fold (hence every minibatch) and have equally many tasks and equally many
+clustering tasks, so that their parameters stack without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+from tim_search.types import Pack, Task, Unit
+
+
+def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int) -> list[Pack]:
+    """Group units into packs of at most `capacity` units, costly packs first.
+
+    Costly packs come first so that no long one is left for the end, when other workers would wait for it. A group that
+    does not fill its packs is split evenly (17 units at capacity 16 give 9 + 8). The result depends on the set of units
+    alone, not on their order; a unit given twice is packed once.
+
+    Args:
+        units: what is to be trained.
+        tasks: the tasks of the search by name.
+        capacity: the largest number of units a pack, at least 1.
+
+    Raises:
+        ValueError: when `capacity` is below 1.
+    """
+    if capacity < 1:
+        raise ValueError(f"the capacity of a pack is at least 1 unit; {capacity} was given")
+    clustering = {name for name, task in tasks.items() if task.kind == "clustering"}
+    groups: dict[tuple[int, int, int, int], list[Unit]] = {}
+    for unit in sorted(set(units)):
+        size, clusterings = len(unit.subset), len(clustering.intersection(unit.subset))
+        groups.setdefault((size, clusterings, unit.seed, unit.fold), []).append(unit)
+
+    result: list[tuple[tuple[int, int, int, int], Pack]] = []
+    for key, group in groups.items():
+        n_packs = -(-len(group) // capacity)
+        cuts = [len(group) * index // n_packs for index in range(n_packs + 1)]
+        result += [(key, Pack(tuple(group[a:b]))) for a, b in pairwise(cuts)]
+    # Cost grows with the number of task heads trained; a clustering task adds its assignment steps on top.
+    result.sort(key=lambda item: (-item[0][0] * len(item[1].units), -item[0][1], item[0], item[1].units))
+    return [pack for _, pack in result]

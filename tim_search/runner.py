@@ -1,0 +1,209 @@
+"""A resolved search from its start to its report: Ray, the loop, figures, tables and MLflow around it.
+
+The one place where everything meets. Each part is also usable alone, and nothing here decides what is trained.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tim_search import expansion, figures, plans, search, spec, summary
+from tim_search.ledger import Ledger
+from tim_search.ray_executor import RayExecutor
+from tim_search.search import Event, Manifest, SearchOutcome
+from tim_search.summary import SearchResults
+from tim_search.tim import TimResult
+from tim_search.tracking import Tracker
+from tim_search.types import BadInput, digest
+
+#: Attention is compared within one subset size; this size where it was trained, else pairs.
+_ATTENTION_SIZE = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A search that came to its end.
+
+    Attributes:
+        results: the search folder, as `tim_search.open_search` reads it.
+        outcome: what this run trained.
+        figures, tables: the files that were written.
+        missed: what could not be published to MLflow; empty when all was.
+    """
+
+    results: SearchResults
+    outcome: SearchOutcome
+    figures: tuple[Path, ...]
+    tables: tuple[Path, ...]
+    missed: tuple[str, ...]
+
+
+def run_search(
+    found: spec.ResolvedSearch,
+    address: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    warn: Callable[[str], None] = print,
+) -> Finished:
+    """Run a search to its end, or go on with it: what its ledger holds is not trained again.
+
+    Args:
+        found: the search (`tim_search.resolve_search`).
+        address: of a Ray cluster; overrides the search file's.
+        on_event: told about progress.
+        warn: takes warnings about MLflow, which never stop a search.
+
+    Raises:
+        BadInput: the folder belongs to another search; Ray cannot be reached; no machine has what a worker asks for.
+        Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
+    """
+    manifest = prepare(found)
+    ledger = Ledger(found.ledger)
+    factory, payload = spec.training(found)
+    executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
+    settings = {
+        "network": found.context.network,
+        "training": asdict(found.settings),
+        **{key: value for key, value in asdict(manifest).items() if key in ("cohort", "design", "blocks", "sources")},
+        "tasks": list(found.tasks),
+        "capacity": found.capacity,
+    }
+    tracker = Tracker(
+        found.tracking_uri,
+        found.file.name,
+        digest([str(found.out), found.file.name, found.context.key, dict(found.design), list(found.tasks)]),
+        cohort=manifest.cohort,
+        context=found.context.key,
+        settings=settings,
+        warn=warn,
+    )
+    written: tuple[tuple[Path, ...], tuple[Path, ...]] = ((), ())
+
+    def tell(event: Event) -> None:
+        nonlocal written
+        on_event(event)
+        # A round that begins tells that the one before it is in the ledger.
+        completed = event.round if event.kind == "done" else event.round - 1
+        if event.kind == "done" or (event.kind == "round" and completed > 0):
+            try:
+                written = publish(summary.open_search(found.out), tracker, completed, event)
+            except OSError as error:
+                warn(f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole.")
+
+    try:
+        with tracker:
+            outcome = search.run(
+                found.plan, ledger, found.context, found.tasks, found.blocks, executor, found.capacity, tell
+            )
+    finally:
+        executor.close()
+    return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
+
+
+def prepare(found: spec.ResolvedSearch) -> Manifest:
+    """Make the output folder ready: `search.yaml` and `search.json`.
+
+    Raises:
+        BadInput: when the folder holds a search with another context, whose scores do not compare with this one's.
+    """
+    if (found.out / "search.json").exists():
+        earlier = Manifest.read(found.out)
+        if earlier.context != found.context:
+            raise BadInput(_other_context(found, earlier))
+    inside = found.ledger.is_relative_to(found.out)
+    manifest = Manifest(
+        name=found.file.name,
+        cohort=found.cohort.name,
+        context=found.context,
+        tasks=tuple(found.tasks.values()),
+        overlaps=tuple(found.cohort.overlaps),
+        design=found.design,
+        blocks=found.blocks,
+        sources=found.sources,
+        ledger=str(found.ledger.relative_to(found.out)) if inside else str(found.ledger),
+        planned_units=plans.planned_units(found.plan, found.blocks),
+    )
+    manifest.write(found.out)
+    # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
+    again = found.file.model_copy(update={"out": Path()})
+    (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
+    return manifest
+
+
+def _other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
+    names = {
+        "cohort": "the cohort's content",
+        "columns": "the input columns (tasks exclude columns, so other tasks may mean other columns)",
+        "split": "the split",
+        "network": "the network",
+        "settings": "the network's and the training's settings",
+    }
+    differ = [words for key, words in names.items() if getattr(earlier.context, key) != getattr(found.context, key)]
+    return (
+        f"{found.out} holds the search {earlier.name!r} with another context: {'; '.join(differ)} differ. "
+        "Scores of two contexts do not compare. Name another output folder with --out, or go back to the earlier "
+        f"settings ({found.out / 'search.yaml'})."
+    )
+
+
+def publish(
+    results: SearchResults, tracker: Tracker, completed: int, event: Event
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Write figures and tables of a completed round into the search folder and to MLflow; returns their paths."""
+    result = results.tim()
+    expansions, sharing = results.expand()
+    heatmaps = draw_heatmaps(results, result)
+    expanded = figures.save(
+        figures.draw_expansion(figures.expansion_data(expansions, results.tasks, results.manifest.name)),
+        results.folder / "figures" / "expansion.png",
+    )
+    tables = (
+        write_table(results.folder / "tables" / "tim.csv", result.frame()),
+        write_table(results.folder / "tables" / "expansion.csv", expansion.rows(expansions)),
+    )
+    tracker.metrics({"units_done": event.done, "units_failed": event.failed, "seconds": event.seconds}, completed)
+    tracker.heatmap(result, heatmaps, completed)
+    tracker.expansion(expansions, sharing, [expanded])
+    tracker.ledger(results.ledger.scores(results.manifest.context.key, primary=False, part=None))
+    return (*heatmaps, expanded, *_attention(results)), tables
+
+
+def draw_heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
+    """The heatmap by rank, as the M3H paper draws it, and by value."""
+    kinds: Sequence[figures.HeatmapKind] = ("rank", "value")
+    return tuple(
+        figures.save(
+            figures.draw_heatmap(
+                figures.heatmap_data(
+                    result, kind, results.manifest.overlaps, results.tasks, search=results.manifest.name
+                )
+            ),
+            results.folder / "figures" / f"heatmap-{kind}.png",
+        )
+        for kind in kinds
+    )
+
+
+def _attention(results: SearchResults) -> tuple[Path, ...]:
+    """How much each task draws on each other, within one subset size; nothing where no such subset was trained."""
+    frame = results.ledger.attention(results.manifest.context.key)
+    sizes = set(frame["subset"].map(len))
+    size = next((size for size in (_ATTENTION_SIZE, 2) if size in sizes), None)
+    if size is None:
+        return ()
+    data = figures.attention_data(frame, tuple(results.tasks), size, results.tasks)
+    return (figures.save(figures.draw_attention(data), results.folder / "figures" / "attention.png"),)
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write rows as CSV; returns the path."""
+    rows = list(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

@@ -1,0 +1,451 @@
+"""The search file: YAML that names a cohort, tasks, training, a design and the machines, checked before anything runs.
+
+`load` reads and checks the file alone; `resolve` opens the cohort and turns the file into values that can be run.
+Everything wrong is collected and told at once: where it stands, what was expected, what was given, what to do next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from tim_search import plans, reading
+from tim_search.search import Plan
+from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory
+
+if TYPE_CHECKING:
+    from model.cohort import Cohort
+
+#: The exact design is the default up to this many tasks (1,023 subsets), and refused above EXACT_LIMIT (65,535).
+EXACT_DEFAULT = 10
+EXACT_LIMIT = 16
+#: Subsets of the sampled design for each task of the search. In simulated games of 12 tasks with noise of 0.3 standard
+#: deviations, 200 sampled subsets put the right three helpers on top in nine of ten cases.
+SAMPLED_PER_TASK = 16
+#: Units a pack when the search file names no capacity; a GPU takes more than a CPU core.
+CAPACITY = {"cpu": 16, "gpu": 64}
+
+
+def _error(text: str, *at: str) -> PydanticCustomError:
+    """An error whose message is complete as it is; `at` leads on from the place where it is raised."""
+    return PydanticCustomError("search.value", "{text}", {"text": text, "at": at})
+
+
+def _names(value: Any) -> Any:
+    """`all` -> None; a list of distinct names stays; anything else is an error that says how to write it."""
+    if value is None or value == "all":
+        return None
+    if isinstance(value, str):
+        raise _error(f"expected `all` or a list, got {value}. Write [{value}]")
+    if isinstance(value, list | tuple):
+        if not value:
+            raise _error("expected `all` or a list of at least one name, got an empty list")
+        twice = sorted({str(name) for name in value if value.count(name) > 1})
+        if twice:
+            raise _error(f"named more than once: {', '.join(twice)}. Name every task once")
+    return value
+
+
+_DESIGNS = "Write `exact`, `sized: 2`, `sampled: 200`, `greedy` or `greedy: {beam: 3, max_size: 3}`"
+
+
+def _design(value: Any) -> Any:
+    """The short forms of a design -> the mapping with `kind` that pydantic reads."""
+    if value is None or isinstance(value, BaseModel):
+        return value
+    short = {value: None} if isinstance(value, str) else value
+    if not isinstance(short, dict) or len(short) != 1:
+        raise _error(f"expected one design, got {reading.short(value)}. {_DESIGNS}")
+    ((kind, setting),) = short.items()
+    if kind == "exact" and setting is None:
+        return {"kind": "exact"}
+    if kind in ("sized", "sampled"):
+        if isinstance(setting, bool) or not isinstance(setting, int) or setting < 1:
+            given = "nothing" if setting is None else reading.short(setting)
+            raise _error(f"expected a whole number of at least 1 after `{kind}:`, got {given}. {_DESIGNS}")
+        return {"kind": kind, "k" if kind == "sized" else "n": setting}
+    if kind == "greedy" and (setting is None or isinstance(setting, dict)):
+        return {"kind": "greedy", **(setting or {})}
+    raise _error(f"no such design: {reading.short(value)}. {_DESIGNS}")
+
+
+class _Section(BaseModel):
+    """Base of the sections of a search file: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ExactDesign(_Section):
+    """Every non-empty subset of the tasks."""
+
+    kind: Literal["exact"] = "exact"
+
+
+class SizedDesign(_Section):
+    """Every subset of at most `k` tasks."""
+
+    kind: Literal["sized"] = "sized"
+    k: int = Field(ge=1)
+
+
+class SampledDesign(_Section):
+    """`n` subsets of any size, chosen so that the tasks meet one another evenly."""
+
+    kind: Literal["sampled"] = "sampled"
+    n: int = Field(ge=1)
+
+
+class GreedyDesign(_Section):
+    """Greedy expansion of every source task (M3H paper, section 4.3)."""
+
+    kind: Literal["greedy"] = "greedy"
+    beam: int = Field(default=3, ge=1, description="a whole number of at least 1 (combinations kept at each size)")
+    max_size: int = Field(
+        default=3, ge=2, description="a whole number of at least 2 (tasks in the largest combination)"
+    )
+    rule: Literal["lower_bound", "paper"] = Field(default="lower_bound", description="lower_bound or paper")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
+    sources: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
+        default=None, description="`all` or a list of task names"
+    )
+
+
+Design: TypeAlias = ExactDesign | SizedDesign | SampledDesign | GreedyDesign
+
+
+class ResourcesSection(_Section):
+    """What one worker holds, and how many workers there may be."""
+
+    cpus: float = Field(default=1.0, gt=0, description="a number above 0 (CPU cores a worker)")
+    gpus: float = Field(
+        default=0.0, ge=0, description="a number of at least 0 (GPUs a worker; 0.5 puts two workers on a GPU)"
+    )
+    workers: int = Field(default=0, ge=0, description="a whole number (0: as many workers as the cluster has room for)")
+
+
+class SearchFile(_Section):
+    """A search file. Only `cohort` has no default; after `load` every path in it is absolute."""
+
+    cohort: str = Field(min_length=1, description="`support2` (built in) or the path of a cohort folder")
+    name: str = Field(
+        default="search",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="a name of letters, digits, `.`, `_` and `-`",
+    )
+    tasks: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
+        default=None, description="`all` or a list of task names"
+    )
+    network: str = Field(default="m3h", description="the name of a network")
+    training: dict[str, Any] = Field(default_factory=dict, description="settings of the network, such as `epochs: 15`")
+    design: Annotated[Annotated[Design, Field(discriminator="kind")] | None, BeforeValidator(_design)] = Field(
+        default=None, description="a design"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None, min_length=1, description="a list of whole numbers of at least 0, such as [0, 1]"
+    )
+    folds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None, min_length=1, description="a list of fold numbers, such as [0, 1]"
+    )
+    blocks: int | None = Field(default=None, ge=1, description="a whole number of at least 1")
+    resources: ResourcesSection = Field(default=ResourcesSection(), description="cpus, gpus and workers")
+    capacity: int | None = Field(
+        default=None, ge=1, description="a whole number of at least 1 (units trained as one pack)"
+    )
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:0")
+    address: str | None = Field(
+        default=None, min_length=1, description="a Ray address such as auto or ray://head:10001"
+    )
+    out: Path | None = Field(default=None, description="a folder for everything the search writes")
+    ledger: Path | None = Field(default=None, description="a folder for the ledger")
+    tracking_uri: str | None = Field(
+        default=None,
+        pattern=r"^(https?://[^\s/]|sqlite:////)\S+$",
+        description="an MLflow URI: http(s)://host:port or sqlite:////absolute/path/mlflow.db",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SearchFile:
+        if self.blocks is not None and (self.seeds is not None or self.folds is not None):
+            text = "stands alone (block b: seed b, fold b modulo the number of folds), but seeds or folds are given too"
+            raise _error(f"{text}. Take out `blocks`, or `seeds` and `folds`", "blocks")
+        if self.tracking_uri and "@" in self.tracking_uri:
+            text = "a search file is copied beside its results and may hold no password"
+            raise _error(f"{text}. Set MLFLOW_TRACKING_URI in the environment instead", "tracking_uri")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedSearch:
+    """A search file that can be run: cohort opened, tasks, settings, plan and places fixed.
+
+    Attributes:
+        file: the search file, every path absolute.
+        cohort: the cohort with the tasks of the search and the input columns that none of them excludes.
+        tasks: the tasks by name, in the order of the search.
+        settings: the network's own settings dataclass.
+        context: what every score of this search depends on besides its unit.
+        plan: which subsets are wanted, given what is trained (see `tim_search.search.Plan`).
+        design: the design in full, as it is written to `search.json`.
+        sources: tasks that are expanded and reported.
+        blocks: (seed, fold) pairs; every subset is trained once in each.
+        capacity: units a pack.
+    """
+
+    file: SearchFile
+    cohort: Cohort
+    tasks: Mapping[str, Task]
+    settings: Any
+    context: Context
+    plan: Plan
+    design: Mapping[str, Any]
+    sources: tuple[str, ...]
+    blocks: tuple[tuple[int, int], ...]
+    out: Path
+    ledger: Path
+    tracking_uri: str
+    capacity: int
+    resources: Resources
+
+
+def load(path: str | Path) -> SearchFile:
+    """Read a search file; raises BadInput with everything that is wrong in it."""
+    search, findings = read(path)
+    if search is None:
+        raise BadInput(_report(path, findings))
+    return search
+
+
+def read(path: str | Path) -> tuple[SearchFile | None, list[Finding]]:
+    """Read a search file without raising: the file (None when it cannot be used) and all findings."""
+    path = Path(path)
+    try:
+        raw, lines = reading.parse(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        return None, [Finding(str(path), "expected UTF-8 text, got other bytes.", "Name a YAML file.")]
+    except OSError as error:
+        return None, [Finding(str(path), f"cannot be read: {error.strerror}.", "Name a search file.")]
+    except yaml.YAMLError as error:
+        return None, [Finding(str(path), f"is not valid YAML: {reading.yaml_problem(error)}.", "Mend that line.")]
+    if not isinstance(raw, dict):
+        problem = f"expected a mapping of settings, got {reading.short(raw)}."
+        return None, [Finding(str(path), problem, "A search file needs at least the line `cohort: support2`.")]
+    search, findings = None, []
+    try:
+        search = SearchFile.model_validate(raw)
+    except ValidationError as error:
+        inner = {"resources": ResourcesSection, "greedy": GreedyDesign}
+        findings = reading.findings(error, SearchFile, lines, inner)
+    if isinstance(raw.get("training", {}), dict):
+        findings += _settings(raw.get("network", "m3h"), raw.get("training", {}), lines)[1]
+    if search is None or findings:
+        return None, findings
+    return _absolute(search, path, named="name" in raw), []
+
+
+def check(path: str | Path) -> list[Finding]:
+    """Everything wrong with a search file, its cohort and its tasks included; empty when it can be run."""
+    from model.cohort import check_cohort
+
+    search, findings = read(path)
+    if search is None:
+        return findings
+    findings = check_cohort(search.cohort)
+    if any(finding.severity == "error" for finding in findings):
+        return findings
+    try:
+        return findings + _open(search)[3]
+    except BadInput as error:
+        return [*findings, Finding(str(path), str(error), "")]
+
+
+def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch:
+    """Open the cohort and fix everything the search file leaves open.
+
+    Args:
+        search: a search file.
+        out: the output folder; overrides the file's. Default: runs/NAME under the current folder.
+
+    Raises:
+        BadInput: with every finding, when the file does not fit its cohort.
+    """
+    cohort, settings, design, findings = _open(search)
+    if findings:
+        raise BadInput(_report(f"search {search.name}", findings))
+    names = tuple(cohort.tasks)
+    blocks = _blocks(search, cohort.split.n_folds)
+    record = _record(design, names, seed=blocks[0][0])
+    folder = Path(out or search.out or Path("runs") / search.name).resolve()
+    tracking_uri = search.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    return ResolvedSearch(
+        file=search,
+        cohort=cohort,
+        tasks=cohort.tasks,
+        settings=settings,
+        context=Context(cohort.fingerprint, cohort.columns_digest, cohort.split.digest, search.network, settings.text),
+        plan=plans.make(record, names),
+        design=record,
+        sources=tuple(record.get("sources", names)),
+        blocks=blocks,
+        out=folder,
+        ledger=search.ledger or folder / "ledger",
+        tracking_uri=tracking_uri,
+        capacity=search.capacity or CAPACITY["gpu" if search.resources.gpus else "cpu"],
+        resources=Resources(search.resources.cpus, search.resources.gpus, search.resources.workers),
+    )
+
+
+def training(found: ResolvedSearch) -> tuple[TrainerFactory, Any]:
+    """(factory, payload) that an executor needs to train this search's packs."""
+    # Imported here: torch.
+    from model.training import TrainingPayload, trainer
+
+    threads = max(1, int(found.resources.cpus))
+    payload = TrainingPayload(found.cohort, found.context.network, found.settings, found.file.device, threads)
+    return trainer, payload
+
+
+def cost(found: ResolvedSearch, subsets: Sequence[Subset]) -> Callable[[int, int], float] | None:
+    """Seconds of one worker for a unit, by (tasks, clustering tasks), measured on this machine.
+
+    None where the workers hold GPUs: they are hardly ever those of the machine that plans.
+    """
+    from model.cost import calibrate
+
+    if found.resources.gpus:
+        return None
+    _, payload = training(found)
+    return calibrate(payload, subsets, found.capacity).unit_seconds
+
+
+def dump(search: SearchFile) -> str:
+    """The search file as YAML with every setting spelled out; `load` reads it back to an equal value."""
+    plain = search.model_dump(mode="json", exclude_none=True)
+    match search.design:
+        case ExactDesign():
+            plain["design"] = "exact"
+        case SizedDesign(k=k):
+            plain["design"] = {"sized": k}
+        case SampledDesign(n=n):
+            plain["design"] = {"sampled": n}
+        case GreedyDesign():
+            plain["design"] = {"greedy": {key: value for key, value in plain["design"].items() if key != "kind"}}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _open(search: SearchFile) -> tuple[Cohort, Any, Design, list[Finding]]:
+    """(cohort with the tasks of the search, settings, design, what does not fit)."""
+    # Imported here: a cohort needs pandas and pyarrow, which reading a search file does not.
+    from model.cohort import open_cohort
+
+    settings, findings = _settings(search.network, search.training, {})
+    cohort = open_cohort(search.cohort)
+    asked = search.tasks or tuple(cohort.tasks)
+    findings += _unknown("tasks", asked, cohort.tasks)
+    names = tuple(name for name in asked if name in cohort.tasks)
+    design = search.design or _default_design(len(names))
+    findings += _misfits(design, names)
+    n_folds = cohort.split.n_folds
+    if beyond := sorted({fold for fold in search.folds or () if fold >= n_folds}):
+        problem = f"expected numbers from 0 to {n_folds - 1}, the folds of the cohort, got {beyond}."
+        findings.append(Finding("folds", problem, "Name folds that it has."))
+    if findings:
+        return cohort, settings, design, findings
+    # Imported here: torch, which only a file that is otherwise sound is worth waiting for.
+    from model.training import check_supported
+
+    cohort = cohort.for_tasks(names)
+    check_supported(cohort, search.network)
+    return cohort, settings, design, []
+
+
+def _default_design(m: int) -> Design:
+    return ExactDesign() if m <= EXACT_DEFAULT else SampledDesign(n=SAMPLED_PER_TASK * m)
+
+
+def _misfits(design: Design, names: Sequence[str]) -> list[Finding]:
+    """What of a design does not fit the number and the names of the tasks."""
+    m = len(names)
+    match design:
+        case ExactDesign() if m > EXACT_LIMIT:
+            problem = f"exact trains all 2^{m} - 1 subsets and is meant for up to {EXACT_LIMIT} tasks."
+            return [Finding("design", problem, f"Use `sampled: {SAMPLED_PER_TASK * m}`, `sized: 2` or fewer tasks.")]
+        case SizedDesign(k=k) if k > m:
+            return [Finding("design.sized", f"the search has {m} tasks, got {k}.", f"Use a number from 1 to {m}.")]
+        case SampledDesign(n=n) if n >= 2**m:
+            return [Finding("design.sampled", f"{m} tasks have {2**m - 1} subsets, got {n}.", "Use `exact`.")]
+        case GreedyDesign(sources=sources):
+            return _unknown("design.greedy.sources", sources or (), names)
+    return []
+
+
+def _record(design: Design, names: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """A design in full, as `plans.make` and `search.json` have it."""
+    record = design.model_dump(mode="json")
+    if isinstance(design, SampledDesign):
+        record["seed"] = seed
+    if isinstance(design, GreedyDesign):
+        record["sources"] = list(design.sources or names)
+    return record
+
+
+def _blocks(search: SearchFile, n_folds: int) -> tuple[tuple[int, int], ...]:
+    """(seed, fold) pairs of a search."""
+    if search.blocks is not None:
+        return tuple((block, block % n_folds) for block in range(search.blocks))
+    return tuple(dict.fromkeys((seed, fold) for seed in search.seeds or (0,) for fold in search.folds or (0,)))
+
+
+def _absolute(search: SearchFile, path: Path, *, named: bool) -> SearchFile:
+    """Paths of a search file are relative to the folder it lies in; a file without a name is called by its own."""
+    from model import support2
+
+    base = path.resolve().parent
+    update: dict[str, Any] = {key: base / value for key in ("out", "ledger") if (value := getattr(search, key))}
+    if search.cohort != support2.NAME:
+        update["cohort"] = str((base / search.cohort).resolve())
+    if not named:
+        stem = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in path.stem)
+        update["name"] = stem.strip("-") or "search"
+    return search.model_copy(update=update)
+
+
+def _settings(network: Any, training: Mapping[str, Any], lines: reading.Lines) -> tuple[Any, list[Finding]]:
+    """The network's settings from the `training` section, or None and what is wrong."""
+    from model.settings import settings_class
+
+    if not isinstance(network, str):
+        return None, []  # told as a field of the wrong type
+    try:
+        settings = settings_class(network)
+    except BadInput as error:
+        return None, [Finding(reading.place(("network",), lines), str(error).removeprefix("network: "), "")]
+    # pydantic takes its strictness from the class itself, and the networks' side must not know pydantic.
+    strict = type(settings.__name__, (settings,), {"__pydantic_config__": ConfigDict(extra="forbid")})
+    try:
+        values: Any = TypeAdapter(strict).validate_python(dict(training))
+    except ValidationError as error:
+        return None, reading.findings(error, settings, lines, prefix=("training",))
+    return settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(settings)}), []
+
+
+def _unknown(place: str, names: Iterable[str], known: Iterable[str]) -> list[Finding]:
+    known = tuple(known)
+    return [
+        Finding(place, f"no such task: {reading.short(name)}.", reading.hint(name, known))
+        for name in names
+        if name not in known
+    ]
+
+
+def _report(source: str | Path, findings: Sequence[Finding]) -> str:
+    if len(findings) == 1 and findings[0].place == str(source):
+        return str(findings[0])
+    return "\n".join([f"{source} cannot be used:", *(f"  {finding}" for finding in findings)])

@@ -1,0 +1,210 @@
+"""What a search folder says: status, TIM scores, expansions, and the short report, from `search.json` and the ledger.
+
+Needs neither the cohort nor the network nor Ray, and works at any moment, also while the search runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tim_search import expansion, plans, tim
+from tim_search.blocks import Method
+from tim_search.expansion import Expansion, Greedy, Sharing
+from tim_search.games import ScoreTable, score_table
+from tim_search.ledger import Ledger
+from tim_search.search import Manifest
+from tim_search.tim import TimResult
+from tim_search.types import BadInput, Task
+
+#: Settings of the greedy expansion where the search's design does not name them (M3H paper, section 4.3).
+BEAM, MAX_SIZE, CONFIDENCE = 3, 3, 0.95
+
+_COLUMNS = ("subset", "seed", "fold", "task", "score", "status", "replicates", "seconds", "created")
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResults:
+    """A search folder, read once; open it again to see what was trained meanwhile.
+
+    Attributes:
+        folder: absolute path.
+        manifest: what `search.json` says.
+        ledger: the ledger it names.
+    """
+
+    folder: Path
+    manifest: Manifest
+    ledger: Ledger
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """The tasks by name, in the order of the search."""
+        return {task.name: task for task in self.manifest.tasks}
+
+    @cached_property
+    def _rows(self) -> Any:
+        return self.ledger.scores(self.manifest.context.key, columns=_COLUMNS)
+
+    @cached_property
+    def table(self) -> ScoreTable:
+        """All scores of the search's tasks and blocks, replicates included."""
+        return score_table(self._rows, tuple(self.tasks), self.manifest.blocks, replicates=True)
+
+    def tim(self, method: Method | Literal["auto"] = "auto", **options: Any) -> TimResult:
+        """TIM scores of what is trained so far; options as of `tim_search.tim.from_table`.
+
+        Raises BadInput before anything is trained.
+        """
+        if not len(self.table.membership):
+            raise BadInput(
+                f"{self.folder} holds no scores yet. Run the search, or wait for its first packs; "
+                f"`tim-search status {self.folder}` shows how far it is."
+            )
+        return tim.from_table(self.table, method, overlaps=self.manifest.overlaps, **options)
+
+    def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Greedy:
+        """The greedy expansion of this search: its own settings where its design is greedy, else the paper's."""
+        design = self.manifest.design
+        tasks = tuple(self.tasks)
+        if isinstance(own := plans.make(design, tasks) if design["kind"] == "greedy" else None, Greedy):
+            known = {key: getattr(own, key) for key in ("beam", "max_size", "rule", "confidence")}
+        else:
+            largest = min(MAX_SIZE, design.get("k", len(tasks)))
+            known = {"beam": BEAM, "max_size": max(2, largest), "rule": "lower_bound", "confidence": CONFIDENCE}
+        given = {"rule": rule, **options}
+        known |= {key: value for key, value in given.items() if value is not None}
+        sources = known.pop("sources", None) or self.manifest.sources
+        return Greedy(sources=tuple(sources), tasks=tasks, **known)
+
+    def expand(self, rule: expansion.Rule | None = None, **options: Any) -> tuple[list[Expansion], Sharing]:
+        """The expansion of every source from what is trained so far, and the trainings that sharing saved."""
+        plan = self.greedy(rule, **options)
+        return plan.result(self.table), plan.sharing(self.table)
+
+    def status(self) -> dict[str, Any]:
+        """How far the search is: plain values for people and machines.
+
+        Keys: name, folder, ledger, cohort, network, design, blocks, tasks, planned, trained, failed, waiting, finished,
+        training_seconds (sum over units), last_written (ISO 8601, UTC), failures (reason -> units).
+        """
+        manifest, table = self.manifest, self.table
+        rows = self._rows
+        planned = manifest.planned_units
+        wanted = plans.make(manifest.design, tuple(self.tasks)).ask(table)
+        at = table.rows
+        waiting = sum(
+            len(table.blocks) - (int(table.trained[at[members]].sum()) if members in at else 0) for members in wanted
+        )
+        units = rows.assign(subset=rows["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold"])
+        bad = rows[rows["status"] == "failed"]
+        bad = bad.assign(subset=bad["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold"])
+        reasons = self._reasons() if len(bad) else {}
+        return {
+            "name": manifest.name,
+            "folder": str(self.folder),
+            "ledger": str(self.ledger.path),
+            "cohort": manifest.cohort,
+            "network": manifest.context.network,
+            "design": dict(manifest.design),
+            "blocks": [list(block) for block in manifest.blocks],
+            "tasks": list(self.tasks),
+            "planned": planned,
+            "trained": int(table.trained.sum()),
+            "failed": len(bad),
+            "waiting": waiting,
+            "finished": not wanted,
+            "training_seconds": float(units["seconds"].sum()),
+            "last_written": None if rows.empty else rows["created"].max().isoformat(timespec="seconds"),
+            "failures": reasons,
+        }
+
+    def _reasons(self) -> dict[str, int]:
+        columns = ("subset", "seed", "fold", "status", "error")
+        rows = self.ledger.scores(self.manifest.context.key, columns=columns)
+        rows = rows[rows["status"] == "failed"]
+        rows = rows.assign(subset=rows["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold", "error"])
+        return {str(reason): int(count) for reason, count in rows["error"].value_counts().items()}
+
+
+def open_search(folder: str | Path) -> SearchResults:
+    """Open the output folder of a search; raises BadInput where there is none."""
+    folder = Path(folder).absolute()
+    manifest = Manifest.read(folder)
+    return SearchResults(folder, manifest, manifest.open_ledger(folder))
+
+
+def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+    """The other tasks by what they do to a source, best helper first; tasks without an estimate are left out.
+
+    Each is a dict: task, estimate, low, high (None where unknown), rejected (a discovery), overlaps (flagged pair).
+    """
+    i = result.tasks.index(source)
+    flagged = {frozenset(pair) for pair in overlaps}
+    found = [
+        {
+            "task": task,
+            "estimate": float(result.estimate[i, j]),
+            "low": number(result.low[i, j]),
+            "high": number(result.high[i, j]),
+            "rejected": bool(result.rejected[i, j]),
+            "overlaps": frozenset((source, task)) in flagged,
+        }
+        for j, task in enumerate(result.tasks)
+        if np.isfinite(result.estimate[i, j])
+    ]
+    return sorted(found, key=lambda one: -one["estimate"])
+
+
+def report(results: SearchResults) -> dict[str, Any]:
+    """What a finished run tells: for every source its helpers and its best combination by both rules.
+
+    Keys: search, label, notes; sources, a list of dicts: source, metric, single_score, helpers, and by rule (paper and
+    lower_bound) a row of `expansion.rows` with `overlapping`, the partners whose targets overlap with the source's;
+    sharing, the trainings of the shared expansion and of each source alone.
+    """
+    result = results.tim()
+    by_rule = {rule: results.expand(rule) for rule in expansion.RULES}
+    rows = {rule: expansion.rows(found) for rule, (found, _) in by_rule.items()}
+    design_rule = results.greedy().rule
+    sharing = by_rule[design_rule][1]
+    return {
+        "search": results.manifest.name,
+        "label": result.label,
+        "notes": list(result.notes),
+        "sources": [
+            {
+                "source": paper["source"],
+                "metric": results.tasks[paper["source"]].metric,
+                "single_score": number(paper["single_score"]),
+                "helpers": helpers(result, paper["source"], results.manifest.overlaps),
+                "paper": _flagged(paper, results.manifest.overlaps),
+                "lower_bound": _flagged(lower, results.manifest.overlaps),
+            }
+            for paper, lower in zip(rows["paper"], rows["lower_bound"], strict=True)
+        ],
+        "sharing": {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved},
+    }
+
+
+def _flagged(row: Mapping[str, Any], overlaps: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """An expansion's row, with the tasks of its best combination whose targets overlap with the source's."""
+    names = [other for pair in overlaps if row["source"] in pair for other in pair if other != row["source"]]
+    return {**plain(row), "overlapping": sorted(set(names).intersection(row["best"].split(" + ")))}
+
+
+def number(value: float) -> float | None:
+    """A number as JSON can hold it: None for NaN and infinity."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A table row as JSON can hold it."""
+    return {key: number(value) if isinstance(value, float) else value for key, value in row.items()}
