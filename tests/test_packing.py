@@ -62,8 +62,15 @@ def test_seventeen_units_at_capacity_sixteen() -> None:
 
 
 def test_costly_packs_come_first() -> None:
-    costs = [sum(len(unit.subset) for unit in pack.units) for pack in packs(all_units(), TASKS, 4)]
+    costs = [sum(8 + len(unit.subset) for unit in pack.units) for pack in packs(all_units(), TASKS, 4)]
     assert all(left >= right for left, right in pairwise(costs))
+    assert costs[0] > costs[-1]
+
+
+def test_a_full_pack_of_single_tasks_comes_before_one_unit_of_many_tasks() -> None:
+    alone = [Unit((name,), 0, 0) for name in "abd"]
+    together = Unit(("a", "b", "c", "d"), 0, 0)
+    assert packs([together, *alone], TASKS, 4) == [Pack(tuple(alone)), Pack((together,))]
 
 
 def test_clustering_counts_break_ties_of_cost() -> None:

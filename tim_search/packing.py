@@ -11,6 +11,8 @@ from itertools import pairwise
 
 from tim_search.types import Pack, Task, Unit
 
+_SHARED_COST = 8  # tasks' worth: M3H on SUPPORT2 takes 1.5 times as long for six tasks as for one
+
 
 def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int) -> list[Pack]:
     """Group units into packs of at most `capacity` units, costly packs first.
@@ -40,6 +42,9 @@ def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int) -> li
         n_packs = -(-len(group) // capacity)
         cuts = [len(group) * index // n_packs for index in range(n_packs + 1)]
         result += [(key, Pack(tuple(group[a:b]))) for a, b in pairwise(cuts)]
-    # Cost grows with the number of task heads trained; a clustering task adds its assignment steps on top.
-    result.sort(key=lambda item: (-item[0][0] * len(item[1].units), -item[0][1], item[0], item[1].units))
+    # What a member shares with no task (encoders, contrastive term) costs as much as eight tasks; a clustering task
+    # adds its decoder and its k-means.
+    result.sort(
+        key=lambda item: (-(_SHARED_COST + item[0][0]) * len(item[1].units), -item[0][1], item[0], item[1].units)
+    )
     return [pack for _, pack in result]
