@@ -66,6 +66,11 @@ SEARCHES: tuple[Row, ...] = (
     {"n_blocks": 5, "noise": 0.3, "sliced": True},
     {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.1, "sliced": True},
     {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.5, "sliced": True},
+    {"n_blocks": 5, "noise": 0.3, "seed_effect": 1.0, "sliced": True},
+    {"n_blocks": 2, "noise": 0.3, "seed_effect": 0.5, "sliced": True},
+    {"n_blocks": 10, "noise": 0.3, "seed_effect": 0.5, "sliced": True},
+    {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3, "sliced": True},
+    {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3, "same_fold": True, "sliced": True},
 )
 
 

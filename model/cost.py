@@ -1,24 +1,37 @@
-"""What a training costs: floating-point operations by count, seconds by a short calibration on this machine.
+"""What a training costs: floating-point operations and bytes by count, seconds by a short calibration on this machine.
 
-The count is the textbook one (two operations a multiply-add, backward twice the forward, the first layer without a
-gradient for its input); it is the floor that measured times are held against.
+The count of operations is the textbook one (two a multiply-add, backward twice the forward, the first layer without a
+gradient for its input); it is the floor that measured times are held against. The count of bytes decides how many
+members a pack may have.
 """
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from model.cohort import Cohort
 from model.data import Fold
 from model.settings import M3HSettings
-from model.training import PackTrainer, TrainingPayload, fit_pack, score_pack
+from model.training import EVALUATION_ROWS, PackTrainer, TrainingPayload, fit_pack, score_pack
 from tim_search.types import Pack, Subset, Task, Unit
 
-_STEPS = 3  # minibatches of a calibration run, after one to warm up
+#: The most members a pack has by default: as many as a core's cache serves well, or as fill a GPU.
+LARGEST_PACK = {"cpu": 16, "gpu": 256}
+_UNKNOWN_GPU = 64  # members, where the workers' GPU cannot be asked from here
+_SHARE = {"cpu": 0.5, "gpu": 0.8}  # of the free memory that packs may fill
+
+_STEPS = 5  # minibatches of a calibration run, after one to warm up
+_PATIENCE = 120.0  # seconds that processes wait for one another
 
 
 def step_flops(members: Subset, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings) -> float:
@@ -36,6 +49,92 @@ def step_flops(members: Subset, tasks: Mapping[str, Task], fold: Fold, settings:
     layers += [(h, 2 * h), (2 * h, sum(widths))] * clustering
     contrastive = modalities * (modalities - 1) // 2 * 6 * rows * rows * h
     return float(first + sum(6 * rows * a * b for a, b in layers) + contrastive)
+
+
+def member_bytes(
+    size: int, clustering: int, outputs: int, widths: Sequence[int], rows: tuple[int, int], settings: M3HSettings
+) -> int:
+    """Peak bytes that one more member adds to a pack while it is trained and scored, within a factor of about 1.5.
+
+    Args:
+        size: k, tasks of the subset.
+        clustering: c, clustering tasks among them.
+        outputs: C, outputs of the widest head.
+        widths: features of each modality, as the network sees them.
+        rows: numbers of training and validation rows.
+        settings: of the network and its training.
+    """
+    h, m, d, s = settings.width, len(widths), sum(widths), size - clustering
+    item = 8 if settings.precision == "float64" else 4
+    encoders = sum(width * 2 * h + 2 * h + 2 * h * h + h for width in widths)
+    shared = h * h * m + h * h + 3 * h * h + 5 * h if s else 3 * h * h + 3 * h
+    own = s * (h * h + h + outputs * (h + 1)) + size * h
+    autoencoders = clustering * (h * (h * m + 1) + 2 * h * (h + 1) + d * (2 * h + 1))
+    parameters = encoders + shared + own + autoencoders
+    readers = size + s * outputs
+
+    def forward(n: int) -> int:
+        """Numbers of n rows: what forward makes and a backward pass needs again."""
+        hidden, embeddings = n * 2 * h, n * m * h * 2
+        tokens = n * h * ((2 + 2 * s if s else 0) + 2 * clustering)
+        attention = n * (size * readers + 4 * size * size + 2 * size * s * outputs)
+        return hidden + embeddings + tokens + attention + clustering * n * (3 * h + d)
+
+    # Training rows are looked at again only for the latents that k-means learns from.
+    batch, score = min(settings.batch_size, rows[0]), min(EVALUATION_ROWS, max(rows) if clustering else rows[1])
+    # Adam's two moments and the gradient stand beside the parameters; encoders keep all their hidden layers; of the
+    # contrastive term unit vectors, slopes and products stay; backward holds the gradients of the widest layers.
+    training = 4 * parameters + forward(batch) + batch * h * (4 * m + 2 * (m - 1)) + clustering * 2 * batch * d
+    latents = 3 * sum(rows) * h * clustering  # also in double precision
+    scoring = parameters + forward(score) + clustering * score * d + latents
+    return item * max(training, scoring)
+
+
+def capacity(cohort: Cohort, largest: int, settings: M3HSettings, *, gpus: float, workers: int) -> int:
+    """Members a pack that fit a worker's memory, also when all are of the largest subset; at least 1.
+
+    The memory is that of this machine. Where it has no GPU but the workers do, a pack that is too large is split when
+    it fails.
+
+    Args:
+        cohort: with the tasks of the search.
+        largest: tasks of the largest subset.
+        settings: of the network and its training.
+        gpus: a worker's share of a GPU; 0 trains on CPU cores.
+        workers: that share this machine's memory, at least 1.
+    """
+    kind = "gpu" if gpus else "cpu"
+    if not gpus:
+        free = _free_memory() / workers
+    elif torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0] * min(gpus, 1.0)
+    else:
+        return _UNKNOWN_GPU
+    tasks = cohort.tasks.values()
+    clustering = min(largest, sum(task.kind == "clustering" for task in tasks))
+    outputs = max((task.n_outputs for task in tasks if task.kind == "multiclass"), default=1)
+    split = cohort.split
+    rows = (int(split.train(0).sum()), int(split.validation(0).sum()))
+    each = max(member_bytes(largest, c, outputs, _widths(cohort), rows, settings) for c in {0, clustering})
+    return max(1, min(LARGEST_PACK[kind], int(_SHARE[kind] * free // each)))
+
+
+def _widths(cohort: Cohort) -> list[int]:
+    """Features of each modality once a network sees them, at most: levels and whether a value was measured count."""
+    found = []
+    for modality in cohort.modalities.values():
+        incomplete = int(np.isnan(modality.values[modality.present]).any(axis=0).sum())
+        levels = sum(len(names) - 1 for names in modality.levels.values())
+        found.append(len(modality.columns) + incomplete + levels)
+    return found
+
+
+def _free_memory() -> float:
+    """Bytes of main memory that can be had without swapping."""
+    with contextlib.suppress(OSError, IndexError):
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        return float(text.split("MemAvailable:")[1].split()[0]) * 1024
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
 
 
 def steps(fold: Fold, settings: M3HSettings) -> int:
@@ -72,13 +171,47 @@ class CostModel:
         return float(np.interp(size, sizes, values))
 
 
-def calibrate(payload: TrainingPayload, subsets: Sequence[Subset], capacity: int) -> CostModel:
+def calibrate_together(payload: TrainingPayload, subsets: Sequence[Subset], capacity: int, workers: int) -> CostModel:
+    """`calibrate` in as many processes at the same time as there will be workers; their mean.
+
+    Workers of one machine share its memory's bandwidth and its caches, and what else runs there: one process alone
+    would promise too much.
+    """
+    if workers < 2:
+        return calibrate(payload, subsets, capacity)
+    context = multiprocessing.get_context("spawn")  # forked processes hang in torch's thread pools
+    barrier = context.Barrier(workers)
+    with context.Pool(workers, _share_barrier, (barrier,)) as pool:
+        found = pool.starmap(_calibrate_at_once, [(payload, tuple(subsets), capacity)] * workers, chunksize=1)
+
+    def mean(name: str) -> dict[tuple[int, int], float]:
+        tables = [getattr(one, name) for one in found]
+        return {shape: float(np.mean([table[shape] for table in tables])) for shape in tables[0]}
+
+    return CostModel(mean("step_seconds"), mean("score_seconds"), found[0].steps)
+
+
+_shared: dict[str, Any] = {}  # what a process of the pool got at its start
+
+
+def _share_barrier(barrier: Any) -> None:
+    _shared["barrier"] = barrier
+
+
+def _calibrate_at_once(payload: TrainingPayload, subsets: Sequence[Subset], capacity: int) -> CostModel:
+    return calibrate(payload, subsets, capacity, ready=lambda: _shared["barrier"].wait(_PATIENCE))
+
+
+def calibrate(
+    payload: TrainingPayload, subsets: Sequence[Subset], capacity: int, ready: Callable[[], object] = lambda: None
+) -> CostModel:
     """Time a few steps of full packs of the smallest, a middle and the largest size on this machine.
 
     Args:
         payload: as the workers will get it.
         subsets: those a search plans; the timed packs are drawn from them.
         capacity: units a pack.
+        ready: called when all is prepared, before anything is timed.
     """
     trainer = PackTrainer(payload)
     tasks, settings = payload.cohort.tasks, payload.settings
@@ -92,6 +225,7 @@ def calibrate(payload: TrainingPayload, subsets: Sequence[Subset], capacity: int
         clustering = sum(tasks[name].kind == "clustering" for name in members)
         by_shape.setdefault((len(members), clustering), []).append(members)
     step_seconds, score_seconds = {}, {}
+    ready()
     for clustering in sorted({c for _, c in by_shape}):
         sizes = sorted(size for size, c in by_shape if c == clustering)
         for size in sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]}):

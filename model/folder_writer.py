@@ -26,11 +26,9 @@ def write(cohort: Cohort, root: Path) -> None:
         clash = {"sample_id", "step"} & set(modality.columns)
         if clash:
             raise BadInput(f"modality {modality.name}: no column may be called {', '.join(sorted(clash))}. Rename it.")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise BadInput(f"{root}: expected a new or empty folder to write a cohort to; it holds something already.")
-    root.parent.mkdir(parents=True, exist_ok=True)
+    check_free(root)
     aside = root.parent / f".{root.name}.{os.getpid()}.part"
-    aside.mkdir()
+    _make(aside)
     try:
         (aside / "modalities").mkdir()
         samples = {"sample_id": _arrow(cohort.sample_ids), "patient_id": _arrow(cohort.patient_ids[cohort.patients])}
@@ -65,6 +63,22 @@ def write(cohort: Cohort, root: Path) -> None:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it; raises BadInput where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{folder}: expected a place where a folder can be written, got: {error.strerror}. Name another folder."
+        ) from error
+
+
+def check_free(root: Path) -> None:
+    """Raise BadInput unless `root` is new or an empty folder."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise BadInput(f"{root}: expected a new or empty folder to write a cohort to; it holds something already.")
 
 
 def _task_out(task: Task, cohort: Cohort) -> tuple[dict[str, Any], dict[str, pa.Array]]:

@@ -7,6 +7,7 @@ different settings are never mixed; what cannot change a score (device, threads,
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,8 +64,9 @@ class M3HSettings:
             ("replicates", self.replicates >= 0, "a whole number of at least 0"),
         )
         for name, holds, allowed in rules:
-            if not holds:
-                raise ValueError(f"{name}: expected {allowed}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not holds or (isinstance(value, float) and not math.isfinite(value)):
+                raise ValueError(f"{name}: expected {allowed}, got {value!r}")
 
     @property
     def text(self) -> str:

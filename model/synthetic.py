@@ -19,13 +19,20 @@ docs/cohorts.md says how far a small search agreed.
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from model.cohort import Cohort, Modality, make_cohort
+from model.cohort import Cohort, Modality, make_cohort, write_cohort
+from model.folder_writer import check_free
 from tim_search.types import Task
 
 _MODALITIES = ("demographics", "time_series", "image", "notes")
@@ -147,6 +154,34 @@ def haim_like(
         phenotype=phenotype,
     )
     return cohort, truth
+
+
+def write(cohort: Cohort, truth: Truth, folder: Path) -> None:
+    """Write the cohort as a folder with its truth inside; the folder appears whole or not at all.
+
+    `truth.json` holds what `Truth` says of the tasks (tasks, relation, affinity, group, strength, weights), row =
+    source task; `truth.parquet` what it says of the samples (sample_id, phenotype, factor_0, factor_1, ...).
+
+    Raises:
+        BadInput: something already stands at `folder`.
+    """
+    check_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.parent / f".{folder.name}.{os.getpid()}.new"
+    try:
+        write_cohort(cohort, aside)
+        arrays = ("relation", "affinity", "group", "strength", "weights")
+        of_tasks = {"tasks": list(truth.tasks), **{name: getattr(truth, name).tolist() for name in arrays}}
+        (aside / "truth.json").write_text(json.dumps(of_tasks), encoding="utf-8")
+        of_samples = {"sample_id": pa.array(cohort.sample_ids), "phenotype": pa.array(truth.phenotype)}
+        of_samples |= {f"factor_{k}": pa.array(values) for k, values in enumerate(truth.factors.T)}
+        pq.write_table(pa.table(of_samples), aside / "truth.parquet")
+        if folder.exists():
+            folder.rmdir()
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def _factors(

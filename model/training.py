@@ -24,7 +24,7 @@ from model.seeding import batch_order, generator
 from model.settings import M3HSettings
 from tim_search.types import Attention, BadInput, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
 
-_EVALUATION_ROWS = 2048  # rows a forward pass without gradients
+EVALUATION_ROWS = 2048  # rows a forward pass without gradients
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -135,16 +135,24 @@ def fit_pack(pack: Pack, tasks: Mapping[str, Task], fold: Fold, settings: M3HSet
 @torch.no_grad()
 def predict(fitted: Fitted, rows: Rows, settings: M3HSettings) -> Predictions:
     """Outputs of a trained pack for rows in their order."""
-    outputs = [m3h.forward(fitted.values, fitted.plan, part, settings) for part in rows.split(_EVALUATION_ROWS)]
     inputs, cells = torch.cat(rows.inputs, dim=1), m3h.seen_cells(rows)
-    rebuilt = torch.cat([output.rebuilt for output in outputs], dim=2)
     mean = (inputs * cells).sum(0) / cells.sum(0).clamp_min(1.0)
     spread = ((inputs - mean).square() * cells).sum().clamp_min(1e-12)
+    logits, latents, attention = [], [], []
+    error = spread.new_zeros(())
+    for start, part in zip(range(0, len(rows), EVALUATION_ROWS), rows.split(EVALUATION_ROWS), strict=True):
+        # Of a part's outputs only these stay: reconstructions and embeddings of all rows would fill the memory.
+        output = m3h.forward(fitted.values, fitted.plan, part, settings)
+        logits.append(output.logits)
+        latents.append(output.latents)
+        attention.append(output.attention.sum(1))
+        here = slice(start, start + len(part))
+        error = error + ((output.rebuilt - inputs[here]).square_() * cells[here]).sum(dim=(2, 3))
     return Predictions(
-        torch.cat([output.logits for output in outputs], dim=2),
-        torch.cat([output.latents for output in outputs], dim=1),
-        torch.cat([output.attention for output in outputs], dim=1).mean(1),
-        1.0 - ((rebuilt - inputs).square() * cells).sum(dim=(2, 3)) / spread,
+        torch.cat(logits, dim=2),
+        torch.cat(latents, dim=1),
+        torch.stack(attention).sum(0) / len(rows),
+        1.0 - error / spread,
     )
 
 

@@ -24,7 +24,7 @@ from tim_search.search import StaticPlan
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("hospdead", "dzclass", "slos_log")
-COMMANDS = ["run", "demo", "plan", "status", "tim", "expand", "heatmap", "check", "cohort export"]
+COMMANDS = ["run", "demo", "plan", "status", "tim", "expand", "heatmap", "check", "cohort export", "cohort synthetic"]
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -50,9 +50,18 @@ def trained(
     folder: Path, n_subsets: int | None = None, tasks: tuple[str, ...] = TASKS, design: Any = "exact", **behaviour: Any
 ) -> Path:
     """A search folder as `run` leaves it, with scores of a trainer that needs no time."""
-    found = spec.resolve(spec.SearchFile(cohort="support2", name="small", tasks=tasks, design=design), folder)
+    found = spec.resolve(
+        spec.SearchFile(
+            cohort="support2",
+            name="small",
+            tasks=tasks,
+            design=design,
+            resources=spec.ResourcesSection(workers=1),
+        ),
+        folder,
+    )
     runner.prepare(found)
-    plan = StaticPlan(getattr(found.plan, "subsets")[:n_subsets])  # noqa: B009
+    plan = found.plan if n_subsets is None else StaticPlan(getattr(found.plan, "subsets")[:n_subsets])  # noqa: B009
     executor = SerialExecutor(
         fake_trainer.trainer, fake_trainer.Behaviour(attention=True, replicates=20, **behaviour), found.tasks
     )
@@ -74,7 +83,9 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(path: Path, **fields: Any) -> Path:
-    path.write_text(yaml.safe_dump({"cohort": "support2", "tasks": list(TASKS), **fields}))
+    # One worker, because a plan for two measures in two processes of their own, which takes seconds.
+    defaults = {"cohort": "support2", "tasks": list(TASKS), "resources": {"workers": 1}}
+    path.write_text(yaml.safe_dump({**defaults, **fields}))
     return path
 
 
@@ -90,7 +101,7 @@ def test_every_command_has_help_with_an_example(call: Call, command: str) -> Non
 
 def test_every_command_is_tested_for_its_help() -> None:
     named = [one.name or one.callback.__name__ for one in cli.app.registered_commands if one.callback is not None]
-    assert sorted(named) == sorted(set(COMMANDS) - {"cohort export"})
+    assert sorted(named) == sorted(name for name in COMMANDS if not name.startswith("cohort "))
 
 
 def test_version_and_no_arguments(call: Call) -> None:
@@ -161,6 +172,33 @@ def test_tim_on_a_narrow_terminal_is_a_list(call: Call, folder: Path, monkeypatc
     assert "row = source task" not in out
 
 
+def test_tim_of_one_source(call: Call, folder: Path, tmp_path: Path) -> None:
+    code, out, _ = call("tim", folder, "--source", "dzclass", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {cell["source"] for cell in found["cells"]} == {"dzclass"}
+    assert [Path(path).name for path in found["figures"]] == ["forest-dzclass.png", "sizes-dzclass.png"]
+    assert all(Path(path).read_bytes()[:4] == b"\x89PNG" for path in found["figures"])
+    out = call("tim", folder, "--source", "dzclass", "--size", 2)[1]
+    assert "restricted TIM (|T| <= 2)" in out
+    assert "forest-dzclass-up-to-2.png" in out
+    code, _, err = call("tim", folder, "--source", "nobody")
+    assert code == 2
+    assert "nobody" in err
+
+    path = trained(tmp_path / "sampled", tasks=(*TASKS, "avtisst", "dnr_later"), design={"sampled": 50})
+    found = json.loads(call("tim", path, "--source", "dzclass", "--size", 3, "--json")[1])
+    assert found["label"] == "deployable TIM (|T| <= 3), sampled (BLUP)"
+    assert [Path(path).name for path in found["figures"]] == [
+        "forest-dzclass-up-to-3.png",
+        "convergence-dzclass-up-to-3.png",
+        "sizes-dzclass.png",
+    ]
+    steps = summary.open_search(path).convergence()
+    assert [size for size, _ in steps] == [24, 36, 50]
+    assert "(control)" in call("tim", path, "--source", "dzclass")[1]
+
+
 def test_tim_by_another_method(call: Call, folder: Path) -> None:
     code, out, _ = call("tim", folder, "--method", "restricted", "--size", "2", "--json")
     assert code == 0
@@ -200,6 +238,10 @@ def test_reading_needs_neither_torch_nor_ray_nor_the_cohort(folder: Path) -> Non
         "    except SystemExit as ended: assert not ended.code, ended.code\n"
         "heavy = {'torch', 'ray', 'mlflow', 'sklearn', 'matplotlib', 'model'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
+        "try: main(['tim', sys.argv[1], '--source', 'dzclass'])\n"
+        "except SystemExit as ended: assert not ended.code, ended.code\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'sklearn', 'model'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True)
 
@@ -235,6 +277,29 @@ def test_overlapping_targets_are_marked(tmp_path: Path) -> None:
     grown = [one["paper"] for one in content["sources"] if one["paper"]["size"] == 2]
     assert grown, "the fake scores help at least one of the two"
     assert all(len(one["overlapping"]) == 1 for one in grown)
+
+
+def test_a_sampled_search_with_a_stopping_rule_and_a_control(call: Call, tmp_path: Path) -> None:
+    design = {"sampled": {"stop": {"top_k": 2, "max_subsets": 31}}}
+    path = trained(tmp_path / "sampled", tasks=(*TASKS, "avtisst"), design=design)
+    found = json.loads(call("status", path, "--json")[1])
+    assert (found["planned"], found["trained"], found["finished"]) == (None, 31, True), "all subsets of five tasks"
+    assert [one["subsets"] for one in found["stopping"]["checks"]] == [20, 30, 31]
+    assert found["stopping"]["reason"].startswith("stopped at the limit of 31 subsets")
+    assert "stopped at the limit of 31" in call("status", path)[1]
+    tim_says = json.loads(call("tim", path, "--json")[1])
+    assert any(note.startswith("Negative control hospdead_permuted") for note in tim_says["notes"])
+    assert any(note.startswith("Search: stopped at the limit") for note in tim_says["notes"])
+    assert not any(
+        cell["rejected"] for cell in tim_says["cells"] if "hospdead_permuted" in (cell["source"], cell["task"])
+    )
+    content = summary.report(summary.open_search(path))
+    assert [row["source"] for row in content["sources"]] == [*TASKS, "avtisst"]
+    assert {one["task"] for row in content["sources"] for one in row["helpers"]} == {*TASKS, "avtisst"}
+    assert content["stopping"]["stopped"] is True
+    _, out, _ = call("plan", path / "search.yaml", "--json", "--out", path)
+    found = json.loads(out)
+    assert (found["units"], found["at_most"], found["todo"], found["held"]) == (None, 31, 0, 31)
 
 
 def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,14 +369,17 @@ def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_pa
 
 
 def test_plan(call: Call, tmp_path: Path) -> None:
-    path = write(tmp_path / "small.yaml", training={"epochs": 1, "replicates": 0}, blocks=2)
+    settings: dict[str, Any] = {"training": {"epochs": 1, "replicates": 0}, "blocks": 2}
+    path = write(tmp_path / "small.yaml", **settings, resources={"workers": 2})
     code, out, _ = call("plan", path, "--json", "--out", tmp_path / "out")
     found = json.loads(out)
-    assert code == 0
+    assert (code, found["workers"]) == (0, 2)
+    assert found["worker_seconds"] / 2 <= found["wall_seconds"] <= found["worker_seconds"]
     assert (found["units"], found["todo"], found["held"]) == (14, 14, 0)
     assert found["by_size"] == {"1": 6, "2": 6, "3": 2}
     assert found["worker_seconds"] > 0
     assert not (tmp_path / "out").exists(), "a plan writes nothing"
+    path = write(tmp_path / "small.yaml", **settings)
     code, out, _ = call("plan", path, "--out", tmp_path / "out")
     assert code == 0
     assert "to be trained" in out
@@ -320,6 +388,42 @@ def test_plan(call: Call, tmp_path: Path) -> None:
 def test_plan_knows_what_the_ledger_holds(call: Call, half: Path, tmp_path: Path) -> None:
     found = json.loads(call("plan", half / "search.yaml", "--out", half, "--json")[1])
     assert (found["units"], found["held"], found["todo"]) == (7, 4, 3)
+
+
+def test_plan_tells_the_smallest_effect_of_a_sampled_search(call: Call, tmp_path: Path) -> None:
+    design, tasks = {"sampled": {"n": 60}}, (*TASKS, "avtisst", "dnr_later")
+    small = {"epochs": 1, "replicates": 0}
+    path = write(tmp_path / "small.yaml", design=design, tasks=list(tasks), training=small)
+    code, out, _ = call("plan", path, "--json", "--out", tmp_path / "out")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["units"], found["power"]["pilot_units"]) == (60, 0)
+    assert set(found["power"]["smallest"]) == set(tasks)
+    assert set(found["power"]["smallest"].values()) == {None}
+    assert "--pilot trains the first subsets" in call("plan", path, "--out", tmp_path / "out")[1]
+
+    full = trained(tmp_path / "full", tasks=tasks, design=design)
+    found = json.loads(call("plan", full / "search.yaml", "--out", full, "--json")[1])
+    assert found["power"]["pilot_units"] == 60
+    assert all(value > 0 for value in found["power"]["smallest"].values())
+    assert "is told from zero in four of five searches" in call("plan", full / "search.yaml", "--out", full)[1]
+    exact = write(tmp_path / "exact.yaml", training=small)
+    assert json.loads(call("plan", exact, "--json", "--out", tmp_path / "out")[1])["power"] is None
+    code, _, err = call("plan", exact, "--pilot", "--out", tmp_path / "out")
+    assert code == 2
+    assert "expected a sampled design, got exact" in err
+
+
+@pytest.mark.slow
+def test_a_pilot_is_part_of_its_search(call: Call, tmp_path: Path) -> None:
+    tasks = [*TASKS, "avtisst", "dnr_later"]
+    path = write(tmp_path / "s.yaml", design="sampled", tasks=tasks, training={"epochs": 1, "replicates": 10})
+    code, out, _ = call("plan", path, "--pilot", "--json", "--out", tmp_path / "out")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["power"]["pilot_units"], found["held"], found["units"]) == (38, 38, 63)
+    assert all(value > 0 for value in found["power"]["smallest"].values())
+    assert json.loads(call("status", tmp_path / "out", "--json")[1])["waiting"] == 25
 
 
 def test_plan_of_a_greedy_search(call: Call, tmp_path: Path) -> None:
@@ -362,6 +466,30 @@ def test_cohort_export_and_check(call: Call, tmp_path: Path) -> None:
     assert code == 2
 
 
+def test_cohort_synthetic_is_a_cohort_with_its_truth(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    asked = ("cohort", "synthetic", "--like", "haim", "--samples", 300, "--tasks", 6, "--seed", 4)
+    code, out, err = call(*asked, folder)
+    assert (code, "300 samples, 6 tasks" in out) == (0, True)
+    assert err.index("Generating 300 samples of 123 patients") < err.index("Writing")
+    found = spec.resolve(spec.SearchFile(cohort=str(folder)))
+    truth = json.loads((folder / "truth.json").read_text())
+    assert truth["tasks"] == list(found.tasks)
+    assert len(truth["relation"]) == len(truth["relation"][0]) == 6
+    samples = pd.read_parquet(folder / "truth.parquet")
+    assert samples["sample_id"].tolist() == found.cohort.sample_ids.tolist()
+    assert call(*asked, tmp_path / "again")[0] == 0
+    again = spec.resolve(spec.SearchFile(cohort=str(tmp_path / "again")))
+    assert again.context == found.context
+    before = sorted(folder.rglob("*"))
+    code, _, err = call(*asked, folder)
+    assert (code, "expected a new or empty folder" in err, "Generating" in err) == (2, True, False)
+    assert sorted(folder.rglob("*")) == before
+    code, _, err = call("cohort", "synthetic", "--samples", 200, "--patients", 300, tmp_path / "third")
+    assert (code, "--patients" in err) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "made"]
+
+
 # ------------------------------------------------------------------------------------------------ whole searches
 
 TINY = {"training": {"epochs": 1, "replicates": 10}, "resources": {"workers": 1}, "tasks": ["hospdead", "dzclass"]}
@@ -387,6 +515,7 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
         "hospdead",
         str(out / "ledger"),
         str(out / "figures"),
+        "MiB at most a worker",
         "mlflow",
     ):
         assert word in done.stdout

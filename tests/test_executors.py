@@ -228,7 +228,7 @@ def test_a_crash_costs_a_retry_and_the_pack_behind_it_nothing(make_ray: Make, tm
 
 
 def test_a_unit_that_always_kills_its_process_is_isolated(make_ray: Make) -> None:
-    executor = make_ray(Behaviour(crash=(POISON,)), max_attempts=2)
+    executor = make_ray(Behaviour(crash=(POISON,)), max_attempts=1)
     rows = answers(list(executor.run(packs(UNITS, TASKS, 2))))
     poisoned = Unit(POISON, 0, 0)
     assert_scored(rows, [unit for unit in UNITS if unit != poisoned])
@@ -236,7 +236,7 @@ def test_a_unit_that_always_kills_its_process_is_isolated(make_ray: Make) -> Non
 
 
 def test_a_process_killed_from_outside_costs_a_retry(make_ray: Make, tmp_path: Path) -> None:
-    behaviour = Behaviour(log=str(tmp_path / "log"), seconds=0.3, pids=str(tmp_path / "pids"))
+    behaviour = Behaviour(log=str(tmp_path / "log"), seconds=0.15, pids=str(tmp_path / "pids"))
     run = make_ray(behaviour).run(packs(UNITS, TASKS, 4))
     results = [next(run)]
     os.kill(int((tmp_path / "pids").read_text().split()[0]), signal.SIGKILL)

@@ -12,7 +12,7 @@ import pytest
 
 from tim_search.expansion import Expansion, Greedy, difference, rows
 from tim_search.games import ScoreTable, empty
-from tim_search.types import BadInput, Subset, subset
+from tim_search.types import BadInput, Subset, Unit, subset
 
 Game = Callable[[Subset, str], float]
 TASKS = ("a", "b", "c", "d", "e")
@@ -64,11 +64,18 @@ class World:
 
 def live(plan: Greedy, world: World) -> list[Expansion]:
     """Drive the search to its end, as the loop does."""
-    while wanted := plan.ask(world.table()):
-        assert len(set(wanted)) == len(wanted)
+    while units := plan.ask(world.table()):
+        assert len(set(units)) == len(units)
+        wanted = distinct(units)
+        assert set(units) == {Unit(members, *block) for members in wanted for block in world.blocks}
         assert not set(wanted) & set(world.trained), "asked for a subset that is trained already"
         world.train(wanted)
     return plan.result(world.table())
+
+
+def distinct(units: Iterable[Unit]) -> list[Subset]:
+    """The subsets of units, each once, in their order."""
+    return list(dict.fromkeys(unit.subset for unit in units))
 
 
 def additive(effects: dict[tuple[str, str], float]) -> Game:
@@ -182,7 +189,7 @@ def test_live_and_replayed_from_a_full_ledger_agree(rule: str) -> None:
 def test_half_way_it_says_what_it_knows() -> None:
     plan = Greedy(("a", "b"), TASKS, rule="paper")
     world = World(additive(HELPERS))
-    first = plan.ask(world.table())
+    first = distinct(plan.ask(world.table()))
     assert first == sorted(first, key=lambda members: (len(members), members))
     assert {len(members) for members in first} == {1, 2}, "singles and pairs are one round"
     nothing = plan.result(empty(TASKS, world.blocks))
@@ -194,7 +201,7 @@ def test_half_way_it_says_what_it_knows() -> None:
     assert (half.best, half.complete) == (("a", "b"), False)
     assert half.steps[0].missing == 2
     assert "waiting for 2 subsets" in half.reason
-    assert set(plan.ask(world.table(some))) == set(first) - set(some)
+    assert set(distinct(plan.ask(world.table(some)))) == set(first) - set(some)
     # A ledger of pairs: level 1 is final, level 2 is missing.
     pairs = plan.result(world.table(world.every(2)))[0]
     assert (pairs.best, pairs.complete) == (("a", "b"), False)
@@ -206,7 +213,7 @@ def test_a_block_that_is_not_trained_makes_the_subset_missing() -> None:
     plan = Greedy(("a",), TASKS, rule="paper")
     table = world.table(world.every(2))
     table.trained[table.rows[("a", "b")], 1] = False
-    assert plan.ask(table) == [("a", "b")]
+    assert plan.ask(table) == [Unit(("a", "b"), *world.blocks[1])], "its other blocks are not trained again"
 
 
 def test_without_the_single_task_nothing_is_believed() -> None:
@@ -325,6 +332,17 @@ def test_no_interval_without_replication() -> None:
     assert "no interval" in expansion.reason
     (paper,) = Greedy(("a",), ("a", "b"), rule="paper").result(table)
     assert (paper.best, paper.holds) == (("a", "b"), False)
+
+
+def test_two_blocks_that_agree_by_luck_do_not_hide_the_patients() -> None:
+    """Two folds with nearly the same gain: the interval is no narrower than the patients alone make it."""
+    dice = np.random.default_rng(5)
+    scores = np.array([[0.8041, 0.80411], [0.8, 0.8]])
+    replicates = scores[:, :, None] + 0.01 * dice.normal(size=(2, 2, 50))
+    found = difference(table_of([(0, 0), (1, 1)], scores, replicates), ("a", "b"), ("a",), "a")
+    patients_alone = 2 * 0.01 * np.sqrt(2) / np.sqrt(2)  # two standard errors of the mean of two folds' differences
+    assert found.high - found.value > 0.8 * patients_alone
+    assert found.low < 0 < found.value
 
 
 def test_replicates_that_are_not_numbers_are_left_out() -> None:

@@ -45,6 +45,41 @@ def replaced(base: tim.TimResult, **changes: object) -> tim.TimResult:
     return tim.TimResult(**{**{name: getattr(base, name) for name in base.__dataclass_fields__}, **changes})  # type: ignore[arg-type]
 
 
+def test_lines_of_one_source(tmp_path: Path) -> None:
+    steps = [(20, result(seed=1)), (40, result(seed=2)), (80, result())]
+    data = figures.convergence_data(steps, "slos_log", TASKS)
+    row = SIX.index("slos_log")
+    assert data.x.tolist() == [20, 40, 80]
+    assert len(data.others) == 5
+    final = steps[-1][1].estimate[row]
+    assert [final[SIX.index(name)] for name in data.others] == sorted(np.delete(final, row), reverse=True)
+    assert data.value[-1].tolist() == [final[SIX.index(name)] for name in data.others]
+    assert data.low[0, 0] == steps[0][1].low[row, SIX.index(data.others[0])]
+    saved(figures.draw_lines(data), tmp_path)
+    names, many = forty_four()
+    wide = figures.convergence_data([(300, result(names))], names[0], many)
+    assert len(wide.others) == 6
+    with pytest.raises(BadInput, match="no results to draw"):
+        figures.convergence_data([], "slos_log")
+    with pytest.raises(BadInput, match="no source task 'nobody'"):
+        figures.convergence_data(steps, "nobody")
+
+
+def test_a_control_stands_apart_behind_the_others() -> None:
+    base = replaced(result(), control="dzclass")
+    for tasks in (None, TASKS):
+        data = figures.heatmap_data(base, "value", tasks=tasks)
+        assert data.tasks[-1] == "dzclass"
+        assert sorted(data.tasks) == sorted(SIX)
+        assert data.departments[-1] == ("negative control", 5, 6)
+        assert data.departments[0][1] == 0
+        row, column = SIX.index("slos_log"), SIX.index("dzclass")
+        assert data.cells[data.tasks.index("slos_log"), -1] == base.estimate[row, column]
+    labels = [text.get_text() for text in figures.draw_heatmap(data).texts]
+    assert "negative control" in labels
+    assert "dzclass (negative control)" in figures.forest_data(base, "hospdead").others
+
+
 def forty_four() -> tuple[tuple[str, ...], dict[str, Task]]:
     names = tuple(f"diagnosis_{index:02d}_of_44" for index in range(44))
     return names, {name: Task(name, "binary", department=f"dept. {index % 11}") for index, name in enumerate(names)}

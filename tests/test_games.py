@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tim_search.games import empty, score_table
+from tim_search.types import Unit
 
 ROWS = [
     # subset, seed, fold, task, score, status, replicates
@@ -33,6 +34,21 @@ def test_layout_of_scores_blocks_and_answers() -> None:
     assert table.trained.tolist() == [[True, True], [True, False]], "a failed unit has its final answer"
     assert table.complete == {("a", "b")}
     assert table.replicates is None
+
+
+def test_a_part_of_the_units_is_a_table_of_its_own() -> None:
+    table = score_table(frame(), ["a", "b"], replicates=True)
+    both, alone = Unit(("a", "b"), 1, 1), Unit(("a",), 0, 0)
+    assert table.answered == {Unit(("a", "b"), 0, 0), both, alone}
+    part = table.of([both, Unit(("a",), 1, 1), Unit(("b",), 0, 0), Unit(("a",), 5, 5)])
+    assert part.answered == {both}, "units without an answer, and unknown ones, are passed over"
+    assert part.rows == {("a", "b"): 0}
+    assert np.isnan(part.scores[0, 0]).all()
+    assert part.scores[0, 1, 0] == 0.8
+    assert part.replicates is not None
+    assert np.isnan(part.replicates[0, 0]).all()
+    assert table.of(table.answered).answered == table.answered
+    assert table.of([]).membership.shape == (0, 2)
 
 
 def test_a_subset_with_a_foreign_task_is_left_out() -> None:

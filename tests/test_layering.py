@@ -28,16 +28,19 @@ LAYERS: dict[str, int] = {
     "executors": 4,
     "ray_executor": 5,
     "search": 5,
-    "plans": 6,
+    "stopping": 6,
+    "power": 6,
+    "plans": 7,
     "tracking": 6,
     "figures": 6,
     "reading": 6,
-    "summary": 7,
-    "spec": 7,
-    "forecast": 8,
-    "runner": 8,
-    "display": 8,
-    "cli": 9,
+    "summary": 8,
+    "spec": 8,
+    "forecast": 9,
+    "gallery": 9,
+    "runner": 10,
+    "display": 9,
+    "cli": 11,
 }
 
 # Heavy libraries, and the modules of tim_search that may import them.
@@ -49,7 +52,7 @@ OWNERS: dict[str, set[str]] = {
     "matplotlib": {"figures"},
     "pyarrow": {"ledger"},
     "pandas": {"ledger", "tracking", "tim"},
-    "scipy": {"tim", "blocks", "estimators", "expansion"},
+    "scipy": {"power", "tim", "blocks", "estimators", "expansion"},
     "pydantic": {"spec", "reading"},
     "pydantic_core": {"spec", "reading"},
     "yaml": {"spec", "reading"},
@@ -61,7 +64,7 @@ OWNERS: dict[str, set[str]] = {
 MODEL_MAY_IMPORT = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "model", "tim_search"}
 MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"yaml"}
 # The networks need torch only where they compute; a cohort is read without it.
-WITHOUT_TORCH = {"model.cohort", "model.settings", "model.support2"}
+WITHOUT_TORCH = {"model.cohort", "model.control", "model.settings", "model.support2"}
 
 JOB_LINES = 60
 

@@ -321,6 +321,19 @@ def test_compaction_keeps_every_row_and_later_ones_join(ledger: Ledger) -> None:
     }
 
 
+def test_a_large_merged_file_is_left_as_it_is(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "_FULL", 30)
+    full: set[Path] = set()
+    for seed in range(12):
+        ledger.append(result(*units(seed)[:9]), CONTEXT)
+        ledger.compact()
+        kept = set(files(ledger))
+        assert full <= kept
+        full |= {path for path in kept if len(pd.read_parquet(path)) >= 30}
+    assert len(full) > 1
+    assert ledger.done(CONTEXT.key) == {Unit(members, seed, 0) for seed in range(12) for members in SUBSETS[:9]}
+
+
 @pytest.mark.parametrize("back", [1, 3, 5])
 def test_a_compaction_that_was_killed_is_finished_by_the_next(ledger: Ledger, back: int) -> None:
     for seed in range(5):

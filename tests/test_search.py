@@ -26,7 +26,7 @@ from tim_search.expansion import Greedy
 from tim_search.games import ScoreTable, score_table
 from tim_search.ledger import Ledger, LedgerError
 from tim_search.search import Event, Manifest, SearchOutcome, StaticPlan
-from tim_search.types import BadInput, Interrupted, Pack, PackResult, Score, Subset, Unit
+from tim_search.types import BadInput, Interrupted, Pack, PackResult, Score, Unit
 
 SUBSETS = tuple(members for size in (1, 2, 3) for members in combinations("abcdef", size))
 BLOCKS = ((0, 0), (1, 0))
@@ -109,6 +109,21 @@ def test_a_subset_trained_in_one_block_is_trained_in_the_others(ledger: Ledger) 
     assert (outcome.reused, outcome.trained) == (5, 5)
 
 
+def test_a_sliced_plan_gives_each_block_its_own_subsets(ledger: Ledger) -> None:
+    plan = StaticPlan(SUBSETS, sliced=True)
+    blocks = ((0, 0), (1, 1), (2, 0))
+    outcome = run(ledger, plan=plan, blocks=blocks)
+    expected = {Unit(members, *blocks[t % 3]) for t, members in enumerate(SUBSETS)}
+    assert outcome.trained == len(SUBSETS)
+    assert_holds(ledger, expected)
+    # A longer plan keeps the slices of the shorter one; what the ledger holds of other slices counts for nothing.
+    shorter = StaticPlan(SUBSETS[:10], sliced=True)
+    assert set(shorter.units(blocks)) < set(plan.units(blocks))
+    assert run(ledger, plan=shorter, blocks=blocks).reused == 10
+    turned = run(ledger, plan=plan, blocks=blocks[::-1])
+    assert (turned.reused, turned.trained) == (14, 27)
+
+
 def test_failed_units_are_counted_and_final(ledger: Ledger) -> None:
     behaviour = Behaviour(diverge=(("a", "b"), ("c",)))
     outcome = run(ledger, behaviour)
@@ -135,7 +150,7 @@ class Watched:
     plan: search.Plan
     widths: list[int]
 
-    def ask(self, table: ScoreTable) -> list[Subset]:
+    def ask(self, table: ScoreTable) -> list[Unit]:
         if len(table.membership):
             self.widths.append(0 if table.replicates is None else table.replicates.shape[-1])
         return self.plan.ask(table)
@@ -190,10 +205,10 @@ def test_subsets_of_other_searches_do_not_count_as_reused(ledger: Ledger) -> Non
 
 def test_a_plan_that_never_ends_is_found_out(ledger: Ledger) -> None:
     class Stubborn:
-        def ask(self, table: ScoreTable) -> list[Subset]:
-            return [("a",)]
+        def ask(self, table: ScoreTable) -> list[Unit]:
+            return [Unit(("a",), 0, 0)]
 
-    with pytest.raises(RuntimeError, match=r"asks for subsets whose units all have final answers, \('a',\)"):
+    with pytest.raises(RuntimeError, match=r"asks for units that all have final answers, a seed 0 fold 0"):
         run(ledger, plan=Stubborn())
 
 
@@ -284,6 +299,8 @@ def test_it_runs_outside_the_main_thread(ledger: Ledger) -> None:
 def test_an_executor_that_fails_leaves_what_came_back(ledger: Ledger) -> None:
     @dataclass
     class Breaking:
+        more: bool = False
+
         def run(self, packs: Any) -> Any:
             for pack in list(packs)[:3]:
                 yield fake_trainer.FakeTrainer(Behaviour()).train(pack)
@@ -295,6 +312,51 @@ def test_an_executor_that_fails_leaves_what_came_back(ledger: Ledger) -> None:
     with pytest.raises(RuntimeError, match="the cluster is gone"):
         run(ledger, executor=Breaking())
     assert len(ledger.done(CONTEXT.key)) == 12
+
+
+@dataclass
+class Abreast:
+    """Trains packs three at a time, and then is interrupted after so many results."""
+
+    interrupted: int = 10**6
+    more: bool = False
+
+    def run(self, packs: Any) -> Any:
+        waiting = list(packs)
+        given = 0
+        for start in range(0, len(waiting), 3):
+            part = waiting[start : start + 3]
+            for place, pack in enumerate(part):
+                if given == self.interrupted:
+                    raise KeyboardInterrupt
+                self.more = place + 1 < len(part)
+                given += 1
+                yield replace(fake_trainer.FakeTrainer(WELL_BEHAVED).train(pack), peak_bytes=given)
+
+    def close(self) -> None:
+        pass
+
+
+def test_results_that_come_back_together_share_a_file(ledger: Ledger) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(event: Event) -> None:
+        if event.kind == "pack":
+            # What an event tells of is in the ledger.
+            assert len(ledger.done(CONTEXT.key)) >= event.done
+            seen.append((event.done, ledger.files()))
+
+    outcome = run(ledger, executor=Abreast(), on_event=look)
+    assert_holds(ledger, UNITS)
+    assert [n_files for _, n_files in seen] == [1 + index // 3 for index in range(len(seen))]
+    assert seen[-1][0] == len(UNITS)
+    assert outcome.peak_bytes == len(seen)
+
+
+def test_results_that_wait_for_others_are_kept_when_the_wait_is_cut_short(ledger: Ledger) -> None:
+    with pytest.raises(Interrupted):
+        run(ledger, executor=Abreast(interrupted=5))
+    assert len(ledger.done(CONTEXT.key)) == 20
 
 
 # -------------------------------------------------------------------- drivers that are killed

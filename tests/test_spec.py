@@ -80,6 +80,13 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("training: 3", ["training: expected settings of the network"]),
         ("design: exhaustive", ["line 2, design: no such design: 'exhaustive'", "Write `exact`, `sized: 2`"]),
         ("design: sized", ["design: expected a whole number of at least 1 after `sized:`, got nothing"]),
+        ("design: {sampled: {sliced: perhaps}}", ["design.sampled.sliced: expected true or false", "got 'perhaps'"]),
+        (
+            "design: {sampled: {stop: {overlap: 2}}}",
+            ["design.sampled.stop.overlap: expected a number above 0", "got 2"],
+        ),
+        ("design: {sampled: {stop: {topk: 2}}}", ["unknown key. Did you mean top_k?"]),
+        ("design: {sampled: {n: 9, stop: {}}}", ["design.sampled.n: stands alone, but `stop` is given too"]),
         ("design: {sampled: 1.5}", ["design: expected a whole number", "got 1.5"]),
         ("design: {exact: null, sized: 2}", ["design: expected one design"]),
         ("design: {greedy: {beam: 0}}", ["line 2, design.greedy.beam: expected a whole number of at least 1", "got 0"]),
@@ -170,7 +177,14 @@ def test_no_value_makes_the_checker_fall_over(raw: dict[str, Any]) -> None:
     [
         ({"tasks": ["hospdeath"]}, ["tasks: no such task: 'hospdeath'.", "Did you mean hospdead?"]),
         ({"tasks": SIX, "design": {"sized": 7}}, ["design.sized: the search has 6 tasks, got 7."]),
-        ({"tasks": SIX, "design": {"sampled": 64}}, ["6 tasks have 63 subsets, got 64.", "Use `exact`."]),
+        (
+            {"tasks": SIX, "design": {"sampled": 128}},
+            ["7 tasks, the control among them, have 127 subsets, got 128.", "Use `exact`."],
+        ),
+        (
+            {"tasks": SIX, "design": {"sampled": {"stop": {"max_subsets": 64}, "control": False}}},
+            ["6 tasks have 63 subsets, got 64.", "Use `exact`."],
+        ),
         (
             {"tasks": SIX, "design": {"greedy": {"sources": ["dead_60d"]}}},
             ["design.greedy.sources: no such task: 'dead_60d'."],
@@ -213,8 +227,34 @@ def test_resolve_fixes_what_the_file_leaves_open(tmp_path: Path) -> None:
 
 def test_the_default_design_follows_the_number_of_tasks() -> None:
     all_tasks = spec.resolve(spec.SearchFile(cohort="support2"))
-    assert all_tasks.design == {"kind": "sampled", "n": 16 * 12, "seed": 0}
-    assert len(set(all_tasks.plan.subsets)) == 192
+    assert all_tasks.design == {
+        "kind": "sampled",
+        "n": 16 * 13,
+        "seed": 0,
+        "sliced": True,
+        "control": "hospdead_permuted",
+    }
+    assert len(set(all_tasks.plan.subsets)) == 208
+    assert all_tasks.blocks == tuple((block, block) for block in range(5)), "five blocks, each with its slice"
+    assert len(all_tasks.plan.units(all_tasks.blocks)) == 208
+    assert list(all_tasks.tasks)[-1] == "hospdead_permuted"
+    assert "hospdead_permuted" not in all_tasks.sources
+    without = spec.resolve(spec.SearchFile(cohort="support2", design={"sampled": {"control": False}}))
+    assert (without.design["n"], without.design.get("control")) == (192, None)
+    assert len(without.tasks) == 12
+    assert without.context != all_tasks.context, "scores with and without a control do not compare"
+    assert without.context.columns == all_tasks.context.columns
+
+
+def test_a_stopping_rule_of_a_sampled_design() -> None:
+    stop = {"top_k": 2, "max_subsets": 90}
+    found = spec.resolve(spec.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": stop}}, blocks=3))
+    assert found.design["stop"] == {"top_k": 2, "overlap": 0.9, "false_sign": 0.05}
+    assert (found.design["n"], len(found.blocks)) == (90, 3)
+    assert found.plan.sizes == [28, 42, 63, 90]
+    assert found.plan.control == "hospdead_permuted"
+    open_end = spec.resolve(spec.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": {}}}))
+    assert open_end.design["n"] == 127, "64 for each task, but there are no more subsets"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +286,18 @@ def test_settings_change_the_context_and_machines_do_not() -> None:
     assert key(capacity=3, device="cpu", resources={"cpus": 2}, seeds=[5], design={"sized": 1}) == base
 
 
-@pytest.mark.parametrize("design", [None, "exact", {"sized": 2}, {"sampled": 9}, {"greedy": {"sources": ["hospdead"]}}])
+@pytest.mark.parametrize(
+    "design",
+    [
+        None,
+        "exact",
+        {"sized": 2},
+        {"sampled": 9},
+        "sampled",
+        {"sampled": {"stop": {"top_k": 2}}},
+        {"greedy": {"sources": ["hospdead"]}},
+    ],
+)
 def test_dump_is_read_back(tmp_path: Path, design: Any) -> None:
     fields = {
         "cohort": "support2",

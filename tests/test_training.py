@@ -178,7 +178,15 @@ def test_the_payload_is_picklable_and_small_settings_are_canonical(cohort: Cohor
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("width", 0), ("batch_size", 1), ("learning_rate", 0.0), ("temperature", 0.01), ("update", "both"), ("rare", 2.0)],
+    [
+        ("width", 0),
+        ("batch_size", 1),
+        ("learning_rate", 0.0),
+        ("temperature", 0.01),
+        ("update", "both"),
+        ("rare", 2.0),
+        ("alpha", float("inf")),
+    ],
 )
 def test_settings_out_of_range_name_the_field_and_what_is_allowed(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{field}: expected .* got"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -72,13 +72,74 @@ def caveats(
     return notes
 
 
+def error_note(parts: Mapping[str, Array], distinct_folds: bool) -> list[str]:
+    """Which part of the error is the largest, and what shortens the intervals most; nothing where one part is known.
+
+    `parts` are the standard errors (M, M) by sampling, seed and patients; NaN where unknown.
+    """
+    mean = {name: _mean_square(part) for name, part in parts.items()}
+    known = {name: value for name, value in mean.items() if np.isfinite(value) and (name != "sampling" or value > 0)}
+    if distinct_folds and {"seed", "patients"} <= known.keys():
+        # Blocks on folds of their own differ in their patients too: what is left is the seeds'.
+        known["seed"] = max(known["seed"] - known["patients"], 0.0)
+    total = sum(known.values())
+    if len(known) < 2 or not total:
+        return []
+    words = {"sampling": "the choice of subsets and noise from run to run", "seed": "seeds", "patients": "patients"}
+    words["patients"] = "the patients evaluated"
+    if distinct_folds and "patients" not in known:
+        words["seed"] = "seeds and patients, which differ between the blocks"
+    buy = {
+        "sampling": "more subsets",
+        "seed": "more seeds (blocks)",
+        "patients": "more patients (further folds, or a larger cohort)",
+    }
+    order = sorted(known, key=lambda name: -known[name])
+    shares = ", ".join(f"{words[name]} {known[name] / total:.0%}" for name in order)
+    shorter = 1 - np.sqrt(1 - known[order[0]] / total / 2)
+    return [
+        f"Where the error comes from (share of the variance, mean over all cells): {shares}. Buy {buy[order[0]]} next: "
+        f"twice as many would shorten the intervals by about {shorter:.0%}."
+    ]
+
+
+def control_note(tasks: Sequence[str], control: str, estimate: Array, half: Array) -> list[str]:
+    """How far the column of the negative control spreads; `half` (M, M) are the half-widths of the intervals."""
+    c = tasks.index(control)
+    rows = [i for i in range(len(tasks)) if i != c and np.isfinite(estimate[i, c])]
+    if not rows:
+        return [f"Negative control {control}: its column cannot be estimated yet."]
+    null = estimate[rows, c]
+    others = np.delete(np.delete(estimate, c, axis=0), c, axis=1)
+    real = others[~np.eye(len(others), dtype=bool)]
+    real = real[np.isfinite(real)]
+    beyond = int((abs(null) > half[rows, c]).sum())
+    against = f", those of the other tasks by {real.std():.2g}" if len(real) > 1 else ""
+    return [
+        f"Negative control {control}, which can help nobody: its scores spread by {null.std():.2g} around "
+        f"{null.mean():+.2g} (largest {abs(null).max():.2g}){against}; {beyond} of its {len(null)} intervals "
+        "exclude 0. Effects no larger than that are no findings; a mean below 0 is what any further task costs."
+    ]
+
+
+def _mean_square(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float((known**2).mean()) if len(known) else float("nan")
+
+
 def _block_notes(table: ScoreTable, method: Method) -> list[str]:
     """Which parts of the error the blocks cannot show."""
     seeds, folds = {seed for seed, _ in table.blocks}, {fold for _, fold in table.blocks}
+    sliced = len(table.blocks) > 1 and bool((table.trained.sum(axis=1) == 1).all())
     patients = table.replicates is not None
     enumerated = method in ("exact", "restricted")
     if len(table.blocks) > 1:
         notes = []
+        if sliced and not enumerated:
+            notes.append(
+                f"Each of the {len(table.trained)} subsets was trained in one of {len(table.blocks)} blocks: what the "
+                "runs of a block share is estimated by the mixed model, one variance for all tasks of a source."
+            )
         if len(seeds) < len(table.blocks):
             notes.append(
                 f"{len(table.blocks)} blocks share {len(seeds)} seed(s): standard errors hold too little of the luck "

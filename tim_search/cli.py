@@ -8,6 +8,7 @@ and `expand` start without torch and without Ray.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tim_search import __version__
-from tim_search.types import BadInput, Finding, TimSearchError
+from tim_search.types import BadInput, Finding, Interrupted, TimSearchError
 
 if TYPE_CHECKING:
     from tim_search.runner import Finished
@@ -50,6 +51,12 @@ Address = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 
 
+class Shape(StrEnum):
+    """Cohorts that can be imitated."""
+
+    haim = "haim"
+
+
 class RuleName(StrEnum):
     """Rules of the greedy expansion."""
 
@@ -60,10 +67,11 @@ class RuleName(StrEnum):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit code; bad input is told without a traceback."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a command as Ctrl-C does, with exit code 130
     try:
         app(args=None if arguments is None else list(arguments))
     except TimSearchError as error:
-        _say("error", str(error))
+        _say("stopped" if isinstance(error, Interrupted) else "error", str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone (`tim-search tim DIR | head`); nothing is left to be told.
@@ -107,13 +115,26 @@ def demo_search() -> SearchFile:
 
 
 @app.command(epilog="Example: tim-search plan jobs/twelve-pairs.yaml")
-def plan(path: SearchPath, out: Out = None, as_json: AsJson = False) -> None:
-    """Show what would be trained and how long it may take; trains nothing."""
+def plan(
+    path: SearchPath,
+    out: Out = None,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="First train the first subsets of a sampled design here; they count.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would be trained, how long it may take, and how small an effect it can tell; trains nothing itself."""
     from tim_search import spec
 
     found = spec.resolve(spec.load(path), out)
     from tim_search import display, forecast
 
+    if pilot:
+        from tim_search import runner
+
+        _note("Training a pilot on this machine; its subsets are part of the search")
+        with display.progress(_console) as tell:
+            runner.pilot(found, tell)
     _note("Measuring what a training costs on this machine")
     content = forecast.forecast(found)
     if as_json:
@@ -142,6 +163,7 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
         "units waiting": content["waiting"],
         "finished": "yes" if content["finished"] else "no",
         "training time": display.duration(content["training_seconds"]),
+        **({"stopping rule": content["stopping"]["reason"]} if content["stopping"] else {}),
         "last written": content["last_written"] or "never",
         "ledger": content["ledger"],
     }
@@ -150,24 +172,43 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
         _say("warning", f"{count} units failed: {reason}")
 
 
-@app.command(epilog="Example: tim-search tim runs/demo --method exact")
+@app.command(epilog="Example: tim-search tim runs/demo --source hospdead --size 5")
 def tim(
     folder: Folder,
     method: Annotated[
         str, typer.Option(help="auto, exact, restricted, blup, gls, ols or msr (difference of means).")
     ] = "auto",
-    size: Annotated[int | None, typer.Option(help="Largest subset size of a restricted score.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Average over subsets of at most this many tasks, as for a model of few tasks: restricted TIM where "
+            "all of them were trained, else estimated from the sample (deployable TIM)."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only the scores of this source task, and its figures, written to DIR/figures.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the TIM scores: how much each task helps or harms each other, from the ledger alone."""
     from tim_search import display, summary
 
-    result = summary.open_search(folder).tim(method, size=size)  # type: ignore[arg-type]
+    results = summary.open_search(folder)
+    result = results.tim(method, size=size)  # type: ignore[arg-type]
+    paths: tuple[Path, ...] = ()
+    if source is not None:
+        from tim_search import gallery
+
+        paths = gallery.source(results, result, source)
     if as_json:
-        cells = [summary.plain(row) for row in result.frame()]
-        _print_json({"label": result.label, "method": result.method, "notes": list(result.notes), "cells": cells})
+        cells = [summary.plain(row) for row in result.frame() if source in (None, row["source"])]
+        content = {"label": result.label, "method": result.method, "notes": list(result.notes), "cells": cells}
+        _print_json({**content, "figures": [str(path) for path in paths]})
         return
     console = _output()
+    if source is not None:
+        console.print(display.source(result, source), display.pairs({"figures": ", ".join(map(str, paths))}))
+        return
     console.print(display.matrix(result, console.width))
 
 
@@ -278,7 +319,52 @@ def cohort_export(
     )
 
 
+@cohort_app.command("synthetic", epilog="Example: tim-search cohort synthetic --like haim my-cohort")
+def cohort_synthetic(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must be new or empty.")],
+    like: Annotated[Shape, typer.Option(help="The cohort whose shape is imitated.")] = Shape.haim,
+    samples: Annotated[int, typer.Option(min=100, help="Number of samples.")] = 12586,
+    patients: Annotated[
+        int | None, typer.Option(min=50, help="Number of patients. Default: as many to a sample as the original has.")
+    ] = None,
+    tasks: Annotated[
+        int,
+        typer.Option(min=4, help="Number of tasks: one multiclass, one regression, one clustering, the rest binary."),
+    ] = 44,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds and sizes give equal cohorts.")] = 0,
+) -> None:
+    """Write a synthetic cohort and the truth planted in it: which task helps or harms which (truth.json)."""
+    from model import folder_writer, synthetic
+
+    patients = round(samples * 5178 / 12586) if patients is None else patients
+    if patients > samples:
+        raise BadInput(
+            f"--patients: expected at most as many as there are samples ({samples}), got {patients}. A patient has one "
+            "sample or several."
+        )
+    folder_writer.check_free(folder)
+    _note(f"Generating {samples} samples of {patients} patients with {tasks} tasks, in the shape of {like.value}")
+    cohort, truth = synthetic.haim_like(samples, patients, seed, n_binary=tasks - 3)
+    _note(f"Writing {folder}")
+    synthetic.write(cohort, truth, folder)
+    _output().print(
+        f"{folder}: {len(cohort)} samples, {len(cohort.tasks)} tasks; truth.json says which task helps or harms which. "
+        f"Check it with `tim-search check {folder}`.",
+        markup=False,
+    )
+
+
 def _run(file: SearchFile, out: Path | None, address: str | None, as_json: bool) -> None:
+    # While training is under way the search has handlers of its own; before and after it, a signal ends it here.
+    try:
+        _run_to_its_end(file, out, address, as_json)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Stopped outside training: the ledger holds all that was trained. Run the same command again to go on."
+        ) from None
+
+
+def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_json: bool) -> None:
     from tim_search import display, plans, spec
 
     found = spec.resolve(file, out)
@@ -306,6 +392,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
     places = {
         "trained": f"{outcome.trained} units in {display.duration(outcome.seconds)}, {outcome.failed} of them failed; "
         f"{outcome.reused} were in the ledger already",
+        **({"memory": f"{outcome.peak_bytes / 2**20:,.0f} MiB at most a worker"} if outcome.peak_bytes else {}),
         "ledger": results.ledger.path,
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
@@ -320,7 +407,8 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         units = {"trained": outcome.trained, "failed": outcome.failed, "reused": outcome.reused}
         files = {"figures": [str(path) for path in finished.figures], "tables": [str(path) for path in finished.tables]}
         where = {"folder": str(results.folder), "ledger": str(results.ledger.path), "tracking_uri": uri}
-        _print_json({**content, "units": units, "seconds": outcome.seconds, **where, **files})
+        costs = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}
+        _print_json({**content, "units": units, **costs, **where, **files})
         return
     _output().print(display.report(content, places))
     if outcome.failed:

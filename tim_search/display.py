@@ -42,6 +42,8 @@ def progress(console: Console) -> Iterator[Callable[[Event], None]]:
             if event.kind == "pack" and first is not None and event.done > first.done:
                 per_second = (event.done - first.done) / max(event.seconds - first.seconds, 1e-9)
                 rate = f"{per_second:.2g}/s, {duration((event.total - event.done) / per_second)} left"
+            if event.kind == "stopping":
+                console.print(event.message, highlight=False)
             training = "training" if event.round == 1 else f"training, round {event.round}"
             begins = "starting Ray" if event.round == 1 else training
             words = {"round": begins, "pack": training, "stopping": "stopping", "done": "figures and MLflow"}
@@ -143,7 +145,7 @@ def report(content: Mapping[str, Any], places: Mapping[str, Any]) -> Group:
     else:
         best = Text(
             "Best combinations: not known, because the single tasks and pairs they start from are not all trained. "
-            "Run the same search with `design: greedy` on this ledger."
+            "Search them with `design: greedy`."
         )
     return Group(
         helpers(content["sources"], content["label"]),
@@ -160,7 +162,7 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
     units = content["units"]
     rows = {
         "search": f"{content['name']}: {', '.join(content['tasks'])}",
-        "design": ", ".join(f"{key} {value}" for key, value in content["design"].items()).removeprefix("kind "),
+        "design": ", ".join(f"{key} {_words(value)}" for key, value in content["design"].items()).removeprefix("kind "),
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
         "units in all": f"decided as it goes, at most {content['at_most']}" if units is None else units,
         "in the ledger": content["held"],
@@ -171,7 +173,28 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
     }
     if wall is not None and seconds:
         rows["expected"] = f"about {duration(wall)} with {content['workers']} workers of this machine's speed"
-    return pairs(rows)
+    if content["power"] is None:
+        return pairs(rows)
+    power = content["power"]
+    known = {name: value for name, value in power["smallest"].items() if value is not None}
+    if not known:
+        rows["smallest effect"] = "not known before some of it is trained; --pilot trains the first subsets"
+        return pairs(rows)
+    rows["smallest effect"] = (
+        f"with {power['subsets']} subsets, a TIM score of this size is told from zero in four of five searches "
+        f"(from {power['pilot_units']} units of the ledger):"
+    )
+    table = Table.grid(padding=(0, 2))
+    for name, value in power["smallest"].items():
+        table.add_row("", Text(name), "too few scores yet" if value is None else f"{value:.2g}")
+    return Group(pairs(rows), table, *(Text(f"  {note}", style="dim") for note in power["notes"]))
+
+
+def _words(value: Any) -> str:
+    """A setting of a design as people read it."""
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{key} {inner}" for key, inner in value.items()) + ")"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def matrix(result: TimResult, width: int) -> RenderableType:
@@ -201,17 +224,24 @@ def _colour(value: float) -> str:
     return "red" if value > 0 else "blue"
 
 
-def _listed(result: TimResult) -> RenderableType:
+def source(result: TimResult, name: str) -> RenderableType:
+    """The TIM scores of one source task, best helper first."""
+    return _listed(result, (name,))
+
+
+def _listed(result: TimResult, sources: Sequence[str] = ()) -> RenderableType:
     table = Table(title=result.label, box=box.SIMPLE_HEAD, title_justify="left")
     for column in ("source task", "task", "score", "interval"):
         table.add_column(column, overflow="fold")
-    for i, source in enumerate(result.tasks):
+    for name in sources or result.tasks:
+        i = result.tasks.index(name)
         order = [j for j in np.argsort(-result.estimate[i]) if np.isfinite(result.estimate[i, j])]
         for place, j in enumerate(order):
             known = np.isfinite(result.low[i, j])
             span = interval(float(result.low[i, j]), float(result.high[i, j])) if known else ""
-            name = Text(source, style="bold") if place == 0 else Text("")
-            table.add_row(name, Text(result.tasks[j]), _cell(result, i, j), span, end_section=j == order[-1])
+            first = Text(name, style="bold") if place == 0 else Text("")
+            other = Text(result.tasks[j]).append(" (control)" if result.tasks[j] == result.control else "", style="dim")
+            table.add_row(first, other, _cell(result, i, j), span, end_section=j == order[-1])
     return Group(table, *_notes(result))
 
 

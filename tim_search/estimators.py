@@ -13,6 +13,9 @@ with h the standardised sum of all z_j z_k (a function of the subset's size alon
 b, c, d of variance s^2 main / q, s^2 pair / (q (q - 1) / 2), s^2 size. The TIM score is 2 b_j. BLUP (best linear
 unbiased prediction) estimates it with shrinkage; GLS (generalised least squares) takes b as fixed and serves for
 testing. The variance parameters come by REML (restricted maximum likelihood) over all sources.
+
+Where every block of (seed, fold) trains subsets of its own, what a block's runs share can be told from the rest inside
+the model: sum_j e_bj z_j joins it, with random e of variance s^2 block / q, one value a block and task.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ from scipy.optimize import minimize
 Array: TypeAlias = NDArray[np.float64]
 Solve: TypeAlias = Callable[[Array], Array]
 
-#: Log-normal prior of the variance parameters (main, pair, size): medians, and one standard deviation of the log.
-PRIOR_MEDIAN = (1.0, 0.5, 0.2)
+#: Log-normal prior of the variance parameters (main, pair, size, block): medians, one standard deviation of the log.
+PRIOR_MEDIAN = (1.0, 0.5, 0.2, 0.2)
 PRIOR_SD = 2.0
 LOG_BOUND = 12.0
 #: Multiply-adds one evaluation of the restricted likelihood may cost; beyond it each source gives a part of its rows.
@@ -41,11 +44,15 @@ SPARE_ROWS = 4
 
 
 class Variances(NamedTuple):
-    """Variance of main effects, of interactions of two tasks and of the size term, each relative to the noise."""
+    """Variance of main effects, of interactions of two tasks, of the size term and of what the runs of a block share.
+
+    Each is relative to the noise; `block` is 0 where blocks train the same subsets and cannot be told apart.
+    """
 
     main: float
     pair: float
     size: float
+    block: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +63,14 @@ class Game:
         codes: float64 (n, q) of +1 and -1.
         nuisance: float64 (n, r), orthonormal columns spanning the block effects, the constant among them.
         scores: float64 (n,), mean over blocks.
+        shares: float64 (n, k), the part of each block in each of these means where blocks train subsets of their own;
+            (n, 0) where the model leaves blocks out.
     """
 
     codes: Array
     nuisance: Array
     scores: Array
+    shares: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +152,23 @@ def least_squares(game: Game) -> Linear | None:
     return Linear(weights, 2 * np.sqrt(variance[r:]), np.full(len(known), float(df)), residual)
 
 
+class Mixed(NamedTuple):
+    """What the mixed model says of one row.
+
+    `blup` and `gls` (None where least squares is) have errors that hold the blocks' part too. `second` (q, q) are the
+    second-order scores. `block_variance` is the variance of one block's effect on one code, in units of the scores.
+    `noise` is the variance of a run's noise: of everything that is in no other term. `small` (None where not asked for)
+    is BLUP of the score among small subsets.
+    """
+
+    blup: Linear
+    gls: Linear | None
+    second: Array
+    block_variance: float
+    noise: float
+    small: Linear | None = None
+
+
 def fit_variances(games: Sequence[Game]) -> Variances:
     """REML estimate of the variance parameters shared by all sources, the noise variance of each source profiled out.
 
@@ -149,23 +176,30 @@ def fit_variances(games: Sequence[Game]) -> Variances:
     Where whole games would cost too much, an even, fixed choice of their rows is used.
     """
     usable = [game for game in games if len(game.scores) > game.nuisance.shape[1] + 1 and np.ptp(game.scores) > 0]
+    n_parameters = 4 if any(game.shares.shape[1] for game in games) else 3
     if not usable:
-        return Variances(*PRIOR_MEDIAN)
+        return Variances(*PRIOR_MEDIAN[:n_parameters])
     limit = int((REML_COST * 3 / len(usable)) ** (1 / 3))
     likelihoods = [_restricted_likelihood(_thinned(game, limit)) for game in usable]
-    centre = np.log(PRIOR_MEDIAN)
+    centre = np.log(PRIOR_MEDIAN[:n_parameters])
 
     def cost(logs: Array) -> float:
         variances = Variances(*np.exp(logs))
         prior = float((((logs - centre) / PRIOR_SD) ** 2).sum()) / 2
         return prior - sum(likelihood(variances) for likelihood in likelihoods)
 
-    best = minimize(cost, centre, method="L-BFGS-B", bounds=[(-LOG_BOUND, LOG_BOUND)] * 3)
+    best = minimize(cost, centre, method="L-BFGS-B", bounds=[(-LOG_BOUND, LOG_BOUND)] * n_parameters)
     return Variances(*np.exp(best.x))
 
 
-def mixed_model(game: Game, variances: Variances) -> tuple[Linear, Linear | None, Array]:
-    """BLUP of the row, GLS of the row (None where least squares is), and the second-order scores (q, q).
+def mixed_model(game: Game, variances: Variances, size: int | None = None) -> Mixed:
+    """BLUP and GLS of the row, its second-order scores, and BLUP of the score in subsets of at most `size` tasks.
+
+    The last is the mean difference over all S with |S| <= size - 2. In the model it is
+
+        2 b_j + 2 z sum_k c_jk + 2 z (q - 1) d / sqrt(q (q - 1) / 2),    z the mean code of a task over these S,
+
+    and z is 0 over all S, where the full score 2 b_j is left.
 
     BLUP's error is its posterior standard deviation at the given variance parameters. GLS needs no system of its own:
     adding Z Z' to the covariance changes neither the estimate nor the residual sum of squares where Z is fixed.
@@ -173,7 +207,7 @@ def mixed_model(game: Game, variances: Variances) -> tuple[Linear, Linear | None
     z, w, y = game.codes, game.nuisance, game.scores
     n, q = z.shape
     r = w.shape[1]
-    solve, _ = _covariance(z)(variances)
+    solve, _ = _covariance(game)(variances)
     solved = solve(np.column_stack([w, z, y]))
     vw, vz, vy = solved[:, :r], solved[:, r:-1], solved[:, -1]
     wvw = w.T @ vw
@@ -192,7 +226,48 @@ def mixed_model(game: Game, variances: Variances) -> tuple[Linear, Linear | None
     interactions = 4 * (
         variances.pair / n_pairs * (z.T * alpha) @ z + variances.size / np.sqrt(n_pairs) * (alpha @ _size_term(z))
     )
-    return blup, _generalised(game, vw, vz, vy, c), interactions
+    small = None
+    if size is not None:
+        z_mean = mean_code(q, size)
+        pair, each = variances.pair / n_pairs, 2 * z_mean * (q - 1) / np.sqrt(n_pairs)
+        among = z * z.sum(axis=1, keepdims=True) - 1
+        cross = 2 * c * z + 2 * z_mean * pair * among + each * variances.size * _size_term(z)[:, None]
+        solved = solve(cross)
+        projected = solved - vw @ np.linalg.solve(wvw, w.T @ solved)
+        prior = 4 * c + 4 * z_mean**2 * (q - 1) * pair + each**2 * variances.size
+        left = noise * np.maximum(prior - np.einsum("nj,nj->j", cross, projected), 0.0)
+        small = Linear(projected.T, np.sqrt(left), np.full(q, np.inf), residual)
+    gls = _generalised(game, vw, vz, vy, c)
+    return Mixed(blup, gls, interactions, noise * variances.block / q, noise, small)
+
+
+def mean_code(q: int, size: int) -> float:
+    """Mean code of one of the q - 1 tasks beside j over all their subsets S with |S| <= size - 2; 0 over all S."""
+    counts = [comb(q - 1, s) for s in range(min(size - 2, q - 1) + 1)]
+    members = sum(s * count for s, count in enumerate(counts)) / sum(counts)
+    return 2 * members / (q - 1) - 1 if q > 1 else 0.0
+
+
+def planned_error(game: Game, variances: Variances, noise: float) -> Array:
+    """Standard errors (q,) that GLS will have on a design that is not trained yet, its scores are not looked at.
+
+    NaN where the design cannot tell tasks apart.
+    """
+    x = np.hstack([game.nuisance, game.codes])
+    n, q = game.codes.shape
+    if n < x.shape[1] + SPARE_ROWS:
+        return np.full(q, np.nan)
+    solve, _ = _covariance(game)(variances)
+    information = np.linalg.pinv(x.T @ solve(x), rcond=1e-12, hermitian=True)
+    known = _identified(x, np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64))[-q:]
+    variance = np.maximum(np.diag(information)[-q:] - variances.main / q, 0.0)
+    return np.where(known, 2 * np.sqrt(noise * variance), np.nan)
+
+
+def shared_by_blocks(game: Game, weights: Array, block_variance: float) -> Array:
+    """Variance (q,) that blocks with effects of variance `block_variance` on every code add to weights @ scores."""
+    parts = [(weights * share) @ game.codes for share in game.shares.T]
+    return np.asarray(block_variance * sum((part**2).sum(axis=1) for part in parts))
 
 
 def _generalised(game: Game, vw: Array, vz: Array, vy: Array, c: float) -> Linear | None:
@@ -220,7 +295,7 @@ def _identified(x: Array, inverse: Array) -> NDArray[np.bool_]:
 
 
 def _restricted_likelihood(game: Game) -> Callable[[Variances], float]:
-    covariance = _covariance(game.codes)
+    covariance = _covariance(game)
     w, y = game.nuisance, game.scores
     n, r = w.shape
 
@@ -234,22 +309,25 @@ def _restricted_likelihood(game: Game) -> Callable[[Variances], float]:
     return evaluate
 
 
-def _covariance(z: Array) -> Callable[[Variances], tuple[Solve, float]]:
-    """V = I + main ZZ'/q + pair ((ZZ')^2 - q)/(q (q - 1)) + size hh' (square elementwise): its solver and log|V|.
+def _covariance(game: Game) -> Callable[[Variances], tuple[Solve, float]]:
+    """V = I + main ZZ'/q + pair ((ZZ')^2 - q)/(q (q - 1)) + size hh' + block (ZZ' * AA')/q: its solver and log|V|.
 
-    V is I + F D F' with the features F = (main effects, pairs, h): whichever is smaller, the n x n or the feature
-    system, is factored.
+    Squares and * are elementwise; A (n, k) are the blocks' shares. V is I + F D F' with the features F = (main effects,
+    pairs, h, main effects in each block): whichever is smaller, the n x n or the feature system, is factored.
     """
+    z, shares = game.codes, game.shares
     n, q = z.shape
+    k = shares.shape[1]
     n_pairs = q * (q - 1) // 2
     h = _size_term(z)
-    if n <= q + n_pairs + 1:
+    if n <= q + n_pairs + 1 + k * q:
         gram = z @ z.T
         main_kernel, pair_kernel = gram / q, (gram**2 - q) / max(q * (q - 1), 1)
+        block_kernel = gram * (shares @ shares.T) / q if k else np.zeros((1, 1))
 
         def rows(variances: Variances) -> tuple[Solve, float]:
             v = variances.main * main_kernel + variances.pair * pair_kernel
-            v += variances.size * np.outer(h, h)
+            v += variances.size * np.outer(h, h) + variances.block * block_kernel
             v[np.diag_indices(n)] += 1
             factor = cho_factor(v, lower=True, overwrite_a=True, check_finite=False)
             log_det = 2 * float(np.log(np.diag(factor[0])).sum())
@@ -258,13 +336,13 @@ def _covariance(z: Array) -> Callable[[Variances], tuple[Solve, float]]:
         return rows
 
     first, second = np.triu_indices(q, 1)
-    features = np.column_stack([z, z[:, first] * z[:, second], h])
+    in_blocks = [z * share[:, None] for share in shares.T]
+    features = np.column_stack([z, z[:, first] * z[:, second], h, *in_blocks])
     cross = features.T @ features
 
     def columns(variances: Variances) -> tuple[Solve, float]:
-        scale = np.sqrt(
-            np.repeat([variances.main / q, variances.pair / max(n_pairs, 1), variances.size], [q, n_pairs, 1])
-        )
+        each = [variances.main / q, variances.pair / max(n_pairs, 1), variances.size, variances.block / q]
+        scale = np.sqrt(np.repeat(each, [q, n_pairs, 1, k * q]))
         inner = cross * np.outer(scale, scale)
         inner[np.diag_indices(len(inner))] += 1
         factor = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)
@@ -293,4 +371,4 @@ def _thinned(game: Game, limit: int) -> Game:
     rows = np.sort(np.random.default_rng(0).permutation(n)[:limit])
     nuisance = game.nuisance[rows]
     basis, values, _ = np.linalg.svd(nuisance, full_matrices=False)
-    return Game(game.codes[rows], basis[:, values > 1e-8], game.scores[rows])
+    return Game(game.codes[rows], basis[:, values > 1e-8], game.scores[rows], game.shares[rows])

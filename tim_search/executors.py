@@ -32,7 +32,14 @@ class WorkerError(TimSearchError):
 
 
 class Executor(Protocol):
-    """Trains packs, in any order, in one process or on many machines."""
+    """Trains packs, in any order, in one process or on many machines.
+
+    Attributes:
+        more: true while the result just given is followed by one that has come back too. A caller may write them
+            together; while it is false, the next result may take long.
+    """
+
+    more: bool
 
     def run(self, packs: Iterable[Pack]) -> Iterator[PackResult]:
         """Train packs and yield what comes back, as it comes back.
@@ -145,6 +152,8 @@ class SerialExecutor:
         tasks: the tasks of the search by name.
         max_attempts: see `PackQueue`.
     """
+
+    more = False
 
     def __init__(self, factory: TrainerFactory, payload: Any, tasks: Mapping[str, Task], max_attempts: int = 3) -> None:
         self._factory = factory

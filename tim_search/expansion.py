@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tim_search.games import ScoreTable
-from tim_search.types import BadInput, Subset, subset
+from tim_search.types import BadInput, Subset, Unit, subset
 
 Rule: TypeAlias = Literal["lower_bound", "paper"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -132,12 +132,13 @@ def difference(table: ScoreTable, members: Subset, other: Subset, task: str, con
     With d_b the difference in block b, b = 1..n, the value is its mean over the blocks. The interval adds two parts,
     each with its own t quantile:
 
-    - between blocks, s^2 / n with s^2 the variance of d_b (n - 1 degrees of freedom): training seeds, and the patients
-      where the blocks validate on different folds;
-    - evaluation patients, from the replicates d_br under bootstrap weights which all subsets share: the variance over r
-      of the mean over b, less what of it already shows between the blocks (the variance over b of the replicates'
-      deviations, over n). It is nothing where every block has a fold of its own, and all of it where all blocks share
-      one: then the patients' luck is the same in every block and the spread between blocks cannot show it.
+    - what shows between blocks, s^2 / n with s^2 the variance of d_b (n - 1 degrees of freedom): training seeds, and
+      the patients where the blocks validate on different folds. Few blocks agree by chance now and then, so it is
+      taken for no less than what the patients alone make of it: the variance over b of the deviations of the
+      replicates d_br under bootstrap weights, over n;
+    - what cannot show between blocks: the variance over r of the mean over b of d_br beyond that. It is nothing where
+      every block has a fold of its own, and all of the patients' part where all blocks share one: then the patients'
+      luck is the same in every block.
 
     With one block the interval comes from the replicates alone and says nothing of training seeds. With one block and
     no replicates, or a score missing in any block, it is NaN.
@@ -155,7 +156,7 @@ def difference(table: ScoreTable, members: Subset, other: Subset, task: str, con
         return Difference(math.nan, math.nan, math.nan, "nothing")
     value = float(blocks.mean())
     upper = (1 + confidence) / 2
-    between = patients = math.nan
+    between = seen = unseen = math.nan
     if n >= 2:
         between = float(stats.t.ppf(upper, n - 1)) ** 2 * float(blocks.var(ddof=1)) / n
     if table.replicates is not None:
@@ -163,15 +164,15 @@ def difference(table: ScoreTable, members: Subset, other: Subset, task: str, con
         draws = draws[:, np.isfinite(draws).all(axis=0)]
         r = draws.shape[1]
         if r >= 2:
+            quantile = float(stats.t.ppf(upper, r - 1)) ** 2
             deviation = draws - draws.mean(axis=1, keepdims=True)
-            seen = float(deviation.var(axis=0, ddof=1).mean()) / n if n >= 2 else 0.0
-            unseen = max(0.0, float(draws.mean(axis=0).var(ddof=1)) - seen)
-            patients = float(stats.t.ppf(upper, r - 1)) ** 2 * unseen
-    parts = [part for part in (between, patients) if not math.isnan(part)]
-    if not parts:
+            shown = float(deviation.var(axis=0, ddof=1).mean()) / n if n >= 2 else 0.0
+            seen, unseen = quantile * shown, quantile * max(0.0, float(draws.mean(axis=0).var(ddof=1)) - shown)
+    if math.isnan(between) and math.isnan(unseen):
         return Difference(value, math.nan, math.nan, "nothing")
-    half = math.sqrt(sum(parts))
-    spread: Spread = "blocks and patients" if len(parts) == 2 else "patients" if math.isnan(between) else "blocks"
+    half = math.sqrt(np.nanmax([between, seen]) + np.nansum([unseen])) if n >= 2 else math.sqrt(unseen)
+    rests: tuple[bool, bool] = (not math.isnan(between), not math.isnan(unseen))
+    spread: Spread = "blocks and patients" if all(rests) else "blocks" if rests[0] else "patients"
     return Difference(value, value - half, value + half, spread)
 
 
@@ -219,13 +220,15 @@ class Greedy:
         if not 0 < self.confidence < 1:
             raise BadInput(f"greedy expansion: confidence must lie between 0 and 1, got {self.confidence}.")
 
-    def ask(self, table: ScoreTable) -> list[Subset]:
-        """Subsets to train next, each once, smallest first: those some source needs and the table has no answer for.
+    def ask(self, table: ScoreTable) -> list[Unit]:
+        """Units to train next, smallest subsets first: those some source needs, in every block of the table.
 
         Empty when every source has come to its end. Subsets outside the search are ignored.
         """
         missing = {members for search in self._replay(table) for members in search.missing}
-        return sorted(missing, key=lambda members: (len(members), members))
+        wanted = sorted(missing, key=lambda members: (len(members), members))
+        units = [Unit(members, seed, fold) for members in wanted for seed, fold in table.blocks]
+        return [unit for unit in units if unit not in table.answered]
 
     def result(self, table: ScoreTable) -> list[Expansion]:
         """The expansion of every source, in the order of `sources`, as far as the table goes."""

@@ -30,7 +30,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from tim_search.expansion import Expansion
-from tim_search.tim import TimResult, rank_heatmap
+from tim_search.tim import SizeProfile, TimResult, rank_heatmap
 from tim_search.types import BadInput, Task
 
 if TYPE_CHECKING:
@@ -49,10 +49,14 @@ Overlaps: TypeAlias = Iterable[tuple[str, str]]
 #: With more tasks than this, numbers in the cells would be too small to read.
 MAX_TASKS_WITH_NUMBERS = 15
 
+#: Lines in one plot; more cannot be told apart.
+MAX_LINES = 6
+
 DPI = 150
 HATCH, HATCH_INK = "////", "#808080"
 RED, BLUE, GREY, INK = "#b2182b", "#2166ac", "#8c8c8c", "#222222"
 MISSING = "#d5d5d5"
+CONTROL = "negative control"
 METRIC_NAMES = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "r2": "R²", "silhouette": "silhouette"}
 
 
@@ -65,7 +69,7 @@ class HeatmapData:
 
     Attributes:
         title: says the method, so that a restricted score is never taken for the full one.
-        tasks: M names in the order drawn: by department where there are departments.
+        tasks: M names in the order drawn: by department where there are departments, a negative control last.
         row_labels: names of the rows; by value they carry the metric the row is measured in.
         kind: "rank" or "value".
         cells: float (M, M); NaN where not estimable; 0 on the diagonal.
@@ -74,7 +78,8 @@ class HeatmapData:
         hatched: bool (M, M): overlapping targets, no finding.
         excludes_zero: bool (M, M): the interval of the cell does not hold zero.
         discovered: bool (M, M): also rejected at the false-discovery rate.
-        departments: (name, first row, one past the last row) of each run of tasks; empty without departments.
+        departments: (name, first row, one past the last row) of each run of tasks; empty without departments. A
+            negative control is a run of its own.
     """
 
     title: str
@@ -115,7 +120,7 @@ def heatmap_data(
     if kind not in ("rank", "value"):
         raise BadInput(f"heatmap: kind must be 'rank' or 'value', got {kind!r}.")
     known = tasks or {}
-    order, departments = _by_department(result.tasks, known)
+    order, departments = _by_department(result.tasks, known, result.control)
     names = tuple(result.tasks[index] for index in order)
     at = np.ix_(order, order)
     estimate = np.asarray(result.estimate, float)
@@ -257,7 +262,9 @@ def forest_data(
     return ForestData(
         title=f"What helps and harms {source} · {result.label}",
         axis_label=f"TIM score: change of {_with_metric(source, tasks or {})}",
-        others=tuple(result.tasks[index] for index in order),
+        others=tuple(
+            result.tasks[index] + (f" ({CONTROL})" if result.tasks[index] == result.control else "") for index in order
+        ),
         estimate=estimate[order],
         low=np.asarray(result.low, float)[row, order],
         high=np.asarray(result.high, float)[row, order],
@@ -289,6 +296,112 @@ def draw_forest(data: ForestData, ax: Axes | None = None) -> Axes:
         ax.set_xlabel(f"{data.axis_label}\nnot estimable: {', '.join(data.not_estimable)}")
     _title(ax, data.title, handles)
     return ax
+
+
+# One source's scores along something --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class LinesData:
+    """TIM scores of one source task along the number of subsets, or along the number of other tasks.
+
+    Attributes:
+        title, axis_label, score_label: texts.
+        x: (n,) the places.
+        others: k tasks, those with the largest scores, largest gain first.
+        value, low, high: float (n, k); NaN where nothing is known.
+    """
+
+    title: str
+    axis_label: str
+    score_label: str
+    x: NDArray[np.int64]
+    others: tuple[str, ...]
+    value: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def convergence_data(
+    steps: Sequence[tuple[int, TimResult]], source: str, tasks: Mapping[str, Task] | None = None
+) -> LinesData:
+    """How the estimates of one source settle while subsets are added: (number of subsets, result), in that order.
+
+    Raises BadInput without results, and for a source that is not in them.
+    """
+    if not steps:
+        raise BadInput("convergence plot: there are no results to draw. It takes a sampled search with some scores.")
+    last = steps[-1][1]
+    row = _row_of(last, source, "convergence plot")
+    chosen = _largest(last.estimate[row], row)
+    value, low, high = (
+        np.array([[getattr(result, name)[row, j] for j in chosen] for _, result in steps], float)
+        for name in ("estimate", "low", "high")
+    )
+    return LinesData(
+        title=f"How the scores of {source} settle · {last.label}",
+        axis_label="subsets trained",
+        score_label=f"TIM score: change of {_with_metric(source, tasks or {})}",
+        x=np.array([size for size, _ in steps], np.int64),
+        others=tuple(last.tasks[j] for j in chosen),
+        value=value,
+        low=low,
+        high=high,
+    )
+
+
+def profile_data(
+    profile: SizeProfile, result: TimResult, source: str, tasks: Mapping[str, Task] | None = None
+) -> LinesData:
+    """TIM scores of one source by the number of other tasks trained along, for the tasks `result` finds largest."""
+    row = _row_of(result, source, "size profile")
+    chosen = _largest(result.estimate[row], row)
+    value, error = profile.estimate[:, row, chosen], profile.se[:, row, chosen]
+    return LinesData(
+        title=f"What helps {source}, by the number of other tasks",
+        axis_label="other tasks trained along, |S|",
+        score_label=f"mean difference: change of {_with_metric(source, tasks or {})}, with its standard error",
+        x=profile.sizes,
+        others=tuple(result.tasks[j] for j in chosen),
+        value=value,
+        low=value - error,
+        high=value + error,
+    )
+
+
+def draw_lines(data: LinesData, ax: Axes | None = None) -> Axes:
+    """Draw lines with bars, shifted a little so that bars do not hide each other, on `ax` or a figure of its own."""
+    ax = ax or _axis(7.5, 4.8)
+    colours = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, max(len(data.others), 1)))
+    step = float(np.min(np.diff(data.x))) if len(data.x) > 1 else 1.0
+    handles: list[Artist] = []
+    for k, (name, colour) in enumerate(zip(data.others, colours, strict=True)):
+        x = data.x + 0.5 * step * ((k + 0.5) / len(data.others) - 0.5)
+        marker = "osD^vP"[k % 6]
+        ax.plot(x, data.value[:, k], marker=marker, color=colour, linewidth=1.2, markersize=5)
+        ax.vlines(x, data.low[:, k], data.high[:, k], color=colour, linewidth=1.2)
+        handles.append(Line2D([], [], marker=marker, color=colour, ms=5, lw=1.2, label=name))
+    ax.axhline(0, color=INK, linewidth=0.9, zorder=0)
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.set_xlabel(data.axis_label)
+    ax.set_ylabel(data.score_label)
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    _title(ax, data.title, handles, columns=3)
+    return ax
+
+
+def _row_of(result: TimResult, source: str, figure: str) -> int:
+    if source not in result.tasks:
+        raise BadInput(f"{figure}: there is no source task {source!r}; the result has {list(result.tasks)}.")
+    return result.tasks.index(source)
+
+
+def _largest(row: NDArray[np.float64], source: int) -> list[int]:
+    """The tasks with the largest scores of either sign, at most MAX_LINES, largest gain first."""
+    known = [j for j in range(len(row)) if j != source and np.isfinite(row[j])]
+    return sorted(sorted(known, key=lambda j: -abs(row[j]))[:MAX_LINES], key=lambda j: -row[j])
 
 
 # Attention ------------------------------------------------------------------------------------------------------------
@@ -615,12 +728,20 @@ def _title(ax: Axes, title: str, handles: Sequence[Artist], columns: int = 1) ->
 
 
 def _by_department(
-    names: Sequence[str], tasks: Mapping[str, Task]
+    names: Sequence[str], tasks: Mapping[str, Task], control: str | None = None
 ) -> tuple[list[int], tuple[tuple[str, int, int], ...]]:
     """Order of the tasks with those of one department side by side, and the (department, start, stop) of each run.
 
-    Departments follow one another as their first tasks do; tasks without one come last. Without any, nothing moves.
+    Departments follow one another as their first tasks do; tasks without one come last. Without any, nothing moves. A
+    control stands apart behind all others.
     """
+    if control in names:
+        others = [index for index, name in enumerate(names) if name != control]
+        inner, groups = _by_department([names[index] for index in others], tasks)
+        at = len(others)
+        if not groups and at:
+            groups = (("", 0, at),)
+        return [*(others[index] for index in inner), names.index(control)], (*groups, (CONTROL, at, at + 1))
     of = [tasks[name].department if name in tasks else "" for name in names]
     first = {department: of.index(department) for department in of if department}
     if not first:

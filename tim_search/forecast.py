@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections import Counter
-from math import comb
+from collections.abc import Sequence
 from typing import Any
 
-from tim_search import plans, spec
+from tim_search import plans, power, spec
 from tim_search.games import score_table
 from tim_search.ledger import Ledger
 from tim_search.packing import packs
-from tim_search.types import Unit
+from tim_search.search import StaticPlan
+from tim_search.stopping import Sequential
 
 
 def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
@@ -20,32 +22,36 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     Keys: name, tasks, design, blocks; units of the whole search (None where the plan decides as it goes) and at_most,
     an upper bound of it; held, units in the ledger; todo, units asked for now, packs and largest_pack of them, by_size
     (subset size -> units); workers (those asked for, else what this machine can hold); worker_seconds and wall_seconds
-    of what is to do (None for GPU workers, which are not measured here).
+    of what is to do (None for GPU workers, which are not measured here); power, the smallest TIM scores that a sampled
+    design can tell from zero as far as the ledger's scores say (None for other designs): smallest (source -> score,
+    None where they say too little), subsets, pilot_units, notes.
     """
     context, tasks = found.context.key, tuple(found.tasks)
     ledger = Ledger(found.ledger)
     columns = ("subset", "seed", "fold", "task", "score", "status", "replicates")
     table = score_table(ledger.scores(context, columns=columns), tasks, found.blocks, replicates=True)
     wanted = found.plan.ask(table)
-    todo = {Unit(members, seed, fold) for members in wanted for seed, fold in found.blocks} - ledger.done(context)
+    todo = set(wanted) - ledger.done(context)
     waiting = packs(todo, found.tasks, found.capacity)
     sizes = Counter(len(unit.subset) for unit in todo)
-    largest = found.design.get("max_size", len(tasks))
     units = plans.planned_units(found.plan, found.blocks)
-    bound = sum(comb(len(tasks), size) for size in range(1, largest + 1)) * len(found.blocks)
     workers = found.resources.workers or int((os.cpu_count() or 1) // found.resources.cpus)
-    cost = spec.cost(found, wanted) if wanted else None
-    seconds = None
+    cost = spec.cost(found, sorted({unit.subset for unit in wanted})) if wanted else None
+    seconds = wall = None
     if cost is not None:
         clustering = {name for name, task in found.tasks.items() if task.kind == "clustering"}
-        seconds = sum(cost(len(unit.subset), len(clustering.intersection(unit.subset))) for unit in todo)
+        each = [
+            sum(cost(len(unit.subset), len(clustering.intersection(unit.subset))) for unit in pack.units)
+            for pack in waiting
+        ]
+        seconds, wall = sum(each), _makespan(each, workers)
     return {
         "name": found.file.name,
         "tasks": list(tasks),
         "design": dict(found.design),
         "blocks": [list(block) for block in found.blocks],
         "units": units,
-        "at_most": bound if units is None else units,
+        "at_most": plans.at_most(found.plan, tasks, found.blocks),
         "held": int(table.trained.sum()),
         "todo": len(todo),
         "packs": len(waiting),
@@ -53,5 +59,39 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
         "by_size": {str(size): sizes[size] for size in sorted(sizes)},
         "workers": workers,
         "worker_seconds": seconds if wanted else 0.0,
-        "wall_seconds": (seconds / workers if seconds is not None and workers else None) if wanted else 0.0,
+        "power": _power(found, ledger),
+        "wall_seconds": wall if wanted else 0.0,
+    }
+
+
+def _makespan(seconds: Sequence[float], workers: int) -> float | None:
+    """When the last pack ends, each given in its turn to the worker that is free first; None without workers."""
+    if not workers:
+        return None
+    free = [0.0] * workers
+    for one in seconds:
+        heapq.heapreplace(free, free[0] + one)
+    return max(free)
+
+
+def sample(found: spec.ResolvedSearch) -> StaticPlan | None:
+    """All subsets that a sampled design may train; None for other designs."""
+    if isinstance(found.plan, Sequential):
+        return found.plan.design
+    return found.plan if found.design["kind"] == "sampled" and isinstance(found.plan, StaticPlan) else None
+
+
+def _power(found: spec.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:
+    """What all scores of the search's context say about its design, whatever subsets and blocks they come from."""
+    design = sample(found)
+    if design is None:
+        return None
+    columns = ("subset", "seed", "fold", "task", "score", "status", "replicates")
+    pilot = score_table(ledger.scores(found.context.key, columns=columns), tuple(found.tasks), replicates=True)
+    said = power.power(pilot, design, found.blocks, found.design.get("control"))
+    return {
+        "smallest": said.smallest,
+        "subsets": len(design.subsets),
+        "pilot_units": said.pilot_units,
+        "notes": list(said.notes),
     }

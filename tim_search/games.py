@@ -6,7 +6,7 @@ f_i(T) is the score of task i when trained with T. `ScoreTable` lays all of them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search.types import Subset, subset
+from tim_search.types import Subset, Unit, subset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,8 @@ class ScoreTable:
         tasks: M task names; the column order of every array.
         blocks: (seed, fold) pairs, one a replicate of the search.
         membership: bool (B, M); row b holds the tasks of the b-th distinct subset.
-        scores: float64 (B, n_blocks, M); NaN where the task is not in the subset, failed, or is not trained yet.
+        scores: float64 (B, n_blocks, M); NaN where the task is not in the subset, failed, or is not trained: not yet,
+            or never, because in a sliced search each block trains subsets of its own.
         trained: bool (B, n_blocks); true where the unit has its final answer, a failed one included.
         replicates: float32 (B, n_blocks, M, R) scores under shared patient-bootstrap weights, or None if not loaded.
     """
@@ -48,6 +49,12 @@ class ScoreTable:
             for index, row in enumerate(self.membership.tolist())
         }
 
+    @cached_property
+    def answered(self) -> set[Unit]:
+        """Units that have their final answer, a failure included."""
+        names = list(self.rows)
+        return {Unit(names[row], *self.blocks[block]) for row, block in np.argwhere(self.trained).tolist()}
+
     @property
     def complete(self) -> set[Subset]:
         """Subsets that have their final answer in every block."""
@@ -56,8 +63,33 @@ class ScoreTable:
         done = set(np.flatnonzero(self.trained.all(axis=1)).tolist())
         return {members for members, index in self.rows.items() if index in done}
 
+    def of(self, units: Collection[Unit]) -> ScoreTable:
+        """The table as if these units alone had been trained; units it does not hold are passed over."""
+        layer = {block: index for index, block in enumerate(self.blocks)}
+        kept = np.zeros_like(self.trained)
+        for unit in units:
+            if unit.subset in self.rows and (unit.seed, unit.fold) in layer:
+                kept[self.rows[unit.subset], layer[unit.seed, unit.fold]] = True
+        kept &= self.trained
+        rows = np.flatnonzero(kept.any(axis=1))
+        kept = kept[rows]
+        replicates = self.replicates
+        if replicates is not None:
+            replicates = np.where(kept[:, :, None, None], replicates[rows], np.float32(np.nan))
+        return ScoreTable(
+            self.tasks,
+            self.blocks,
+            self.membership[rows],
+            np.where(kept[:, :, None], self.scores[rows], np.nan),
+            kept,
+            replicates,
+        )
+
     def mean(self) -> NDArray[np.float64]:
-        """float64 (B, M): mean over the blocks; NaN where any block lacks the score (blocks are paired)."""
+        """float64 (B, M): mean over the blocks; NaN where any block lacks the score (blocks are paired).
+
+        In a sliced search that is everywhere: scores of different blocks do not compare without a model.
+        """
         if not self.blocks:
             return np.full(self.membership.shape, np.nan)
         return np.asarray(self.scores.mean(axis=1))

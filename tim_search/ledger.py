@@ -71,6 +71,7 @@ _ANSWER = {"attention": ["context", "subset", "seed", "fold"], "scores": ["conte
 
 _NAME = re.compile(r"(part|compact)-([0-9a-f]{32})\.parquet")
 _STALE = 3600.0  # seconds after which a file written aside was left by a process that died
+_FULL = 100_000  # rows of a merged file that no compaction takes up again, so that its memory has a bound
 _SEPARATOR = "\x1f"  # cannot occur in a task's name that was read from text
 
 
@@ -128,7 +129,8 @@ class Ledger:
 
         Safe against a kill between any two steps, and no reader ever sees fewer rows: the merged file is in place
         before the first small one goes. Earlier merged files take part once they are no larger than what is merged with
-        them, so that a growing ledger is rewritten a few times, not once a compaction.
+        them, so that a growing ledger is rewritten a few times, not once a compaction; from 100,000 rows on they stay
+        as they are.
         """
         with self._explained():
             for kind in _SCHEMAS:
@@ -144,6 +146,7 @@ class Ledger:
                     if name != merged:
                         (folder / name).unlink(missing_ok=True)
                 _sync(folder)
+        pa.default_memory_pool().release_unused()
 
     @contextlib.contextmanager
     def writer_lock(self) -> Iterator[None]:
@@ -328,7 +331,7 @@ class Ledger:
         chosen = [name for name in sizes if name.startswith("part-")]
         total = sum(sizes[name] for name in chosen)
         for name in sorted(sizes.keys() - set(chosen), key=lambda name: (sizes[name], name)):
-            if sizes[name] <= total:
+            if sizes[name] <= total and _rows(folder / name) < _FULL:
                 chosen.append(name)
                 total += sizes[name]
         return chosen
@@ -538,6 +541,14 @@ def _load(path: Path, schema: Any, columns: Iterable[str] | None, verified: set[
             raise _Unusable(f"it cannot be read as Parquet ({str(error).splitlines()[0]})") from error
     verified.add(mark)
     return table
+
+
+def _rows(path: Path) -> int:
+    """Rows of a file; 0 where it cannot be read, which is for others to tell."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):
+        return 0
 
 
 def _stale(folder: Path) -> list[Path]:

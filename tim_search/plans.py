@@ -1,18 +1,21 @@
 """From a design, as `search.json` and the search file record it, to a plan that can be asked.
 
 A design is a mapping with `kind`: {"kind": "exact"}, {"kind": "sized", "k": 2},
-{"kind": "sampled", "n": 192, "seed": 0}, or
+{"kind": "sampled", "n": 208, "seed": 0, "sliced": true, "control": "dead_permuted",
+"stop": {"top_k": 3, "overlap": 0.9, "false_sign": 0.05}}, the last two optional, or
 {"kind": "greedy", "beam": 3, "max_size": 3, "rule": "lower_bound", "confidence": 0.95, "sources": [...]}.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import comb
 from typing import Any
 
-from tim_search import designs
+from tim_search import designs, stopping
 from tim_search.expansion import Greedy
 from tim_search.search import Plan, StaticPlan
+from tim_search.stopping import Sequential
 from tim_search.types import BadInput
 
 
@@ -30,7 +33,11 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
         case "sized":
             membership = designs.sized(len(names), settings["k"])
         case "sampled":
-            membership = designs.hybrid(len(names), settings["n"], settings["seed"])
+            sample = designs.subsets(designs.hybrid(len(names), settings["n"], settings["seed"]), names)
+            static = StaticPlan(tuple(sample), settings["sliced"])
+            if "stop" not in settings:
+                return static
+            return Sequential(static, stopping.rule_of(settings["stop"]), settings.get("control"))
         case "greedy":
             return Greedy(**{**settings, "sources": tuple(settings["sources"]), "tasks": names})
         case other:
@@ -41,6 +48,20 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
     return StaticPlan(tuple(designs.subsets(membership, names)))
 
 
+def at_most(plan: Plan, tasks: Sequence[str], blocks: Sequence[tuple[int, int]]) -> int:
+    """The most trainings a search can come to."""
+    match plan:
+        case StaticPlan():
+            return len(plan.units(blocks))
+        case Sequential(design=design):
+            return len(design.units(blocks))
+        case Greedy(max_size=largest):
+            sizes: Iterable[int] = range(1, largest + 1)
+        case _:
+            sizes = range(1, len(tasks) + 1)
+    return sum(comb(len(tasks), size) for size in sizes) * len(blocks)
+
+
 def planned_units(plan: Plan, blocks: Sequence[tuple[int, int]]) -> int | None:
     """Trainings of a whole search; None where the plan decides as it goes."""
-    return len(plan.subsets) * len(blocks) if isinstance(plan, StaticPlan) else None
+    return len(plan.units(blocks)) if isinstance(plan, StaticPlan) else None

@@ -124,6 +124,7 @@ class RayExecutor:
         self._seats: list[_Seat] = []
         self._owns_ray = False
         self._looked = self._heard = 0.0
+        self.more = False
 
     def run(self, packs: Iterable[Pack]) -> Iterator[PackResult]:
         """See `Executor.run`."""
@@ -137,13 +138,22 @@ class RayExecutor:
                         return
                     queue.put_back(job)
                     self._start()
-                for seat, reference in self._landed():
-                    if reference == seat.building:
-                        self._greet(seat)
-                    else:
-                        yield from self._collect(seat, reference, queue)
+                results: deque[PackResult] = deque()
+                try:
+                    for seat, reference in self._landed():
+                        if reference == seat.building:
+                            self._greet(seat)
+                        else:
+                            results.extend(self._collect(seat, reference, queue))
+                finally:
+                    # Also before an error goes on its way: what has come back is handed over.
+                    while results:
+                        result = results.popleft()
+                        self.more = bool(results)
+                        yield result
                 self._grow()
         finally:
+            self.more = False
             # Only where this was cut short: a worker that is still training would answer into the next run.
             for seat in [seat for seat in self._seats if seat.flying]:
                 self._dismiss(seat)
@@ -350,6 +360,8 @@ def _short(error: BaseException) -> str:
 def _connect(address: str) -> None:
     """Start Ray here or attach to a running cluster; raises BadInput where that cannot be."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    # It tells at every start that the cluster is protected by a token, as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     main = threading.current_thread() is threading.main_thread()
     previous = signal.getsignal(signal.SIGTERM) if main else None
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}

@@ -6,22 +6,19 @@ The one place where everything meets. Each part is also usable alone, and nothin
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tim_search import expansion, figures, plans, search, spec, summary
+from tim_search import expansion, figures, forecast, gallery, plans, power, search, spec, summary
+from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
-from tim_search.tim import TimResult
 from tim_search.tracking import Tracker
 from tim_search.types import BadInput, digest
-
-#: Attention is compared within one subset size; this size where it was trained, else pairs.
-_ATTENTION_SIZE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +100,55 @@ def run_search(
     return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
 
 
+def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
+    """Train the first subsets of a sampled design in this process, as a pilot of the search; they are part of it.
+
+    Raises:
+        BadInput: the design is no sampled one, or the folder belongs to another search.
+    """
+    design = forecast.sample(found)
+    if design is None:
+        raise BadInput(
+            f"--pilot: expected a sampled design, got {found.design['kind']}. The other designs train what they train; "
+            "there is nothing to choose from a pilot."
+        )
+    prepare(found)
+    size = power.pilot_size(len(found.tasks), len(found.blocks))
+    plan = search.StaticPlan(design.subsets[:size], design.sliced)
+    factory, payload = spec.training(found)
+    executor = SerialExecutor(factory, payload, found.tasks)
+    try:
+        return search.run(
+            plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, found.capacity, on_event
+        )
+    finally:
+        executor.close()
+
+
 def prepare(found: spec.ResolvedSearch) -> Manifest:
     """Make the output folder ready: `search.yaml` and `search.json`.
 
     Raises:
-        BadInput: when the folder holds a search with another context, whose scores do not compare with this one's.
+        BadInput: when the folder holds another search, or one with another context, whose scores do not compare with
+            this one's.
+        LedgerError: when another driver is at work there.
     """
+    # Under the lock: a second driver must not rename the search of the first.
+    with Ledger(found.ledger).writer_lock():
+        return _prepare(found)
+
+
+def _prepare(found: spec.ResolvedSearch) -> Manifest:
     if (found.out / "search.json").exists():
         earlier = Manifest.read(found.out)
         if earlier.context != found.context:
             raise BadInput(_other_context(found, earlier))
+        if earlier.name != found.file.name or {task.name for task in earlier.tasks} != set(found.tasks):
+            raise BadInput(
+                f"{found.out} holds the search {earlier.name} of {len(earlier.tasks)} tasks; expected that one again, "
+                f"got {found.file.name} of {len(found.tasks)} tasks. Give this search a folder of its own with --out; "
+                f"with `ledger: {found.ledger}` in its file it takes over all that is trained already."
+            )
     inside = found.ledger.is_relative_to(found.out)
     manifest = Manifest(
         name=found.file.name,
@@ -155,7 +191,7 @@ def publish(
     """Write figures and tables of a completed round into the search folder and to MLflow; returns their paths."""
     result = results.tim()
     expansions, sharing = results.expand()
-    heatmaps = draw_heatmaps(results, result)
+    heatmaps = gallery.heatmaps(results, result)
     expanded = figures.save(
         figures.draw_expansion(figures.expansion_data(expansions, results.tasks, results.manifest.name)),
         results.folder / "figures" / "expansion.png",
@@ -168,34 +204,7 @@ def publish(
     tracker.heatmap(result, heatmaps, completed)
     tracker.expansion(expansions, sharing, [expanded])
     tracker.ledger(results.ledger.scores(results.manifest.context.key, primary=False, part=None))
-    return (*heatmaps, expanded, *_attention(results)), tables
-
-
-def draw_heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
-    """The heatmap by rank, as the M3H paper draws it, and by value."""
-    kinds: Sequence[figures.HeatmapKind] = ("rank", "value")
-    return tuple(
-        figures.save(
-            figures.draw_heatmap(
-                figures.heatmap_data(
-                    result, kind, results.manifest.overlaps, results.tasks, search=results.manifest.name
-                )
-            ),
-            results.folder / "figures" / f"heatmap-{kind}.png",
-        )
-        for kind in kinds
-    )
-
-
-def _attention(results: SearchResults) -> tuple[Path, ...]:
-    """How much each task draws on each other, within one subset size; nothing where no such subset was trained."""
-    frame = results.ledger.attention(results.manifest.context.key)
-    sizes = set(frame["subset"].map(len))
-    size = next((size for size in (_ATTENTION_SIZE, 2) if size in sizes), None)
-    if size is None:
-        return ()
-    data = figures.attention_data(frame, tuple(results.tasks), size, results.tasks)
-    return (figures.save(figures.draw_attention(data), results.folder / "figures" / "attention.png"),)
+    return (*heatmaps, expanded, *gallery.attention(results)), tables
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

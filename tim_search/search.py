@@ -1,6 +1,6 @@
 """The loop of a search: ask the plan, train what the ledger lacks, write it down, ask again.
 
-    plan - a value: which subsets are wanted     ledger - facts: what was trained     executor - effect: who trains it
+    plan - a value: which units are wanted     ledger - facts: what was trained     executor - effect: who trains it
 
 Resuming is the same loop: what the ledger holds is not trained again. `Manifest` is the file that makes the output
 folder of a search readable without its cohort, its network or its search file.
@@ -14,18 +14,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol, Self
-
-import numpy as np
 
 from tim_search.executors import Executor
 from tim_search.games import ScoreTable, empty, score_table
 from tim_search.ledger import Ledger, product_version, write_durably
 from tim_search.packing import packs
-from tim_search.types import BadInput, Context, Interrupted, Pack, Subset, Task, Unit
+from tim_search.types import BadInput, Context, Interrupted, Pack, PackResult, Subset, Task, Unit
 
 _MANY_FILES = 512  # files of the ledger above which they are merged while a search runs
 _SOME_FILES = 32  # ... at its end, because many small files are slow to read
@@ -34,23 +32,35 @@ _TABLE_COLUMNS = ("subset", "seed", "fold", "task", "score", "status")
 
 
 class Plan(Protocol):
-    """Which subsets are wanted, as a pure function of what is known: the same table gives the same answer."""
+    """Which units are wanted, as a pure function of what is known: the same table gives the same answer."""
 
-    def ask(self, table: ScoreTable) -> list[Subset]:
-        """Subsets wanted that have no final answer in the table yet (see `ScoreTable.complete`); [] when finished."""
+    def ask(self, table: ScoreTable) -> list[Unit]:
+        """Units wanted in the table's blocks that have no final answer in it yet; [] when finished."""
         ...
 
 
 @dataclass(frozen=True)
 class StaticPlan:
-    """Subsets that are known beforehand: exact, sized and sampled designs."""
+    """Subsets that are known beforehand: exact, sized and sampled designs.
+
+    Attributes:
+        subsets: in their order.
+        sliced: each block trains subsets of its own, the t-th subset in block t modulo the number of blocks; else every
+            block trains all of them. Subsets that are added later leave the slices of the earlier ones as they are.
+    """
 
     subsets: tuple[Subset, ...]
+    sliced: bool = False
 
-    def ask(self, table: ScoreTable) -> list[Subset]:
+    def units(self, blocks: Sequence[tuple[int, int]]) -> list[Unit]:
+        """All units of the plan in these blocks."""
+        if self.sliced:
+            return [Unit(members, *blocks[t % len(blocks)]) for t, members in enumerate(self.subsets)]
+        return [Unit(members, seed, fold) for members in self.subsets for seed, fold in blocks]
+
+    def ask(self, table: ScoreTable) -> list[Unit]:
         """See `Plan.ask`."""
-        complete = table.complete
-        return [members for members in self.subsets if members not in complete]
+        return [unit for unit in self.units(table.blocks) if unit not in table.answered]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,7 @@ class SearchOutcome:
         repeated: trainings started again, because a worker was lost or a pack had to be split.
         rounds: how many times the plan asked for something.
         seconds: wall time of the run.
+        peak_bytes: the most memory any worker used: of its GPU, else of its process; 0 where no trainer told.
     """
 
     trained: int
@@ -97,6 +108,7 @@ class SearchOutcome:
     repeated: int
     rounds: int
     seconds: float
+    peak_bytes: int = 0
 
 
 def run(
@@ -115,11 +127,11 @@ def run(
     a second one drops them; whatever came back is in the ledger.
 
     Args:
-        plan: which subsets are wanted.
+        plan: which units are wanted.
         ledger: this run becomes its only driver.
         context: what the scores depend on besides their units.
         tasks: the tasks of the search by name; their order is the order of the tables.
-        blocks: (seed, fold) pairs; each subset is trained in each.
+        blocks: (seed, fold) pairs that the plan may ask for.
         executor: trains the packs; the caller closes it.
         capacity: the largest number of units a pack.
         on_event: told about progress, between two results; what it raises ends the search.
@@ -130,7 +142,7 @@ def run(
         BadInput, WorkerError: see `Executor.run`.
     """
     start = time.monotonic()
-    trained = failed = repeated = rounds = reused = total = 0
+    trained = failed = repeated = rounds = reused = total = peak = 0
 
     # What a static plan answers depends on no score, and replicates are most of a ledger's bytes.
     columns = _TABLE_COLUMNS if isinstance(plan, StaticPlan) else (*_TABLE_COLUMNS, "replicates")
@@ -158,31 +170,35 @@ def run(
             total = reused = _reused(plan, table, answered)
             while wanted := plan.ask(table):
                 rounds += 1
-                todo = {Unit(members, seed, fold) for members in wanted for seed, fold in blocks} - answered
+                todo = set(wanted) - answered
                 if not todo:
                     raise RuntimeError(
-                        f"the plan asks for subsets whose units all have final answers, {wanted[0]} for one: it asks "
-                        "for what is complete, or a trainer answered without a primary score"
+                        f"the plan asks for units that all have final answers, {wanted[0]} for one: it asks for what "
+                        "is complete, or a trainer answered without a primary score"
                     )
                 total += len(todo)
                 waiting = packs(todo, tasks, capacity)
                 with stop.held_off():
                     tell("round", f"round {rounds}: {len(todo)} units in {len(waiting)} packs")
                 n_files = ledger.files()
-                for result in executor.run(feed(waiting)):
+                for results in _together(executor, feed(waiting)):
                     with stop.held_off():
-                        ledger.append(result, context)
-                        answered.update(result.pack.units)
-                        trained += len(result.pack.units)
-                        failed += len({score.unit for score in result.scores if score.status == "failed"})
-                        repeated += (result.attempts - 1) * len(result.pack.units)
-                        tell("pack")
+                        ledger.append(results, context)
+                        for result in results:
+                            answered.update(result.pack.units)
+                            trained += len(result.pack.units)
+                            failed += len({score.unit for score in result.scores if score.status == "failed"})
+                            repeated += (result.attempts - 1) * len(result.pack.units)
+                            peak = max(peak, result.peak_bytes)
+                            tell("pack")
                     n_files += 1
                     if n_files > _MANY_FILES:
                         ledger.compact()
                         n_files = ledger.files()
                 if stop.asked:
                     raise KeyboardInterrupt
+                if isinstance(plan, StaticPlan):
+                    break  # no score changes what it wants, and the table of a large ledger takes much memory
                 table = read_table()
             if ledger.files() > _SOME_FILES:
                 ledger.compact()
@@ -192,7 +208,22 @@ def run(
                 "on from there."
             ) from None
     tell("done", f"{trained} units trained, {failed} of them failed, {reused} were in the ledger already")
-    return SearchOutcome(trained, failed, reused, repeated, rounds, time.monotonic() - start)
+    return SearchOutcome(trained, failed, reused, repeated, rounds, time.monotonic() - start, peak)
+
+
+def _together(executor: Executor, waiting: Iterable[Pack]) -> Iterator[list[PackResult]]:
+    """Results as they come back; those that have come back at the same time together, which makes one file of them."""
+    results: list[PackResult] = []
+    try:
+        for result in executor.run(waiting):
+            results.append(result)
+            if not executor.more:
+                yield results
+                results = []
+    except KeyboardInterrupt:
+        if results:
+            yield results
+        raise
 
 
 def _reused(plan: Plan, table: ScoreTable, held: set[Unit]) -> int:
@@ -200,26 +231,14 @@ def _reused(plan: Plan, table: ScoreTable, held: set[Unit]) -> int:
 
     The plan is played through on the part of the table it has asked for so far, until it asks for something new.
     """
-    asked: set[Subset] = set()
+    asked: set[Unit] = set()
     known = empty(table.tasks, table.blocks)
     while new := set(plan.ask(known)) - asked:
         asked |= new
-        if not new <= table.complete:
+        if not new <= table.answered:
             break
-        known = _rows_of(table, asked)
-    return sum(Unit(members, seed, fold) in held for members in asked for seed, fold in table.blocks)
-
-
-def _rows_of(table: ScoreTable, subsets: set[Subset]) -> ScoreTable:
-    rows = np.array(sorted(table.rows[members] for members in subsets), int)
-    replicates = None if table.replicates is None else table.replicates[rows]
-    return replace(
-        table,
-        membership=table.membership[rows],
-        scores=table.scores[rows],
-        trained=table.trained[rows],
-        replicates=replicates,
-    )
+        known = table.of(asked)
+    return len(asked & held)
 
 
 class _Stop:

@@ -30,8 +30,10 @@ EXACT_LIMIT = 16
 #: Subsets of the sampled design for each task of the search. In simulated games of 12 tasks with noise of 0.3 standard
 #: deviations, 200 sampled subsets put the right three helpers on top in nine of ten cases.
 SAMPLED_PER_TASK = 16
-#: Units a pack when the search file names no capacity; a GPU takes more than a CPU core.
-CAPACITY = {"cpu": 16, "gpu": 64}
+#: The most subsets for each task that a sampled design with a stopping rule trains, where the file names no limit.
+LIMIT_PER_TASK = 64
+#: Blocks of a sampled design where the file names none: with as many folds, all training patients are evaluated.
+SAMPLED_BLOCKS = 5
 
 
 def _error(text: str, *at: str) -> PydanticCustomError:
@@ -54,7 +56,10 @@ def _names(value: Any) -> Any:
     return value
 
 
-_DESIGNS = "Write `exact`, `sized: 2`, `sampled: 200`, `greedy` or `greedy: {beam: 3, max_size: 3}`"
+_DESIGNS = (
+    "Write `exact`, `sized: 2`, `sampled: 200`, `sampled: {stop: {top_k: 3}}`, `greedy` or "
+    "`greedy: {beam: 3, max_size: 3}`"
+)
 
 
 def _design(value: Any) -> Any:
@@ -67,6 +72,8 @@ def _design(value: Any) -> Any:
     ((kind, setting),) = short.items()
     if kind == "exact" and setting is None:
         return {"kind": "exact"}
+    if kind == "sampled" and (isinstance(setting, dict) or isinstance(value, str)):
+        return {"kind": "sampled", **(setting or {})}
     if kind in ("sized", "sampled"):
         if isinstance(setting, bool) or not isinstance(setting, int) or setting < 1:
             given = "nothing" if setting is None else reading.short(setting)
@@ -96,11 +103,35 @@ class SizedDesign(_Section):
     k: int = Field(ge=1)
 
 
+class StopSection(_Section):
+    """When a sampled search stops (see `tim_search.stopping`)."""
+
+    top_k: int = Field(default=3, ge=1, description="a whole number of at least 1 (best helpers of each source)")
+    overlap: float = Field(
+        default=0.9, gt=0, le=1, description="a number above 0 and up to 1 (share of them that another search names)"
+    )
+    false_sign: float = Field(
+        default=0.05, gt=0, le=1, description="a number above 0 and up to 1 (mean chance that a sign is wrong)"
+    )
+    max_subsets: int | None = Field(
+        default=None, ge=1, description="a whole number of at least 1 (subsets to stop at in any case)"
+    )
+
+
 class SampledDesign(_Section):
-    """`n` subsets of any size, chosen so that the tasks meet one another evenly."""
+    """`n` subsets of any size, chosen so that the tasks meet one another evenly; or as many as `stop` finds enough."""
 
     kind: Literal["sampled"] = "sampled"
-    n: int = Field(ge=1)
+    n: int | None = Field(default=None, ge=1, description="a whole number of at least 1 (subsets)")
+    stop: StopSection | None = Field(default=None, description="top_k, overlap, false_sign and max_subsets")
+    sliced: bool = Field(default=True, description="true or false (whether each block trains subsets of its own)")
+    control: bool = Field(default=True, description="true or false (whether a task with permuted labels joins)")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> SampledDesign:
+        if self.n is not None and self.stop is not None:
+            raise _error("stands alone, but `stop` is given too. Take one out, or write `max_subsets` in `stop`", "n")
+        return self
 
 
 class GreedyDesign(_Section):
@@ -148,8 +179,8 @@ class SearchFile(_Section):
     design: Annotated[Annotated[Design, Field(discriminator="kind")] | None, BeforeValidator(_design)] = Field(
         default=None, description="a design"
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None, min_length=1, description="a list of whole numbers of at least 0, such as [0, 1]"
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] | None = Field(
+        default=None, min_length=1, description="a list of whole numbers from 0 to 2147483647, such as [0, 1]"
     )
     folds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         default=None, min_length=1, description="a list of fold numbers, such as [0, 1]"
@@ -188,14 +219,15 @@ class ResolvedSearch:
 
     Attributes:
         file: the search file, every path absolute.
-        cohort: the cohort with the tasks of the search and the input columns that none of them excludes.
-        tasks: the tasks by name, in the order of the search.
+        cohort: the cohort with the tasks of the search (a negative control among them) and the input columns that none
+            of them excludes.
+        tasks: the tasks by name, in the order of the search; a negative control comes last.
         settings: the network's own settings dataclass.
         context: what every score of this search depends on besides its unit.
         plan: which subsets are wanted, given what is trained (see `tim_search.search.Plan`).
         design: the design in full, as it is written to `search.json`.
-        sources: tasks that are expanded and reported.
-        blocks: (seed, fold) pairs; every subset is trained once in each.
+        sources: tasks that are expanded and reported; a negative control is none of them.
+        blocks: (seed, fold) pairs; every subset is trained once in each, in a sliced design in one of them.
         capacity: units a pack.
     """
 
@@ -241,7 +273,7 @@ def read(path: str | Path) -> tuple[SearchFile | None, list[Finding]]:
     try:
         search = SearchFile.model_validate(raw)
     except ValidationError as error:
-        inner = {"resources": ResourcesSection, "greedy": GreedyDesign}
+        inner = {"resources": ResourcesSection, "greedy": GreedyDesign, "sampled": SampledDesign, "stop": StopSection}
         findings = reading.findings(error, SearchFile, lines, inner)
     if isinstance(raw.get("training", {}), dict):
         findings += _settings(raw.get("network", "m3h"), raw.get("training", {}), lines)[1]
@@ -261,7 +293,7 @@ def check(path: str | Path) -> list[Finding]:
     if any(finding.severity == "error" for finding in findings):
         return findings
     try:
-        return findings + _open(search)[3]
+        return findings + _open(search)[-1]
     except BadInput as error:
         return [*findings, Finding(str(path), str(error), "")]
 
@@ -276,12 +308,12 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
     Raises:
         BadInput: with every finding, when the file does not fit its cohort.
     """
-    cohort, settings, design, findings = _open(search)
+    cohort, settings, design, control, findings = _open(search)
     if findings:
         raise BadInput(_report(f"search {search.name}", findings))
     names = tuple(cohort.tasks)
-    blocks = _blocks(search, cohort.split.n_folds)
-    record = _record(design, names, seed=blocks[0][0])
+    blocks = _blocks(search, design, cohort.split.n_folds)
+    record = _record(design, names, blocks[0][0], control)
     folder = Path(out or search.out or Path("runs") / search.name).resolve()
     tracking_uri = search.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
     return ResolvedSearch(
@@ -292,12 +324,12 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
         context=Context(cohort.fingerprint, cohort.columns_digest, cohort.split.digest, search.network, settings.text),
         plan=plans.make(record, names),
         design=record,
-        sources=tuple(record.get("sources", names)),
+        sources=tuple(record.get("sources", [name for name in names if name != control])),
         blocks=blocks,
         out=folder,
         ledger=search.ledger or folder / "ledger",
         tracking_uri=tracking_uri,
-        capacity=search.capacity or CAPACITY["gpu" if search.resources.gpus else "cpu"],
+        capacity=search.capacity or _capacity(search, cohort, settings, record),
         resources=Resources(search.resources.cpus, search.resources.gpus, search.resources.workers),
     )
 
@@ -317,12 +349,12 @@ def cost(found: ResolvedSearch, subsets: Sequence[Subset]) -> Callable[[int, int
 
     None where the workers hold GPUs: they are hardly ever those of the machine that plans.
     """
-    from model.cost import calibrate
+    from model.cost import calibrate_together
 
     if found.resources.gpus:
         return None
     _, payload = training(found)
-    return calibrate(payload, subsets, found.capacity).unit_seconds
+    return calibrate_together(payload, subsets, found.capacity, _workers_here(found.resources)).unit_seconds
 
 
 def dump(search: SearchFile) -> str:
@@ -333,17 +365,17 @@ def dump(search: SearchFile) -> str:
             plain["design"] = "exact"
         case SizedDesign(k=k):
             plain["design"] = {"sized": k}
-        case SampledDesign(n=n):
-            plain["design"] = {"sampled": n}
-        case GreedyDesign():
-            plain["design"] = {"greedy": {key: value for key, value in plain["design"].items() if key != "kind"}}
+        case SampledDesign() | GreedyDesign():
+            kind = plain["design"].pop("kind")
+            plain["design"] = {kind: plain["design"]}
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def _open(search: SearchFile) -> tuple[Cohort, Any, Design, list[Finding]]:
-    """(cohort with the tasks of the search, settings, design, what does not fit)."""
+def _open(search: SearchFile) -> tuple[Cohort, Any, Design, str | None, list[Finding]]:
+    """(cohort with the tasks of the search, settings, design, name of the control, what does not fit)."""
     # Imported here: a cohort needs pandas and pyarrow, which reading a search file does not.
     from model.cohort import open_cohort
+    from model.control import SUFFIX, control_of, with_control
 
     settings, findings = _settings(search.network, search.training, {})
     cohort = open_cohort(search.cohort)
@@ -351,55 +383,77 @@ def _open(search: SearchFile) -> tuple[Cohort, Any, Design, list[Finding]]:
     findings += _unknown("tasks", asked, cohort.tasks)
     names = tuple(name for name in asked if name in cohort.tasks)
     design = search.design or _default_design(len(names))
-    findings += _misfits(design, names)
+    copied = control_of({name: cohort.tasks[name] for name in names}) if _wants_control(design) else None
+    findings += _misfits(design, names, len(names) + (copied is not None))
     n_folds = cohort.split.n_folds
     if beyond := sorted({fold for fold in search.folds or () if fold >= n_folds}):
         problem = f"expected numbers from 0 to {n_folds - 1}, the folds of the cohort, got {beyond}."
         findings.append(Finding("folds", problem, "Name folds that it has."))
     if findings:
-        return cohort, settings, design, findings
+        return cohort, settings, design, None, findings
     # Imported here: torch, which only a file that is otherwise sound is worth waiting for.
     from model.training import check_supported
 
     cohort = cohort.for_tasks(names)
     check_supported(cohort, search.network)
-    return cohort, settings, design, []
+    if copied is None:
+        return cohort, settings, design, None, []
+    return with_control(cohort, copied), settings, design, copied + SUFFIX, []
+
+
+def _wants_control(design: Design) -> bool:
+    return isinstance(design, SampledDesign) and design.control
 
 
 def _default_design(m: int) -> Design:
-    return ExactDesign() if m <= EXACT_DEFAULT else SampledDesign(n=SAMPLED_PER_TASK * m)
+    return ExactDesign() if m <= EXACT_DEFAULT else SampledDesign()
 
 
-def _misfits(design: Design, names: Sequence[str]) -> list[Finding]:
-    """What of a design does not fit the number and the names of the tasks."""
-    m = len(names)
+def _misfits(design: Design, names: Sequence[str], m: int) -> list[Finding]:
+    """What of a design does not fit the names of the tasks and their number `m`, a control included."""
     match design:
         case ExactDesign() if m > EXACT_LIMIT:
             problem = f"exact trains all 2^{m} - 1 subsets and is meant for up to {EXACT_LIMIT} tasks."
             return [Finding("design", problem, f"Use `sampled: {SAMPLED_PER_TASK * m}`, `sized: 2` or fewer tasks.")]
         case SizedDesign(k=k) if k > m:
             return [Finding("design.sized", f"the search has {m} tasks, got {k}.", f"Use a number from 1 to {m}.")]
-        case SampledDesign(n=n) if n >= 2**m:
-            return [Finding("design.sampled", f"{m} tasks have {2**m - 1} subsets, got {n}.", "Use `exact`.")]
+        case SampledDesign() if (n := _most(design)) is not None and n >= 2**m:
+            with_control = ", the control among them," if m > len(names) else ""
+            problem = f"{m} tasks{with_control} have {2**m - 1} subsets, got {n}."
+            return [Finding("design.sampled", problem, "Use `exact`.")]
         case GreedyDesign(sources=sources):
             return _unknown("design.greedy.sources", sources or (), names)
     return []
 
 
-def _record(design: Design, names: tuple[str, ...], seed: int) -> dict[str, Any]:
+def _most(design: SampledDesign) -> int | None:
+    """The number of subsets that a sampled design names; None where it leaves it open."""
+    return design.n if design.stop is None else design.stop.max_subsets
+
+
+def _record(design: Design, names: tuple[str, ...], seed: int, control: str | None) -> dict[str, Any]:
     """A design in full, as `plans.make` and `search.json` have it."""
     record = design.model_dump(mode="json")
     if isinstance(design, SampledDesign):
-        record["seed"] = seed
+        m = len(names)
+        usual = min((SAMPLED_PER_TASK if design.stop is None else LIMIT_PER_TASK) * m, 2**m - 1)
+        record = {"kind": "sampled", "n": _most(design) or usual, "seed": seed, "sliced": design.sliced}
+        if control is not None:
+            record["control"] = control
+        if design.stop is not None:
+            record["stop"] = design.stop.model_dump(mode="json", exclude={"max_subsets"})
     if isinstance(design, GreedyDesign):
         record["sources"] = list(design.sources or names)
     return record
 
 
-def _blocks(search: SearchFile, n_folds: int) -> tuple[tuple[int, int], ...]:
+def _blocks(search: SearchFile, design: Design, n_folds: int) -> tuple[tuple[int, int], ...]:
     """(seed, fold) pairs of a search."""
-    if search.blocks is not None:
-        return tuple((block, block % n_folds) for block in range(search.blocks))
+    blocks = search.blocks
+    if blocks is None and search.seeds is None and search.folds is None and isinstance(design, SampledDesign):
+        blocks = SAMPLED_BLOCKS
+    if blocks is not None:
+        return tuple((block, block % n_folds) for block in range(blocks))
     return tuple(dict.fromkeys((seed, fold) for seed in search.seeds or (0,) for fold in search.folds or (0,)))
 
 
@@ -429,11 +483,35 @@ def _settings(network: Any, training: Mapping[str, Any], lines: reading.Lines) -
         return None, [Finding(reading.place(("network",), lines), str(error).removeprefix("network: "), "")]
     # pydantic takes its strictness from the class itself, and the networks' side must not know pydantic.
     strict = type(settings.__name__, (settings,), {"__pydantic_config__": ConfigDict(extra="forbid")})
+    # No setting is a yes or no, and pydantic would read `true` as 1.
+    if switches := [key for key, value in training.items() if isinstance(value, bool)]:
+        return None, [
+            Finding(
+                reading.place(("training", key), lines), "expected a number or a word, got yes or no.", "Change it."
+            )
+            for key in switches
+        ]
     try:
         values: Any = TypeAdapter(strict).validate_python(dict(training))
     except ValidationError as error:
         return None, reading.findings(error, settings, lines, prefix=("training",))
     return settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(settings)}), []
+
+
+def _capacity(search: SearchFile, cohort: Cohort, settings: Any, record: Mapping[str, Any]) -> int:
+    """Units a pack that fit the memory, whichever subsets of the design are in it."""
+    # Imported here: torch.
+    from model.cost import capacity
+
+    largest = min(len(cohort.tasks), record.get("k", record.get("max_size", len(cohort.tasks))))
+    gpus, workers = search.resources.gpus, _workers_here(search.resources)
+    return capacity(cohort, largest, settings, gpus=gpus, workers=workers)
+
+
+def _workers_here(resources: Resources | ResourcesSection) -> int:
+    """Workers that one machine like this one would hold, at least 1."""
+    room = int((os.cpu_count() or 1) // resources.cpus)
+    return max(1, min(room, resources.workers or room))
 
 
 def _unknown(place: str, names: Iterable[str], known: Iterable[str]) -> list[Finding]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,8 @@ from tim_search.blocks import Method
 from tim_search.expansion import Expansion, Greedy, Sharing
 from tim_search.games import ScoreTable, score_table
 from tim_search.ledger import Ledger
-from tim_search.search import Manifest
+from tim_search.search import Manifest, Plan, StaticPlan
+from tim_search.stopping import Sequential, sizes
 from tim_search.tim import TimResult
 from tim_search.types import BadInput, Task
 
@@ -45,8 +46,22 @@ class SearchResults:
 
     @property
     def tasks(self) -> Mapping[str, Task]:
-        """The tasks by name, in the order of the search."""
+        """The tasks by name, in the order of the search; a negative control comes last."""
         return {task.name: task for task in self.manifest.tasks}
+
+    @property
+    def control(self) -> str | None:
+        """The task with permuted labels, if the search has one."""
+        return self.manifest.design.get("control")
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the search trains, in which order."""
+        return plans.make(self.manifest.design, tuple(self.tasks))
+
+    def stopping(self) -> dict[str, Any] | None:
+        """How a design with a stopping rule stands (see `Sequential.status`); None for other designs."""
+        return self.plan.status(self.table) if isinstance(self.plan, Sequential) else None
 
     @cached_property
     def _rows(self) -> Any:
@@ -67,13 +82,38 @@ class SearchResults:
                 f"{self.folder} holds no scores yet. Run the search, or wait for its first packs; "
                 f"`tim-search status {self.folder}` shows how far it is."
             )
-        return tim.from_table(self.table, method, overlaps=self.manifest.overlaps, **options)
+        result = self._estimated(self.table, method, **options)
+        stopping = self.stopping()
+        return result if stopping is None else replace(result, notes=(*result.notes, f"Search: {stopping['reason']}."))
+
+    def convergence(self, **options: Any) -> list[tuple[int, TimResult]]:
+        """(number of subsets, result) of a sampled search as its subsets were added; [] for other designs.
+
+        The rounds are those of a search with a stopping rule; the last one holds what is trained of its round.
+        """
+        plan = self.plan.design if isinstance(self.plan, Sequential) else self.plan
+        if self.manifest.design["kind"] != "sampled" or not isinstance(plan, StaticPlan):
+            return []
+        steps: list[tuple[int, TimResult]] = []
+        for size in sizes(len(plan.subsets), len(self.tasks)):
+            units = StaticPlan(plan.subsets[:size], plan.sliced).units(self.table.blocks)
+            part = self.table.of(units)
+            if steps and len(part.membership) <= steps[-1][0]:
+                break
+            if not len(part.membership):
+                return []
+            steps.append((len(part.membership), self._estimated(part, "blup", **options)))
+        return steps
+
+    def _estimated(self, table: ScoreTable, method: Method | Literal["auto"], **options: Any) -> TimResult:
+        return tim.from_table(table, method, overlaps=self.manifest.overlaps, control=self.control, **options)
 
     def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Greedy:
         """The greedy expansion of this search: its own settings where its design is greedy, else the paper's."""
         design = self.manifest.design
-        tasks = tuple(self.tasks)
-        if isinstance(own := plans.make(design, tasks) if design["kind"] == "greedy" else None, Greedy):
+        # A control is never recommended.
+        tasks = tuple(name for name in self.tasks if name != self.control)
+        if isinstance(own := self.plan, Greedy):
             known = {key: getattr(own, key) for key in ("beam", "max_size", "rule", "confidence")}
         else:
             largest = min(MAX_SIZE, design.get("k", len(tasks)))
@@ -92,16 +132,13 @@ class SearchResults:
         """How far the search is: plain values for people and machines.
 
         Keys: name, folder, ledger, cohort, network, design, blocks, tasks, planned, trained, failed, waiting, finished,
-        training_seconds (sum over units), last_written (ISO 8601, UTC), failures (reason -> units).
+        training_seconds (sum over units), last_written (ISO 8601, UTC), failures (reason -> units), stopping (see
+        `Sequential.status`; None for designs without a stopping rule).
         """
         manifest, table = self.manifest, self.table
         rows = self._rows
         planned = manifest.planned_units
-        wanted = plans.make(manifest.design, tuple(self.tasks)).ask(table)
-        at = table.rows
-        waiting = sum(
-            len(table.blocks) - (int(table.trained[at[members]].sum()) if members in at else 0) for members in wanted
-        )
+        wanted = self.plan.ask(table)
         units = rows.assign(subset=rows["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold"])
         bad = rows[rows["status"] == "failed"]
         bad = bad.assign(subset=bad["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold"])
@@ -118,11 +155,12 @@ class SearchResults:
             "planned": planned,
             "trained": int(table.trained.sum()),
             "failed": len(bad),
-            "waiting": waiting,
+            "waiting": len(wanted),
             "finished": not wanted,
             "training_seconds": float(units["seconds"].sum()),
             "last_written": None if rows.empty else rows["created"].max().isoformat(timespec="seconds"),
             "failures": reasons,
+            "stopping": self.stopping(),
         }
 
     def _reasons(self) -> dict[str, int]:
@@ -141,7 +179,7 @@ def open_search(folder: str | Path) -> SearchResults:
 
 
 def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
-    """The other tasks by what they do to a source, best helper first; tasks without an estimate are left out.
+    """The other tasks by what they do to a source, best helper first; no control, no tasks without an estimate.
 
     Each is a dict: task, estimate, low, high (None where unknown), rejected (a discovery), overlaps (flagged pair).
     """
@@ -157,7 +195,7 @@ def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] 
             "overlaps": frozenset((source, task)) in flagged,
         }
         for j, task in enumerate(result.tasks)
-        if np.isfinite(result.estimate[i, j])
+        if np.isfinite(result.estimate[i, j]) and task != result.control
     ]
     return sorted(found, key=lambda one: -one["estimate"])
 
@@ -165,9 +203,10 @@ def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] 
 def report(results: SearchResults) -> dict[str, Any]:
     """What a finished run tells: for every source its helpers and its best combination by both rules.
 
-    Keys: search, label, notes; sources, a list of dicts: source, metric, single_score, helpers, and by rule (paper and
-    lower_bound) a row of `expansion.rows` with `overlapping`, the partners whose targets overlap with the source's;
-    sharing, the trainings of the shared expansion and of each source alone.
+    Keys: search, label, notes, stopping (None without a stopping rule); sources, a list of dicts: source, metric,
+    single_score, helpers, and by rule (paper and lower_bound) a row of `expansion.rows` with `overlapping`, the
+    partners whose targets overlap with the source's; sharing, the trainings of the shared expansion and of each source
+    alone.
     """
     result = results.tim()
     by_rule = {rule: results.expand(rule) for rule in expansion.RULES}
@@ -178,6 +217,7 @@ def report(results: SearchResults) -> dict[str, Any]:
         "search": results.manifest.name,
         "label": result.label,
         "notes": list(result.notes),
+        "stopping": results.stopping(),
         "sources": [
             {
                 "source": paper["source"],

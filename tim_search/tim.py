@@ -8,6 +8,7 @@ docs/maths.md explains every number they return. Three kinds of result, which ar
     exact       all 2^M - 1 subsets were trained: the formula itself.
     restricted  the same mean over small S only (|S| <= k - 2; pairs: k = 2). A different quantity with its own name.
     sampled     estimated from a sample of subsets: BLUP (the default), GLS, least squares, difference of means.
+                BLUP can also estimate a restricted score from it: "deployable TIM", for who will deploy few tasks.
 
 What the standard error holds, each part kept apart:
 
@@ -35,7 +36,7 @@ from scipy.special import stdtrit
 from tim_search import blocks as block
 from tim_search.blocks import MIN_ROWS, Mask
 from tim_search.blocks import Method as Method
-from tim_search.caveats import caveats
+from tim_search.caveats import caveats, control_note, error_note
 from tim_search.estimators import Array
 from tim_search.games import ScoreTable, score_table
 from tim_search.types import BadInput
@@ -65,7 +66,7 @@ class TimResult:
         tasks: M task names.
         method: the estimator that made `estimate`.
         label: what the matrix is, for every title, table and file that shows it.
-        size: largest subset size of a restricted score, else None.
+        size: largest subset size of a restricted or deployable score, else None.
         blocks: (seed, fold) pairs it rests on; empty for plain arrays.
         n_subsets: number of distinct subsets with a score.
         confidence: nominal coverage of `low` and `high`.
@@ -80,6 +81,7 @@ class TimResult:
         se_sampling, se_seed, se_patients: the parts of `se`, NaN where unknown.
         interactions: float64 (M, M, M) or None; [i, j, k] is how much k changes the help of j for i.
         notes: warnings in words.
+        control: the task with permuted labels among `tasks`; its cells are no tests.
     """
 
     tasks: tuple[str, ...]
@@ -104,6 +106,7 @@ class TimResult:
     se_patients: Array = field(repr=False)
     interactions: Array | None = field(repr=False)
     notes: tuple[str, ...]
+    control: str | None = None
 
     def frame(self) -> list[dict[str, Any]]:
         """One dict per off-diagonal cell, row by row: source, task, the arrays' values, method and label."""
@@ -150,7 +153,8 @@ def estimate(
         scores: float (B, M), higher is better; NaN where a task was not in the subset or failed.
         method: "blup" (default for a sample), "gls", "ols", "msr" (difference of means), "exact" or "restricted".
         tasks: M names; default "0", "1", ...
-        size: largest subset size of method "restricted"; default the largest that occurs.
+        size: largest subset size: of method "restricted", default the largest that occurs; with "blup" the estimate is
+            that of the restricted score of this size (label "deployable TIM"), by default of the full score.
         confidence: coverage of the intervals. fdr: false discovery rate of `rejected`.
         interactions: also second-order scores, for "exact" and "blup".
         overlaps: pairs of nested or near-identical tasks, which take no part in discoveries.
@@ -183,19 +187,25 @@ def from_table(
     fdr: float = 0.10,
     interactions: bool = False,
     overlaps: Iterable[tuple[str, str]] = (),
+    control: str | None = None,
 ) -> TimResult:
     """TIM scores of a search, finished or half-way.
 
     `method` "auto" takes "exact" when all 2^M - 1 subsets have their final answer, "restricted" when the subsets are
     all those up to a size (or plainly no sample of larger ones, as in a search by pairs that goes on), else "blup".
     A failed training is missing, never imputed: exact scores of a block that lacks one are left out, and where no block
-    is complete "auto" takes "blup". See `estimate` for the other arguments and the errors.
+    is complete "auto" takes "blup". With a `size`, "auto" takes "restricted" where all subsets up to it were trained,
+    and "blup" of the restricted score where they were sampled. `control` names the task with permuted labels, if there
+    is one: it takes no part in discoveries, and a note says how far its column spreads. See `estimate` for the other
+    arguments and the errors.
     """
     reasons: tuple[str, ...] = ()
     if method == "auto":
         method, chosen, reasons = _choose(table)
+        if size is not None and _complete_up_to(table) >= size:
+            method = "restricted"
         size = size if size is not None else chosen
-    result = _compute(_sorted(table), method, size, confidence, fdr, interactions, overlaps)
+    result = _compute(_sorted(table), method, size, confidence, fdr, interactions, overlaps, control)
     return replace(result, notes=reasons + result.notes)
 
 
@@ -294,7 +304,10 @@ def size_profile(table: ScoreTable) -> SizeProfile:
     for i in range(m if blocks else 0):
         rows = table.membership[:, i] & np.isfinite(table.scores[:, :, i]).any(axis=1)
         y = table.scores[rows, :, i]
-        y = y - block.block_offsets(y)
+        known = np.isfinite(y)
+        sliced = blocks > 1 and bool((known.sum(axis=1) == 1).all())
+        # Sliced blocks share no subset, so their levels are known no better than by their means.
+        y = y - (block.mean(y.T) if sliced else block.block_offsets(y))
         members = np.delete(table.membership[rows], i, axis=1)
         at_size = members.sum(axis=1) == np.arange(m)[:, None]
         others = [j for j in range(m) if j != i]
@@ -304,7 +317,9 @@ def size_profile(table: ScoreTable) -> SizeProfile:
         variance = np.where(complete, 0.0, drawn)
         if blocks > 1:
             each = np.stack([_by_size(y[:, b], members, at_size)[0] for b in range(blocks)])
-            variance = variance + block.variance_of_mean(each)
+            between = block.variance_of_mean(each)
+            # The spread between slices holds the drawing of subsets as well: adding both would count it twice.
+            variance = np.fmax(variance, between) if sliced else variance + between
         else:
             variance[complete] = np.nan
         value[:, i, others], se[:, i, others] = difference, np.sqrt(variance)
@@ -329,11 +344,14 @@ def _compute(
     fdr: float,
     interactions: bool,
     overlaps: Iterable[tuple[str, str]],
+    control: str | None = None,
 ) -> TimResult:
     m = len(table.tasks)
     notes: list[str] = []
     size = _checked_options(table, method, size, confidence, fdr, interactions)
     untested = _overlap_mask(table.tasks, overlaps)
+    if control in table.tasks:
+        untested[table.tasks.index(control)] = untested[:, table.tasks.index(control)] = True
     sources = [block.source_of(table, i) for i in range(m)]
     distinct_folds = len({fold for _, fold in table.blocks}) == len(table.blocks)
     n_with = [source.members.sum(axis=0) for source in sources]
@@ -343,7 +361,7 @@ def _compute(
         rows = tests = [block.enumerated_row(source, size or m, distinct_folds) for source in sources]
         second = [block.enumerated_second(source) for source in sources] if interactions else []
     else:
-        method, rows, tests, second = block.sampled_rows(sources, method, distinct_folds, notes)
+        method, rows, tests, second = block.sampled_rows(sources, method, size, distinct_folds, notes)
         estimable = [np.minimum(a, b) >= MIN_ROWS for a, b in zip(n_with, n_without, strict=True)]
         rows = [block.masked(row, keep) for row, keep in zip(rows, estimable, strict=True)]
         tests = [block.masked(row, keep) for row, keep in zip(tests, estimable, strict=True)]
@@ -352,11 +370,15 @@ def _compute(
     df, df_tests = block.degrees_of_freedom(rows), block.degrees_of_freedom(tests)
     half = se * stdtrit(_square(df), (1 + confidence) / 2)
     p_value = _square([2 * block.tail(row, free) for row, free in zip(tests, df_tests, strict=True)])
-    label = f"restricted TIM (|T| <= {size})" if method == "restricted" else LABELS[method]
+    label = _label(method, size)
     off = ~np.eye(m, dtype=bool)
     if method in ("exact", "restricted") and np.isnan(estimate[off]).any():
         label += ", incomplete"
+    parts = {name: _square([getattr(row, name) for row in rows]) for name in ("sampling", "seed", "patients")}
     notes += caveats(table, sources, (method, size), estimate, p_value, interactions)
+    notes += error_note(parts, distinct_folds)
+    if control in table.tasks:
+        notes += control_note(table.tasks, control, estimate, np.asarray(half, float))
     return TimResult(
         tasks=table.tasks,
         method=method,
@@ -375,12 +397,21 @@ def _compute(
         false_sign_rate=_square([block.tail(row, free) for row, free in zip(rows, df, strict=True)]),
         n_with=_square(n_with, 0),
         n_without=_square(n_without, 0),
-        se_sampling=_square([row.sampling for row in rows]),
-        se_seed=_square([row.seed for row in rows]),
-        se_patients=_square([row.patients for row in rows]),
+        se_sampling=parts["sampling"],
+        se_seed=parts["seed"],
+        se_patients=parts["patients"],
         interactions=_solid(second) if interactions else None,
         notes=tuple(notes),
+        control=control if control in table.tasks else None,
     )
+
+
+def _label(method: Method, size: int | None) -> str:
+    if size is None:
+        return LABELS[method]
+    if method == "restricted":
+        return f"restricted TIM (|T| <= {size})"
+    return f"deployable TIM (|T| <= {size}), sampled (BLUP)"
 
 
 def _choose(table: ScoreTable) -> tuple[Method, int | None, tuple[str, ...]]:
@@ -399,10 +430,7 @@ def _choose(table: ScoreTable) -> tuple[Method, int | None, tuple[str, ...]]:
             return "exact", None, ()
         return "blup", None, (f"No block has all subsets of {lost}: failed trainings leave no exact score.",)
 
-    counts = np.bincount(sizes[answered], minlength=m + 1)
-    full = 0
-    while full < m and counts[full + 1] == comb(m, full + 1):
-        full += 1
+    full = _complete_up_to(table)
     trained = table.trained.any(axis=1) if table.blocks else answered
     largest = int(sizes[trained].max(initial=0))
     n_trained = int(trained.sum())
@@ -415,6 +443,17 @@ def _choose(table: ScoreTable) -> tuple[Method, int | None, tuple[str, ...]]:
         unused = (f"{larger} larger subsets were trained and are not used here.",) if larger else ()
         return "restricted", size, unused
     return "blup", None, ()
+
+
+def _complete_up_to(table: ScoreTable) -> int:
+    """The largest k for which every subset of at most k tasks has its final answer in every block."""
+    m = len(table.tasks)
+    answered = table.trained.all(axis=1) if table.blocks else np.zeros(len(table.membership), bool)
+    counts = np.bincount(table.membership.sum(axis=1)[answered], minlength=m + 1)
+    full = 0
+    while full < m and counts[full + 1] == comb(m, full + 1):
+        full += 1
+    return full
 
 
 def _checked_arrays(membership: ArrayLike, scores: ArrayLike) -> tuple[Mask, Array]:
@@ -439,7 +478,7 @@ def _checked_arrays(membership: ArrayLike, scores: ArrayLike) -> tuple[Mask, Arr
 def _checked_options(
     table: ScoreTable, method: Method, size: int | None, confidence: float, fdr: float, interactions: bool
 ) -> int | None:
-    """The largest subset size of a restricted score, None for the others."""
+    """The largest subset size of a restricted or deployable score, None for the others."""
     if method not in METHODS:
         raise BadInput(f"method: got {method!r}; allowed are {', '.join(METHODS)} (and auto for a search).")
     if not table.tasks:
@@ -449,8 +488,10 @@ def _checked_options(
             raise BadInput(f"{name} must lie between 0 and 1; got {value}.")
     if interactions and method not in ("exact", "blup"):
         raise BadInput(f"Second-order scores come with method exact or blup; got {method}.")
-    if method != "restricted":
+    if method != "restricted" and size is None:
         return None
+    if method not in ("restricted", "blup"):
+        raise BadInput(f"size: a largest subset size goes with method restricted or blup; got method {method}.")
     m = len(table.tasks)
     if size is None:
         size = int(table.membership.sum(axis=1).max(initial=2))

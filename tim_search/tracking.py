@@ -7,7 +7,9 @@ MLflow is a copy for readers, never the truth, so nothing here can stop a search
 says so once, and can publish everything again later without making doubles. Queries (`searches`, `heatmaps`,
 `newest_heatmap`) raise BadInput instead.
 
-Only client objects are used: the caller's own active run, tracking URI and environment stay as they are.
+Only client objects are used: the caller's own active run, tracking URI and environment stay as they are. A SQLite
+database is made under another name and renamed when it is whole, and it goes with its folder: its artifacts are those
+in mlartifacts/ beside it, wherever the folder was when they were written.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ import logging
 import math
 import os
 import re
+import secrets
+import shutil
 import socket
+import sqlite3
 import tempfile
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +43,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tim_search import expansion
 from tim_search.types import BadInput, Interrupted, canonical, digest
@@ -62,9 +68,18 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A connection kept open would go on writing into a database that was set aside.
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
+#: They print tracebacks of what we say in one sentence.
 _NOISY_LOGGERS = ("mlflow.store.db.utils", "alembic")
+#: What MLflow says of a database whose change to a newer form was cut short.
+_HALF_CHANGED = re.compile(r"table \S+ already exists|duplicate column name|no such (table|column)")
+#: A database takes seconds to make; one that is this old and still has its other name was left by a killed process.
+_LEFT_OVER_SECONDS = 600.0
 
+#: Folder of the artifacts, beside a SQLite database.
+_ARTIFACTS = "mlartifacts"
 _HEATMAP_TAGS = ("search", "search_id", "round", "estimator", "label", "n_tasks", "cohort", "context")
 
 _log = logging.getLogger(__name__)
@@ -245,7 +260,7 @@ class Tracker:
         except Exception as error:  # whatever goes wrong at MLflow, the search goes on
             if not self.missed:
                 self._warn(
-                    f"MLflow at {_shown(self._uri)} could not be written: {_reason(error)} The search goes on and "
+                    f"MLflow at {shown(self._uri)} could not be written: {_reason(error)} The search goes on and "
                     f"loses nothing: scores are in the ledger, tables and figures in the output folder. {self._again}"
                 )
             self.missed.append(what)
@@ -256,7 +271,17 @@ class Tracker:
         """Make or take up the parent run, once."""
         if self._run_id:
             return
+        path = _sqlite_path(self._uri)
+        if path is not None:
+            _make_ready(path, self._warn)
         client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        try:
+            client.search_experiments(max_results=1)
+        except Exception as error:
+            if path is None or not _HALF_CHANGED.search(str(error)):
+                raise
+            _set_aside(path, "a change to a newer form was cut short", self._warn)
+            _make(path)
         experiment_id = _experiment(client, self._uri, self._experiment)
         parents = _search(client, [experiment_id], kind="search", search_id=self._tags["search_id"], finished=False)
         parent = parents[0] if parents else client.create_run(
@@ -351,17 +376,17 @@ def newest_heatmap(tracking_uri: str, search: str, destination: str | Path | Non
         if not runs:
             _known(client, experiments, search, tracking_uri)
             raise BadInput(
-                f"The search {search!r} has no heatmap at {_shown(tracking_uri)} yet. A round ends by publishing one."
+                f"The search {search!r} has no heatmap at {shown(tracking_uri)} yet. A round ends by publishing one."
             )
         row = _heatmap_row(runs[0])
         folder = Path(destination) if destination is not None else Path(tempfile.mkdtemp(prefix="tim-search-"))
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
-            table = _read_table(Path(client.download_artifacts(row["run_id"], row["table"], aside)))
+            table = _read_table(_fetch(client, tracking_uri, runs[0], row["table"], aside))
             figures = {}
             for name in row["figures"]:
                 path = folder / Path(name).name
-                os.replace(client.download_artifacts(row["run_id"], name, aside), path)
+                os.replace(_fetch(client, tracking_uri, runs[0], name, aside), path)
                 figures[path.name] = path
     return Heatmap(
         search=row["search"],
@@ -385,6 +410,17 @@ def _heatmap_row(run: Run) -> dict[str, Any]:
     }
 
 
+def _fetch(client: MlflowClient, uri: str, run: Run, name: str, destination: str) -> Path:
+    """A copy of an artifact; that beside the database where its folder has been moved since it was written."""
+    path, stored = _sqlite_path(uri), _local(run.info.artifact_uri)
+    if path is not None and stored is not None and not (stored / name).exists():
+        beside = path.parent / _ARTIFACTS / run.info.run_id / "artifacts" / name
+        if not beside.exists():
+            raise FileNotFoundError(f"the database is whole, but there is no file {beside} any more.")
+        return Path(shutil.copy(beside, destination))
+    return Path(client.download_artifacts(run.info.run_id, name, destination))
+
+
 def _read_table(path: Path) -> pd.DataFrame:
     """What log_table wrote. (MLflow's own load_table asks the process-wide tracking URI, which is the caller's.)"""
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -400,7 +436,7 @@ def _known(client: MlflowClient, experiments: Sequence[str], search: str, uri: s
     )
     if search not in names:
         there = f"The searches there are: {', '.join(names)}." if names else "It holds no search yet."
-        raise BadInput(f"There is no search {search!r} at {_shown(uri)}. {there}")
+        raise BadInput(f"There is no search {search!r} at {shown(uri)}. {there}")
 
 
 # Shared ---------------------------------------------------------------------------------------------------------------
@@ -413,7 +449,7 @@ def _our_calls() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
     os.environ.update(added)
     for name in levels:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -433,18 +469,37 @@ def _reading(uri: str) -> Iterator[MlflowClient]:
             raise FileNotFoundError(f"there is no file {path}.")
         with _our_calls():
             _reach(uri)
-            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, OSError) as error:
+            if path is not None and (fault := _fault(path)):
+                raise OSError(
+                    f"{path} is broken ({fault}). Run its search again: it sets this file aside, publishes everything "
+                    "anew, and trains nothing twice."
+                )
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            _open(client)
+            yield client
+    except (MlflowException, OSError, sqlite3.Error) as error:
         raise BadInput(
-            f"MLflow at {_shown(uri)} could not be read: {_reason(error)} Check the tracking URI "
+            f"MLflow at {shown(uri)} could not be read: {_reason(error)} Check the tracking URI "
             "(http://host:port, or sqlite:////absolute/path/mlflow.db), and that a server answers there."
         ) from error
+
+
+def _open(client: MlflowClient) -> None:
+    """Have MLflow open its store; what comes from the libraries below it becomes an OSError."""
+    try:
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError):
+        raise
+    except Exception as error:
+        raise OSError(_reason(error)) from error
 
 
 def _reach(uri: str) -> None:
     """Raise OSError within seconds when nothing can be behind the URI; MLflow itself would try for minutes."""
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme == "sqlite":
+        if found := sorted(set("?#%") & set(uri)):
+            raise OSError(f"MLflow takes a path with {' or '.join(found)} for another one. Name another folder.")
         path = _sqlite_path(uri)
         if path is not None and path.is_file():
             with path.open("rb") as file:
@@ -468,8 +523,114 @@ def _reach(uri: str) -> None:
 
 
 def _sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite URI, absolute; None for other URIs."""
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+    """The file of a SQLite URI, absolute; None for other URIs and for a database in memory."""
+    name = uri.removeprefix("sqlite:///")
+    return Path(name).absolute() if name not in (uri, "", ":memory:") else None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """The database itself, never made here."""
+    return sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with MLflow's database, None if nothing is.
+
+    Raises sqlite3.OperationalError where it cannot be told (locked, no permission), OSError for another's database.
+    """
+    with closing(_connect(path)) as database:
+        try:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and not tables & {"experiments", "alembic_version"}:
+                raise OSError(f"{path} is a SQLite database of something else.")
+            # MLflow makes its default experiment last of all.
+            if "experiments" not in tables or not database.execute("SELECT 1 FROM experiments LIMIT 1").fetchall():
+                return "it was left half made by an interruption"
+            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+            return None if found == "ok" else found
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            return str(error)
+
+
+def _make_ready(path: Path, warn: Callable[[str], None]) -> None:
+    """See to it that there is a whole database whose artifacts go beside it."""
+    if path.is_file() and path.stat().st_size > 0 and (fault := _fault(path)):
+        _set_aside(path, fault, warn)
+    if not path.is_file() or path.stat().st_size == 0:
+        _make(path)
+    _bring_home(path)
+
+
+def _set_aside(path: Path, fault: str, warn: Callable[[str], None]) -> None:
+    """Rename a broken database, its journal with it: left behind, that would be played into the next database."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
+        number += 1
+    for end in ("-journal", "-wal", "-shm", ""):
+        if (part := path.with_name(path.name + end)).exists():
+            part.rename(aside.with_name(aside.name + end))
+    warn(
+        f"MLflow's database {path} is broken ({fault}): it is now called {aside.name}, and a new one takes its place. "
+        "What is in the ledger, the tables and the figures is not touched."
+    )
+
+
+def _make(path: Path) -> None:
+    """Make an empty database of MLflow: whole, or not under this name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{path.name}.making-"
+    for left in path.parent.iterdir():
+        if left.name.startswith(prefix) and time.time() - left.stat().st_mtime > _LEFT_OVER_SECONDS:
+            left.unlink(missing_ok=True)
+    part = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        SqlAlchemyStore(f"sqlite:///{part}", (path.parent / _ARTIFACTS).as_uri()).engine.dispose()
+        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # of a database that is gone
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+        part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
+
+
+def _bring_home(path: Path) -> None:
+    """Point a database that was moved or copied with its folder at the artifacts beside it.
+
+    MLflow keeps artifact locations as absolute paths and offers no way to change them, so its tables are changed.
+    Experiments whose artifacts were put elsewhere on purpose stay as they are, and so do single runs whose artifacts
+    are still where they were and not here.
+    """
+    home = path.parent / _ARTIFACTS
+    with closing(_connect(path)) as database, database:
+        marked = database.execute(
+            "SELECT experiments.experiment_id, artifact_location FROM experiments JOIN experiment_tags AS tags "
+            "ON tags.experiment_id = experiments.experiment_id WHERE tags.key = ?",
+            [_MARK],
+        ).fetchall()
+        for experiment, location in marked:
+            old = _local(location)
+            if old is None or old.name != _ARTIFACTS or old.resolve() == home.resolve():
+                continue
+            database.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", [home.as_uri(), experiment]
+            )
+            runs = database.execute(
+                "SELECT run_uuid, artifact_uri, tags.value FROM runs JOIN tags USING (run_uuid) "
+                "WHERE experiment_id = ? AND tags.key = 'kind'",
+                [experiment],
+            ).fetchall()
+            for run, stored, kind in runs:
+                here = home / run / "artifacts"
+                # The run of a search is written on, whatever became of its earlier artifacts.
+                if kind == "search" or here.exists() or not (there := _local(stored)) or not there.exists():
+                    database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", [here.as_uri(), run])
+
+
+def _local(uri: str) -> Path | None:
+    """The path of a file URI, None for artifacts kept elsewhere."""
+    parts = urllib.parse.urlsplit(uri)
+    return Path(urllib.request.url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:
@@ -480,7 +641,7 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
             client.set_experiment_tag(found.experiment_id, _MARK, "1")
         return str(found.experiment_id)
     path = _sqlite_path(uri)
-    artifacts = (path.parent / "mlartifacts").as_uri() if path is not None else None
+    artifacts = (path.parent / _ARTIFACTS).as_uri() if path is not None else None
     return str(client.create_experiment(name, artifact_location=artifacts, tags={_MARK: "1"}))
 
 
@@ -539,9 +700,9 @@ def _cut(text: str) -> str:
     return text if len(text) < _MAX_VALUE else text[: _MAX_VALUE - 1 - len(note)] + note
 
 
-def _shown(uri: str) -> str:
-    """The URI without what stands before an @: it may be a password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def shown(uri: str) -> str:
+    """A text with URIs without the user and the password that may stand before the host; paths keep their @."""
+    return re.sub(r"(\w://)[^/\s]*@", r"\1", uri)
 
 
 def _reason(error: Exception) -> str:
@@ -550,4 +711,4 @@ def _reason(error: Exception) -> str:
     text = lines[0].strip() if lines else type(error).__name__
     if cause := re.search(r"Max retries exceeded.*Caused by (\w+)", text):
         text = f"the server takes connections but does not answer ({cause[1]})"
-    return _shown(text if len(text) <= 300 else f"{text[:300]}...").rstrip(".") + "."
+    return shown(text if len(text) <= 300 else f"{text[:300]}...").rstrip(".") + "."

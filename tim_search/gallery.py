@@ -1,0 +1,57 @@
+"""The figures of a search folder, drawn from what its ledger holds. Needs neither Ray nor the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tim_search import figures
+from tim_search.summary import SearchResults
+from tim_search.tim import TimResult, size_profile
+
+#: Attention is compared within one subset size; this size where it was trained, else pairs.
+_ATTENTION_SIZE = 3
+
+
+def heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
+    """The heatmap by rank, as the M3H paper draws it, and by value; that of a restricted score under its own name."""
+    name = "heatmap" if result.size is None else "restricted-heatmap"
+    kinds: Sequence[figures.HeatmapKind] = ("rank", "value")
+    return tuple(
+        figures.save(
+            figures.draw_heatmap(
+                figures.heatmap_data(
+                    result, kind, results.manifest.overlaps, results.tasks, search=results.manifest.name
+                )
+            ),
+            results.folder / "figures" / f"{name}-{kind}.png",
+        )
+        for kind in kinds
+    )
+
+
+def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, ...]:
+    """Figures of one source: its helpers and harmers, how they settled (sampled searches), and by size of the subset.
+
+    The first two are of `result` and of its kind; a restricted or deployable score has file names of its own.
+    """
+    tasks, place = results.tasks, results.folder / "figures"
+    data = figures.forest_data(result, name, results.manifest.overlaps, tasks)
+    kind = "" if result.size is None else f"-up-to-{result.size}"
+    found = [figures.save(figures.draw_forest(data), place / f"forest-{name}{kind}.png")]
+    if steps := results.convergence(size=result.size):
+        settling = figures.draw_lines(figures.convergence_data(steps, name, tasks))
+        found.append(figures.save(settling, place / f"convergence-{name}{kind}.png"))
+    profile = figures.draw_lines(figures.profile_data(size_profile(results.table), result, name, tasks))
+    return (*found, figures.save(profile, place / f"sizes-{name}.png"))
+
+
+def attention(results: SearchResults) -> tuple[Path, ...]:
+    """How much each task draws on each other, within one subset size; nothing where no such subset was trained."""
+    frame = results.ledger.attention(results.manifest.context.key)
+    sizes = set(frame["subset"].map(len))
+    size = next((size for size in (_ATTENTION_SIZE, 2) if size in sizes), None)
+    if size is None:
+        return ()
+    data = figures.attention_data(frame, tuple(results.tasks), size, results.tasks)
+    return (figures.save(figures.draw_attention(data), results.folder / "figures" / "attention.png"),)
