@@ -305,7 +305,7 @@ def test_a_sampled_search_with_a_stopping_rule_and_a_control(call: Call, tmp_pat
 def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = trained(tmp_path / "sampled", tasks=("hospdead", "dnr_later", *TASKS[1:], "avtisst"), design={"sampled": 20})
     content = summary.report(summary.open_search(path))
-    cli._output().print(display.report(content, {"ledger": "here"}))
+    cli._output().print(display.report(content))
     out = capsys.readouterr().out
     assert "sampled TIM" in out
     assert "Best combinations: not known" in out
@@ -362,6 +362,26 @@ def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_pa
     assert "holds the search 'small' with another context" in err
     assert "settings differ" in err
     assert "--out" in err
+    assert (folder / "search.json").read_bytes() == before
+
+
+def test_a_folder_of_another_search_is_refused(call: Call, folder: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "other.yaml", name="other")
+    before = (folder / "search.json").read_bytes()
+    code, _, err = call("run", path, "--out", folder)
+    assert code == 2
+    assert "holds the search small of 3 tasks" in err
+    assert "ledger: " in err
+    assert (folder / "search.json").read_bytes() == before
+
+
+def test_a_second_driver_changes_nothing_in_the_folder_of_the_first(call: Call, folder: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "small.yaml", design={"sized": 2})
+    before = (folder / "search.json").read_bytes()
+    with summary.open_search(folder).ledger.writer_lock():
+        code, _, err = call("run", path, "--out", folder)
+    assert code == 2
+    assert "is being written by" in err
     assert (folder / "search.json").read_bytes() == before
 
 
@@ -598,6 +618,7 @@ def test_the_demo(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["units"] == {"trained": 63, "failed": 0, "reused": 0}
+    assert found["units"] == {"trained": 3 * 63, "failed": 0, "reused": 0}
+    assert any("silhouette" in note for note in found["notes"])
     assert found["label"] == "exact TIM"
     assert [one["source"] for one in found["sources"]] == list(summary.open_search(tmp_path / "demo").tasks)

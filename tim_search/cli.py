@@ -111,7 +111,7 @@ def demo_search() -> SearchFile:
     """The search of `tim-search demo`, the same as jobs/demo.yaml."""
     from tim_search.spec import ExactDesign, SearchFile
 
-    return SearchFile(cohort="support2", name="demo", tasks=DEMO_TASKS, design=ExactDesign())
+    return SearchFile(cohort="support2", name="demo", tasks=DEMO_TASKS, design=ExactDesign(), blocks=3)
 
 
 @app.command(epilog="Example: tim-search plan jobs/twelve-pairs.yaml")
@@ -410,7 +410,8 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         costs = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}
         _print_json({**content, "units": units, **costs, **where, **files})
         return
-    _output().print(display.report(content, places))
+    _output().print(display.report(content))
+    _output().print(display.places(places), soft_wrap=True, markup=False)
     if outcome.failed:
         _say("warning", f"{outcome.failed} units failed; `tim-search status {results.folder}` tells why.")
 

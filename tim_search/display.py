@@ -81,44 +81,49 @@ def pairs(rows: Mapping[str, Any]) -> Table:
 
 
 def helpers(sources: Iterable[Mapping[str, Any]], label: str) -> Table:
-    """For every source the two best helpers and the worst harmer, from `summary.report`."""
-    table = Table(title=f"What helps, what harms ({label})", box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("source task", "best helpers", "worst harmer"):
-        table.add_column(column, overflow="fold")
+    """For every source the two best helpers and the worst harmer, from `summary.report`, one a line."""
+    table = _table(f"What helps, what harms ({label})", "source task", "", "trained with", "TIM score", "interval")
     for row in sources:
         gains = [one for one in row["helpers"] if one["estimate"] > 0][:2]
         losses = [one for one in row["helpers"] if one["estimate"] < 0][-1:]
-        table.add_row(
-            Text(row["source"]), Text("\n").join(map(_effect, gains)) or "none", Text("\n").join(map(_effect, losses))
-        )
+        for place, one in enumerate([*gains, *losses]):
+            marks = ("*" if one["rejected"] else "") + (" ~" if one["overlaps"] else "")
+            table.add_row(
+                Text(row["source"] if place == 0 else "", style="bold"),
+                "helps" if one["estimate"] > 0 else "harms",
+                Text(one["task"]),
+                Text(f"{one['estimate']:+.4f}", style=_colour(one["estimate"])).append(marks),
+                interval(one["low"], one["high"]),
+                end_section=place == len(gains) + len(losses) - 1,
+            )
     return table
 
 
-def _effect(one: Mapping[str, Any]) -> Text:
-    style = _colour(one["estimate"])
-    marks = ("*" if one["rejected"] else "") + (" ~" if one["overlaps"] else "")
-    text = Text(one["task"]).append(f" {one['estimate']:+.4f}", style=style).append(marks)
-    return text.append(f" {interval(one['low'], one['high'])}", style="dim")
-
-
 def combinations(sources: Iterable[Mapping[str, Any]]) -> Table:
-    """For every source its best combination by the paper's rule, and whether that gain stands up."""
-    table = Table(title="Best combination of each source task", box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("source task", "alone", "with (paper's rule)", "gain", "interval", "above 0", "with (lower bound)"):
-        table.add_column(column, overflow="fold")
+    """For every source its best combination by the paper's rule and by the rule that asks for certainty."""
+    table = _table("Best combination of each source task", "source task", "rule", "trained with", "gain", "interval")
     for row in sources:
-        paper, lower = row["paper"], row["lower_bound"]
-        known = paper["size"] > 1
-        verdict = "" if not known else "yes" if paper["holds"] else "no" if paper["low"] is not None else "not known"
-        table.add_row(
-            Text(f"{row['source']} ({row['metric']})"),
-            "" if row["single_score"] is None else f"{row['single_score']:.4f}",
-            _partners(row["source"], paper),
-            f"{paper['gain']:+.4f}" if known and paper["gain"] is not None else "",
-            interval(paper["low"], paper["high"]) if known else "",
-            Text(verdict, style="bold" if verdict == "yes" else ""),
-            _partners(row["source"], lower),
-        )
+        alone = "not trained" if row["single_score"] is None else f"{row['single_score']:.4f}"
+        heads = (Text(row["source"], style="bold"), Text(f"{row['metric']} {alone}", style="dim"))
+        for head, rule, words in zip(heads, ("paper", "lower_bound"), ("paper", "lower bound"), strict=True):
+            found = row[rule]
+            known = found["size"] > 1 and found["gain"] is not None
+            table.add_row(
+                head,
+                words,
+                _partners(row["source"], found),
+                Text(f"{found['gain']:+.4f}", style="bold" if found["holds"] else "") if known else "",
+                interval(found["low"], found["high"]) if known else "",
+                end_section=rule == "lower_bound",
+            )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A plain table that fits 80 characters where task names are of ordinary length."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("rule", "gain", "interval"))
     return table
 
 
@@ -129,8 +134,8 @@ def _partners(source: str, found: Mapping[str, Any]) -> Text:
     return Text(" + ".join(others) + waiting) if others else Text(f"alone{waiting}", style="dim")
 
 
-def report(content: Mapping[str, Any], places: Mapping[str, Any]) -> Group:
-    """The end of a run: helpers, combinations, what the marks mean, and where everything lies."""
+def report(content: Mapping[str, Any]) -> Group:
+    """The end of a run: helpers, combinations, and what the marks mean."""
     sharing = content["sharing"]
     marks = [
         "* a discovery at a false discovery rate of 10 %.  ~ near-identical or nested targets: no transfer to be read.",
@@ -139,6 +144,7 @@ def report(content: Mapping[str, Any], places: Mapping[str, Any]) -> Group:
     if any(row[rule]["complete"] for row in content["sources"] for rule in ("paper", "lower_bound")):
         best: RenderableType = combinations(content["sources"])
         marks += [
+            "Rules: paper takes the highest mean score; lower bound only a gain whose whole interval is above zero.",
             "Intervals are 95 %. A gain was chosen and measured on the same scores, so it is optimistic.",
             f"Trainings of the expansion: {sharing['shared']} (shared), {sharing['alone']} (each source alone).",
         ]
@@ -152,8 +158,13 @@ def report(content: Mapping[str, Any], places: Mapping[str, Any]) -> Group:
         best,
         *(Text(f"  {line}", style="dim") for line in marks),
         "",
-        pairs(places),
     )
+
+
+def places(rows: Mapping[str, Any]) -> str:
+    """Names and places, one a line, however long: they are there to be copied."""
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
 def plan(content: Mapping[str, Any]) -> RenderableType:
@@ -201,8 +212,7 @@ def matrix(result: TimResult, width: int) -> RenderableType:
     """The TIM scores, row = source task; as a list where the terminal is too narrow for the matrix."""
     if _CELL * (len(result.tasks) + 1) > width:
         return _listed(result)
-    table = Table(title=f"{result.label}; row = source task", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("")
+    table = _table(f"{result.label}; row = source task", "")
     for name in result.tasks:
         table.add_column(Text(name), justify="right", overflow="fold", max_width=_CELL)
     for i, source in enumerate(result.tasks):
@@ -251,19 +261,18 @@ def _notes(result: TimResult) -> list[Text]:
 
 
 def expansions(rows: Sequence[Mapping[str, Any]], rule: str) -> RenderableType:
-    """The greedy expansion of every source, one a line."""
-    table = Table(title=f"Greedy expansion (rule: {rule})", box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("source task", "alone", "best combination", "score", "gain", "interval", "why it ended"):
-        table.add_column(column, overflow="fold")
+    """The greedy expansion of every source, one a line, and below why each ended."""
+    table = _table(
+        f"Greedy expansion (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval"
+    )
     for row in rows:
         grown = row["size"] > 1
         table.add_row(
-            Text(row["source"]),
+            Text(row["source"], style="bold"),
             "" if row["single_score"] is None else f"{row['single_score']:.4f}",
             Text(row["best"]),
             "" if row["score"] is None else f"{row['score']:.4f}",
             f"{row['gain']:+.4f}" if grown and row["gain"] is not None else "",
-            interval(row["low"], row["high"]),
-            Text(row["reason"], style="dim"),
+            interval(row["low"], row["high"]) if grown else "",
         )
-    return table
+    return Group(table, *(Text(f"  {row['source']}: {row['reason']}", style="dim") for row in rows))

@@ -6,7 +6,7 @@ Needs neither the cohort nor the network nor Ray, and works at any moment, also 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -216,7 +216,7 @@ def report(results: SearchResults) -> dict[str, Any]:
     return {
         "search": results.manifest.name,
         "label": result.label,
-        "notes": list(result.notes),
+        "notes": [*result.notes, *_about_silhouettes(results.tasks.values())],
         "stopping": results.stopping(),
         "sources": [
             {
@@ -231,6 +231,16 @@ def report(results: SearchResults) -> dict[str, Any]:
         ],
         "sharing": {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved},
     }
+
+
+def _about_silhouettes(tasks: Iterable[Task]) -> list[str]:
+    names = ", ".join(task.name for task in tasks if task.metric == "silhouette")
+    if not names:
+        return []
+    return [
+        f"A silhouette ({names}) also rises when the latent keeps fewer directions. Before a gain is read as better "
+        "groups, compare effective_rank and reconstruction_r2 in the ledger."
+    ]
 
 
 def _flagged(row: Mapping[str, Any], overlaps: Sequence[tuple[str, str]]) -> dict[str, Any]:
