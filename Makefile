@@ -16,6 +16,7 @@ INSTALLED := .venv/.installed
 
 demo: $(INSTALLED)
 	$(BIN)/tim-search demo --out runs/demo
+	@echo "commands  are in $(BIN): run '. $(BIN)/activate' once in a shell, then for example 'tim-search tim runs/demo'"
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"

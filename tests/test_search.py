@@ -184,12 +184,15 @@ def test_an_adaptive_plan_gets_a_fresh_table_every_round(ledger: Ledger, tmp_pat
     with pytest.raises(KeyError):
         run(other, behaviour, GREEDY, on_event=stop)
     held = len(other.done(CONTEXT.key))
-    resumed = run(other, behaviour, GREEDY)
+    events: list[Event] = []
+    resumed = run(other, behaviour, GREEDY, on_event=events.append)
+    assert [event.round for event in events if event.kind == "round"] == list(range(2, outcome.rounds + 1))
     assert (resumed.reused, resumed.trained) == (held, outcome.trained - held)
     assert other.done(CONTEXT.key) == ledger.done(CONTEXT.key)
     assert set(fake_trainer.begun(log).values()) == {1}
-    finished = run(other, Behaviour(build="error"), GREEDY)
-    assert (finished.reused, finished.trained) == (outcome.trained, 0)
+    finished = run(other, Behaviour(build="error"), GREEDY, on_event=events.append)
+    assert (finished.reused, finished.trained, finished.rounds) == (outcome.trained, 0, 0)
+    assert events[-1].round == outcome.rounds, "rounds are those of the search, not of this run"
 
 
 def jobs(rounds: list[Event]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,16 @@ def test_check_finds_nothing_wrong_with_a_good_file(tmp_path: Path) -> None:
     assert [finding for finding in findings if finding.severity == "error"] == []
     wrong = spec.check(write(tmp_path, "cohort: support2\ntasks: [hospdeath]\n"))
     assert any("hospdeath" in finding.problem for finding in wrong)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "100%"])
+def test_a_folder_whose_path_mlflow_takes_for_another_one(name: str, tmp_path: Path) -> None:
+    search = spec.SearchFile(cohort="support2", tasks=tuple(SIX))
+    with pytest.raises(BadInput, match=f"{re.escape(name)}.*Name another output folder with --out"):
+        spec.resolve(search, tmp_path / name)
+    elsewhere = f"sqlite:///{tmp_path}/me@home/mlflow.db"
+    search = spec.SearchFile(cohort="support2", tasks=tuple(SIX), tracking_uri=elsewhere)
+    assert spec.resolve(search, tmp_path / name).tracking_uri == elsewhere
 
 
 def test_resolve_fixes_what_the_file_leaves_open(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -24,7 +25,7 @@ from mlflow import MlflowClient
 from tim_search import tim
 from tim_search.expansion import Greedy
 from tim_search.games import ScoreTable
-from tim_search.tracking import Tracker, heatmaps, newest_heatmap, searches
+from tim_search.tracking import Tracker, heatmaps, newest_heatmap, searches, shown
 from tim_search.types import BadInput, Interrupted
 
 TASKS = ("a", "b", "c")
@@ -288,6 +289,161 @@ def test_an_experiment_that_was_there_before(store: str, tmp_path: Path) -> None
     assert len(heatmaps(store, "in-ours")) == 1
 
 
+# A database cut short, a folder moved ---------------------------------------------------------------------------------
+
+
+def fresh_store(folder: Path, empty_store: str) -> str:
+    """A store in a folder of its own, with its database made already."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(empty_store.removeprefix("sqlite:///"), folder / "mlflow.db")
+    return uri_of(folder)
+
+
+def publish_round(uri: str, folder: Path, number: int, search_id: str = "id") -> list[str]:
+    """The round's heatmap, published; returns the warnings."""
+    warnings: list[str] = []
+    with Tracker(uri, "demo", search_id, warn=warnings.append) as tracker:
+        tracker.heatmap(result(number), [figure(folder)], round=number)
+        tracker.ledger(pd.DataFrame({"score": [0.5]}))
+    assert tracker.missed == []
+    return warnings
+
+
+def half_made(path: Path, empty_store: str) -> None:
+    """What a kill during MLflow's migrations leaves: tables, no version of them, no default experiment."""
+    shutil.copy(empty_store.removeprefix("sqlite:///"), path)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        for statement in ("DELETE FROM alembic_version", "DELETE FROM experiments", "DROP TABLE traces_archival"):
+            with contextlib.suppress(sqlite3.OperationalError):
+                database.execute(statement)
+
+
+def garbled(path: Path, empty_store: str) -> None:
+    """A database whose beginning alone is right."""
+    content = Path(empty_store.removeprefix("sqlite:///")).read_bytes()
+    path.write_bytes(content[:200] + b"\xff" * (len(content) - 200))
+
+
+@pytest.mark.parametrize("breaks", [half_made, garbled])
+def test_a_broken_database_is_set_aside_and_published_anew(
+    breaks: Callable[[Path, str], None], empty_store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mlflow.db"
+    breaks(path, empty_store)
+    broken = path.read_bytes()
+    (tmp_path / "mlflow.db-journal").write_bytes(b"")
+    for query in (searches, heatmaps, lambda uri: newest_heatmap(uri, "demo")):
+        with pytest.raises(BadInput, match=r"mlflow\.db is broken .*Run its search again"):
+            query(uri_of(tmp_path))
+    assert path.read_bytes() == broken, "a query repairs nothing"
+    (warning,) = publish_round(uri_of(tmp_path), tmp_path, 3)
+    assert "is broken" in warning
+    assert "mlflow.db.broken-1" in warning
+    assert (tmp_path / "mlflow.db.broken-1").read_bytes() == broken
+    assert newest_heatmap(uri_of(tmp_path), "demo").round == 3
+    assert publish_round(uri_of(tmp_path), tmp_path, 3) == []
+    assert len(heatmaps(uri_of(tmp_path), "demo")) == 1
+    names = sorted(one.name for one in tmp_path.glob("mlflow.db*"))
+    assert names == ["mlflow.db", "mlflow.db.broken-1", "mlflow.db.broken-1-journal"], "its journal goes with it"
+    output = capfd.readouterr()
+    assert "Traceback" not in output.err + output.out
+
+
+def test_a_change_of_the_database_that_was_cut_short(
+    empty_store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An older database whose tables are newer than its version says: MLflow stumbles when it opens it."""
+    uri = fresh_store(tmp_path, empty_store)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        database.execute("DROP TABLE webhooks")
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "copy.db")
+    with pytest.raises(BadInput, match="could not be read"):
+        searches(f"sqlite:///{tmp_path / 'copy.db'}")
+    (warning,) = publish_round(uri, tmp_path, 1)
+    assert "was cut short" in warning
+    assert newest_heatmap(uri, "demo").round == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_kill_while_the_database_is_made_leaves_none(tmp_path: Path) -> None:
+    code = "import sys; from tim_search.tracking import Tracker; Tracker(sys.argv[1], 'demo', 'id').__enter__()"
+    process = subprocess.Popen([sys.executable, "-c", code, uri_of(tmp_path)], start_new_session=True)
+    try:
+        until = time.monotonic() + 60
+        while not any(one.stat().st_size > 50_000 for one in tmp_path.glob("mlflow.db.making-*[0-9a-f]")):
+            assert process.poll() is None, "it was made before it could be killed"
+            assert time.monotonic() < until
+            time.sleep(0.005)
+    finally:
+        stop(process, signal.SIGKILL)
+    assert not (tmp_path / "mlflow.db").exists()
+    with pytest.raises(BadInput, match="there is no file"):
+        searches(uri_of(tmp_path))
+    for left in tmp_path.glob("mlflow.db.making-*"):
+        os.utime(left, (0, 0))
+    assert publish_round(uri_of(tmp_path), tmp_path, 1) == []
+    assert newest_heatmap(uri_of(tmp_path), "demo").round == 1
+    assert [one.name for one in tmp_path.glob("mlflow.db*")] == ["mlflow.db"], "what the kill left is cleared away"
+
+
+def test_a_database_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE patients (name TEXT)")
+    content = path.read_bytes()
+    with pytest.raises(BadInput, match="something else"):
+        searches(uri_of(tmp_path))
+    warnings: list[str] = []
+    with Tracker(uri_of(tmp_path), "demo", "id", warn=warnings.append) as tracker:
+        publish_everything(tracker, tmp_path)
+    assert len(warnings) == 1
+    assert "something else" in warnings[0]
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("original", ["gone", "kept"])
+def test_a_moved_folder_is_read_and_written_where_it_is(original: str, empty_store: str, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "a new place ü"
+    publish_round(fresh_store(old, empty_store), tmp_path, 2)
+    shutil.copytree(old, new)
+    before = sorted(old.rglob("*"))
+    if original == "gone":
+        shutil.rmtree(old)
+    uri = uri_of(new)
+    newest = newest_heatmap(uri, "demo", tmp_path / "fetched")
+    assert newest.round == 2
+    assert len(newest.table) == 6
+    assert newest.figures["heatmap_rank.png"].read_bytes() == figure(tmp_path).read_bytes()
+    # A process of its own: MLflow keeps in memory where the artifacts of a run lie.
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_tracking as t\n"
+        "sys.exit(' '.join(t.publish_round(sys.argv[2], Path(sys.argv[3]), 3)) or None)"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), uri, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert sorted(old.rglob("*")) == ([] if original == "gone" else before), "nothing is written where it was before"
+    assert heatmaps(uri, "demo")["round"].tolist() == [3, 2]
+    assert newest_heatmap(uri, "demo").round == 3
+    # MLflow alone finds everything at the new place, the ledger in the one run of the search.
+    client = MlflowClient(tracking_uri=uri)
+    (run_id,) = searches(uri)["run_id"]
+    for run in [run_id, *heatmaps(uri, "demo")["run_id"]]:
+        assert client.get_run(run).info.artifact_uri == (new / "mlartifacts" / run / "artifacts").as_uri()
+    assert (new / "mlartifacts" / run_id / "artifacts" / "ledger" / "ledger.parquet").is_file()
+
+
+def test_a_moved_database_without_its_artifacts(empty_store: str, tmp_path: Path) -> None:
+    publish_round(fresh_store(tmp_path / "old", empty_store), tmp_path, 2)
+    (tmp_path / "new").mkdir()
+    shutil.move(tmp_path / "old" / "mlflow.db", tmp_path / "new" / "mlflow.db")
+    assert newest_heatmap(uri_of(tmp_path / "new"), "demo").round == 2, "they are still where they were"
+    shutil.rmtree(tmp_path / "old")
+    with pytest.raises(BadInput, match=r"no file .*new/mlartifacts"):
+        newest_heatmap(uri_of(tmp_path / "new"), "demo")
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
@@ -310,6 +466,7 @@ def test_an_unknown_search_lists_those_there_are(store: str, tmp_path: Path) -> 
         ("file:///some/folder", "plain files"),
         ("http:///x", "names no host"),
         ("sqlite:////no/such/place/mlflow.db", "there is no file"),
+        ("sqlite:////no/such/a#b?c/mlflow.db", "there is no file"),
         (f"http://user:secret@127.0.0.1:{free_port()}", "nothing answers at 127.0.0.1"),
     ],
 )
@@ -328,6 +485,41 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("these are not the tables you are looking for")
     with pytest.raises(BadInput, match="is not a SQLite database"):
         searches(uri_of(tmp_path))
+
+
+@pytest.mark.parametrize("character", ["?", "#", "%", "%20"])
+def test_a_path_that_mlflow_takes_for_another_one(character: str, empty_store: str, tmp_path: Path) -> None:
+    uri = fresh_store(tmp_path / f"a{character}b", empty_store)
+    before = sorted(tmp_path.rglob("*"))
+    warnings: list[str] = []
+    with Tracker(uri, "demo", "id", warn=warnings.append):
+        pass
+    assert "Name another folder" in warnings[0]
+    with pytest.raises(BadInput, match="Name another folder"):
+        searches(uri)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_at_sign_in_a_path(empty_store: str, tmp_path: Path) -> None:
+    uri = fresh_store(tmp_path / "me@home", empty_store)
+    publish_round(uri, tmp_path, 1)
+    assert newest_heatmap(uri, "demo").round == 1
+    assert list((tmp_path / "me@home" / "mlartifacts").rglob("heatmap_rank.png"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("http://me:secret@host:5000", "http://host:5000"),
+        ("https://me:sec@ret@host/x@y", "https://host/x@y"),
+        ("postgresql://me:secret@host/db", "postgresql://host/db"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("sqlite:////me@work/mlflow.db", "sqlite:////me@work/mlflow.db"),
+        ("http://host:5000", "http://host:5000"),
+    ],
+)
+def test_a_shown_uri_holds_no_password_and_its_whole_path(uri: str, expected: str) -> None:
+    assert shown(uri) == expected
 
 
 def test_a_database_without_searches(store: str, empty_store: str) -> None:

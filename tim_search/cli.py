@@ -8,6 +8,7 @@ and `expand` start without torch and without Ray.
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import warnings
@@ -384,11 +385,11 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
 
 
 def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
-    from tim_search import display, summary
+    from tim_search import display, summary, tracking
 
     results, outcome = finished.results, finished.outcome
     content = summary.report(results)
-    uri = found.tracking_uri.split("@")[-1]
+    uri = tracking.shown(found.tracking_uri)
     places = {
         "trained": f"{outcome.trained} units in {display.duration(outcome.seconds)}, {outcome.failed} of them failed; "
         f"{outcome.reused} were in the ledger already",
@@ -396,10 +397,10 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "ledger": results.ledger.path,
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
-        "heatmap": f"tim-search heatmap --tracking-uri {uri} --search {found.file.name}",
+        "heatmap": shlex.join(["tim-search", "heatmap", "--tracking-uri", uri, "--search", found.file.name]),
         "MLflow": "not published (see the warning above)"
         if finished.missed
-        else f"mlflow ui --backend-store-uri {uri}",
+        else shlex.join(["mlflow", "ui", "--backend-store-uri", uri]),
     }
     if uri.startswith("http") and not finished.missed:
         places["MLflow"] = uri

@@ -71,7 +71,7 @@ class Event:
         kind: "round" when a round of the plan begins, and every earlier round is in the ledger; "pack" when the result
             of a pack is in the ledger; "stopping" when what is in flight is being finished before the search stops;
             "done" when the plan has nothing more to ask.
-        round: number of the round, from 1.
+        round: number of the round, from 1; rounds whose units the ledger held when the run began are counted.
         done: units of the search with a final answer, those the ledger held at the start included.
         total: units asked for so far; an adaptive plan raises it with every round.
         failed: units that failed in this run.
@@ -97,7 +97,7 @@ class SearchOutcome:
         failed: units among them that failed.
         reused: units the plan asked for that the ledger held when the run began.
         repeated: trainings started again, because a worker was lost or a pack had to be split.
-        rounds: how many times the plan asked for something.
+        rounds: how many times the plan asked for something in this run.
         seconds: wall time of the run.
         peak_bytes: the most memory any worker used: of its GPU, else of its process; 0 where no trainer told.
     """
@@ -142,7 +142,7 @@ def run(
         BadInput, WorkerError: see `Executor.run`.
     """
     start = time.monotonic()
-    trained = failed = repeated = rounds = reused = total = peak = 0
+    trained = failed = repeated = rounds = earlier = reused = total = peak = 0
 
     # What a static plan answers depends on no score, and replicates are most of a ledger's bytes.
     columns = _TABLE_COLUMNS if isinstance(plan, StaticPlan) else (*_TABLE_COLUMNS, "replicates")
@@ -152,7 +152,7 @@ def run(
         return score_table(rows, tuple(tasks), blocks, replicates="replicates" in columns)
 
     def tell(kind: Literal["round", "pack", "stopping", "done"], message: str = "") -> None:
-        on_event(Event(kind, rounds, reused + trained, total, failed, time.monotonic() - start, message))
+        on_event(Event(kind, earlier + rounds, reused + trained, total, failed, time.monotonic() - start, message))
 
     def announce() -> None:
         tell("stopping", "stopping after the packs in flight; a second signal drops them")
@@ -167,7 +167,8 @@ def run(
         try:
             answered = ledger.done(context.key)
             table = read_table()
-            total = reused = _reused(plan, table, answered)
+            reused, earlier = _reused(plan, table, answered)
+            total = reused
             while wanted := plan.ask(table):
                 rounds += 1
                 todo = set(wanted) - answered
@@ -179,7 +180,7 @@ def run(
                 total += len(todo)
                 waiting = packs(todo, tasks, capacity)
                 with stop.held_off():
-                    tell("round", f"round {rounds}: {len(todo)} units in {len(waiting)} packs")
+                    tell("round", f"round {earlier + rounds}: {len(todo)} units in {len(waiting)} packs")
                 n_files = ledger.files()
                 for results in _together(executor, feed(waiting)):
                     with stop.held_off():
@@ -226,19 +227,21 @@ def _together(executor: Executor, waiting: Iterable[Pack]) -> Iterator[list[Pack
         raise
 
 
-def _reused(plan: Plan, table: ScoreTable, held: set[Unit]) -> int:
-    """Units the ledger holds of all that the plan would have asked for from the beginning.
+def _reused(plan: Plan, table: ScoreTable, held: set[Unit]) -> tuple[int, int]:
+    """Units the ledger holds of all that the plan would have asked for from the beginning, and rounds it holds whole.
 
     The plan is played through on the part of the table it has asked for so far, until it asks for something new.
     """
     asked: set[Unit] = set()
+    rounds = 0
     known = empty(table.tasks, table.blocks)
     while new := set(plan.ask(known)) - asked:
         asked |= new
         if not new <= table.answered:
             break
+        rounds += 1
         known = table.of(asked)
-    return len(asked & held)
+    return len(asked & held), rounds
 
 
 class _Stop:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,7 @@ class SearchFile(_Section):
         if self.blocks is not None and (self.seeds is not None or self.folds is not None):
             text = "stands alone (block b: seed b, fold b modulo the number of folds), but seeds or folds are given too"
             raise _error(f"{text}. Take out `blocks`, or `seeds` and `folds`", "blocks")
-        if self.tracking_uri and "@" in self.tracking_uri:
+        if self.tracking_uri and "@" in urllib.parse.urlsplit(self.tracking_uri).netloc:
             text = "a search file is copied beside its results and may hold no password"
             raise _error(f"{text}. Set MLFLOW_TRACKING_URI in the environment instead", "tracking_uri")
         return self
@@ -316,6 +317,13 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
     record = _record(design, names, blocks[0][0], control)
     folder = Path(out or search.out or Path("runs") / search.name).resolve()
     tracking_uri = search.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    odd = sorted(set("?#%") & set(tracking_uri)) if tracking_uri.startswith("sqlite:") else []
+    if odd:
+        raise BadInput(
+            f"MLflow's database would be {tracking_uri.removeprefix('sqlite:///')}, and a path with {' or '.join(odd)} "
+            "in it MLflow takes for another one. Name another output folder with --out, or another tracking_uri "
+            "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
+        )
     return ResolvedSearch(
         file=search,
         cohort=cohort,

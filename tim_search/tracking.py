@@ -274,14 +274,14 @@ class Tracker:
         path = _sqlite_path(self._uri)
         if path is not None:
             _make_ready(path, self._warn)
-        client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
         try:
-            client.search_experiments(max_results=1)
-        except Exception as error:
+            client = _open(self._uri)
+        except OSError as error:
             if path is None or not _HALF_CHANGED.search(str(error)):
                 raise
             _set_aside(path, "a change to a newer form was cut short", self._warn)
             _make(path)
+            client = _open(self._uri)
         experiment_id = _experiment(client, self._uri, self._experiment)
         parents = _search(client, [experiment_id], kind="search", search_id=self._tags["search_id"], finished=False)
         parent = parents[0] if parents else client.create_run(
@@ -474,9 +474,7 @@ def _reading(uri: str) -> Iterator[MlflowClient]:
                     f"{path} is broken ({fault}). Run its search again: it sets this file aside, publishes everything "
                     "anew, and trains nothing twice."
                 )
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            _open(client)
-            yield client
+            yield _open(uri)
     except (MlflowException, OSError, sqlite3.Error) as error:
         raise BadInput(
             f"MLflow at {shown(uri)} could not be read: {_reason(error)} Check the tracking URI "
@@ -484,10 +482,10 @@ def _reading(uri: str) -> Iterator[MlflowClient]:
         ) from error
 
 
-def _open(client: MlflowClient) -> None:
-    """Have MLflow open its store; what comes from the libraries below it becomes an OSError."""
+def _open(uri: str) -> MlflowClient:
+    """A client, the database behind it opened by MLflow; what comes from the libraries below becomes an OSError."""
     try:
-        client.search_experiments(max_results=1)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except (MlflowException, OSError):
         raise
     except Exception as error:
