@@ -1115,8 +1115,3 @@ def test_intervals_over_blocks_cover(measure: ModuleType, options: dict[str, Any
 def test_single_source_design(measure: ModuleType) -> None:
     assert measure.single_source_error(44, 88, n_sources=8) < 0.08
     assert measure.single_source_error(44, 352, n_sources=8) < 0.04
-
-
-@pytest.mark.slow
-def test_the_whole_matrix_of_44_tasks_takes_seconds(measure: ModuleType) -> None:
-    assert measure.seconds(44, 1600) < 5
