@@ -282,9 +282,36 @@ def heatmap(
     _output().print(display.pairs(rows))
 
 
+@app.command(epilog="Example: tim-search merge site-a/run site-b/run --out merged")
+def merge(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Search folders or ledgers (folders, s3://bucket/prefix).")
+    ],
+    out: Annotated[str, typer.Option("--out", help="Place of the merged search folder or ledger.")],
+    as_json: AsJson = False,
+) -> None:
+    """Merge the ledgers of several sites: every score once, and the reasons where their scores do not compare."""
+    from tim_search import display
+    from tim_search import merge as merging
+
+    merged = merging.merge(sources, out)
+    if as_json:
+        content = {"place": merged.place, "ledger": merged.ledger.place, "units": dict(merged.units)}
+        _print_json({**content, "total": merged.total, "files": merged.files, "search": merged.search})
+        return
+    rows: dict[str, Any] = {source: f"{count} units" for source, count in merged.units.items()}
+    twice = sum(merged.units.values()) - merged.total
+    rows[f"merged: {merged.place}"] = f"{merged.total} units, {twice} of them in several sources (first answers count)"
+    _output().print(display.pairs(rows))
+    if merged.search:
+        _note(f"`tim-search tim {merged.place}` reads it.")
+
+
 @app.command(epilog="Example: tim-search check my-cohort/")
 def check(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A search file, a cohort folder or a search folder.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A search file, a cohort folder, a search folder or a ledger.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Check a search file, a cohort folder or a search folder's ledger: every finding with its place and its fix."""
@@ -394,7 +421,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "trained": f"{outcome.trained} units in {display.duration(outcome.seconds)}, {outcome.failed} of them failed; "
         f"{outcome.reused} were in the ledger already",
         **({"memory": f"{outcome.peak_bytes / 2**20:,.0f} MiB at most a worker"} if outcome.peak_bytes else {}),
-        "ledger": results.ledger.path,
+        "ledger": results.ledger.place,
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
         "heatmap": shlex.join(["tim-search", "heatmap", "--tracking-uri", uri, "--search", found.file.name]),
@@ -407,7 +434,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
     if as_json:
         units = {"trained": outcome.trained, "failed": outcome.failed, "reused": outcome.reused}
         files = {"figures": [str(path) for path in finished.figures], "tables": [str(path) for path in finished.tables]}
-        where = {"folder": str(results.folder), "ledger": str(results.ledger.path), "tracking_uri": uri}
+        where = {"folder": str(results.folder), "ledger": results.ledger.place, "tracking_uri": uri}
         costs = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}
         _print_json({**content, "units": units, **costs, **where, **files})
         return
@@ -417,12 +444,17 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         _say("warning", f"{outcome.failed} units failed; `tim-search status {results.folder}` tells why.")
 
 
-def _findings(path: Path) -> list[Finding]:
-    """Everything there is to say about a search file, a cohort folder or a search folder."""
+def _findings(place: str) -> list[Finding]:
+    """Everything there is to say about a search file, a cohort folder, a search folder or a ledger."""
+    path = Path(place)
     if path.is_dir() and (path / "search.json").exists():
         from tim_search import summary
 
-        return summary.open_search(path).ledger.check()
+        return summary.open_search(path).check()
+    if "://" in place or (path / "scores").is_dir():
+        from tim_search.ledger import Ledger
+
+        return Ledger(place).check()
     if path.is_dir() or str(path) == "support2":
         from model.cohort import check_cohort
 

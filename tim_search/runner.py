@@ -6,12 +6,13 @@ The one place where everything meets. Each part is also usable alone, and nothin
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tim_search import expansion, figures, forecast, gallery, plans, power, search, spec, summary
+from tim_search import expansion, figures, forecast, gallery, merge, plans, power, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.ray_executor import RayExecutor
@@ -155,7 +156,7 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
                 f"got {found.file.name} of {len(found.tasks)} tasks. Give this search a folder of its own with --out; "
                 f"with `ledger: {found.ledger}` in its file it takes over all that is trained already."
             )
-    inside = found.ledger.is_relative_to(found.out)
+    inside = isinstance(found.ledger, Path) and found.ledger.is_relative_to(found.out)
     manifest = Manifest(
         name=found.file.name,
         cohort=found.cohort.name,
@@ -165,7 +166,7 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
         design=found.design,
         blocks=found.blocks,
         sources=found.sources,
-        ledger=str(found.ledger.relative_to(found.out)) if inside else str(found.ledger),
+        ledger=os.path.relpath(found.ledger, found.out) if inside else str(found.ledger),
         planned_units=plans.planned_units(found.plan, found.blocks),
     )
     manifest.write(found.out)
@@ -176,14 +177,7 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
 
 
 def _other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
-    names = {
-        "cohort": "the cohort's content",
-        "columns": "the input columns (tasks exclude columns, so other tasks may mean other columns)",
-        "split": "the split",
-        "network": "the network",
-        "settings": "the network's and the training's settings",
-    }
-    differ = [words for key, words in names.items() if getattr(earlier.context, key) != getattr(found.context, key)]
+    differ = merge.differences(earlier.context, found.context)
     return (
         f"{found.out} holds the search {earlier.name!r} with another context: {'; '.join(differ)} differ. "
         "Scores of two contexts do not compare. Name another output folder with --out, or go back to the earlier "

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol, Self
 
+from tim_search import storage
 from tim_search.executors import Executor
 from tim_search.games import ScoreTable, empty, score_table
 from tim_search.ledger import Ledger, product_version, write_durably
@@ -205,7 +206,7 @@ def run(
                 ledger.compact()
         except KeyboardInterrupt:
             raise Interrupted(
-                f"Stopped: {reused + trained} of {total} units are in {ledger.path}. Run the same command again to go "
+                f"Stopped: {reused + trained} of {total} units are in {ledger.place}. Run the same command again to go "
                 "on from there."
             ) from None
     tell("done", f"{trained} units trained, {failed} of them failed, {reused} were in the ledger already")
@@ -311,7 +312,7 @@ class Manifest:
         design: the design in full, as plain JSON.
         blocks: (seed, fold) pairs.
         sources: the tasks whose expansion is wanted.
-        ledger: its folder, absolute or relative to the output folder.
+        ledger: its folder, absolute or relative to the output folder, or its URL.
         planned_units: units of the whole search; None where the design decides as it goes.
         version: of the product that wrote the file.
         created: when, in UTC, as ISO 8601 text.
@@ -378,4 +379,4 @@ class Manifest:
 
     def open_ledger(self, folder: str | Path) -> Ledger:
         """The ledger of the search whose output folder this is."""
-        return Ledger(Path(folder) / self.ledger)
+        return Ledger(storage.below(folder, self.ledger))

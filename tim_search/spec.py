@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from tim_search import plans, reading
+from tim_search import plans, reading, storage
 from tim_search.search import Plan
 from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory
 
@@ -54,6 +54,21 @@ def _names(value: Any) -> Any:
         twice = sorted({str(name) for name in value if value.count(name) > 1})
         if twice:
             raise _error(f"named more than once: {', '.join(twice)}. Name every task once")
+    return value
+
+
+def _ledger(value: Any) -> Any:
+    """A path, or a URL that stays text; a URL that is no place for a ledger is an error."""
+    if value is None or isinstance(value, Path):
+        return value
+    if not isinstance(value, str):
+        raise _error(f"expected a folder, or s3://bucket/prefix, got {reading.short(value)}. Change it")
+    if not storage.is_url(value):
+        return Path(value)
+    try:
+        storage.check(value)
+    except BadInput as error:
+        raise _error(str(error).removeprefix("ledger: ")) from None
     return value
 
 
@@ -196,7 +211,9 @@ class SearchFile(_Section):
         default=None, min_length=1, description="a Ray address such as auto or ray://head:10001"
     )
     out: Path | None = Field(default=None, description="a folder for everything the search writes")
-    ledger: Path | None = Field(default=None, description="a folder for the ledger")
+    ledger: Annotated[Path | str | None, BeforeValidator(_ledger)] = Field(
+        default=None, description="a folder for the ledger, or s3://bucket/prefix"
+    )
     tracking_uri: str | None = Field(
         default=None,
         pattern=r"^(https?://[^\s/]|sqlite:////)\S+$",
@@ -242,7 +259,7 @@ class ResolvedSearch:
     sources: tuple[str, ...]
     blocks: tuple[tuple[int, int], ...]
     out: Path
-    ledger: Path
+    ledger: Path | str
     tracking_uri: str
     capacity: int
     resources: Resources
@@ -470,7 +487,9 @@ def _absolute(search: SearchFile, path: Path, *, named: bool) -> SearchFile:
     from model import support2
 
     base = path.resolve().parent
-    update: dict[str, Any] = {key: base / value for key in ("out", "ledger") if (value := getattr(search, key))}
+    update: dict[str, Any] = {
+        key: storage.below(base, value) for key in ("out", "ledger") if (value := getattr(search, key))
+    }
     if search.cohort != support2.NAME:
         update["cohort"] = str((base / search.cohort).resolve())
     if not named:
