@@ -24,7 +24,7 @@ from tim_search.search import StaticPlan
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("hospdead", "dzclass", "slos_log")
-COMMANDS = ["run", "demo", "plan", "status", "tim", "expand", "heatmap", "merge", "check", "cohort export"]
+COMMANDS = ["run", "demo", "plan", "status", "tim", "expand", "heatmap", "merge", "publish", "check", "cohort export"]
 COMMANDS += ["cohort synthetic"]
 
 Call = Callable[..., tuple[int, str, str]]
@@ -48,7 +48,12 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def trained(
-    folder: Path, n_subsets: int | None = None, tasks: tuple[str, ...] = TASKS, design: Any = "exact", **behaviour: Any
+    folder: Path,
+    n_subsets: int | None = None,
+    tasks: tuple[str, ...] = TASKS,
+    design: Any = "exact",
+    ledger: str | None = None,
+    **behaviour: Any,
 ) -> Path:
     """A search folder as `run` leaves it, with scores of a trainer that needs no time."""
     found = spec.resolve(
@@ -57,6 +62,7 @@ def trained(
             name="small",
             tasks=tasks,
             design=design,
+            ledger=ledger,
             resources=spec.ResourcesSection(workers=1),
         ),
         folder,
@@ -361,7 +367,7 @@ def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_pa
     code, _, err = call("run", path, "--out", folder)
     assert code == 2
     assert "holds the search 'small' with another context" in err
-    assert "settings differ" in err
+    assert "settings (epochs 15 and 3) differ" in err
     assert "--out" in err
     assert (folder / "search.json").read_bytes() == before
 

@@ -259,7 +259,7 @@ def test_a_pack_that_hangs_is_ended_and_its_unit_isolated(make_ray: Make, tmp_pa
     assert sum(fake_trainer.begun(behaviour.log).values()) <= len(units) + 4 * 3 + 2 * 3
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.slow
 def test_a_straggler_is_given_to_a_worker_that_stands_idle_too(
     make_ray: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

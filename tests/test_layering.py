@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "power": 6,
     "plans": 7,
     "merge": 8,
+    "events": 6,
     "tracking": 6,
     "figures": 6,
     "reading": 6,

@@ -8,9 +8,11 @@ and `expand` start without torch and without Ray.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -144,17 +146,57 @@ def plan(
     _output().print(display.plan(content))
 
 
-@app.command(epilog="Example: tim-search status runs/demo")
-def status(folder: Folder, as_json: AsJson = False) -> None:
+@app.command(epilog="Example: tim-search status runs/demo --watch")
+def status(
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until the search has finished.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
     """Show how far a search is, from its ledger alone, also while it runs."""
     from tim_search import display, summary
 
+    if watch:
+        _watch(folder, every, as_json)
+        return
     content = summary.open_search(folder).status()
     if as_json:
         _print_json(content)
         return
+    _output().print(display.pairs(_status_rows(content)))
+    for reason, count in content["failures"].items():
+        _say("warning", f"{count} units failed: {reason}")
+
+
+def _watch(folder: Path, every: float, as_json: bool) -> None:
+    """A line (with --json an object) for every look at which something is new, until the search has finished."""
+    from tim_search import display, summary
+
+    first: tuple[float, int] | None = None
+    last: dict[str, Any] = {}
+    try:
+        while True:
+            now, content = time.monotonic(), summary.open_search(folder).status()
+            trained, total = content["trained"], content["trained"] + content["waiting"]
+            first = first or (now, trained)
+            if content != last:
+                rate = (trained - first[1]) / (now - first[0]) if trained > first[1] else 0.0
+                left = f", {rate:.2g}/s, {display.duration(content['waiting'] / rate)} left" if rate else ""
+                line = f"{trained} of {total} units, {content['failed']} failed{left}"
+                print(json.dumps(content, ensure_ascii=False) if as_json else line, flush=True)
+            if content["finished"]:
+                return
+            last = content
+            time.sleep(every)
+    except KeyboardInterrupt:
+        raise Interrupted("Stopped watching; the search itself is not touched.") from None
+
+
+def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
+    from tim_search import display
+
     planned = "decided as it goes" if content["planned"] is None else content["planned"]
-    rows = {
+    return {
         "search": f"{content['name']} ({content['cohort']}, {content['network']}, {content['design']['kind']})",
         "tasks": ", ".join(content["tasks"]),
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
@@ -168,9 +210,6 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
         "last written": content["last_written"] or "never",
         "ledger": content["ledger"],
     }
-    _output().print(display.pairs(rows))
-    for reason, count in content["failures"].items():
-        _say("warning", f"{count} units failed: {reason}")
 
 
 @app.command(epilog="Example: tim-search tim runs/demo --source hospdead --size 5")
@@ -280,6 +319,32 @@ def heatmap(
         "run": found.run_id,
     }
     _output().print(display.pairs(rows))
+
+
+@app.command(epilog="Example: tim-search publish runs/demo")
+def publish(
+    folder: Folder,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow: http(s)://host:port or sqlite:////path/mlflow.db. Default: the search's."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a search to MLflow from its ledger, where MLflow was down while it ran; nothing is published twice."""
+    from tim_search import display, runner
+
+    _note(f"Writing the figures of {folder}, then MLflow")
+    finished = runner.catch_up(folder, tracking_uri, warn=lambda text: _say("warning", text))
+    if finished.missed:
+        raise TimSearchError(
+            f"Not published: {', '.join(finished.missed)}. The ledger is whole; run the same command again when MLflow "
+            "answers."
+        )
+    figures = [str(path) for path in finished.figures]
+    if as_json:
+        _print_json({"folder": str(finished.results.folder), "figures": figures})
+        return
+    _output().print(display.pairs({"published": finished.results.folder, "figures": ", ".join(figures)}))
 
 
 @app.command(epilog="Example: tim-search merge site-a/run site-b/run --out merged")
@@ -396,6 +461,7 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     from tim_search import display, plans, spec
 
     found = spec.resolve(file, out)
+    _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
     _note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
@@ -409,6 +475,20 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     _tell_end(found, finished, as_json)
     if finished.outcome.failed:
         raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+def _check_outlives(found: ResolvedSearch) -> None:
+    """Raise BadInput where a submitted job would write into its working folder, which nobody keeps."""
+    here = Path.cwd().resolve()
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return
+    for name, place in (("--out", found.out), ("ledger", found.ledger)):
+        if isinstance(place, Path) and place.resolve().is_relative_to(here):
+            raise BadInput(
+                f"{name}: expected an absolute path outside {here}, got {place}. A submitted job works in a temporary "
+                "copy of the submitted folder, so what it writes there is lost. Name a place that stays, such as "
+                f"/home/ray/results/{found.file.name}, or for the ledger s3://bucket/prefix."
+            )
 
 
 def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:

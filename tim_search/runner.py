@@ -5,21 +5,24 @@ The one place where everything meets. Each part is also usable alone, and nothin
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tim_search import expansion, figures, forecast, gallery, merge, plans, power, search, spec, summary
+from tim_search import __version__, expansion, figures, forecast, gallery, merge, plans, power, search, spec, summary
+from tim_search.events import EventLog
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, digest
+from tim_search.types import BadInput, Interrupted, digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,27 +64,28 @@ def run_search(
     manifest = prepare(found)
     ledger = Ledger(found.ledger)
     factory, payload = spec.training(found)
-    executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
-    settings = {
-        "network": found.context.network,
-        "training": asdict(found.settings),
-        **{key: value for key, value in asdict(manifest).items() if key in ("cohort", "design", "blocks", "sources")},
-        "tasks": list(found.tasks),
-        "capacity": found.capacity,
-    }
-    tracker = Tracker(
-        found.tracking_uri,
-        found.file.name,
-        digest([_home(found), found.file.name, found.context.key, dict(found.design), list(found.tasks)]),
-        cohort=manifest.cohort,
-        context=found.context.key,
-        settings=settings,
-        warn=warn,
+    executor = RayExecutor(
+        factory,
+        payload,
+        found.tasks,
+        found.resources,
+        address or found.file.address,
+        time_limit=found.file.resources.time_limit,
     )
+    log = EventLog(
+        found.out, warn, search=manifest.name, context=manifest.context.key, ledger=ledger.place, version=__version__
+    )
+
+    def caution(message: str) -> None:
+        log.warning(message)
+        warn(message)
+
+    tracker = _tracker(manifest, found.out, found.tracking_uri, caution, capacity=found.capacity)
     written: tuple[tuple[Path, ...], tuple[Path, ...]] = ((), ())
 
     def tell(event: Event) -> None:
         nonlocal written
+        log.tell(event)
         on_event(event)
         # A round that begins tells that the one before it is in the ledger.
         completed = event.round if event.kind == "done" else event.round - 1
@@ -89,10 +93,12 @@ def run_search(
             try:
                 written = publish(summary.open_search(found.out), tracker, completed, event)
             except OSError as error:
-                warn(f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole.")
+                caution(
+                    f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole."
+                )
 
     try:
-        with tracker:
+        with log, tracker:
             outcome = search.run(
                 found.plan, ledger, found.context, found.tasks, found.blocks, executor, found.capacity, tell
             )
@@ -101,10 +107,56 @@ def run_search(
     return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
 
 
-def _home(found: spec.ResolvedSearch) -> str:
-    """What tells this folder's search from equal ones in one MLflow store; nothing where the store is its own."""
-    own = found.tracking_uri.startswith(f"sqlite:///{found.out}/")
-    return "" if own else str(found.out)
+def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable[[str], None] = print) -> Finished:
+    """Publish what a search folder's ledger holds to MLflow, as its search would have; trains nothing.
+
+    Args:
+        folder: of a search; its figures and tables are written anew.
+        tracking_uri: of MLflow; None takes what the search itself takes.
+        warn: takes the warning when MLflow cannot be written; `Finished.missed` then says what is missing there.
+
+    Raises:
+        BadInput: for a folder that holds no search, or no scores yet.
+    """
+    results = summary.open_search(folder)
+    file = spec.read(results.folder / "search.yaml")[0]
+    uri = tracking_uri or spec.tracking_uri(file.tracking_uri if file else None, results.folder)
+    status = results.status()
+    held = results.ledger.done(results.manifest.context.key)
+    rounds = search.played(results.plan, results.table, held)[1]
+    done, failures = status["trained"], status["failed"]
+    event = Event("done", rounds, done, done + status["waiting"], failures, status["training_seconds"])
+    tracker = _tracker(results.manifest, results.folder, uri, warn)
+    with contextlib.suppress(Interrupted), tracker:
+        written = publish(results, tracker, rounds, event)
+        if not status["finished"]:
+            raise Interrupted("so that MLflow does not show it as finished")
+    outcome = SearchOutcome(0, 0, len(held), 0, 0, 0.0)
+    return Finished(results, outcome, *written, tuple(tracker.missed))
+
+
+def _tracker(manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[str], None], **settings: Any) -> Tracker:
+    """What publishes the search of a folder; the same folder and store give the same run in MLflow."""
+    # What tells this folder's search from equal ones in one MLflow store; nothing where the store is its own.
+    home = "" if tracking_uri.startswith(f"sqlite:///{out}/") else str(out)
+    context, names = manifest.context, [task.name for task in manifest.tasks]
+    plain = asdict(manifest)
+    return Tracker(
+        tracking_uri,
+        manifest.name,
+        digest([home, manifest.name, context.key, dict(manifest.design), names]),
+        cohort=manifest.cohort,
+        context=context.key,
+        settings={
+            "network": context.network,
+            "training": json.loads(context.settings),
+            **{key: plain[key] for key in ("cohort", "design", "blocks", "sources")},
+            "tasks": names,
+            **settings,
+        },
+        again=f"To publish later: tim-search publish {out}",
+        warn=warn,
+    )
 
 
 def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:

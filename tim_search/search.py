@@ -168,7 +168,7 @@ def run(
         try:
             answered = ledger.done(context.key)
             table = read_table()
-            reused, earlier = _reused(plan, table, answered)
+            reused, earlier = played(plan, table, answered)
             total = reused
             while wanted := plan.ask(table):
                 rounds += 1
@@ -228,7 +228,7 @@ def _together(executor: Executor, waiting: Iterable[Pack]) -> Iterator[list[Pack
         raise
 
 
-def _reused(plan: Plan, table: ScoreTable, held: set[Unit]) -> tuple[int, int]:
+def played(plan: Plan, table: ScoreTable, held: set[Unit]) -> tuple[int, int]:
     """Units the ledger holds of all that the plan would have asked for from the beginning, and rounds it holds whole.
 
     The plan is played through on the part of the table it has asked for so far, until it asks for something new.

@@ -176,6 +176,9 @@ class ResourcesSection(_Section):
         default=0.0, ge=0, description="a number of at least 0 (GPUs a worker; 0.5 puts two workers on a GPU)"
     )
     workers: int = Field(default=0, ge=0, description="a whole number (0: as many workers as the cluster has room for)")
+    time_limit: float | None = Field(
+        default=None, gt=0, description="a number above 0 (seconds a pack may take before its worker is ended)"
+    )
 
 
 class SearchFile(_Section):
@@ -333,11 +336,11 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
     blocks = _blocks(search, design, cohort.split.n_folds)
     record = _record(design, names, blocks[0][0], control)
     folder = Path(out or search.out or Path("runs") / search.name).resolve()
-    tracking_uri = search.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-    odd = sorted(set("?#%") & set(tracking_uri)) if tracking_uri.startswith("sqlite:") else []
+    uri = tracking_uri(search.tracking_uri, folder)
+    odd = sorted(set("?#%") & set(uri)) if uri.startswith("sqlite:") else []
     if odd:
         raise BadInput(
-            f"MLflow's database would be {tracking_uri.removeprefix('sqlite:///')}, and a path with {' or '.join(odd)} "
+            f"MLflow's database would be {uri.removeprefix('sqlite:///')}, and a path with {' or '.join(odd)} "
             "in it MLflow takes for another one. Name another output folder with --out, or another tracking_uri "
             "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
         )
@@ -353,10 +356,15 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
         blocks=blocks,
         out=folder,
         ledger=search.ledger or folder / "ledger",
-        tracking_uri=tracking_uri,
+        tracking_uri=uri,
         capacity=search.capacity or _capacity(search, cohort, settings, record),
         resources=Resources(search.resources.cpus, search.resources.gpus, search.resources.workers),
     )
+
+
+def tracking_uri(named: str | None, folder: Path) -> str:
+    """Where a search publishes: what its file names, else the environment, else a database in its folder."""
+    return named or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def training(found: ResolvedSearch) -> tuple[TrainerFactory, Any]:
