@@ -81,6 +81,7 @@ def contents(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
+@pytest.mark.slow
 def test_secrets_of_the_environment_stay_there(
     call: Call,  # noqa: F811
     tmp_path: Path,
