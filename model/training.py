@@ -159,7 +159,7 @@ def predict(fitted: Fitted, rows: Rows, settings: M3HSettings) -> Predictions:
 def score_pack(
     pack: Pack, fitted: Fitted, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings
 ) -> tuple[list[Score], list[Attention]]:
-    """Validation scores of every unit and task, and the attention weights of every unit.
+    """Scores of every unit and task on the held-out rows, and the attention weights of every unit.
 
     A diverged member or a collapsed clustering is a failed row with its reason.
     """
@@ -195,7 +195,7 @@ def score_pack(
                 found = judge(learned[member, :, c], latents[member, :, c], task.n_outputs, fold.weights, start)
                 scores.append(_scored(unit, task, found.silhouette, found.collapsed))
                 scores += [
-                    Score(unit, name, metric, "validation", float(value), primary=False)
+                    Score(unit, name, metric, unit.part, float(value), primary=False)
                     for metric, value in (
                         ("occupied_clusters", found.occupied),
                         ("effective_rank", found.effective_rank),
@@ -226,12 +226,16 @@ def _metric(
 def _scored(unit: Unit, task: Task, values: NDArray[np.float64], why: str) -> Score:
     """Score row from a metric under every weighting: the first is the score, the others its replicates."""
     if why or not np.isfinite(values[0]):
-        return _failed(unit, task, why or f"no {task.metric}: the validation labels of fold {unit.fold} do not vary")
-    return Score(unit, task.name, task.metric, "validation", float(values[0]), replicates=tuple(map(float, values[1:])))
+        return _failed(unit, task, why or f"no {task.metric}: {_where(unit)} do not vary")
+    return Score(unit, task.name, task.metric, unit.part, float(values[0]), replicates=tuple(map(float, values[1:])))
+
+
+def _where(unit: Unit) -> str:
+    return "the labels of the test patients" if unit.part == "test" else f"the validation labels of fold {unit.fold}"
 
 
 def _failed(unit: Unit, task: Task, why: str) -> Score:
-    return Score(unit, task.name, task.metric, "validation", float("nan"), "failed", why)
+    return Score(unit, task.name, task.metric, unit.part, float("nan"), "failed", why)
 
 
 class PackTrainer:

@@ -148,7 +148,8 @@ def run(
     columns = _TABLE_COLUMNS if isinstance(plan, StaticPlan) else (*_TABLE_COLUMNS, "replicates")
 
     def read_table() -> ScoreTable:
-        rows = ledger.scores(context.key, columns=columns)
+        # Every part: which patients judge a unit follows from its fold, and the table takes the folds of its blocks.
+        rows = ledger.scores(context.key, part=None, columns=columns)
         return score_table(rows, tuple(tasks), blocks, replicates="replicates" in columns)
 
     def tell(kind: Literal["round", "pack", "stopping", "done"], message: str = "") -> None:

@@ -32,6 +32,10 @@ METRICS: Mapping[Kind, str] = {
     "clustering": "silhouette",
 }
 
+#: The fold that holds no training patient out: trained on the whole training part, judged on the test patients.
+#: Searches never ask for it; the confirmation does, and keeps a log of it.
+FINAL_FOLD = -1
+
 #: A subset of tasks: sorted, unique, non-empty task names. Build it with `subset`.
 Subset: TypeAlias = tuple[str, ...]
 
@@ -98,11 +102,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unit:
-    """One training: a subset of tasks, a seed, a validation fold."""
+    """One training: a subset of tasks, a seed, a validation fold (or `FINAL_FOLD`)."""
 
     subset: Subset
     seed: int
     fold: int
+
+    @property
+    def part(self) -> Part:
+        """The patients it is judged on."""
+        return "test" if self.fold == FINAL_FOLD else "validation"
 
     def __str__(self) -> str:
         return f"{'+'.join(self.subset)} seed {self.seed} fold {self.fold}"
@@ -250,9 +259,9 @@ def digest(value: Any) -> str:
 
 
 def failed(pack: Pack, error: str, tasks: Mapping[str, Task], attempts: int = 1) -> PackResult:
-    """The result of a pack that could not be trained: one failed validation row a unit and task."""
+    """The result of a pack that could not be trained: one failed row a unit and task."""
     rows = tuple(
-        Score(unit, name, tasks[name].metric, "validation", float("nan"), "failed", error)
+        Score(unit, name, tasks[name].metric, unit.part, float("nan"), "failed", error)
         for unit in pack.units
         for name in unit.subset
     )
