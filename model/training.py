@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from model.cohort import Cohort
 from model.data import Fold, Rows, load_fold
 from model.seeding import batch_order, generator
 from model.settings import M3HSettings
-from tim_search.types import Attention, BadInput, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
+from tim_search.types import Attention, BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
 
 EVALUATION_ROWS = 2048  # rows a forward pass without gradients
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -238,12 +239,22 @@ def _failed(unit: Unit, task: Task, why: str) -> Score:
     return Score(unit, task.name, task.metric, unit.part, float("nan"), "failed", why)
 
 
-class PackTrainer:
-    """Trains packs of one search in one process; keeps the folds it has prepared."""
+#: A further look at a trained pack: score rows and curves beside those every pack has.
+Look: TypeAlias = Callable[[Pack, Fitted, Fold], tuple[list[Score], list[Curve]]]
 
-    def __init__(self, payload: TrainingPayload) -> None:
+
+class PackTrainer:
+    """Trains packs of one search in one process; keeps the folds it has prepared.
+
+    Args:
+        payload: the search.
+        look: what else is told of every pack.
+    """
+
+    def __init__(self, payload: TrainingPayload, look: Look = lambda pack, fitted, fold: ([], [])) -> None:
         check_supported(payload.cohort, payload.network)
         self._payload = payload
+        self._look = look
         self._device = _device(payload.device)
         self._folds: dict[int, Fold] = {}
         torch.set_num_threads(max(1, payload.threads))
@@ -273,10 +284,11 @@ class PackTrainer:
             fold = self.fold(pack.units[0].fold)
             fitted = fit_pack(pack, tasks, fold, settings)
             scores, attention = score_pack(pack, fitted, tasks, fold, settings)
+            more, curves = self._look(pack, fitted, fold)
         seconds = time.perf_counter() - started
         share = seconds / len(pack.units)
-        timed = tuple(replace(score, seconds=share) for score in scores)
-        return PackResult(pack, timed, tuple(attention), seconds, self._peak_bytes())
+        timed = tuple(replace(score, seconds=share) for score in (*scores, *more))
+        return PackResult(pack, timed, tuple(attention), seconds, self._peak_bytes(), curves=tuple(curves))
 
     def _peak_bytes(self) -> int:
         if self._device.type == "cuda":

@@ -36,11 +36,14 @@ LAYERS: dict[str, int] = {
     "reading": 6,
     "summary": 8,
     "spec": 8,
+    "readings": 1,
+    "confirmed_figures": 7,
     "forecast": 9,
-    "gallery": 9,
-    "runner": 10,
+    "confirmation": 9,
+    "gallery": 10,
+    "runner": 11,
     "display": 9,
-    "cli": 11,
+    "cli": 12,
 }
 
 # Heavy libraries, and the modules of tim_search that may import them.
@@ -49,9 +52,9 @@ OWNERS: dict[str, set[str]] = {
     "sklearn": set(),
     "ray": {"ray_executor"},
     "mlflow": {"tracking"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures", "confirmed_figures"},
     "pyarrow": {"ledger"},
-    "pandas": {"ledger", "tracking", "tim"},
+    "pandas": {"ledger", "tracking", "tim", "confirmation", "gallery"},
     "scipy": {"power", "tim", "blocks", "estimators", "expansion"},
     "pydantic": {"spec", "reading"},
     "pydantic_core": {"spec", "reading"},
@@ -62,7 +65,7 @@ OWNERS: dict[str, set[str]] = {
 
 # What a machine with nothing but a training stack has: the networks import from here alone.
 MODEL_MAY_IMPORT = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "model", "tim_search"}
-MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"yaml"}
+MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"yaml", "umap"}
 # The networks need torch only where they compute; a cohort is read without it.
 WITHOUT_TORCH = {"model.cohort", "model.control", "model.settings", "model.support2"}
 

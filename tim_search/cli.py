@@ -241,6 +241,51 @@ def expand(
     _output().print(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")
 
 
+@app.command(epilog="Example: tim-search confirm runs/demo --rule paper --by sex")
+def confirm(
+    folder: Folder,
+    rule: Annotated[
+        RuleName, typer.Option(help="Which combination of a source is put to the test (see `tim-search expand`).")
+    ] = RuleName.paper,
+    source: Annotated[list[str] | None, typer.Option(help="A source task; may be given several times.")] = None,
+    subset: Annotated[
+        str | None, typer.Option("--subset", help="A combination to confirm instead, as task+task+task.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds to train from.")] = 5,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the test patients.")] = 1000,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", help="An input column: calibration by its groups. Several times.")
+    ] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the chosen combinations to the test: fresh seeds, untouched test patients, against each task alone."""
+    from tim_search import display, runner, summary
+
+    _note(f"Opening {folder} and its cohort")
+    given = tuple(sorted({name.strip() for name in subset.split("+") if name.strip()})) if subset else ()
+    with display.progress(_console) as tell:
+        found = runner.confirm(
+            folder, rule.value, sources=source or (), given=given, seeds=seeds, draws=draws, groups=by or (),
+            address=address, on_event=tell, warn=lambda text: _say("warning", text),
+        )  # fmt: skip
+    failed = found.outcome.failed if found.outcome else 0
+    rows = [summary.plain(row) for row in found.rows]
+    if as_json:
+        figures = [str(path) for path in found.figures]
+        _print_json({"confirmed": rows, "notes": found.notes, "table": str(found.table), "figures": figures})
+    else:
+        _output().print(display.confirmation(rows, found.notes))
+        _output().print(
+            display.places({"table": found.table, "figures": found.results.folder / "figures"}),
+            soft_wrap=True,
+            markup=False,
+        )
+    if failed:
+        _say("warning", f"{failed} units failed; `tim-search status {folder}` does not count them, the table does.")
+        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
 @app.command(epilog="Example: tim-search heatmap --tracking-uri sqlite:////home/me/runs/demo/mlflow.db --search demo")
 def heatmap(
     tracking_uri: Annotated[str, typer.Option(help="MLflow: http(s)://host:port or sqlite:////path/mlflow.db.")],

@@ -276,3 +276,34 @@ def expansions(rows: Sequence[Mapping[str, Any]], rule: str) -> RenderableType:
             interval(row["low"], row["high"]) if grown else "",
         )
     return Group(table, *(Text(f"  {row['source']}: {row['reason']}", style="dim") for row in rows))
+
+
+def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> RenderableType:
+    """What the test patients say of each source, one a line, and below it the verdicts and the baselines."""
+    table = _table(
+        "Combinations on untouched test patients", "source task", "trained with", "alone", "with", "gain", "interval"
+    )
+    verdicts = []
+    for row in rows:
+        others = " + ".join(name for name in row["chosen"].split(" + ") if name and name != row["source"])
+        known = row["difference"] is not None
+        table.add_row(
+            Text(row["source"], style="bold"),
+            Text(others or "alone", style="" if others else "dim"),
+            f"{row['single']:.4f}" if known else "",
+            f"{row['multi']:.4f}" if known else "",
+            Text(f"{row['difference']:+.4f}", style=_colour(row["difference"])).append("*" if row["rejected"] else "")
+            if known
+            else "",
+            interval(row["low"], row["high"]),
+        )
+        percent = "" if row["percent"] is None else f" ({row['percent']:+.1f} %)"
+        baselines = [
+            f"{words} {row[name]:.4f}"
+            for name, words in (("together", "all tasks together"), ("ensemble", "an ensemble of single-task models"))
+            if row[name] is not None
+        ]
+        reached = f"; {row['metric']} of {' and of '.join(baselines)}" if baselines else ""
+        verdicts.append(f"{row['source']}: {row['verdict']}{percent}{reached}.")
+    lines = ["* confirmed or refuted: Benjamini-Hochberg over the sources at a false discovery rate of 10 %.", *notes]
+    return Group(table, *(Text(f"  {line}") for line in verdicts), *(Text(f"  {line}", style="dim") for line in lines))

@@ -31,6 +31,7 @@ from tim_search.executors import Job, PackQueue, cannot_build, describe
 from tim_search.types import (
     Attention,
     BadInput,
+    Curve,
     OutOfMemory,
     Pack,
     PackResult,
@@ -51,6 +52,7 @@ _REACH = 5.0  # seconds an address has to answer
 
 _score_fields = attrgetter(*(item.name for item in fields(Score) if item.name != "unit"))
 _attention_fields = attrgetter(*(item.name for item in fields(Attention) if item.name != "unit"))
+_curve_fields = attrgetter(*(item.name for item in fields(Curve) if item.name != "unit"))
 
 
 class _Worker:
@@ -70,7 +72,8 @@ class _Worker:
         place = {unit: index for index, unit in enumerate(pack.units)}
         scores = [(place[row.unit], _score_fields(row)) for row in result.scores if row.unit in place]
         attention = [(place[row.unit], _attention_fields(row)) for row in result.attention if row.unit in place]
-        return scores, attention, result.seconds, result.peak_bytes
+        curves = [(place[row.unit], _curve_fields(row)) for row in result.curves if row.unit in place]
+        return scores, attention, curves, result.seconds, result.peak_bytes
 
 
 @dataclass(eq=False)
@@ -339,13 +342,14 @@ def _amounts(node: Mapping[str, Any], resources: Resources) -> str:
 
 
 def _result(pack: Pack, answer: tuple[Any, ...]) -> PackResult:
-    scores, attention, seconds, peak_bytes = answer
+    scores, attention, curves, seconds, peak_bytes = answer
     return PackResult(
         pack,
         tuple(Score(pack.units[index], *values) for index, values in scores),
         tuple(Attention(pack.units[index], *values) for index, values in attention),
         seconds,
         peak_bytes,
+        curves=tuple(Curve(pack.units[index], *values) for index, values in curves),
     )
 
 

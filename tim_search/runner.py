@@ -6,19 +6,31 @@ The one place where everything meets. Each part is also usable alone, and nothin
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tim_search import expansion, figures, forecast, gallery, plans, power, search, spec, summary
+from tim_search import (
+    confirmation,
+    expansion,
+    figures,
+    forecast,
+    gallery,
+    plans,
+    power,
+    readings,
+    search,
+    spec,
+    summary,
+)
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, digest
+from tim_search.types import FINAL_FOLD, BadInput, Subset, digest, subset
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,22 +73,7 @@ def run_search(
     ledger = Ledger(found.ledger)
     factory, payload = spec.training(found)
     executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
-    settings = {
-        "network": found.context.network,
-        "training": asdict(found.settings),
-        **{key: value for key, value in asdict(manifest).items() if key in ("cohort", "design", "blocks", "sources")},
-        "tasks": list(found.tasks),
-        "capacity": found.capacity,
-    }
-    tracker = Tracker(
-        found.tracking_uri,
-        found.file.name,
-        digest([_home(found), found.file.name, found.context.key, dict(found.design), list(found.tasks)]),
-        cohort=manifest.cohort,
-        context=found.context.key,
-        settings=settings,
-        warn=warn,
-    )
+    tracker = _tracker(found, manifest, warn)
     written: tuple[tuple[Path, ...], tuple[Path, ...]] = ((), ())
 
     def tell(event: Event) -> None:
@@ -98,6 +95,26 @@ def run_search(
     finally:
         executor.close()
     return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
+
+
+def _tracker(found: spec.ResolvedSearch, manifest: Manifest, warn: Callable[[str], None]) -> Tracker:
+    """The search's place in MLflow: the same run whenever the same search is started in the same folder."""
+    settings = {
+        "network": found.context.network,
+        "training": asdict(found.settings),
+        **{key: value for key, value in asdict(manifest).items() if key in ("cohort", "design", "blocks", "sources")},
+        "tasks": list(found.tasks),
+        "capacity": found.capacity,
+    }
+    return Tracker(
+        found.tracking_uri,
+        found.file.name,
+        digest([_home(found), found.file.name, found.context.key, dict(found.design), list(found.tasks)]),
+        cohort=manifest.cohort,
+        context=found.context.key,
+        settings=settings,
+        warn=warn,
+    )
 
 
 def _home(found: spec.ResolvedSearch) -> str:
@@ -222,3 +239,140 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+# The confirmation -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Confirmation:
+    """A confirmation that came to its end.
+
+    Attributes:
+        results: the search folder.
+        rows: one a source (see `confirmation.rows`).
+        notes: what the reader must know.
+        outcome: what this run trained; None where no combination was chosen, so that nothing was read.
+        figures: the files that were written.
+        table: tables/confirmation.csv.
+        missed: what could not be published to MLflow.
+    """
+
+    results: SearchResults
+    rows: list[dict[str, Any]]
+    notes: list[str]
+    outcome: SearchOutcome | None
+    figures: tuple[Path, ...]
+    table: Path
+    missed: tuple[str, ...]
+
+
+def confirm(
+    folder: str | Path,
+    rule: expansion.Rule = "paper",
+    *,
+    sources: Sequence[str] = (),
+    given: Subset = (),
+    seeds: int = 5,
+    draws: int = 1000,
+    groups: Sequence[str] = (),
+    address: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    warn: Callable[[str], None] = print,
+) -> Confirmation:
+    """Train the chosen combinations and their single-task models anew, and judge them on the test patients.
+
+    Started again with the same arguments it trains nothing twice. Every start that trains is noted in
+    test-readings.jsonl before a test patient is read.
+
+    Args:
+        folder: of a search.
+        rule: which combination of a source is put to the test: "paper", its best score whatever its noise, or
+            "lower_bound", only where the validation interval of its gain lies above zero.
+        sources: tasks to confirm; () takes all of the search.
+        given: a combination to confirm instead of those the rule chooses, for the sources (default: its own tasks).
+        seeds: number of fresh seeds.
+        draws: patient-bootstrap draws.
+        groups: input columns by which calibration is shown apart.
+        address, on_event, warn: see `run_search`.
+
+    Raises:
+        BadInput: no search folder; unknown sources; the cohort or its split has changed since the search.
+        Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
+    """
+    results = summary.open_search(folder)
+    found = spec.resolve(spec.load(results.folder / "search.yaml"), results.folder)
+    if found.context != results.manifest.context:
+        raise BadInput(_other_context(found, results.manifest))
+    chosen, alone, used_rule = _combinations(results, rule, sources, given)
+    together = subset(name for name in found.tasks if name != results.control)
+    used = {seed for seed, _ in results.manifest.blocks}
+    settings = replace(found.settings, replicates=draws)
+    context = replace(found.context, settings=settings.text)
+    asked = confirmation.Asked(
+        rule=used_rule,
+        chosen=chosen,
+        alone=alone,
+        together=together,
+        seeds=confirmation.fresh_seeds(seeds, used),
+        draws=draws,
+        contexts=dict.fromkeys(confirmation.needed(chosen, together), context),
+        groups=tuple(groups),
+    )
+    outcome = None
+    if chosen:
+        factory, payload = spec.confirming(found, settings, chosen, asked.ensemble, groups, asked.seeds[0])
+        executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
+        blocks = tuple((seed, FINAL_FOLD) for seed in asked.seeds)
+        plan = search.StaticPlan(asked.subsets)
+        if not set(plan.units(blocks)) <= results.ledger.done(context.key):
+            combinations = {source: list(members) for source, members in chosen.items()}
+            readings.log(results.folder, "confirm", rule=used_rule, combinations=combinations, seeds=list(asked.seeds))
+        asked.write(results.folder)
+        try:
+            outcome = search.run(plan, results.ledger, context, found.tasks, blocks, executor, found.capacity, on_event)
+        finally:
+            executor.close()
+    else:
+        asked.write(results.folder)
+    results = summary.open_search(folder)
+    rows = confirmation.rows(results)
+    count = len(readings.read(results.folder))
+    notes = confirmation.caveats(asked, confirmation.confirmed(results), count, results.manifest.overlaps)
+    table = write_table(results.folder / "tables" / "confirmation.csv", rows)
+    drawn = gallery.confirmation(results) if chosen else ()
+    tracker = _tracker(found, results.manifest, warn)
+    with tracker:
+        tracker.confirmation(rows, drawn)
+    return Confirmation(results, rows, notes, outcome, drawn, table, tuple(tracker.missed))
+
+
+def _combinations(
+    results: SearchResults, rule: expansion.Rule, sources: Sequence[str], given: Subset
+) -> tuple[dict[str, Subset], tuple[str, ...], str]:
+    """(source -> combination, sources that stay alone, the rule)."""
+    known = [name for name in results.tasks if name != results.control]
+    unknown = [name for name in (*sources, *given) if name not in known]
+    if unknown:
+        raise BadInput(
+            f"expected tasks of the search ({', '.join(known)}), got {', '.join(unknown)}. Name some of them."
+        )
+    if given:
+        if len(given) < 2:
+            raise BadInput(
+                f"--subset: expected two tasks or more, got {' + '.join(given)}. A task alone needs no confirmation."
+            )
+        outside = [name for name in sources if name not in given]
+        if outside:
+            raise BadInput(
+                f"--source: {', '.join(outside)} not in the combination {' + '.join(given)}. Name tasks in it."
+            )
+        return dict.fromkeys(sources or given, given), (), "given"
+    found, _ = results.expand(rule, sources=list(sources) or known)
+    if not any(one.complete for one in found):
+        raise BadInput(
+            f"{results.folder} holds no finished expansion to confirm: {found[0].reason}. Name a combination with "
+            "--subset a+b, or run a search whose design is exact, greedy or sized."
+        )
+    chosen = {one.source: one.best for one in found if len(one.best) > 1}
+    return chosen, tuple(one.source for one in found if len(one.best) == 1), rule

@@ -352,6 +352,42 @@ def training(found: ResolvedSearch) -> tuple[TrainerFactory, Any]:
     return trainer, payload
 
 
+def confirming(
+    found: ResolvedSearch,
+    settings: Any,
+    chosen: Mapping[str, Subset],
+    ensemble: int,
+    groups: Iterable[str],
+    map_seed: int,
+) -> tuple[TrainerFactory, Any]:
+    """(factory, payload) that an executor needs to confirm combinations on the test patients.
+
+    Args:
+        settings: of the network, as the confirmation has them.
+        chosen: source -> combination.
+        ensemble: the most single-task models that are averaged.
+        groups: input columns by which calibration is shown apart.
+        map_seed: the seed whose clusterings are laid out in two dimensions.
+
+    Raises:
+        BadInput: for a column that is no input of the search.
+    """
+    # Imported here: torch.
+    from model.confirming import ConfirmingPayload, subgroups, trainer
+
+    _, payload = training(found)
+    maps = {
+        (members, source)
+        for source, combination in chosen.items()
+        if found.tasks[source].kind == "clustering"
+        for members in (combination, (source,))
+    }
+    by_group = {name: rows for column in groups for name, rows in subgroups(found.cohort, column).items()}
+    return trainer, ConfirmingPayload(
+        dataclasses.replace(payload, settings=settings), ensemble, by_group, frozenset(maps), map_seed
+    )
+
+
 def cost(found: ResolvedSearch, subsets: Sequence[Subset]) -> Callable[[int, int], float] | None:
     """Seconds of one worker for a unit, by (tasks, clustering tasks), measured on this machine.
 

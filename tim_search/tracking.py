@@ -192,6 +192,18 @@ class Tracker:
             },
         )
 
+    def confirmation(self, rows: Sequence[Mapping[str, Any]], figures: Iterable[str | Path]) -> None:
+        """What the test patients say (see `confirmation.rows`) as a nested run of kind "confirmation"."""
+        tested = [row for row in rows if row["chosen"]]
+        self._publish(
+            "confirmation",
+            "confirmation",
+            pd.DataFrame(list(rows)),
+            figures,
+            {"n_tasks": len(rows)},
+            {"tested": len(tested), "confirmed": sum(row["rejected"] and row["difference"] > 0 for row in tested)},
+        )
+
     def _publish(
         self,
         kind: str,

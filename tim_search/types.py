@@ -178,6 +178,29 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """What one unit's predictions on one of its tasks look like, as points made of many patients each, never of one.
+
+    Attributes:
+        kind: "calibration" (x predicted risk, y observed rate, n patients of a risk quantile), "roc" (x false and y
+            true positive rate), "density" (x observed and y predicted centre of a cell, n patients in it), "tail" (x
+            observed and y predicted mean of a quantile of the observed, n patients) or "map" (x and y centre of a cell
+            of a two-dimensional map, n patients in it).
+        group: the subgroup of patients, the class, or the cluster; "all" where there is one only.
+        x, y: coordinates of the points.
+        n: patients behind each point; empty where every point rests on all of them.
+    """
+
+    unit: Unit
+    task: str
+    kind: Literal["calibration", "roc", "density", "tail", "map"]
+    group: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    n: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PackResult:
     """All that comes back from training a pack. Every unit has at least one score row, also a failed unit."""
 
@@ -187,6 +210,7 @@ class PackResult:
     seconds: float = 0.0
     peak_bytes: int = 0
     attempts: int = 1
+    curves: tuple[Curve, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
