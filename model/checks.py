@@ -99,15 +99,23 @@ def overlap_warnings(
     A gain between such a pair is one outcome read twice, not transfer, so it must be flagged.
     """
     known = {(min(a, b), max(a, b)) for a, b in declared}
-    reasons: dict[tuple[str, str], str] = {}
-    for a, b, reason in (*_nested(tasks, labels, classes), *_numeric(tasks, labels)):
-        reasons.setdefault((min(a, b), max(a, b)), reason)
+    reasons = overlapping(tasks, labels, classes)
     fix = "List the pair under `overlaps`, so that heatmaps hatch it and discoveries leave it out; or drop one task."
     return [
         Finding(f"tasks.{a} and tasks.{b}", f"{reason}.", fix, "warning")
         for (a, b), reason in sorted(reasons.items())
         if (a, b) not in known
     ]
+
+
+def overlapping(
+    tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]], classes: Mapping[str, tuple[str, ...]]
+) -> dict[tuple[str, str], str]:
+    """Pairs of tasks, names sorted, whose targets are nested or near-identical, each with the reason."""
+    reasons: dict[tuple[str, str], str] = {}
+    for a, b, reason in (*_nested(tasks, labels, classes), *_numeric(tasks, labels)):
+        reasons.setdefault((min(a, b), max(a, b)), reason)
+    return reasons
 
 
 def _poor(task: Task, columns: NDArray[np.float64]) -> str:
