@@ -142,7 +142,7 @@ def _absent(task: Task, columns: NDArray[np.float64], names: tuple[str, ...]) ->
     return ""
 
 
-def _indicators(
+def indicators(
     tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]], classes: Mapping[str, tuple[str, ...]]
 ) -> Iterator[tuple[str, str, Bools, Bools]]:
     """(task, what is positive, positive (n,), labelled (n,)) of each class of each classification task."""
@@ -161,7 +161,7 @@ def _indicators(
 def _nested(
     tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]], classes: Mapping[str, tuple[str, ...]]
 ) -> Iterator[tuple[str, str, str]]:
-    rows = list(_indicators(tasks, labels, classes))
+    rows = list(indicators(tasks, labels, classes))
     if not rows:
         return
     positive = np.array([row[2] for row in rows], np.float32)

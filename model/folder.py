@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from model import checks
+from model import checks, leaks
 from model.cohort import Cohort, Split, make_cohort, make_split, patient_codes, split_of, text
 from model.folder_features import check_excludes, read_modalities
 from model.folder_labels import read_overlaps, read_tasks
@@ -41,7 +41,7 @@ def read(root: Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Fin
     """Read a cohort folder.
 
     Args:
-        thorough: also look for features that teach nothing and for targets that overlap, a pass over the data.
+        thorough: also look for features that teach nothing, targets that overlap and leaks: a pass over the data.
 
     Returns:
         the cohort, or None where there is any error; and every finding.
@@ -78,6 +78,8 @@ def read(root: Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Fin
         overlaps=overlaps,
         info=spec.get("info") or {},
     )
+    if thorough:
+        reader.findings += leaks.findings(cohort)
     return cohort, reader.findings
 
 
