@@ -6,7 +6,7 @@ the file and what to do, and the parts that are sound are checked on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,17 @@ def read(root: Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Fin
         info=spec.get("info") or {},
     )
     if thorough:
-        reader.findings += leaks.findings(cohort)
+        reader.findings += [*leaks.findings(cohort), *_other_patients(reader, samples, cohort)]
     return cohort, reader.findings
+
+
+def _other_patients(reader: Reader, samples: Samples, cohort: Cohort) -> Iterator[Finding]:
+    """Whether another column of the samples' file looks like the patient id."""
+    table = reader.table(samples.file, DESCRIPTION)
+    assert table is not None  # the samples were read from it
+    for column in table.schema_arrow.names:
+        if leaks.named_patient(column) and column not in (samples.id_column, samples.patient_column):
+            yield from leaks.other_patients(column, table.read([column]).column(0).to_pylist(), cohort)
 
 
 def _samples(reader: Reader, spec: Mapping[str, Any]) -> Samples | None:

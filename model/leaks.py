@@ -7,8 +7,9 @@ have a good reason, and a person has to know it. What a task excludes is not hel
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ FILLER_SHARE, FILLER_FEWEST = 0.01, 5
 FEWEST_INPUTS = 8
 #: A modality that more than this share of the samples lack is worth a word.
 MOSTLY_ABSENT = 0.5
+#: Words of the name of a column that tells patients apart.
+PATIENT = ("patient", "subject", "person", "mrn", "pid", "pat")
 #: Samples looked at.
 MOST_ROWS = 5000
 #: Columns that the joint prediction is given, the strongest first.
@@ -94,6 +97,23 @@ def findings(cohort: Cohort) -> list[Finding]:
     ]
 
 
+def named_patient(column: str) -> bool:
+    """Whether a column has the name of a patient id."""
+    return any(word in PATIENT or word in ("patientid", "subjectid", "personid") for word in words(column))
+
+
+def other_patients(column: str, values: Sequence[Any], cohort: Cohort) -> Iterator[Finding]:
+    """Whether a column that has the name of a patient id is it: it has fewer values, and some are on both sides."""
+    keys, of_sample = np.unique(np.array([str(value) for value in values], object).astype(str), return_inverse=True)
+    known = np.array([value is not None and value == value for value in values])
+    n_patients = len(cohort.patient_ids)
+    straddling = _mixed(of_sample[known], cohort.split.test[known])
+    if len(keys) < n_patients and straddling:
+        problem = f"has the name of a patient id and {len(keys)} values, the patient id has {n_patients}"
+        fix = f"If it tells patients apart, write `patient_id: {column}`: one patient is on both sides otherwise."
+        yield _warning(f"samples.{column}", f"{problem}; {straddling} samples share one across the split.", fix)
+
+
 def _sample(cohort: Cohort) -> NDArray[np.int64]:
     """Rows of training patients, sorted; the same ones every time."""
     rows = np.flatnonzero(~cohort.split.test)
@@ -151,9 +171,7 @@ def _telling(cohort: Cohort, rows: NDArray[np.int64], targets: list[_Target]) ->
         yield _warning(f"tasks.{task}", problem, fix)
 
 
-def _blocks(
-    cohort: Cohort, rows: NDArray[np.int64]
-) -> Iterator[tuple[Modality, tuple[str, ...], NDArray[np.float64]]]:
+def _blocks(cohort: Cohort, rows: NDArray[np.int64]) -> Iterator[tuple[Modality, tuple[str, ...], NDArray[np.float64]]]:
     """(modality, column names, float64 values (rows, columns)) of vectors, and of sequences their mean over time."""
     for modality in cohort.modalities.values():
         if modality.kind == "image":
@@ -253,7 +271,7 @@ def _computed(cohort: Cohort, rows: NDArray[np.int64], targets: list[_Target]) -
     for modality, columns, block in _blocks(cohort, rows):
         codes = _codes(block)
         names += [(modality.name, column) for column in columns]
-        coded.append(codes.astype(np.int8))
+        coded.append(codes)
         for target, found in zip(numbers, alone, strict=True):
             found.append(_fits(block, codes, target.values))
     held = cohort.split.fold[rows] == 0
@@ -266,7 +284,7 @@ def _computed(cohort: Cohort, rows: NDArray[np.int64], targets: list[_Target]) -
         together, most = _additive(every[:, best], target.values, held), float(single.max())
         if together >= JOINT_R2 and together - most >= JOINT_AHEAD:
             why = f"no single input explains more than {most:.2f}"
-        elif together >= SCORE_R2 and any(SCORES.fullmatch(part) for part in _parts(target.task)):
+        elif together >= SCORE_R2 and any(SCORES.fullmatch(part) for part in words(target.task)):
             why = "it has the name of a score that is computed from such measurements"
         else:
             continue
@@ -275,7 +293,7 @@ def _computed(cohort: Cohort, rows: NDArray[np.int64], targets: list[_Target]) -
         yield _warning(f"tasks.{target.task}", problem, fix)
 
 
-def _additive(codes: NDArray[np.int8], values: NDArray[np.float64], held: Bools) -> float:
+def _additive(codes: NDArray[np.int64], values: NDArray[np.float64], held: Bools) -> float:
     """R2, on the held-out rows, of points for the range of each input, added up: the form that severity scores have.
 
     Ridge regression on the inputs cut into eight ranges and "not measured"; 0 where the rows are too few.
@@ -284,7 +302,7 @@ def _additive(codes: NDArray[np.int8], values: NDArray[np.float64], held: Bools)
     learn, judge = known & ~held, known & held
     if judge.sum() < FEWEST or values[judge].std() == 0:
         return 0.0
-    ranges = np.where(codes == _BINS, _RANGES, codes.astype(np.int64) * _RANGES // _BINS)
+    ranges = np.where(codes == _BINS, _RANGES, codes * _RANGES // _BINS)
     points = (ranges[:, :, None] == np.arange(_RANGES + 1)).reshape(len(codes), -1).astype(np.float32)
     mean = values[learn].mean()
     square = (points[learn].T @ points[learn]).astype(np.float64)
@@ -313,13 +331,13 @@ def _late_names(modalities: Mapping[str, Modality]) -> Iterator[Finding]:
 
 def late(name: str) -> str:
     """What a column's name says that is known only afterwards, e.g. "the discharge"; empty for other names."""
-    parts = _parts(name)
+    parts = words(name)
     # A name may spell it over several parts: length_of_stay, DischTime.
     candidates = [*parts, *("".join(parts[at:]) for at in range(len(parts)))]
     return next((what for pattern, what in LATE for part in candidates if pattern.match(part)), "")
 
 
-def _parts(name: str) -> list[str]:
+def words(name: str) -> list[str]:
     """The words of a name, lower case: `HospitalExpireFlag_2` is hospital, expire, flag, 2."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     return [part.lower() for part in re.split(r"[^A-Za-z0-9]+", spaced) if part] or [""]
@@ -399,7 +417,9 @@ def _fillers(cohort: Cohort, modality: Modality, marks: NDArray[np.int64]) -> It
     some = modality.values[rows[:: max(1, len(rows) // 500)]]
     if np.median([len(np.unique(column[~np.isnan(column)])) for column in some.T]) <= 10:
         return
-    what = "zeros" if not np.nan_to_num(modality.values[same[0]]).any() else "the same values"
+    row = modality.values[same[0]]
+    what = "zeros" if not np.nan_to_num(row).any() else "the same values"
+    what += ", the rest not measured" if np.isnan(row).any() else ""
     problem = f"{len(same)} samples of {n_patients} patients have one and the same row ({what})."
     fix = "If it stands for `absent`, write no row (or NaN) instead: networks are then told that it is absent."
     yield _warning(f"modalities.{modality.name}", problem, fix)
@@ -411,9 +431,11 @@ def _warning(place: str, problem: str, fix: str) -> Finding:
 
 def _list(hits: list[_Hit], measure: str) -> str:
     """`labs.x (AUROC 0.991)`, or the strongest few and how many there are."""
-    ordered = sorted(hits, key=lambda hit: -hit.value)
-    shown = ", ".join(f"{hit.column} ({measure} {hit.value:.3f})" for hit in ordered[:_NAMED])
-    return shown if len(hits) <= _NAMED else f"{shown} or one of {len(hits) - _NAMED} more"
+    # Columns that tell equally much are mostly one measurement in several forms: one of them is enough.
+    distinct = list({round(hit.value, 6): hit for hit in reversed(hits)}.values())
+    shown = sorted(distinct, key=lambda hit: -hit.value)[:_NAMED]
+    named = ", ".join(f"{hit.column} ({measure} {hit.value:.3f})" for hit in shown)
+    return named if len(hits) == len(shown) else f"{named} or one of {len(hits) - len(shown)} more"
 
 
 def _some(columns: list[str]) -> str:
