@@ -162,9 +162,9 @@ def read_rows(embeddings: Path, key_file: Path, tell: Tell) -> tuple[pd.DataFram
         parts.append(batch.to_pandas())
         done += batch.num_rows
         tell("reading ids and outcomes", done, None)
-    table = pd.concat(parts, ignore_index=True)
-    if not len(table):
+    if not done:
         raise BadInput(f"{embeddings}: expected rows, it has none. Download it again.")
+    table = pd.concat(parts, ignore_index=True)
     if table["haim_id"].isna().any() or table["img_id"].isna().any():
         raise BadInput(f"{embeddings}: some rows have no haim_id or no img_id. Download it again.")
     keys, note = _keys(key_file, int(table["haim_id"].max()))

@@ -49,12 +49,12 @@ LATE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), what)
     for pattern, what in (
         (r"disch|hospice", "the discharge"),
-        (r"death|dead$|died|dies$|dod$|deceas|expir|mortal|surv|autops", "death or survival"),
+        (r"death|dead$|died|dies$|dod$|deceas|expired?(flag)?$|mortal|surviv|surv\d|autops", "death or survival"),
         (r"los$|los\d|lengthofstay|icustay$|stayhours|staydays", "the length of the stay"),
         (r"readm", "a readmission"),
         (r"outcome|target|label|groundtruth", "an outcome"),
         (r"drg|icd\d*$|icdcode", "codes that are written at the discharge"),
-        (r"cost|charges|bill|payment|reimburs", "the bill"),
+        (r"costs?$|charges|bill(s|ed|ing)?$|payment|reimburs", "the bill"),
         (r"next$|future|followup|tomorrow", "a time after the prediction"),
         (r"split$|fold$|trainset|testset", "a split"),
     )

@@ -25,6 +25,7 @@ from tim_search.search import StaticPlan
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("hospdead", "dzclass", "slos_log")
 COMMANDS = ["run", "demo", "plan", "status", "tim", "expand", "heatmap", "check", "cohort export", "cohort synthetic"]
+COMMANDS += ["cohort haim", "cohort init"]
 
 Call = Callable[..., tuple[int, str, str]]
 
