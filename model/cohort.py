@@ -375,8 +375,13 @@ def open_cohort(reference: str | Path) -> Cohort:
 
 def check_cohort(reference: str | Path) -> list[Finding]:
     """Every finding about a cohort, errors first: what `open_cohort` would refuse, and warnings beside it."""
-    _, findings = _read(reference, thorough=True)
-    return sorted(findings, key=lambda finding: finding.severity)
+    return inspect_cohort(reference)[1]
+
+
+def inspect_cohort(reference: str | Path) -> tuple[Cohort | None, list[Finding]]:
+    """The cohort, None where it has errors, and every finding about it, errors first."""
+    cohort, findings = _read(reference, thorough=True)
+    return cohort, sorted(findings, key=lambda finding: finding.severity)
 
 
 def write_cohort(cohort: Cohort, path: str | Path) -> None:
@@ -392,9 +397,12 @@ def write_cohort(cohort: Cohort, path: str | Path) -> None:
 def _read(reference: str | Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Finding]]:
     # Imported here: these modules build on this one.
     from model.folder import read
+    from model.leaks import findings
     from model.support2 import NAME, load
 
-    return (load(), []) if str(reference) == NAME else read(Path(reference), thorough=thorough)
+    if str(reference) == NAME:
+        return load(), findings(load()) if thorough else []
+    return read(Path(reference), thorough=thorough)
 
 
 def _fingerprint(

@@ -37,6 +37,7 @@ COMMANDS = [
     "cohort export",
     "cohort synthetic",
 ]
+COMMANDS += ["cohort haim", "cohort init"]
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +57,13 @@ class Shape(StrEnum):
     """Cohorts that can be imitated."""
 
     haim = "haim"
+
+
+class Modalities(StrEnum):
+    """How HAIM's 11 sources become modalities."""
+
+    sources = "sources"
+    paper = "paper"
 
 
 class RuleName(StrEnum):
@@ -330,19 +338,30 @@ def heatmap(
 @app.command(epilog="Example: tim-search check my-cohort/")
 def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A search file, a cohort folder or a search folder.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Take every warning for an error.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a search file, a cohort folder or a search folder's ledger: every finding with its place and its fix."""
-    findings = _findings(path)
+    """Check a search file, a cohort folder or a search folder's ledger: every finding with its place and its fix.
+
+    Of a cohort it also looks for leaks: patients on both sides, inputs that tell a target, targets that overlap.
+    """
+    from tim_search import display
+
+    findings, overlap = _findings(path)
+    if strict:
+        findings = [replace(finding, severity="error") for finding in findings]
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         rows = [
             {"severity": one.severity, "place": one.place, "problem": one.problem, "fix": one.fix} for one in findings
         ]
-        _print_json({"path": str(path), "errors": errors, "findings": rows})
+        matrix = {"overlap": {"tasks": overlap[0], "matrix": overlap[1]}} if overlap else {}
+        _print_json({"path": str(path), "errors": errors, "findings": rows, **matrix})
     else:
         for finding in findings:
             _say(finding.severity, str(finding), _output())
+        if overlap and (table := display.overlaps(*overlap)):
+            _output().print(table)
         _output().print(f"{path}: {errors} errors, {len(findings) - errors} warnings", markup=False)
     if errors:
         raise typer.Exit(BadInput.exit_code)
@@ -362,6 +381,74 @@ def cohort_export(
         f"{folder}: {len(cohort.sample_ids)} samples, {len(cohort.tasks)} tasks. "
         f"Check it with `tim-search check {folder}`.",
         markup=False,
+    )
+
+
+@cohort_app.command(
+    "haim",
+    epilog="Example: tim-search cohort haim --embeddings cxr_ic_fusion_1103.csv --mimic mimiciv/2.2 --out haim",
+)
+def cohort_haim(
+    embeddings: Annotated[Path, typer.Option(help="HAIM's embedding table, cxr_ic_fusion_1103.csv.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be new or empty.")],
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="HAIM's haim_mimiciv_key_ids.csv. Default: beside the embeddings, or in --mimic."),
+    ] = None,
+    mimic: Annotated[
+        Path | None,
+        typer.Option(help="Folder of MIMIC-IV, for the diagnoses: hosp/diagnoses_icd.csv.gz, hosp/admissions.csv.gz."),
+    ] = None,
+    modalities: Annotated[
+        Modalities, typer.Option(help="One modality for each of the 11 sources, or the 4 of the M3H paper.")
+    ] = Modalities.sources,
+    as_json: AsJson = False,
+) -> None:
+    """Write HAIM-MIMIC-MM as a cohort folder, from your own credentialed files: 45 tasks, patients by the key file."""
+    from model import haim
+    from tim_search import display
+
+    if mimic is None:
+        _note("Without --mimic there are no diagnoses and no hospital-acquired infection")
+    with display.steps(_console) as tell:
+        manifest = haim.build(
+            embeddings, out, keys=keys, mimic=mimic, grouped=modalities is Modalities.paper, tell=tell
+        )
+    if as_json:
+        _print_json(manifest)
+        return
+    _output().print(display.haim(manifest))
+    _output().print(
+        f"{out}: {manifest['steps'][-1]['rows']} samples, {len(manifest['tasks']) + 1} tasks; manifest.json tells "
+        f"more. Check it with `tim-search check {out}`.",
+        markup=False,
+    )
+
+
+@cohort_app.command("init", epilog="Example: tim-search cohort init stays.csv --out my-cohort")
+def cohort_init(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, one row a sample.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write. Default: the name of the table.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Begin a cohort folder from a table of your own: a commented cohort.yaml with guesses, to edit."""
+    from model import table_guess
+
+    folder = out or Path(table.name.split(".")[0])
+    _note(f"Reading {table}")
+    guess = table_guess.init(table, folder)
+    if as_json:
+        shown = {name: columns for name, (_, columns) in guess.modalities.items()}
+        tasks = {name: {"column": task.column, "kind": task.kind} for name, task in guess.tasks.items()}
+        ids = {"sample_id": guess.sample_id, "patient_id": guess.patient_id}
+        _print_json({"folder": str(folder), **ids, "modalities": shown, "tasks": tasks, "left_out": guess.left_out})
+        return
+    columns = sum(len(columns) for _, columns in guess.modalities.values())
+    _output().print(
+        f"{folder}/cohort.yaml: {columns} inputs in {len(guess.modalities)} modalities, {len(guess.tasks)} tasks with "
+        f"labels, {len(guess.left_out)} columns left out. Read it and mend it, then `tim-search check {folder}`.",
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -462,19 +549,28 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         _say("warning", f"{outcome.failed} units failed; `tim-search status {results.folder}` tells why.")
 
 
-def _findings(path: Path) -> list[Finding]:
-    """Everything there is to say about a search file, a cohort folder or a search folder."""
+def _findings(path: Path) -> tuple[list[Finding], tuple[list[str], list[list[float | None]]] | None]:
+    """Everything there is to say about a search file, a cohort folder or a search folder; how a cohort's tasks overlap.
+
+    The overlap of two tasks is null where too few samples have both labels.
+    """
     if path.is_dir() and (path / "search.json").exists():
         from tim_search import summary
 
-        return summary.open_search(path).ledger.check()
-    if path.is_dir() or str(path) == "support2":
-        from model.cohort import check_cohort
+        return summary.open_search(path).ledger.check(), None
+    if path.is_dir() or path.name == "cohort.yaml" or str(path) == "support2":
+        from model.checks import overlap_matrix
+        from model.cohort import inspect_cohort
 
-        return check_cohort(str(path))
+        cohort, findings = inspect_cohort(str(path))
+        if cohort is None:
+            return findings, None
+        names, matrix = overlap_matrix(cohort.tasks, cohort.labels, cohort.classes)
+        plain = [[None if value != value else round(value, 3) for value in row] for row in matrix.tolist()]
+        return findings, (list(names), plain)
     from tim_search import spec
 
-    return spec.check(path)
+    return spec.check(path), None
 
 
 # ------------------------------------------------------------------------------------------------ output

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -56,6 +56,69 @@ def progress(console: Console) -> Iterator[Callable[[Event], None]]:
             )
 
         yield tell
+
+
+@contextmanager
+def steps(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar fed with (what is done, rows done, rows in all or None); nothing at all without a terminal."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(what: str, done: int, total: int | None) -> None:
+            if bar.tasks[0].description != what:
+                bar.reset(task, description=what)
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield tell
+
+
+def overlaps(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]], least: float = 0.5) -> Table | None:
+    """The pairs of tasks whose targets overlap most, declared ones too; None where no pair reaches `least`."""
+    found = [
+        (value, a, b)
+        for i, a in enumerate(tasks)
+        for j, b in enumerate(tasks)
+        if i < j and (value := matrix[i][j]) is not None and value >= least
+    ]
+    if not found:
+        return None
+    table = Table(
+        "overlap", "task", "task", title="Targets that overlap (0 to 1)", box=box.SIMPLE, title_justify="left"
+    )
+    for value, a, b in sorted(found, reverse=True)[:10]:
+        table.add_row(f"{value:.2f}", a, b)
+    if len(found) > 10:
+        table.caption = f"and {len(found) - 10} more pairs; all of them with --json"
+    return table
+
+
+def haim(manifest: Mapping[str, Any]) -> Group:
+    """Counts after each filter, and of each task, of a cohort made from HAIM's files."""
+    rows = Table("", "rows", "stays", "admissions", "patients", title="Counts", box=box.SIMPLE, title_justify="left")
+    for step in manifest["steps"]:
+        counts = (step["rows"], step["haim_ids"], step["admissions"], step["patients"])
+        rows.add_row(step["what"], *(f"{count:,}" for count in counts))
+    for view in manifest["views"]:
+        counts = (view["rows"], view["haim_ids"], view["admissions"], view["patients"])
+        rows.add_row(f"of these, {view['what']}", *(f"{count:,}" for count in counts), style="dim")
+    tasks = Table("task", "labels", "positive", title="Tasks", box=box.SIMPLE, title_justify="left")
+    for name, count in manifest["tasks"].items():
+        share = f"{count['positives'] / count['labelled']:.1%}" if "positives" in count else ""
+        tasks.add_row(name, f"{count['labelled']:,}", share)
+    lines = [f"Published: {whose}: {numbers}" for whose, numbers in manifest["published"].items()]
+    lines += [f"Keys: {manifest['keys']}; {manifest['admissions']}", f"Diagnoses: {manifest['diagnoses']}"]
+    lacking = {prefix: source["absent"] for prefix, source in manifest["sources"].items() if source["absent"]}
+    lines += ["Absent: " + ", ".join(f"{prefix} in {count:,} samples" for prefix, count in lacking.items())]
+    lines += [f"Left out: {name}: {why}" for name, why in manifest["left_out"].items()]
+    return Group(rows, tasks, Text("\n".join(lines)))
 
 
 def duration(seconds: float) -> str:
