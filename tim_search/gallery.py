@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tim_search import figures
+from tim_search.grouping import Grouping
 from tim_search.summary import SearchResults
 from tim_search.tim import TimResult, size_profile
 
@@ -44,6 +45,12 @@ def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, 
         found.append(figures.save(settling, place / f"convergence-{name}{kind}.png"))
     profile = figures.draw_lines(figures.profile_data(size_profile(results.table), result, name, tasks))
     return (*found, figures.save(profile, place / f"sizes-{name}.png"))
+
+
+def front(results: SearchResults, found: Grouping) -> Path:
+    """The Pareto front of the models to deploy."""
+    drawn = figures.draw_front(figures.front_data(found, results.manifest.name))
+    return figures.save(drawn, results.folder / "figures" / "front.png")
 
 
 def attention(results: SearchResults) -> tuple[Path, ...]:

@@ -13,12 +13,13 @@ from typing import Any
 
 from tim_search import expansion, figures, forecast, gallery, plans, power, search, spec, summary
 from tim_search.executors import SerialExecutor
+from tim_search.grouping import Grouping
 from tim_search.ledger import Ledger
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, digest
+from tim_search.types import BadInput, Subset, digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,56 @@ def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda
         )
     finally:
         executor.close()
+
+
+def train_choice(
+    found: spec.ResolvedSearch,
+    choose: Callable[[SearchResults], Grouping],
+    address: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_choice: Callable[[Grouping, tuple[Subset, ...]], None] = lambda choice, todo: None,
+) -> Grouping:
+    """Choose models, train what the choice rests on unmeasured, and choose again, until it rests on measured scores.
+
+    The trainings are those of the search: the same context, ledger and blocks.
+
+    Args:
+        found: the search, resolved from its own `search.yaml`.
+        choose: reads the choice off the search folder.
+        address: of a Ray cluster; overrides the search file's.
+        on_event: told about progress.
+        on_choice: told about each choice and the subsets to be trained for it.
+
+    Raises:
+        BadInput, Interrupted: as `run_search`.
+    """
+    prepare(found)
+    executor: RayExecutor | None = None
+    try:
+        while True:
+            results = summary.open_search(found.out)
+            choice = choose(results)
+            # What failed in vain has its final answer; it is no candidate, or stays predicted where a task is alone.
+            todo = tuple(members for members in choice.unmeasured if members not in results.table.complete)
+            if not todo:
+                return choice
+            on_choice(choice, todo)
+            if executor is None:
+                factory, payload = spec.training(found)
+                executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
+            search.run(
+                search.StaticPlan(todo),
+                Ledger(found.ledger),
+                found.context,
+                found.tasks,
+                found.blocks,
+                executor,
+                found.capacity,
+                on_event,
+            )
+    finally:
+        if executor is not None:
+            executor.close()
 
 
 def prepare(found: spec.ResolvedSearch) -> Manifest:
