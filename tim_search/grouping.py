@@ -632,7 +632,7 @@ def _certainty(
     for _ in range(n_draws):
         blocks = rng.integers(n_blocks, size=n_blocks)
         if table.replicates is None:
-            layers = table.scores[:, blocks]
+            layers: NDArray[Any] = table.scores[:, blocks]
         else:
             of_fold = dict(zip(folds, rng.integers(table.replicates.shape[3], size=len(folds)), strict=True))
             drawn = [int(of_fold[table.blocks[block][1]]) for block in blocks]

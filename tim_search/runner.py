@@ -6,20 +6,22 @@ The one place where everything meets. Each part is also usable alone, and nothin
 from __future__ import annotations
 
 import csv
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tim_search import expansion, figures, forecast, gallery, plans, power, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.grouping import Grouping
-from tim_search.ledger import Ledger
+from tim_search.ledger import Ledger, write_durably
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, Subset, digest
+from tim_search.types import BadInput, Subset, canonical, digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +225,21 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
     # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
     again = found.file.model_copy(update={"out": Path()})
     (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
+    write_durably(found.out / "cohort.json", (canonical(spec.cohort_record(found)) + "\n").encode())
+    write_durably(found.out / "versions.json", (canonical(_versions()) + "\n").encode())
     return manifest
+
+
+def _versions() -> dict[str, str]:
+    """What computes the scores, as it is installed where the search is started."""
+    libraries = ("tim-search", "torch", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "ray")
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for name in libraries:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
 
 
 def _other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
