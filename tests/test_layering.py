@@ -34,6 +34,9 @@ LAYERS: dict[str, int] = {
     "tracking": 6,
     "surrogate": 4,
     "grouping": 5,
+    "agreement": 1,
+    "report": 9,
+    "wording": 6,
     "figures": 6,
     "reading": 6,
     "summary": 8,
@@ -54,7 +57,8 @@ OWNERS: dict[str, set[str]] = {
     "matplotlib": {"figures"},
     "pyarrow": {"ledger"},
     "pandas": {"ledger", "tracking", "tim"},
-    "scipy": {"power", "tim", "blocks", "estimators", "expansion", "grouping"},
+    "scipy": {"power", "tim", "blocks", "estimators", "expansion", "grouping", "agreement"},
+    "jinja2": {"report"},
     "pydantic": {"spec", "reading"},
     "pydantic_core": {"spec", "reading"},
     "yaml": {"spec", "reading"},
@@ -66,7 +70,7 @@ OWNERS: dict[str, set[str]] = {
 MODEL_MAY_IMPORT = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "model", "tim_search"}
 MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"yaml"}
 # The networks need torch only where they compute; a cohort is read without it.
-WITHOUT_TORCH = {"model.cohort", "model.control", "model.settings", "model.support2"}
+WITHOUT_TORCH = {"model.cohort", "model.control", "model.manifest", "model.settings", "model.support2"}
 
 JOB_LINES = 60
 

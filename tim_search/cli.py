@@ -320,6 +320,26 @@ def _trained_choice(folder: Path, address: str | None, models: int | None, optio
         raise Interrupted("Stopped: the ledger holds all that was trained. The same command goes on.") from None
 
 
+@app.command(epilog="Example: tim-search report runs/demo --small-cells 10 --out demo-report.html")
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option("--out", help="The page to write. Default: DIR/report.html")] = None,
+    small_cells: Annotated[
+        int, typer.Option(min=0, help="Hide counts of patients below this, as <10; 0 shows all counts.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a search: one page with everything in it, to be read offline, mailed or printed."""
+    from tim_search import report as reporting
+    from tim_search import summary
+
+    path = reporting.write(summary.open_search(folder), out, small=small_cells).absolute()
+    if as_json:
+        _print_json({"report": str(path), "bytes": path.stat().st_size})
+        return
+    _output().print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, markup=False)
+
+
 @app.command(epilog="Example: tim-search heatmap --tracking-uri sqlite:////home/me/runs/demo/mlflow.db --search demo")
 def heatmap(
     tracking_uri: Annotated[str, typer.Option(help="MLflow: http(s)://host:port or sqlite:////path/mlflow.db.")],
@@ -476,6 +496,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "ledger": results.ledger.path,
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
+        "report": results.folder / "report.html",
         "heatmap": shlex.join(["tim-search", "heatmap", "--tracking-uri", uri, "--search", found.file.name]),
         "MLflow": "not published (see the warning above)"
         if finished.missed

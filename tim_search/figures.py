@@ -469,6 +469,21 @@ def attention_data(
     return AttentionData(f"Cross-task attention in subsets of {size} tasks", shown, weights, subsets, departments)
 
 
+def attention_size(frame: pd.DataFrame, names: Sequence[str]) -> int | None:
+    """The subset size whose attention says the most: the one with the most pairs of tasks, of equals the smallest.
+
+    Size 3 comes before all others where it has every pair, as in the M3H paper's searches. None without attention.
+    """
+    pairs: dict[int, set[tuple[str, str]]] = {}
+    for members, task, other in zip(frame["subset"], frame["task"], frame["other"], strict=True):
+        if len(members) > 1 and task != other and set(members) <= set(names):
+            pairs.setdefault(len(members), set()).add((task, other))
+    every = len(names) * (len(names) - 1)
+    if len(pairs.get(3, ())) == every:
+        return 3
+    return min(pairs, key=lambda size: (-len(pairs[size]), size), default=None)
+
+
 def draw_attention(data: AttentionData, ax: Axes | None = None) -> Axes:
     """Draw an attention map on `ax`, or on a figure of its own.
 

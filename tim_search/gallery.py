@@ -10,9 +10,6 @@ from tim_search.grouping import Grouping
 from tim_search.summary import SearchResults
 from tim_search.tim import TimResult, size_profile
 
-#: Attention is compared within one subset size; this size where it was trained, else pairs.
-_ATTENTION_SIZE = 3
-
 
 def heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
     """The heatmap by rank, as the M3H paper draws it, and by value; that of a restricted score under its own name."""
@@ -56,8 +53,7 @@ def front(results: SearchResults, found: Grouping) -> Path:
 def attention(results: SearchResults) -> tuple[Path, ...]:
     """How much each task draws on each other, within one subset size; nothing where no such subset was trained."""
     frame = results.ledger.attention(results.manifest.context.key)
-    sizes = set(frame["subset"].map(len))
-    size = next((size for size in (_ATTENTION_SIZE, 2) if size in sizes), None)
+    size = figures.attention_size(frame, tuple(results.tasks))
     if size is None:
         return ()
     data = figures.attention_data(frame, tuple(results.tasks), size, results.tasks)

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tim_search import expansion, figures, forecast, gallery, plans, power, search, spec, summary
+from tim_search import expansion, figures, forecast, gallery, plans, power, report, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.grouping import Grouping
 from tim_search.ledger import Ledger, write_durably
@@ -277,6 +277,8 @@ def publish(
     tracker.heatmap(result, heatmaps, completed)
     tracker.expansion(expansions, sharing, [expanded])
     tracker.ledger(results.ledger.scores(results.manifest.context.key, primary=False, part=None))
+    if event.kind == "done":
+        tracker.report(report.write(results))
     return (*heatmaps, expanded, *gallery.attention(results)), tables
 
 
