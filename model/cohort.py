@@ -131,6 +131,7 @@ class Cohort:
         fingerprint: 16 hexadecimal digits of the content: ids, patients, features and labels. It depends neither on
             names for people, descriptions or the split, nor on how the files were written.
         info: free description: origin, licence, counts at each filter.
+        dropped: (modality, column) of the input columns that `for_tasks` took out, in input order.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Cohort:
     overlaps: tuple[tuple[str, str], ...] = ()
     fingerprint: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    dropped: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -185,6 +187,10 @@ class Cohort:
             labels={name: self.labels[name] for name in wanted if name in self.labels},
             classes={name: self.classes[name] for name in wanted if name in self.classes},
             overlaps=tuple(pair for pair in self.overlaps if pair[0] in wanted and pair[1] in wanted),
+            dropped=self.dropped
+            + tuple(
+                (m.name, column) for m in self.modalities.values() for column in m.inputs if (m.name, column) in dropped
+            ),
         )
 
     @property

@@ -32,6 +32,11 @@ LAYERS: dict[str, int] = {
     "power": 6,
     "plans": 7,
     "tracking": 6,
+    "surrogate": 4,
+    "grouping": 5,
+    "agreement": 1,
+    "report": 9,
+    "wording": 6,
     "figures": 6,
     "reading": 6,
     "summary": 8,
@@ -55,7 +60,8 @@ OWNERS: dict[str, set[str]] = {
     "matplotlib": {"figures", "confirmed_figures"},
     "pyarrow": {"ledger"},
     "pandas": {"ledger", "tracking", "tim", "confirmation", "gallery"},
-    "scipy": {"power", "tim", "blocks", "estimators", "expansion"},
+    "scipy": {"power", "tim", "blocks", "estimators", "expansion", "grouping", "agreement"},
+    "jinja2": {"report"},
     "pydantic": {"spec", "reading"},
     "pydantic_core": {"spec", "reading"},
     "yaml": {"spec", "reading"},
@@ -67,7 +73,7 @@ OWNERS: dict[str, set[str]] = {
 MODEL_MAY_IMPORT = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "model", "tim_search"}
 MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"yaml", "umap"}
 # The networks need torch only where they compute; a cohort is read without it.
-WITHOUT_TORCH = {"model.cohort", "model.control", "model.settings", "model.support2"}
+WITHOUT_TORCH = {"model.cohort", "model.control", "model.manifest", "model.settings", "model.support2"}
 
 JOB_LINES = 60
 

@@ -26,8 +26,10 @@ from tim_search import __version__
 from tim_search.types import BadInput, Finding, Interrupted, TimSearchError
 
 if TYPE_CHECKING:
+    from tim_search.grouping import Grouping
     from tim_search.runner import Finished
     from tim_search.spec import ResolvedSearch, SearchFile
+    from tim_search.types import Subset
 
 FINISHED_WITH_FAILURES = 3
 
@@ -71,6 +73,20 @@ class RuleName(StrEnum):
 
     lower_bound = "lower_bound"
     paper = "paper"
+
+
+class ObjectiveName(StrEnum):
+    """What a choice of models maximises."""
+
+    total = "total"
+    worst = "worst"
+
+
+class GainName(StrEnum):
+    """How gains of different tasks are made to compare."""
+
+    relative = "relative"
+    absolute = "absolute"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -292,6 +308,89 @@ def confirm(
     if failed:
         _say("warning", f"{failed} units failed; `tim-search status {folder}` does not count them, the table does.")
         raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+@app.command(epilog="Example: tim-search group runs/demo --models 3 --max-size 4")
+def group(
+    folder: Folder,
+    models: Annotated[
+        int | None, typer.Option(help="How many models may be deployed. Default: as few as gain the most.")
+    ] = None,
+    max_size: Annotated[
+        int | None, typer.Option(help="Tasks in the largest model. Default: the largest subset that was trained.")
+    ] = None,
+    objective: Annotated[
+        ObjectiveName, typer.Option(help="Largest sum of the gains, or largest gain of the task that gains least.")
+    ] = ObjectiveName.total,
+    gain: Annotated[
+        GainName, typer.Option(help="Share of what the task alone leaves to be won, or difference in its metric.")
+    ] = GainName.relative,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train what the choice rests on unmeasured, and choose again, to the end.")
+    ] = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the few models to deploy, so that each task is served by one of them with the largest gain."""
+    from tim_search import display, gallery, grouping, summary
+
+    options: dict[str, Any] = {"max_size": max_size, "objective": objective.value, "gain": gain.value}
+    if train:
+        found = _trained_choice(folder, address, models, options)
+    else:
+        found = summary.open_search(folder).group(models, **options)
+    results = summary.open_search(folder)
+    content = {"search": results.manifest.name, **grouping.record(found)}
+    paths = {"figure": str(gallery.front(results, found)), "record": str(summary.write_group(results, content))}
+    if as_json:
+        _print_json({**content, **paths})
+        return
+    _output().print(display.grouping(content))
+    _output().print(display.places(paths), soft_wrap=True, markup=False)
+
+
+def _trained_choice(folder: Path, address: str | None, models: int | None, options: Mapping[str, Any]) -> Grouping:
+    from tim_search import display, spec, summary
+
+    summary.open_search(folder)  # a folder that is none is told before the cohort is read
+    _note(f"Reading {folder / 'search.yaml'} and its cohort")
+    resolved = spec.resolve(spec.load(folder / "search.yaml"))
+    from tim_search import runner
+
+    def announce(choice: Grouping, todo: Sequence[Subset]) -> None:
+        names = "; ".join(" + ".join(members) for members in todo)
+        _note(
+            f"A gain of {choice.choice.total:+.3f} is expected of a choice that rests on {len(todo)} subsets not "
+            f"trained yet: {names}"
+        )
+
+    try:
+        with display.progress(_console) as tell:
+            return runner.train_choice(
+                resolved, lambda results: results.group(models, **options), address, tell, announce
+            )
+    except KeyboardInterrupt:
+        raise Interrupted("Stopped: the ledger holds all that was trained. The same command goes on.") from None
+
+
+@app.command(epilog="Example: tim-search report runs/demo --small-cells 10 --out demo-report.html")
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option("--out", help="The page to write. Default: DIR/report.html")] = None,
+    small_cells: Annotated[
+        int, typer.Option(min=0, help="Hide counts of patients below this, as <10; 0 shows all counts.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a search: one page with everything in it, to be read offline, mailed or printed."""
+    from tim_search import report as reporting
+    from tim_search import summary
+
+    path = reporting.write(summary.open_search(folder), out, small=small_cells).absolute()
+    if as_json:
+        _print_json({"report": str(path), "bytes": path.stat().st_size})
+        return
+    _output().print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, markup=False)
 
 
 @app.command(epilog="Example: tim-search heatmap --tracking-uri sqlite:////home/me/runs/demo/mlflow.db --search demo")
@@ -529,6 +628,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "ledger": results.ledger.path,
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
+        "report": results.folder / "report.html",
         "heatmap": shlex.join(["tim-search", "heatmap", "--tracking-uri", uri, "--search", found.file.name]),
         "MLflow": "not published (see the warning above)"
         if finished.missed

@@ -323,6 +323,50 @@ def _notes(result: TimResult) -> list[Text]:
     return [Text(f"  {line}", style="dim") for line in lines]
 
 
+def grouping(content: Mapping[str, Any]) -> Group:
+    """The models to deploy, what each serves, and the front: `grouping.record`."""
+    unit = {"relative": "share won", "absolute": "gain"}[content["gain"]]
+    title = f"Models to deploy, objective {content['objective']}"
+    table = _table(title, "model", "serves", "alone", "score", "gain", "interval", *([unit] if unit != "gain" else []))
+    for number, model in enumerate(content["models"], 1):
+        alone = len(model["tasks"]) == 1
+        for place, one in enumerate(model["serves"]):
+            table.add_row(
+                str(number) if place == 0 else "",
+                Text(one["task"], style="bold"),
+                f"{one['alone']:.4f}",
+                f"{one['score']:.4f}" + (" ?" if one["predicted"] else ""),
+                "" if alone else Text(f"{one['gain']:+.4f}", style=_colour(one["gain"])),
+                "" if alone else interval(one["low"], one["high"]),
+                *(["" if alone else f"{one['relative']:+.1%}"] if unit != "gain" else []),
+                end_section=place == len(model["serves"]) - 1,
+            )
+    members = {
+        f"  model {number}": " + ".join(model["tasks"]) + (" ?" if model["predicted"] else "")
+        for number, model in enumerate(content["models"], 1)
+    }
+    front = _table("By the number of models", "models", "total gain", "interval", "worst", "which")
+    for one in content["front"]:
+        mark = " ?" if one["predicted"] else ""
+        front.add_row(
+            f"{one['models']}",
+            f"{one['total']:+.4f}{mark}",
+            interval(one["low"], one["high"]),
+            f"{one['worst']:+.4f}",
+            Text("; ".join(one["subsets"])),
+        )
+    notes = [
+        "Gains are against one model a task; share won: of what the task alone leaves to be won.",
+        *(
+            ["? predicted from other subsets, not measured."]
+            if any(one["predicted"] for one in content["front"])
+            else []
+        ),
+        *content["notes"],
+    ]
+    return Group(table, pairs(members), "", front, *(Text(f"  {line}", style="dim") for line in notes), "")
+
+
 def expansions(rows: Sequence[Mapping[str, Any]], rule: str) -> RenderableType:
     """The greedy expansion of every source, one a line, and below why each ended."""
     table = _table(

@@ -150,7 +150,22 @@ def difference(table: ScoreTable, members: Subset, other: Subset, task: str, con
     """
     column = table.tasks.index(task)
     first, second = table.rows[members], table.rows[other]
-    blocks: NDArray[np.float64] = table.scores[first, :, column] - table.scores[second, :, column]
+    draws = None
+    if table.replicates is not None:
+        draws = (table.replicates[first, :, column] - table.replicates[second, :, column]).astype(np.float64)
+    return paired(table.scores[first, :, column] - table.scores[second, :, column], draws, confidence)
+
+
+def paired(
+    blocks: NDArray[np.float64], draws: NDArray[np.float64] | None = None, confidence: float = 0.95
+) -> Difference:
+    """Mean of paired differences, with the interval that `difference` describes.
+
+    Args:
+        blocks: (n,) the difference in each block.
+        draws: (n, R) the same under patient-bootstrap weights; None where there are no replicates.
+        confidence: coverage of the two-sided interval.
+    """
     n = len(blocks)
     if n == 0 or not np.isfinite(blocks).all():
         return Difference(math.nan, math.nan, math.nan, "nothing")
@@ -159,8 +174,7 @@ def difference(table: ScoreTable, members: Subset, other: Subset, task: str, con
     between = seen = unseen = math.nan
     if n >= 2:
         between = float(stats.t.ppf(upper, n - 1)) ** 2 * float(blocks.var(ddof=1)) / n
-    if table.replicates is not None:
-        draws = (table.replicates[first, :, column] - table.replicates[second, :, column]).astype(np.float64)
+    if draws is not None:
         draws = draws[:, np.isfinite(draws).all(axis=0)]
         r = draws.shape[1]
         if r >= 2:

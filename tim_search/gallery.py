@@ -9,12 +9,10 @@ import pandas as pd
 
 from tim_search import confirmation as confirmed
 from tim_search import confirmed_figures, figures
+from tim_search.grouping import Grouping
 from tim_search.summary import SearchResults
 from tim_search.tim import TimResult, size_profile
 from tim_search.types import FINAL_FOLD
-
-#: Attention is compared within one subset size; this size where it was trained, else pairs.
-_ATTENTION_SIZE = 3
 
 
 def heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
@@ -50,11 +48,16 @@ def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, 
     return (*found, figures.save(profile, place / f"sizes-{name}.png"))
 
 
+def front(results: SearchResults, found: Grouping) -> Path:
+    """The Pareto front of the models to deploy."""
+    drawn = figures.draw_front(figures.front_data(found, results.manifest.name))
+    return figures.save(drawn, results.folder / "figures" / "front.png")
+
+
 def attention(results: SearchResults) -> tuple[Path, ...]:
     """How much each task draws on each other, within one subset size; nothing where no such subset was trained."""
     frame = results.ledger.attention(results.manifest.context.key)
-    sizes = set(frame["subset"].map(len))
-    size = next((size for size in (_ATTENTION_SIZE, 2) if size in sizes), None)
+    size = figures.attention_size(frame, tuple(results.tasks))
     if size is None:
         return ()
     data = figures.attention_data(frame, tuple(results.tasks), size, results.tasks)

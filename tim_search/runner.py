@@ -6,8 +6,10 @@ The one place where everything meets. Each part is also usable alone, and nothin
 from __future__ import annotations
 
 import csv
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,19 @@ from tim_search import (
     plans,
     power,
     readings,
+    report,
     search,
     spec,
     summary,
 )
 from tim_search.executors import SerialExecutor
-from tim_search.ledger import Ledger
+from tim_search.grouping import Grouping
+from tim_search.ledger import Ledger, write_durably
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import FINAL_FOLD, BadInput, Subset, digest, subset
+from tim_search.types import FINAL_FOLD, BadInput, Subset, canonical, digest, subset
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +152,56 @@ def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda
         executor.close()
 
 
+def train_choice(
+    found: spec.ResolvedSearch,
+    choose: Callable[[SearchResults], Grouping],
+    address: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_choice: Callable[[Grouping, tuple[Subset, ...]], None] = lambda choice, todo: None,
+) -> Grouping:
+    """Choose models, train what the choice rests on unmeasured, and choose again, until it rests on measured scores.
+
+    The trainings are those of the search: the same context, ledger and blocks.
+
+    Args:
+        found: the search, resolved from its own `search.yaml`.
+        choose: reads the choice off the search folder.
+        address: of a Ray cluster; overrides the search file's.
+        on_event: told about progress.
+        on_choice: told about each choice and the subsets to be trained for it.
+
+    Raises:
+        BadInput, Interrupted: as `run_search`.
+    """
+    prepare(found)
+    executor: RayExecutor | None = None
+    try:
+        while True:
+            results = summary.open_search(found.out)
+            choice = choose(results)
+            # What failed in vain has its final answer; it is no candidate, or stays predicted where a task is alone.
+            todo = tuple(members for members in choice.unmeasured if members not in results.table.complete)
+            if not todo:
+                return choice
+            on_choice(choice, todo)
+            if executor is None:
+                factory, payload = spec.training(found)
+                executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
+            search.run(
+                search.StaticPlan(todo),
+                Ledger(found.ledger),
+                found.context,
+                found.tasks,
+                found.blocks,
+                executor,
+                found.capacity,
+                on_event,
+            )
+    finally:
+        if executor is not None:
+            executor.close()
+
+
 def prepare(found: spec.ResolvedSearch) -> Manifest:
     """Make the output folder ready: `search.yaml` and `search.json`.
 
@@ -189,7 +243,21 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
     # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
     again = found.file.model_copy(update={"out": Path()})
     (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
+    write_durably(found.out / "cohort.json", (canonical(spec.cohort_record(found)) + "\n").encode())
+    write_durably(found.out / "versions.json", (canonical(_versions()) + "\n").encode())
     return manifest
+
+
+def _versions() -> dict[str, str]:
+    """What computes the scores, as it is installed where the search is started."""
+    libraries = ("tim-search", "torch", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "ray")
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for name in libraries:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
 
 
 def _other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
@@ -227,6 +295,8 @@ def publish(
     tracker.heatmap(result, heatmaps, completed)
     tracker.expansion(expansions, sharing, [expanded])
     tracker.ledger(results.ledger.scores(results.manifest.context.key, primary=False, part=None))
+    if event.kind == "done":
+        tracker.report(report.write(results))
     return (*heatmaps, expanded, *gallery.attention(results)), tables
 
 

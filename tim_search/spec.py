@@ -388,6 +388,13 @@ def confirming(
     )
 
 
+def cohort_record(found: ResolvedSearch) -> dict[str, Any]:
+    """The cohort of the search in counts and shares, as its report shows it (see `model.manifest.describe`)."""
+    from model.manifest import describe
+
+    return describe(found.cohort)
+
+
 def cost(found: ResolvedSearch, subsets: Sequence[Subset]) -> Callable[[int, int], float] | None:
     """Seconds of one worker for a unit, by (tasks, clustering tasks), measured on this machine.
 

@@ -5,7 +5,9 @@ Needs neither the cohort nor the network nor Ray, and works at any moment, also 
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,11 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tim_search import expansion, plans, tim
+from tim_search import expansion, grouping, plans, tim
 from tim_search.blocks import Method
 from tim_search.expansion import Expansion, Greedy, Sharing
 from tim_search.games import ScoreTable, score_table
-from tim_search.ledger import Ledger
+from tim_search.grouping import Grouping
+from tim_search.ledger import Ledger, write_durably
 from tim_search.search import Manifest, Plan, StaticPlan
 from tim_search.stopping import Sequential, sizes
 from tim_search.tim import TimResult
@@ -108,6 +111,10 @@ class SearchResults:
     def _estimated(self, table: ScoreTable, method: Method | Literal["auto"], **options: Any) -> TimResult:
         return tim.from_table(table, method, overlaps=self.manifest.overlaps, control=self.control, **options)
 
+    def group(self, models: int | None = None, **options: Any) -> Grouping:
+        """The models to deploy; arguments as of `tim_search.grouping.group`. Raises BadInput before it can be told."""
+        return grouping.group(self.table, models, control=self.control, overlaps=self.manifest.overlaps, **options)
+
     def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Greedy:
         """The greedy expansion of this search: its own settings where its design is greedy, else the paper's."""
         design = self.manifest.design
@@ -176,6 +183,14 @@ def open_search(folder: str | Path) -> SearchResults:
     folder = Path(folder).absolute()
     manifest = Manifest.read(folder)
     return SearchResults(folder, manifest, manifest.open_ledger(folder))
+
+
+def write_group(results: SearchResults, content: Mapping[str, Any]) -> Path:
+    """Keep a choice of models as `group.json` in the search folder, where the report finds it; returns its path."""
+    path = results.folder / "group.json"
+    kept = {**content, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    write_durably(path, (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode())
+    return path
 
 
 def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:

@@ -158,6 +158,10 @@ class Tracker:
 
         self._try("the ledger", publish)
 
+    def report(self, path: Path) -> None:
+        """The page of the search as an artifact of the parent run, in place of an earlier one."""
+        self._try("the report", lambda: self._mlflow.log_artifact(self._run_id, str(path)))
+
     def heatmap(self, result: TimResult, figures: Iterable[str | Path], round: int) -> None:
         """A TIM result as a nested run of kind "heatmap": its table, its figures (PNG files), its label as a tag.
 
