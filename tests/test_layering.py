@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     "designs": 1,
     "packing": 1,
     "ledger": 1,
+    "readings": 1,
     "estimators": 1,
     "games": 2,
     "blocks": 3,
