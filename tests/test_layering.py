@@ -188,7 +188,7 @@ def test_the_networks_run_without_the_search() -> None:
     code = (
         "import sys\n"
         "for name in ('ray', 'mlflow', 'optuna', 'pydantic', 'yaml', 'typer', 'matplotlib'): sys.modules[name] = None\n"
-        "import model.training, model.cohort\n"
+        "import model.training, model.cohort, model.deployed\n"
         "assert len(model.cohort.open_cohort('support2').tasks) == 12\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
