@@ -178,7 +178,7 @@ class DeployedModel:
         """
         modalities = self._read(rows)
         present = np.stack([modality.present for modality in modalities.values()], axis=1)
-        blank = ~present.any(axis=1)
+        blank = np.asarray(~present.any(axis=1))
         if blank.any():
             warnings.warn(
                 f"{int(blank.sum())} of {len(rows)} rows have no value in any column of the model; they get no "
@@ -190,7 +190,7 @@ class DeployedModel:
         table: dict[str, Any] = {}
         for name, task in self.tasks.items():
             if task.kind == "clustering":
-                table[name] = pd.arrays.IntegerArray(self._clusters(name, said[name]), blank.copy())
+                table[name] = pd.arrays.IntegerArray(self._clusters(name, said[name]), blank)
                 continue
             values = np.where(blank.reshape(-1, *[1] * (said[name].ndim - 1)), np.nan, said[name])
             if task.kind == "multiclass":

@@ -18,7 +18,7 @@ from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, digest
+from tim_search.types import BadInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def run_search(
     tracker = Tracker(
         found.tracking_uri,
         found.file.name,
-        digest([_home(found), found.file.name, found.context.key, dict(found.design), list(found.tasks)]),
+        spec.search_id(found),
         cohort=manifest.cohort,
         context=found.context.key,
         settings=settings,
@@ -98,12 +98,6 @@ def run_search(
     finally:
         executor.close()
     return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
-
-
-def _home(found: spec.ResolvedSearch) -> str:
-    """What tells this folder's search from equal ones in one MLflow store; nothing where the store is its own."""
-    own = found.tracking_uri.startswith(f"sqlite:///{found.out}/")
-    return "" if own else str(found.out)
 
 
 def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
