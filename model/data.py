@@ -81,6 +81,13 @@ def supervised_tasks(tasks: Sequence[Task]) -> tuple[str, ...]:
     return tuple(sorted(task.name for task in tasks if task.kind != "clustering"))
 
 
+def target_scale(labels: NDArray[np.float64], learn: NDArray[np.bool_]) -> tuple[float, float]:
+    """(mean, spread) of a regression task's labels in the training rows; (0, 1) where there is none."""
+    sample = labels[np.isfinite(labels) & learn]
+    mean, spread = (float(sample.mean()), float(sample.std())) if len(sample) else (0.0, 1.0)
+    return mean, spread if spread > 0 else 1.0
+
+
 def patient_weights(patients: NDArray[np.int64], replicates: int, key: str) -> NDArray[np.float64]:
     """Bootstrap weights by patient.
 
@@ -127,9 +134,8 @@ def load_fold(cohort: Cohort, fold: int, *, dtype: torch.dtype, device: torch.de
         values = np.asarray(cohort.labels[name], dtype=np.float64)
         known = np.isfinite(values)
         if cohort.tasks[name].kind == "regression":
-            sample = values[known & learn]
-            mean, spread = (sample.mean(), sample.std()) if len(sample) else (0.0, 1.0)
-            values = (values - mean) / (spread if spread > 0 else 1.0)
+            mean, spread = target_scale(values, learn)
+            values = (values - mean) / spread
         targets[row] = np.where(known, values, 0.0)
         labelled[row] = known
 

@@ -26,7 +26,7 @@ from model.settings import M3HSettings
 from tim_search.types import Attention, BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
 
 EVALUATION_ROWS = 2048  # rows a forward pass without gradients
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -206,22 +206,10 @@ def score_pack(
                 ]
                 continue
             known = labelled[row[name]]
-            values = _metric(
-                task, targets[row[name], known], logits[member, slot, known, : task.n_outputs], fold.weights[:, known]
-            )
+            said_here = logits[member, slot, known, : task.n_outputs]
+            values = metrics.supervised(task.kind, targets[row[name], known], said_here, fold.weights[:, known])
             scores.append(_scored(unit, task, values, ""))
     return scores, attention
-
-
-def _metric(
-    task: Task, labels: NDArray[np.float64], logits: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    if task.kind == "binary":
-        return metrics.auroc(labels, logits[:, 0], weights)
-    if task.kind == "regression":
-        return metrics.r2(labels, logits[:, 0], weights)
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return metrics.macro_auroc(labels, shifted / shifted.sum(axis=1, keepdims=True), weights)
 
 
 def _scored(unit: Unit, task: Task, values: NDArray[np.float64], why: str) -> Score:
@@ -268,7 +256,7 @@ class PackTrainer:
             self._folds[number] = load_fold(
                 self._payload.cohort,
                 number,
-                dtype=_DTYPES[settings.precision],
+                dtype=DTYPES[settings.precision],
                 device=self._device,
                 replicates=settings.replicates,
             )

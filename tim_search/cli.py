@@ -383,14 +383,85 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a search: one page with everything in it, to be read offline, mailed or printed."""
+    from tim_search import confirmation, summary
     from tim_search import report as reporting
-    from tim_search import summary
 
-    path = reporting.write(summary.open_search(folder), out, small=small_cells).absolute()
+    results = summary.open_search(folder)
+    path = reporting.write(results, out, small=small_cells, confirmation=confirmation.rows(results)).absolute()
     if as_json:
         _print_json({"report": str(path), "bytes": path.stat().st_size})
         return
     _output().print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, markup=False)
+
+
+@app.command(epilog="Example: tim-search train runs/demo --source hospdead --register hospital-death")
+def train(
+    folder: Folder,
+    source: Annotated[str, typer.Option(help="The task to predict; its best combination is trained.")],
+    rule: Annotated[RuleName | None, typer.Option(help="Rule that chooses the combination (see expand).")] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="The combination itself, such as hospdead+dnr_later, instead of the chosen one.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Networks to train; their predictions are averaged.")] = 1,
+    register: Annotated[str | None, typer.Option(help="Name in MLflow's model registry.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the chosen combination on the whole training part, score it on the test patients, and publish the model.
+
+    The reading of the test patients is written to DIR/test-readings.jsonl first.
+    """
+    from tim_search import deploy, display
+
+    made = deploy.train(
+        folder,
+        source,
+        rule=rule.value if rule else None,
+        members=None if subset is None else [name.strip() for name in subset.split("+")],
+        seeds=seeds,
+        register=register,
+        note=_note,
+        warn=lambda text: _say("warning", text),
+    )
+    if as_json:
+        names = {"source": made.source, "subset": list(made.subset), "folder": str(made.folder)}
+        _print_json({**names, "scores": list(made.scores), "mlflow": made.published})
+    else:
+        _output().print(display.test_scores(made.scores))
+        places = {
+            "model": made.folder,
+            "card": made.folder / "model_card.md",
+            "predict": shlex.join(["tim-search", "predict", str(made.folder), "rows.csv"]),
+            "serve": shlex.join(["mlflow", "models", "serve", "-m", str(made.folder), "--env-manager", "local"]),
+            "MLflow": made.published.get("model_uri", "not published (see the warning above)"),
+            **({"registered": made.published["registered"]} if "registered" in made.published else {}),
+        }
+        _output().print(display.places(places), soft_wrap=True, markup=False)
+    if register is not None and made.missed:
+        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+@app.command(epilog="Example: tim-search predict runs/demo/models/hospdead-1 rows.csv --id patient --out said.csv")
+def predict(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder that train wrote, or models:/NAME/VERSION in MLflow.")
+    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Rows to predict: CSV, or Parquet by its name's end.")],
+    key: Annotated[str | None, typer.Option("--id", help="Column that names the rows and is no input.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="CSV or .parquet file. Default: CSV to the output.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow, for models:/ and runs:/ URIs.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict new rows with a trained model: columns in any order, modalities may be missing."""
+    from tim_search import deploy
+
+    found = deploy.predict(deploy.load(model, tracking_uri), deploy.read_table(data, key))
+    if out is not None:
+        deploy.write_table(found, out)
+        _note(f"{len(found)} predictions written to {out}")
+    elif as_json:
+        _print_json({"predictions": json.loads(found.to_json(orient="records"))})
+    else:
+        print(found.to_csv(index=False), end="")
 
 
 @app.command(epilog="Example: tim-search heatmap --tracking-uri sqlite:////home/me/runs/demo/mlflow.db --search demo")

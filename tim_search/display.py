@@ -414,3 +414,19 @@ def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Ren
         verdicts.append(f"{row['source']}: {row['verdict']}{percent}{reached}.")
     lines = ["* confirmed or refuted: Benjamini-Hochberg over the sources at a false discovery rate of 10 %.", *notes]
     return Group(table, *(Text(f"  {line}") for line in verdicts), *(Text(f"  {line}", style="dim") for line in lines))
+
+
+def test_scores(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """A model's scores on the test patients, one task a line (`deploy.Trained.scores`)."""
+    table = _table("Scores on the test patients", "task", "metric", "score", "SD (90 %)", "interval", "samples")
+    for row in rows:
+        known = row["value"] is not None
+        table.add_row(
+            Text(row["task"], style="bold"),
+            row["metric"],
+            f"{row['value']:.4f}" if known else Text(row["why"], style="dim"),
+            f"{row['sd']:.4f}" if known and row["sd"] is not None else "",
+            f"{row['low']:.4f} to {row['high']:.4f}" if known and row["low"] is not None else "",
+            f"{row['rows']:,}",
+        )
+    return table

@@ -34,7 +34,7 @@ from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import FINAL_FOLD, BadInput, Subset, canonical, digest, subset
+from tim_search.types import FINAL_FOLD, BadInput, Subset, canonical, subset
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,18 +113,12 @@ def _tracker(found: spec.ResolvedSearch, manifest: Manifest, warn: Callable[[str
     return Tracker(
         found.tracking_uri,
         found.file.name,
-        digest([_home(found), found.file.name, found.context.key, dict(found.design), list(found.tasks)]),
+        spec.search_id(found),
         cohort=manifest.cohort,
         context=found.context.key,
         settings=settings,
         warn=warn,
     )
-
-
-def _home(found: spec.ResolvedSearch) -> str:
-    """What tells this folder's search from equal ones in one MLflow store; nothing where the store is its own."""
-    own = found.tracking_uri.startswith(f"sqlite:///{found.out}/")
-    return "" if own else str(found.out)
 
 
 def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
@@ -296,7 +290,7 @@ def publish(
     tracker.expansion(expansions, sharing, [expanded])
     tracker.ledger(results.ledger.scores(results.manifest.context.key, primary=False, part=None))
     if event.kind == "done":
-        tracker.report(report.write(results))
+        tracker.report(report.write(results, confirmation=confirmation.rows(results)))
     return (*heatmaps, expanded, *gallery.attention(results)), tables
 
 
@@ -414,6 +408,7 @@ def confirm(
     tracker = _tracker(found, results.manifest, warn)
     with tracker:
         tracker.confirmation(rows, drawn)
+        tracker.report(report.write(results, confirmation=rows))
     return Confirmation(results, rows, notes, outcome, drawn, table, tuple(tracker.missed))
 
 

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from tim_search import plans, reading
 from tim_search.search import Plan
-from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory
+from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory, digest
 
 if TYPE_CHECKING:
     from model.cohort import Cohort
@@ -406,6 +406,13 @@ def cost(found: ResolvedSearch, subsets: Sequence[Subset]) -> Callable[[int, int
         return None
     _, payload = training(found)
     return calibrate_together(payload, subsets, found.capacity, _workers_here(found.resources)).unit_seconds
+
+
+def search_id(found: ResolvedSearch) -> str:
+    """What makes it this search in MLflow: its name, context, design, tasks, and its folder in a store of many."""
+    own = found.tracking_uri.startswith(f"sqlite:///{found.out}/")
+    home = "" if own else str(found.out)
+    return digest([home, found.file.name, found.context.key, dict(found.design), list(found.tasks)])
 
 
 def dump(search: SearchFile) -> str:
