@@ -52,6 +52,8 @@ class Behaviour:
         crash_once: the same, but only the first time; needs `log`.
         error: training a pack with one of these subsets raises RuntimeError.
         error_once: the same, but only the first time; needs `log`.
+        hang: training a pack with one of these subsets never ends.
+        hang_once: the same, but only the first time; needs `log`.
         blame_input: training a pack with one of these subsets raises BadInput.
         diverge: units of these subsets get failed rows, their pack mates scores.
         silent: units of these subsets get no row at all.
@@ -69,6 +71,8 @@ class Behaviour:
     crash_once: tuple[Subset, ...] = ()
     error: tuple[Subset, ...] = ()
     error_once: tuple[Subset, ...] = ()
+    hang: tuple[Subset, ...] = ()
+    hang_once: tuple[Subset, ...] = ()
     blame_input: tuple[Subset, ...] = ()
     diverge: tuple[Subset, ...] = ()
     silent: tuple[Subset, ...] = ()
@@ -114,13 +118,18 @@ class FakeTrainer:
         behaviour = Behaviour.read(self.source) if isinstance(self.source, Path) else self.source
         subsets = {unit.subset for unit in pack.units}
         # Looked at before this training is noted.
-        before = begun(behaviour.log) if behaviour.crash_once or behaviour.error_once else Counter[Unit]()
+        once = behaviour.crash_once + behaviour.error_once + behaviour.hang_once
+        before = begun(behaviour.log) if once else Counter[Unit]()
         first = {unit.subset for unit in pack.units if not before[unit]}
         note(behaviour.log, "".join(json.dumps([unit.subset, unit.seed, unit.fold]) + "\n" for unit in pack.units))
         note(behaviour.pids, f"{os.getpid()}\n")
         note(behaviour.threads, f"{os.environ.get('OMP_NUM_THREADS')}\n")
         if behaviour.memory and len(pack.units) > behaviour.memory:
             raise OutOfMemory(f"{len(pack.units)} units do not fit")
+        if len(pack.units) > int(os.environ.get("FAKE_DEVICE_UNITS", 10**9)):
+            raise OutOfMemory(f"{len(pack.units)} units do not fit this device")
+        if subsets & set(behaviour.hang) or first & set(behaviour.hang_once):
+            time.sleep(3600)
         if subsets & set(behaviour.crash) or first & set(behaviour.crash_once):
             os._exit(1)
         if subsets & set(behaviour.error) or first & set(behaviour.error_once):

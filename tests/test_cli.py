@@ -38,6 +38,7 @@ COMMANDS = [
     "cohort synthetic",
 ]
 COMMANDS += ["cohort haim", "cohort init"]
+COMMANDS += ["merge", "publish"]
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -60,7 +61,12 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def trained(
-    folder: Path, n_subsets: int | None = None, tasks: tuple[str, ...] = TASKS, design: Any = "exact", **behaviour: Any
+    folder: Path,
+    n_subsets: int | None = None,
+    tasks: tuple[str, ...] = TASKS,
+    design: Any = "exact",
+    ledger: str | None = None,
+    **behaviour: Any,
 ) -> Path:
     """A search folder as `run` leaves it, with scores of a trainer that needs no time."""
     found = spec.resolve(
@@ -69,6 +75,7 @@ def trained(
             name="small",
             tasks=tasks,
             design=design,
+            ledger=ledger,
             resources=spec.ResourcesSection(workers=1),
         ),
         folder,
@@ -373,7 +380,7 @@ def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_pa
     code, _, err = call("run", path, "--out", folder)
     assert code == 2
     assert "holds the search 'small' with another context" in err
-    assert "settings differ" in err
+    assert "settings (epochs 15 and 3) differ" in err
     assert "--out" in err
     assert (folder / "search.json").read_bytes() == before
 

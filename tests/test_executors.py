@@ -18,7 +18,7 @@ import pytest
 from fake_trainer import TASKS, Behaviour, value
 
 from tim_search.executors import Executor, PackQueue, SerialExecutor, WorkerError
-from tim_search.packing import packs
+from tim_search.packing import cost, packs
 from tim_search.types import BadInput, OutOfMemory, Pack, PackResult, Resources, Score, Unit
 
 Make = Callable[..., Executor]
@@ -245,6 +245,39 @@ def test_a_process_killed_from_outside_costs_a_retry(make_ray: Make, tmp_path: P
     assert sum(fake_trainer.begun(behaviour.log).values()) <= len(UNITS) + 4
 
 
+@pytest.mark.slow
+def test_a_pack_that_hangs_is_ended_and_its_unit_isolated(make_ray: Make, tmp_path: Path) -> None:
+    hung = ("a", "c", "e")
+    behaviour = Behaviour(log=str(tmp_path / "log"), hang=(POISON,), hang_once=(hung,))
+    executor = make_ray(behaviour, max_attempts=2, time_limit=1.5)
+    units = [unit for unit in UNITS if len(unit.subset) == 3]
+    rows = answers(list(executor.run(packs(units, TASKS, 4))))
+    poisoned = Unit(POISON, 0, 0)
+    assert_scored(rows, [unit for unit in units if unit != poisoned])
+    assert_failed(rows[poisoned], "gave no answer within 2 seconds and was ended (time limit)")
+    assert fake_trainer.begun(behaviour.log)[Unit(hung, 0, 0)] == 2
+    assert sum(fake_trainer.begun(behaviour.log).values()) <= len(units) + 4 * 3 + 2 * 3
+
+
+@pytest.mark.slow
+def test_a_straggler_is_given_to_a_worker_that_stands_idle_too(
+    make_ray: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer counts; the packs queued behind it are handed over unbegun. There is no time limit."""
+    from tim_search import ray_executor
+
+    monkeypatch.setattr(ray_executor, "_STRAGGLING_SECONDS", 0.5)
+    behaviour = Behaviour(log=str(tmp_path / "log"), hang_once=(("a",),), seconds=0.05)
+    executor = make_ray(behaviour)
+    units = [Unit(("a",), 0, 0), *(Unit((name,), seed, 0) for seed in range(4) for name in "bdef")]
+    results = list(executor.run([Pack((unit,)) for unit in units]))
+    assert_scored(answers(results), units)
+    assert fake_trainer.begun(behaviour.log) == Counter({unit: 2 if unit.subset == ("a",) else 1 for unit in units})
+    assert [result.pack.units[0].subset for result in results if result.attempts == 2] == [("a",)]
+    again = [Unit(("b",), seed, 1) for seed in range(6)]  # the worker that hung was replaced
+    assert_scored(answers(list(executor.run(packs(again, TASKS, 1)))), again)
+
+
 # -------------------------------------------------------------------- Ray alone: where it runs
 
 
@@ -353,7 +386,8 @@ def test_machines_that_join_take_packs_and_machines_that_are_lost_give_theirs_ba
     executor: Executor | None = None
     try:
         first = cluster.add_node(num_cpus=1)
-        executor = RayExecutor(fake_trainer.trainer, behaviour, TASKS, Resources(), cluster.address)
+        # One try a unit: a machine that goes away costs none.
+        executor = RayExecutor(fake_trainer.trainer, behaviour, TASKS, Resources(), cluster.address, max_attempts=1)
         run = executor.run(packs(UNITS, TASKS, 1))
         results = [next(run)]
         second = cluster.add_node(num_cpus=1)
@@ -372,6 +406,41 @@ def test_machines_that_join_take_packs_and_machines_that_are_lost_give_theirs_ba
     assert_scored(answers(results), UNITS)
     begun = fake_trainer.begun(behaviour.log)
     assert sum(begun.values()) <= len(UNITS) + 4  # the packs two lost machines were training
+
+
+@pytest.mark.slow
+def test_each_device_gets_packs_of_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logical GPUs of two kinds: raylets on this machine, one of which tells its workers that two units fit."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from tim_search.ray_executor import RayExecutor
+
+    ray.shutdown()
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    behaviour = Behaviour(log=str(tmp_path / "log"), pids=str(tmp_path / "pids"), seconds=0.2)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    executor: Executor | None = None
+    try:
+        cluster.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:LARGE": 1})
+        small = {"num_cpus": 2, "num_gpus": 1, "resources": {"accelerator_type:SMALL": 1}}
+        cluster.add_node(**small, env_vars={"FAKE_DEVICE_UNITS": "2"})
+        resources = Resources(cpus=1, gpus=0.5)  # fractions: two workers a GPU where there are two CPUs
+        executor = RayExecutor(fake_trainer.trainer, behaviour, TASKS, resources, cluster.address)
+        units = [Unit(members, seed, 0) for members in combinations("abcdef", 3) for seed in range(10)]
+        results = list(executor.run(packs(units, TASKS, 10)))
+    finally:
+        if executor is not None:
+            executor.close()
+        cluster.shutdown()
+    assert_scored(answers(results), units)
+    sizes = Counter(len(result.pack.units) for result in results)
+    assert max(sizes) == 10
+    assert sizes[2] >= 5
+    assert len(set((tmp_path / "pids").read_text().split())) == 3
+    # What does not fit is found out by the packs in flight, and once more after each halving; not by every pack.
+    repeated = sum(fake_trainer.begun(behaviour.log).values()) - len(units)
+    assert 0 < repeated <= 2 * 2 * (10 + 5 + 3)
 
 
 @pytest.mark.slow
@@ -453,6 +522,30 @@ def test_a_single_unit_gets_its_attempts(max_attempts: int) -> None:
     assert result.attempts == max_attempts
     assert all(row.error.startswith("ValueError: xxx") and len(row.error) < 600 for row in result.scores)
     assert queue.take() is None
+
+
+def test_a_machine_that_goes_away_costs_no_try() -> None:
+    queue = queue_of(1, max_attempts=1)
+    for loss in range(1, 7):
+        job = queue.take()
+        assert job is not None
+        assert job.attempts == loss
+        result = queue.lost(job, "the machine is gone")
+        assert (result is None) == (loss < 6)  # ... but a pack that takes down machine after machine comes to its end
+    assert result is not None
+    assert result.scores[0].error == "the machine is gone (tried 6 times)"
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(100.0, [8]), (27.0, [3, 3, 2]), (9.0, [1] * 8), (0.5, [1] * 8)])
+def test_a_job_is_cut_to_what_a_device_can_hold(limit: float, expected: list[int]) -> None:
+    pack = Pack(tuple(Unit((name,), 0, 0) for name in "abcdefgh"))
+    assert cost(pack) == 8 * 9
+    queue = PackQueue([pack], TASKS)
+    taken = []
+    while (job := queue.take(limit)) is not None:
+        taken.append(job.pack)
+    assert [len(part.units) for part in taken] == expected
+    assert tuple(unit for part in taken for unit in part.units) == pack.units
 
 
 def test_rows_of_foreign_units_are_not_taken() -> None:

@@ -26,7 +26,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from tim_search import ledger as ledger_module
 from tim_search.ledger import Ledger, LedgerError, LedgerWarning
-from tim_search.types import BadInput, Pack, PackResult, Score, Unit, failed
+from tim_search.types import Pack, PackResult, Score, Unit, failed
 
 SUBSETS = [members for size in (1, 2, 3) for members in combinations("abcdef", size)]
 OTHER = replace(CONTEXT, settings='{"width":4}')
@@ -454,11 +454,6 @@ def test_two_writers_past_the_lock_lose_nothing(ledger: Ledger) -> None:
 
 
 # -------------------------------------------------------------------- folders that cannot be used
-
-
-def test_a_url_is_no_folder() -> None:
-    with pytest.raises(BadInput, match="expected a folder"):
-        Ledger("s3://bucket/ledger")
 
 
 def test_a_file_in_the_folders_place_is_said_so(tmp_path: Path) -> None:

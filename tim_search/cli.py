@@ -8,9 +8,11 @@ and `expand` start without torch and without Ray.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -168,17 +170,57 @@ def plan(
     _output().print(display.plan(content))
 
 
-@app.command(epilog="Example: tim-search status runs/demo")
-def status(folder: Folder, as_json: AsJson = False) -> None:
+@app.command(epilog="Example: tim-search status runs/demo --watch")
+def status(
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until the search has finished.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
     """Show how far a search is, from its ledger alone, also while it runs."""
     from tim_search import display, summary
 
+    if watch:
+        _watch(folder, every, as_json)
+        return
     content = summary.open_search(folder).status()
     if as_json:
         _print_json(content)
         return
+    _output().print(display.pairs(_status_rows(content)))
+    for reason, count in content["failures"].items():
+        _say("warning", f"{count} units failed: {reason}")
+
+
+def _watch(folder: Path, every: float, as_json: bool) -> None:
+    """A line (with --json an object) for every look at which something is new, until the search has finished."""
+    from tim_search import display, summary
+
+    first: tuple[float, int] | None = None
+    last: dict[str, Any] = {}
+    try:
+        while True:
+            now, content = time.monotonic(), summary.open_search(folder).status()
+            trained, total = content["trained"], content["trained"] + content["waiting"]
+            first = first or (now, trained)
+            if content != last:
+                rate = (trained - first[1]) / (now - first[0]) if trained > first[1] else 0.0
+                left = f", {rate:.2g}/s, {display.duration(content['waiting'] / rate)} left" if rate else ""
+                line = f"{trained} of {total} units, {content['failed']} failed{left}"
+                print(json.dumps(content, ensure_ascii=False) if as_json else line, flush=True)
+            if content["finished"]:
+                return
+            last = content
+            time.sleep(every)
+    except KeyboardInterrupt:
+        raise Interrupted("Stopped watching; the search itself is not touched.") from None
+
+
+def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
+    from tim_search import display
+
     planned = "decided as it goes" if content["planned"] is None else content["planned"]
-    rows = {
+    return {
         "search": f"{content['name']} ({content['cohort']}, {content['network']}, {content['design']['kind']})",
         "tasks": ", ".join(content["tasks"]),
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
@@ -192,9 +234,6 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
         "last written": content["last_written"] or "never",
         "ledger": content["ledger"],
     }
-    _output().print(display.pairs(rows))
-    for reason, count in content["failures"].items():
-        _say("warning", f"{count} units failed: {reason}")
 
 
 @app.command(epilog="Example: tim-search tim runs/demo --source hospdead --size 5")
@@ -505,9 +544,62 @@ def heatmap(
     _output().print(display.pairs(rows))
 
 
+@app.command(epilog="Example: tim-search publish runs/demo")
+def publish(
+    folder: Folder,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow: http(s)://host:port or sqlite:////path/mlflow.db. Default: the search's."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a search to MLflow from its ledger, where MLflow was down while it ran; nothing is published twice."""
+    from tim_search import display, runner
+
+    _note(f"Writing the figures of {folder}, then MLflow")
+    finished = runner.catch_up(folder, tracking_uri, warn=lambda text: _say("warning", text))
+    if finished.missed:
+        raise TimSearchError(
+            f"Not published: {', '.join(finished.missed)}. The ledger is whole; run the same command again when MLflow "
+            "answers."
+        )
+    figures = [str(path) for path in finished.figures]
+    if as_json:
+        _print_json({"folder": str(finished.results.folder), "figures": figures})
+        return
+    _output().print(display.pairs({"published": finished.results.folder, "figures": ", ".join(figures)}))
+
+
+@app.command(epilog="Example: tim-search merge site-a/run site-b/run --out merged")
+def merge(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Search folders or ledgers (folders, s3://bucket/prefix).")
+    ],
+    out: Annotated[str, typer.Option("--out", help="Place of the merged search folder or ledger.")],
+    as_json: AsJson = False,
+) -> None:
+    """Merge the ledgers of several sites: every score once, and the reasons where their scores do not compare."""
+    from tim_search import display
+    from tim_search import merge as merging
+
+    merged = merging.merge(sources, out)
+    if as_json:
+        content = {"place": merged.place, "ledger": merged.ledger.place, "units": dict(merged.units)}
+        _print_json({**content, "total": merged.total, "files": merged.files, "search": merged.search})
+        return
+    rows: dict[str, Any] = {source: f"{count} units" for source, count in merged.units.items()}
+    twice = sum(merged.units.values()) - merged.total
+    rows[f"merged: {merged.place}"] = f"{merged.total} units, {twice} of them in several sources (first answers count)"
+    _output().print(display.pairs(rows))
+    if merged.search:
+        _note(f"`tim-search tim {merged.place}` reads it.")
+
+
 @app.command(epilog="Example: tim-search check my-cohort/")
 def check(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A search file, a cohort folder or a search folder.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A search file, a cohort folder, a search folder or a ledger.")
+    ],
     strict: Annotated[bool, typer.Option("--strict", help="Take every warning for an error.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -671,6 +763,7 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     from tim_search import display, plans, spec
 
     found = spec.resolve(file, out)
+    _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
     _note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
@@ -686,6 +779,20 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
         raise typer.Exit(FINISHED_WITH_FAILURES)
 
 
+def _check_outlives(found: ResolvedSearch) -> None:
+    """Raise BadInput where a submitted job would write into its working folder, which nobody keeps."""
+    here = Path.cwd().resolve()
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return
+    for name, place in (("--out", found.out), ("ledger", found.ledger)):
+        if isinstance(place, Path) and place.resolve().is_relative_to(here):
+            raise BadInput(
+                f"{name}: expected an absolute path outside {here}, got {place}. A submitted job works in a temporary "
+                "copy of the submitted folder, so what it writes there is lost. Name a place that stays, such as "
+                f"/home/ray/results/{found.file.name}, or for the ledger s3://bucket/prefix."
+            )
+
+
 def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
     from tim_search import display, summary, tracking
 
@@ -696,7 +803,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "trained": f"{outcome.trained} units in {display.duration(outcome.seconds)}, {outcome.failed} of them failed; "
         f"{outcome.reused} were in the ledger already",
         **({"memory": f"{outcome.peak_bytes / 2**20:,.0f} MiB at most a worker"} if outcome.peak_bytes else {}),
-        "ledger": results.ledger.path,
+        "ledger": results.ledger.place,
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
         "report": results.folder / "report.html",
@@ -710,7 +817,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
     if as_json:
         units = {"trained": outcome.trained, "failed": outcome.failed, "reused": outcome.reused}
         files = {"figures": [str(path) for path in finished.figures], "tables": [str(path) for path in finished.tables]}
-        where = {"folder": str(results.folder), "ledger": str(results.ledger.path), "tracking_uri": uri}
+        where = {"folder": str(results.folder), "ledger": results.ledger.place, "tracking_uri": uri}
         costs = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}
         _print_json({**content, "units": units, **costs, **where, **files})
         return
@@ -720,16 +827,21 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         _say("warning", f"{outcome.failed} units failed; `tim-search status {results.folder}` tells why.")
 
 
-def _findings(path: Path) -> tuple[list[Finding], tuple[list[str], list[list[float | None]]] | None]:
-    """Everything there is to say about a search file, a cohort folder or a search folder; how a cohort's tasks overlap.
+def _findings(place: str) -> tuple[list[Finding], tuple[list[str], list[list[float | None]]] | None]:
+    """Everything there is to say about a search file, a cohort folder, a search folder or a ledger.
 
-    The overlap of two tasks is null where too few samples have both labels.
+    Beside it how a cohort's tasks overlap; the overlap of two tasks is null where too few samples have both labels.
     """
+    path = Path(place)
     if path.is_dir() and (path / "search.json").exists():
         from tim_search import summary
 
-        return summary.open_search(path).ledger.check(), None
-    if path.is_dir() or path.name == "cohort.yaml" or str(path) == "support2":
+        return summary.open_search(path).check(), None
+    if "://" in place or (path / "scores").is_dir():
+        from tim_search.ledger import Ledger
+
+        return Ledger(place).check(), None
+    if path.is_dir() or path.name == "cohort.yaml" or place == "support2":
         from model.checks import overlap_matrix
         from model.cohort import inspect_cohort
 

@@ -111,7 +111,7 @@ def train(
         "reason": reason,
         "overlaps": [pair for pair in results.manifest.overlaps if set(pair) <= set(chosen)],
         "search": results.manifest.name,
-        "search_id": spec.search_id(found),
+        "search_id": results.manifest.published_id(results.folder, found.tracking_uri),
         "context": found.context.key,
         "network": found.file.network,
         "settings": asdict(found.settings),
@@ -130,7 +130,7 @@ def train(
     tracker = Tracker(
         found.tracking_uri,
         results.manifest.name,
-        spec.search_id(found),
+        results.manifest.published_id(results.folder, found.tracking_uri),
         cohort=results.manifest.cohort,
         context=found.context.key,
         kept=f"The model is whole in {place}.",

@@ -6,11 +6,13 @@ by `PackQueue`, which touches neither processes nor networks; every executor ask
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from tim_search.packing import at_most
 from tim_search.types import (
     BadInput,
     OutOfMemory,
@@ -24,6 +26,7 @@ from tim_search.types import (
     failed,
 )
 
+_LOSSES = 5  # machines that may go away under one pack before it is suspected of taking them down
 _LONGEST = 500  # characters of an error that are kept in the ledger
 
 
@@ -51,12 +54,17 @@ class Executor(Protocol):
         Raises:
             BadInput: when the trainer says that the input is at fault, or the address of a cluster cannot be used.
             WorkerError: when no worker can build its trainer.
+            ClusterLost: when the cluster no longer answers.
         """
         ...
 
     def close(self) -> None:
         """Release the workers; safe to call twice."""
         ...
+
+
+class ClusterLost(TimSearchError):
+    """The cluster that trained no longer answers; what came back is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +76,14 @@ class Job:
         attempts: how many times training of its units has been started, this time included.
         failures: how many times it failed in its present make-up.
         suspect: it is part of a pack that failed repeatedly.
+        losses: how many machines went away under it.
     """
 
     pack: Pack
     attempts: int = 1
     failures: int = 0
     suspect: bool = False
+    losses: int = 0
 
 
 class PackQueue:
@@ -83,6 +93,7 @@ class PackQueue:
     - Any other failure of several units: tried once more, then split in two. A part that fails too is split without
       another try, so that a unit that takes its process down is soon alone.
     - A single unit that fails `max_attempts` times alone is answered by failed rows with the last reason.
+    - A machine that went away is no failure of what it trained, unless that happens to one pack again and again.
 
     What is to be tried again comes before new packs.
 
@@ -100,16 +111,39 @@ class PackQueue:
         self._tasks = tasks
         self._max_attempts = max_attempts
 
-    def take(self) -> Job | None:
-        """The next job, or None when there is none at present (a job in flight may still come back)."""
-        if self._again:
-            return self._again.popleft()
-        pack = next(self._fresh, None)
-        return None if pack is None else Job(pack)
+    def take(self, limit: float = math.inf) -> Job | None:
+        """The next job, or None when there is none at present (a job in flight may still come back).
+
+        Args:
+            limit: what the job may cost at most (see `packing.cost`); a larger one is cut, and the rest comes next.
+        """
+        job = self._again.popleft() if self._again else None
+        if job is None:
+            pack = next(self._fresh, None)
+            if pack is None:
+                return None
+            job = Job(pack)
+        fitting = at_most(job.pack, limit) if limit < math.inf else len(job.pack.units)
+        if fitting < len(job.pack.units):
+            units = job.pack.units
+            self._again.appendleft(replace(job, pack=Pack(units[fitting:])))
+            job = replace(job, pack=Pack(units[:fitting]))
+        return job
 
     def put_back(self, job: Job) -> None:
         """Hand back a job that was not started, through no fault of its own."""
         self._again.appendleft(job)
+
+    def lost(self, job: Job, error: BaseException | str) -> PackResult | None:
+        """Take note that the machine which trained a job went away; returns what `failed` does.
+
+        It costs no try, unless machines go away under this very job more often than chance lets them.
+        """
+        job = replace(job, losses=job.losses + 1)
+        if job.losses > _LOSSES:
+            return self.failed(job, error)
+        self._again.appendleft(replace(job, attempts=job.attempts + 1))
+        return None
 
     def answered(self, job: Job, result: PackResult) -> PackResult:
         """The result as it goes to the ledger: with the number of attempts, and a row for every unit and task."""
@@ -131,7 +165,7 @@ class PackQueue:
             out_of_memory = isinstance(error, OutOfMemory | MemoryError)
             if out_of_memory or job.suspect or failures >= min(2, self._max_attempts):
                 suspect = job.suspect or not out_of_memory
-                parts = [Job(half, job.attempts + 1, suspect=suspect) for half in job.pack.halves()]
+                parts = [Job(half, job.attempts + 1, suspect=suspect, losses=job.losses) for half in job.pack.halves()]
                 self._again.extendleft(reversed(parts))
                 return None
         elif failures >= self._max_attempts:

@@ -1,26 +1,22 @@
 """The ledger: every score a search has ever obtained, in append-only Parquet. The only source of truth.
 
-A ledger is a folder with three tables: `scores/`, `attention/`, and `curves/` once something was confirmed. A table is
-a set of immutable Parquet files, each named by the SHA-256 of its bytes. A file is written aside, synced to disk and
-renamed, so it is there whole or not at all, and two writers can never write different things under one name. Nothing is
-ever changed in place: compaction writes the rows of many files into one and then deletes the many. Readers take no
-lock. docs/ledger.md describes the columns.
+A ledger is a folder, or a prefix in object storage, with three tables: `scores/`, `attention/`, and `curves/` once
+something was confirmed. A table is a set of immutable Parquet files, each named by the SHA-256 of its bytes. A file is
+there whole or not at all, and two writers can never write different things under one name (`tim_search.storage`).
+Nothing is ever changed in place: compaction writes the rows of many files into one and then deletes the many. Readers
+take no lock. docs/ledger.md describes the columns.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
-import json
-import os
 import re
 import secrets
-import socket
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import cache, reduce
 from importlib.metadata import PackageNotFoundError, version
@@ -34,6 +30,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tim_search import storage
+from tim_search.storage import Held, Storage
+from tim_search.storage import LedgerWarning as LedgerWarning
+from tim_search.storage import write_durably as write_durably
 from tim_search.types import BadInput, Context, Finding, PackResult, Unit
 
 # What stands in nearly every row alike is stored once a file, also in memory: a dictionary column.
@@ -83,17 +83,12 @@ _UNIT_KEY = ["context", "subset", "seed", "fold"]
 _ANSWER = {"attention": _UNIT_KEY, "curves": _UNIT_KEY, "scores": [*_UNIT_KEY, "part"]}
 
 _NAME = re.compile(r"(part|compact)-([0-9a-f]{32})\.parquet")
-_STALE = 3600.0  # seconds after which a file written aside was left by a process that died
 _FULL = 100_000  # rows of a merged file that no compaction takes up again, so that its memory has a bound
 _SEPARATOR = "\x1f"  # cannot occur in a task's name that was read from text
 
 
 class LedgerError(BadInput):
-    """The ledger's folder cannot be used: read-only, full, not a folder, held by another driver."""
-
-
-class LedgerWarning(UserWarning):
-    """A file in the ledger's folder was not used, because it is torn, altered or not the ledger's own."""
+    """The ledger's place cannot be used: read-only, full, not a folder, out of reach, held by another driver."""
 
 
 class _Unusable(Exception):
@@ -101,22 +96,27 @@ class _Unusable(Exception):
 
 
 class Ledger:
-    """Scores and attention of every trained unit, in a folder.
+    """Scores and attention of every trained unit, in a folder or in object storage.
 
     Reading never waits, takes no lock, writes nothing and works on a read-only folder, also while a search writes.
     `append` and `compact` are the driver's; `writer_lock` keeps a second driver out.
 
     Args:
-        path: the folder; it need not exist, the first write makes it.
+        place: a folder, or s3://bucket/prefix (see docs/ledger.md); it need not exist, the first write makes it.
+
+    Attributes:
+        place: the folder's absolute path, or the URL, for people and for opening it again.
+        path: the folder; of a URL it is of no use.
+
+    Raises:
+        BadInput: for a URL that is no place for a ledger.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        if "://" in str(path):
-            raise BadInput(
-                f"{path}: expected a folder for the ledger, got a URL. Name a folder on a local or shared disk."
-            )
-        self.path = Path(path).absolute()
-        self._verified: set[tuple[Any, ...]] = set()
+    def __init__(self, place: str | Path | Storage) -> None:
+        self.storage = storage.at(place) if isinstance(place, str | Path) else place
+        self.place = self.storage.place
+        self.path = Path(self.place)
+        self._verified: set[Any] = set()
         self._latest = datetime.min.replace(tzinfo=UTC)
 
     # ---------------------------------------------------------------- writing
@@ -156,55 +156,69 @@ class Ledger:
                 if len(chosen) < 2:
                     continue
                 loaded, unusable = self._load_all(kind, chosen)
-                _warn(self.path / kind, unusable)
+                self._warn(kind, unusable)
                 table = _distinct(kind, _joined_files(kind, loaded)).select(_SCHEMAS[kind].names)
                 merged = self._commit(kind, "compact", table)
-                folder = self.path / kind
-                for name in loaded:
-                    if name != merged:
-                        (folder / name).unlink(missing_ok=True)
-                _sync(folder)
+                self.storage.remove(f"{kind}/{name}" for name in loaded if name != merged)
         pa.default_memory_pool().release_unused()
+
+    def absorb(self, other: Ledger) -> int:
+        """Copy every file of another ledger into this one, as it is; returns how many were not here yet.
+
+        Files that cannot be used stay where they are, with a LedgerWarning. A copy that was cut short is finished by
+        the next one: a file has one name everywhere.
+
+        Raises:
+            LedgerError: when this ledger cannot be written or the other one cannot be read.
+        """
+        copied = 0
+        for kind in _SCHEMAS:
+            unusable: dict[str, str] = {}
+            with self._explained():
+                here = set(self.storage.names(kind))
+            seen: set[str] = set()
+            # As in `_read`: what a listing lacks because of a compaction is in the next one.
+            while fresh := [name for name in other._names(kind) if name not in seen]:
+                seen.update(fresh)
+                _, bad = other._load_all(kind, fresh, columns=())
+                unusable |= bad
+                for name in fresh:
+                    if name in here or name in bad:
+                        continue
+                    with other._explained():
+                        try:
+                            with other.storage.read(f"{kind}/{name}") as (file, _):
+                                content = file.read()
+                        except FileNotFoundError:
+                            continue
+                    with self._explained():
+                        self.storage.put(f"{kind}/{name}", content)
+                    copied += 1
+            other._warn(kind, unusable)
+        return copied
 
     @contextlib.contextmanager
     def writer_lock(self) -> Iterator[None]:
-        """Hold the ledger as its only driver; the operating system lets go of it when the process dies.
+        """Hold the ledger as its only driver, until the process ends, however it ends (see `Storage.writer`).
 
         On entry, files that are torn, altered or foreign are moved to `set-aside/` with a LedgerWarning.
 
         Raises:
             LedgerError: when another driver holds it; the message names its process, machine and start.
         """
-        with self._explained():
-            _make(self.path)
-            handle = open(self.path / "writer.lock", "a+", encoding="utf-8")  # noqa: SIM115
-        with handle:
+        with contextlib.ExitStack() as stack:
             try:
                 with self._explained():
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except LedgerError as error:
-                if not isinstance(error.__cause__, BlockingIOError):
-                    raise
-                handle.seek(0)
+                    stack.enter_context(self.storage.writer())
+            except Held as holder:
                 raise LedgerError(
-                    f"{self.path} is being written by {_holder(handle.read())}. Expected one driver a ledger at a "
-                    "time. Wait until it has ended or stop it, then run the same command again; reading it "
-                    "(`tim-search status`, `tim`, `expand`) works meanwhile."
+                    f"{self.place} is being written by {holder}. Expected one driver a ledger at a time. Wait until it "
+                    "has ended or stop it, then run the same command again; reading it (`tim-search status`, `tim`, "
+                    "`expand`) works meanwhile."
                 ) from None
-            holder = {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "since": datetime.now(UTC).isoformat("T", "seconds"),
-            }
-            try:
-                with self._explained():
-                    handle.truncate(0)
-                    handle.write(json.dumps(holder))
-                    handle.flush()
-                    self._tidy()
-                yield
-            finally:
-                handle.truncate(0)
+            with self._explained():
+                self._tidy()
+            yield
 
     # ---------------------------------------------------------------- reading
 
@@ -257,43 +271,57 @@ class Ledger:
             for members, seed, fold in zip(*(keys[name].to_pylist() for name in keys.column_names), strict=True)
         }
 
+    def contexts(self) -> dict[str, Context]:
+        """The contexts that the scores have, by their keys."""
+        names = [item.name for item in fields(Context)]
+        table = self._read("scores", ["context", *names])
+        columns = [table[name].cast(pa.string()) for name in ("context", *names)]
+        found = pa.table(columns, names=["context", *names]).group_by(["context", *names]).aggregate([])
+        return {row.pop("context"): Context(**row) for row in found.to_pylist()}
+
     def files(self) -> int:
         """Number of files of the scores table; many small ones make reading slow (see `compact`)."""
         return len(self._names("scores"))
 
     def check(self) -> list[Finding]:
-        """Everything wrong with the ledger: torn, altered and foreign files, double answers, leftovers."""
+        """Everything wrong with the ledger: torn, altered and foreign files, double answers, leftovers, gaps."""
         findings = []
         self._verified.clear()
+        answered: dict[str, Any] = {}
         for kind in _SCHEMAS:
-            folder = self.path / kind
-            loaded, unusable = self._load_all(kind, self._names(kind))
+            with self._explained():
+                loaded, unusable = self._load_all(kind, self._names(kind))
+                left = self.storage.leftovers(kind)
             for name, problem in sorted(unusable.items()):
                 fix = "The next search on this ledger sets it aside and trains the units that are missing."
-                findings.append(Finding(str(folder / name), f"{problem}.", fix))
+                findings.append(Finding(f"{self.place}/{kind}/{name}", f"{problem}.", fix))
             findings += [
-                Finding(str(path), "was left by a writer that died.", "Delete it.", "warning")
-                for path in _stale(folder)
+                Finding(f"{self.place}/{key}", "was left by a writer that died.", "Delete it.", "warning")
+                for key in left
             ]
-            if kind == "scores" and (twice := _answered_twice(_joined_files(kind, loaded))):
-                problem = f"{twice} units were trained and answered more than once."
-                findings.append(Finding(str(folder), problem, "Nothing to do: the first answer counts.", "warning"))
-        aside = self.path / "set-aside"
-        if aside.is_dir() and (count := len(list(aside.iterdir()))):
-            problem = f"{count} files were set aside, because they are torn, altered or not the ledger's own."
-            findings.append(Finding(str(aside), problem, "Look at them, then delete or move them.", "warning"))
+            answered[kind] = _joined_files(kind, loaded)
+        place = f"{self.place}/scores"
+        if twice := _answered_twice(answered["scores"]):
+            problem = f"{twice} units were trained and answered more than once."
+            findings.append(Finding(place, problem, "Nothing to do: the first answer counts.", "warning"))
+        if bare := _without_attention(answered["scores"], answered["attention"]):
+            problem = f"{bare} units were scored, but their attention is missing; others of their context have it."
+            fix = "Restore attention/ from a copy. The TIM scores do not need it, the attention figures leave them out."
+            findings.append(Finding(f"{self.place}/attention", problem, fix, "warning"))
+        with self._explained():
+            aside = self.storage.names("set-aside")
+        if aside:
+            problem = f"{len(aside)} files were set aside, because they are torn, altered or not the ledger's own."
+            fix = "Look at them, then delete or move them."
+            findings.append(Finding(f"{self.place}/set-aside", problem, fix, "warning"))
         return findings
 
     # ---------------------------------------------------------------- files
 
     def _names(self, kind: str) -> list[str]:
-        """Sorted names in a table's folder; names with a leading dot are files being written."""
-        try:
-            return sorted(name for name in os.listdir(self.path / kind) if not name.startswith("."))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise _unusable_folder(self.path, error) from error
+        """Sorted names of a table's files."""
+        with self._explained():
+            return self.storage.names(kind)
 
     def _read(self, kind: str, columns: Iterable[str]) -> Any:
         """Arrow table of all files, for a reader: no row is missed although a compaction may run meanwhile.
@@ -314,25 +342,31 @@ class Ledger:
             fresh = [name for name in self._names(kind) if name not in loaded and name not in unusable]
             if not fresh and not gone:
                 break
-        _warn(self.path / kind, unusable)
+        self._warn(kind, unusable)
         return _joined_files(kind, loaded)
 
     def _load_all(
         self, kind: str, names: Iterable[str], columns: Iterable[str] | None = None
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """(Arrow table by name, problem by name); a file that is gone is in neither."""
-        loaded: dict[str, Any] = {}
-        unusable: dict[str, str] = {}
-        for name in names:
+
+        def load(name: str) -> Any:
             try:
-                loaded[name] = _load(self.path / kind / name, _SCHEMAS[kind], columns, self._verified)
+                return _load(self.storage, f"{kind}/{name}", _SCHEMAS[kind], columns, self._verified)
             except _Unusable as error:
-                unusable[name] = str(error)
+                return str(error)
             except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise _unusable_folder(self.path, error) from error
-        return loaded, unusable
+                return None
+
+        names = list(names)
+        with self._explained():
+            if self.storage.abreast > 1 and len(names) > 1:
+                with ThreadPoolExecutor(self.storage.abreast) as threads:
+                    found = dict(zip(names, threads.map(load, names), strict=True))
+            else:
+                found = {name: load(name) for name in names}
+        unusable = {name: problem for name, problem in found.items() if isinstance(problem, str)}
+        return {name: table for name, table in found.items() if isinstance(table, pa.Table)}, unusable
 
     def _commit(self, kind: str, prefix: str, table: Any) -> str:
         """Write a table as an immutable file and return its name."""
@@ -342,21 +376,15 @@ class Ledger:
         pq.write_table(table, sink, compression=compression, write_page_checksum=True)
         content = sink.getvalue()
         name = f"{prefix}-{hashlib.sha256(content).hexdigest()[:32]}.parquet"
-        _make(self.path / kind)
-        write_durably(self.path / kind / name, content)
+        self.storage.put(f"{kind}/{name}", content)
         return name
 
     def _mergeable(self, kind: str) -> list[str]:
-        folder = self.path / kind
-        sizes: dict[str, int] = {}
-        for name in self._names(kind):
-            if _NAME.fullmatch(name):
-                with contextlib.suppress(FileNotFoundError):
-                    sizes[name] = (folder / name).stat().st_size
+        sizes = {name: size for name, size in self.storage.sizes(kind).items() if _NAME.fullmatch(name)}
         chosen = [name for name in sizes if name.startswith("part-")]
         total = sum(sizes[name] for name in chosen)
         for name in sorted(sizes.keys() - set(chosen), key=lambda name: (sizes[name], name)):
-            if sizes[name] <= total and _rows(folder / name) < _FULL:
+            if sizes[name] <= total and _rows(self.storage, f"{kind}/{name}") < _FULL:
                 chosen.append(name)
                 total += sizes[name]
         return chosen
@@ -364,19 +392,22 @@ class Ledger:
     def _tidy(self) -> None:
         """Move what cannot be read out of the tables, so that plain pandas reads them too."""
         for kind in _SCHEMAS:
-            folder, aside = self.path / kind, self.path / "set-aside"
-            for path in _stale(folder):
-                path.unlink(missing_ok=True)
+            self.storage.remove(self.storage.leftovers(kind))
             _, unusable = self._load_all(kind, self._names(kind), columns=())
             for name, problem in unusable.items():
-                _make(aside)
-                target = aside / name
-                if target.exists():
-                    target = aside / f"{name}.{secrets.token_hex(4)}"
-                os.replace(folder / name, target)
-                _sync(aside)
-                _sync(folder)
-                _say(f"{folder / name}: {problem}. It was moved to {target}; units it held are trained again.")
+                target = name if name not in self.storage.names("set-aside") else f"{name}.{secrets.token_hex(4)}"
+                self.storage.move(f"{kind}/{name}", f"set-aside/{target}")
+                _say(
+                    f"{self.place}/{kind}/{name}: {problem}. It was moved to {self.place}/set-aside/{target}; units it "
+                    "held are trained again."
+                )
+
+    def _warn(self, kind: str, unusable: Mapping[str, str]) -> None:
+        for name, problem in sorted(unusable.items()):
+            _say(
+                f"{self.place}/{kind}/{name}: {problem}. It was not read; `tim-search check` on the search's folder "
+                "tells more."
+            )
 
     def _now(self) -> datetime:
         """The time, later than any this object gave before, also when the clock goes back."""
@@ -388,22 +419,10 @@ class Ledger:
         try:
             yield
         except OSError as error:
-            raise _unusable_folder(self.path, error) from error
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a loss of power; raises OSError."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+            raise LedgerError(
+                f"{self.place}: the ledger cannot be used: {error}. {self.storage.advice(error)}, then run the same "
+                "command again; what is in the ledger stays valid, and the search goes on from there."
+            ) from error
 
 
 @cache
@@ -544,6 +563,23 @@ def _answered_twice(table: Any) -> int:
     return int((created.groupby(_keys("scores", table)).nunique() > 1).sum())
 
 
+def _without_attention(scores: Any, attention: Any) -> int:
+    """Units that were scored and have no attention, of contexts whose other units have some."""
+    units = ["context", "subset", "seed", "fold"]
+
+    def keyed(table: Any) -> Any:
+        table = table.set_column(table.column_names.index("subset"), "subset", _joined(table))
+        table = table.set_column(table.column_names.index("context"), "context", table["context"].cast(pa.string()))
+        return table.select(units).group_by(units).aggregate([])
+
+    if scores.num_rows == 0 or attention.num_rows == 0:
+        return 0
+    having = keyed(attention)
+    scored = keyed(_where(scores, [pc.equal(scores["status"], "ok")]))
+    scored = scored.filter(pc.is_in(scored["context"], pc.unique(having["context"])))
+    return int(scored.join(having, keys=units, join_type="left anti").num_rows)
+
+
 def _frame(table: Any) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas()
     return frame
@@ -552,19 +588,21 @@ def _frame(table: Any) -> pd.DataFrame:
 # -------------------------------------------------------------------- files
 
 
-def _load(path: Path, schema: Any, columns: Iterable[str] | None, verified: set[tuple[Any, ...]]) -> Any:
+def _load(place: Storage, key: str, schema: Any, columns: Iterable[str] | None, verified: set[Any]) -> Any:
     """Arrow table of one file, or _Unusable; FileNotFoundError when a compaction has just removed it.
 
     The bytes of a file are held against its name, once: `verified` remembers the files that passed.
     """
-    name = _NAME.fullmatch(path.name)
-    if name is None or path.is_dir():
+    name = _NAME.fullmatch(key.split("/")[-1])
+    if name is None:
         raise _Unusable("it is not a file of this ledger")
     wanted = schema.names if columns is None else [column for column in schema.names if column in set(columns)]
-    with open(path, "rb") as source:
-        status = os.fstat(source.fileno())
-        mark = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
-        if mark not in verified:
+    with contextlib.ExitStack() as stack:
+        try:
+            source, mark = stack.enter_context(place.read(key))
+        except IsADirectoryError:
+            raise _Unusable("it is not a file of this ledger") from None
+        if mark is None or mark not in verified:
             if hashlib.file_digest(source, "sha256").hexdigest()[:32] != name[2]:
                 raise _Unusable("its bytes do not match its name: it is torn, was altered or was renamed")
             source.seek(0)
@@ -578,73 +616,18 @@ def _load(path: Path, schema: Any, columns: Iterable[str] | None, verified: set[
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise _Unusable(f"it cannot be read as Parquet ({str(error).splitlines()[0]})") from error
-    verified.add(mark)
+    if mark is not None:
+        verified.add(mark)
     return table
 
 
-def _rows(path: Path) -> int:
+def _rows(place: Storage, key: str) -> int:
     """Rows of a file; 0 where it cannot be read, which is for others to tell."""
     try:
-        return int(pq.read_metadata(path).num_rows)
+        with place.read(key) as (source, _):
+            return int(pq.read_metadata(source).num_rows)
     except (pa.ArrowException, OSError):
         return 0
-
-
-def _stale(folder: Path) -> list[Path]:
-    """Files written aside that were never renamed, because their writer died."""
-    found = []
-    for path in sorted(folder.glob(".*.tmp")):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _STALE:
-                found.append(path)
-    return found
-
-
-def _make(folder: Path) -> None:
-    """Make a folder and its parents so that they outlive a loss of power."""
-    if folder.is_dir():
-        return
-    _make(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _holder(text: str) -> str:
-    try:
-        holder = json.loads(text)
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, TypeError, KeyError):  # it has just taken the lock and not yet written its name
-        return "another process"
-
-
-def _unusable_folder(path: Path, error: OSError) -> LedgerError:
-    advice = {
-        errno.ENOSPC: "The disk is full: free some space",
-        errno.EDQUOT: "Your quota is used up: free some space",
-        errno.EFBIG: "The file size limit is reached: raise it (ulimit -f)",
-        errno.EROFS: "The disk is read-only: name a folder that can be written (`ledger:` in the search file)",
-        errno.EACCES: "Permission is denied: name a folder you may use (`ledger:` in the search file)",
-        errno.EPERM: "Permission is denied: name a folder you may use (`ledger:` in the search file)",
-        errno.ENOTDIR: "A file stands where a folder is expected: name a folder",
-        errno.EEXIST: "A file stands where a folder is expected: name a folder",
-    }.get(error.errno or 0, "Mend that")
-    return LedgerError(
-        f"{path}: the ledger cannot be used: {error}. {advice}, then run the same command again; what is in the ledger "
-        "stays valid, and the search goes on from there."
-    )
-
-
-def _warn(folder: Path, unusable: Mapping[str, str]) -> None:
-    for name, problem in sorted(unusable.items()):
-        _say(f"{folder / name}: {problem}. It was not read; `tim-search check` on the search's folder tells more.")
 
 
 def _say(message: str) -> None:

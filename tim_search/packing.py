@@ -44,7 +44,15 @@ def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int) -> li
         result += [(key, Pack(tuple(group[a:b]))) for a, b in pairwise(cuts)]
     # What a member shares with no task (encoders, contrastive term) costs as much as eight tasks; a clustering task
     # adds its decoder and its k-means.
-    result.sort(
-        key=lambda item: (-(_SHARED_COST + item[0][0]) * len(item[1].units), -item[0][1], item[0], item[1].units)
-    )
+    result.sort(key=lambda item: (-cost(item[1]), -item[0][1], item[0], item[1].units))
     return [pack for _, pack in result]
+
+
+def cost(pack: Pack) -> int:
+    """What a pack costs beside others of its search: its units, each as many tasks as it trains and eight more."""
+    return len(pack.units) * (_SHARED_COST + len(pack.units[0].subset))
+
+
+def at_most(pack: Pack, limit: float) -> int:
+    """How many units of a pack together cost at most `limit`; at least 1."""
+    return max(1, int(limit // (_SHARED_COST + len(pack.units[0].subset))))

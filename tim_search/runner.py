@@ -5,7 +5,10 @@ The one place where everything meets. Each part is also usable alone, and nothin
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
+import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +22,7 @@ from tim_search import (
     figures,
     forecast,
     gallery,
+    merge,
     plans,
     power,
     readings,
@@ -27,14 +31,15 @@ from tim_search import (
     spec,
     summary,
 )
+from tim_search.events import EventLog
 from tim_search.executors import SerialExecutor
 from tim_search.grouping import Grouping
-from tim_search.ledger import Ledger, write_durably
+from tim_search.ledger import Ledger, product_version, write_durably
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import FINAL_FOLD, BadInput, Subset, canonical, subset
+from tim_search.types import FINAL_FOLD, BadInput, Interrupted, Subset, canonical, subset
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +81,33 @@ def run_search(
     manifest = prepare(found)
     ledger = Ledger(found.ledger)
     factory, payload = spec.training(found)
-    executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
-    tracker = _tracker(found, manifest, warn)
+    executor = RayExecutor(
+        factory,
+        payload,
+        found.tasks,
+        found.resources,
+        address or found.file.address,
+        time_limit=found.file.resources.time_limit,
+    )
+    log = EventLog(
+        found.out,
+        warn,
+        search=manifest.name,
+        context=manifest.context.key,
+        ledger=ledger.place,
+        version=product_version(),
+    )
+
+    def caution(message: str) -> None:
+        log.warning(message)
+        warn(message)
+
+    tracker = _tracker(manifest, found.out, found.tracking_uri, caution, capacity=found.capacity)
     written: tuple[tuple[Path, ...], tuple[Path, ...]] = ((), ())
 
     def tell(event: Event) -> None:
         nonlocal written
+        log.tell(event)
         on_event(event)
         # A round that begins tells that the one before it is in the ledger.
         completed = event.round if event.kind == "done" else event.round - 1
@@ -89,10 +115,12 @@ def run_search(
             try:
                 written = publish(summary.open_search(found.out), tracker, completed, event)
             except OSError as error:
-                warn(f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole.")
+                caution(
+                    f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole."
+                )
 
     try:
-        with tracker:
+        with log, tracker:
             outcome = search.run(
                 found.plan, ledger, found.context, found.tasks, found.blocks, executor, found.capacity, tell
             )
@@ -101,22 +129,52 @@ def run_search(
     return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
 
 
-def _tracker(found: spec.ResolvedSearch, manifest: Manifest, warn: Callable[[str], None]) -> Tracker:
-    """The search's place in MLflow: the same run whenever the same search is started in the same folder."""
-    settings = {
-        "network": found.context.network,
-        "training": asdict(found.settings),
-        **{key: value for key, value in asdict(manifest).items() if key in ("cohort", "design", "blocks", "sources")},
-        "tasks": list(found.tasks),
-        "capacity": found.capacity,
-    }
+def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable[[str], None] = print) -> Finished:
+    """Publish what a search folder's ledger holds to MLflow, as its search would have; trains nothing.
+
+    Args:
+        folder: of a search; its figures and tables are written anew.
+        tracking_uri: of MLflow; None takes what the search itself takes.
+        warn: takes the warning when MLflow cannot be written; `Finished.missed` then says what is missing there.
+
+    Raises:
+        BadInput: for a folder that holds no search, or no scores yet.
+    """
+    results = summary.open_search(folder)
+    file = spec.read(results.folder / "search.yaml")[0]
+    uri = tracking_uri or spec.tracking_uri(file.tracking_uri if file else None, results.folder)
+    status = results.status()
+    held = results.ledger.done(results.manifest.context.key)
+    rounds = search.played(results.plan, results.table, held)[1]
+    done, failures = status["trained"], status["failed"]
+    event = Event("done", rounds, done, done + status["waiting"], failures, status["training_seconds"])
+    tracker = _tracker(results.manifest, results.folder, uri, warn)
+    with contextlib.suppress(Interrupted), tracker:
+        written = publish(results, tracker, rounds, event)
+        if not status["finished"]:
+            raise Interrupted("so that MLflow does not show it as finished")
+    outcome = SearchOutcome(0, 0, len(held), 0, 0, 0.0)
+    return Finished(results, outcome, *written, tuple(tracker.missed))
+
+
+def _tracker(manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[str], None], **settings: Any) -> Tracker:
+    """What publishes the search of a folder; the same folder and store give the same run in MLflow."""
+    context, names = manifest.context, [task.name for task in manifest.tasks]
+    plain = asdict(manifest)
     return Tracker(
-        found.tracking_uri,
-        found.file.name,
-        spec.search_id(found),
+        tracking_uri,
+        manifest.name,
+        manifest.published_id(out, tracking_uri),
         cohort=manifest.cohort,
-        context=found.context.key,
-        settings=settings,
+        context=context.key,
+        settings={
+            "network": context.network,
+            "training": json.loads(context.settings),
+            **{key: plain[key] for key in ("cohort", "design", "blocks", "sources")},
+            "tasks": names,
+            **settings,
+        },
+        again=f"To publish later: tim-search publish {out}",
         warn=warn,
     )
 
@@ -220,7 +278,7 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
                 f"got {found.file.name} of {len(found.tasks)} tasks. Give this search a folder of its own with --out; "
                 f"with `ledger: {found.ledger}` in its file it takes over all that is trained already."
             )
-    inside = found.ledger.is_relative_to(found.out)
+    inside = isinstance(found.ledger, Path) and found.ledger.is_relative_to(found.out)
     manifest = Manifest(
         name=found.file.name,
         cohort=found.cohort.name,
@@ -230,7 +288,7 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
         design=found.design,
         blocks=found.blocks,
         sources=found.sources,
-        ledger=str(found.ledger.relative_to(found.out)) if inside else str(found.ledger),
+        ledger=os.path.relpath(found.ledger, found.out) if inside else str(found.ledger),
         planned_units=plans.planned_units(found.plan, found.blocks),
     )
     manifest.write(found.out)
@@ -255,14 +313,7 @@ def _versions() -> dict[str, str]:
 
 
 def _other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
-    names = {
-        "cohort": "the cohort's content",
-        "columns": "the input columns (tasks exclude columns, so other tasks may mean other columns)",
-        "split": "the split",
-        "network": "the network",
-        "settings": "the network's and the training's settings",
-    }
-    differ = [words for key, words in names.items() if getattr(earlier.context, key) != getattr(found.context, key)]
+    differ = merge.differences(earlier.context, found.context)
     return (
         f"{found.out} holds the search {earlier.name!r} with another context: {'; '.join(differ)} differ. "
         "Scores of two contexts do not compare. Name another output folder with --out, or go back to the earlier "
@@ -405,7 +456,7 @@ def confirm(
     notes = confirmation.caveats(asked, confirmation.confirmed(results), count, results.manifest.overlaps)
     table = write_table(results.folder / "tables" / "confirmation.csv", rows)
     drawn = gallery.confirmation(results) if chosen else ()
-    tracker = _tracker(found, results.manifest, warn)
+    tracker = _tracker(results.manifest, results.folder, found.tracking_uri, warn, capacity=found.capacity)
     with tracker:
         tracker.confirmation(rows, drawn)
         tracker.report(report.write(results, confirmation=rows))

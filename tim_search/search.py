@@ -19,11 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol, Self
 
+from tim_search import storage
 from tim_search.executors import Executor
 from tim_search.games import ScoreTable, empty, score_table
 from tim_search.ledger import Ledger, product_version, write_durably
 from tim_search.packing import packs
-from tim_search.types import BadInput, Context, Interrupted, Pack, PackResult, Subset, Task, Unit
+from tim_search.types import BadInput, Context, Interrupted, Pack, PackResult, Subset, Task, Unit, digest
 
 _MANY_FILES = 512  # files of the ledger above which they are merged while a search runs
 _SOME_FILES = 32  # ... at its end, because many small files are slow to read
@@ -168,7 +169,7 @@ def run(
         try:
             answered = ledger.done(context.key)
             table = read_table()
-            reused, earlier = _reused(plan, table, answered)
+            reused, earlier = played(plan, table, answered)
             total = reused
             while wanted := plan.ask(table):
                 rounds += 1
@@ -206,7 +207,7 @@ def run(
                 ledger.compact()
         except KeyboardInterrupt:
             raise Interrupted(
-                f"Stopped: {reused + trained} of {total} units are in {ledger.path}. Run the same command again to go "
+                f"Stopped: {reused + trained} of {total} units are in {ledger.place}. Run the same command again to go "
                 "on from there."
             ) from None
     tell("done", f"{trained} units trained, {failed} of them failed, {reused} were in the ledger already")
@@ -228,7 +229,7 @@ def _together(executor: Executor, waiting: Iterable[Pack]) -> Iterator[list[Pack
         raise
 
 
-def _reused(plan: Plan, table: ScoreTable, held: set[Unit]) -> tuple[int, int]:
+def played(plan: Plan, table: ScoreTable, held: set[Unit]) -> tuple[int, int]:
     """Units the ledger holds of all that the plan would have asked for from the beginning, and rounds it holds whole.
 
     The plan is played through on the part of the table it has asked for so far, until it asks for something new.
@@ -312,7 +313,7 @@ class Manifest:
         design: the design in full, as plain JSON.
         blocks: (seed, fold) pairs.
         sources: the tasks whose expansion is wanted.
-        ledger: its folder, absolute or relative to the output folder.
+        ledger: its folder, absolute or relative to the output folder, or its URL.
         planned_units: units of the whole search; None where the design decides as it goes.
         version: of the product that wrote the file.
         created: when, in UTC, as ISO 8601 text.
@@ -377,6 +378,16 @@ class Manifest:
                 "writes the file anew and trains nothing that the ledger holds."
             ) from error
 
+    def published_id(self, folder: Path, tracking_uri: str) -> str:
+        """What makes it this search in an MLflow store: name, context, design and tasks.
+
+        A store that holds many searches tells equal ones apart by their folders; one inside its search's folder does
+        not, so that the folder may be moved.
+        """
+        home = "" if tracking_uri.startswith(f"sqlite:///{folder}/") else str(folder)
+        names = [task.name for task in self.tasks]
+        return digest([home, self.name, self.context.key, dict(self.design), names])
+
     def open_ledger(self, folder: str | Path) -> Ledger:
         """The ledger of the search whose output folder this is."""
-        return Ledger(Path(folder) / self.ledger)
+        return Ledger(storage.below(folder, self.ledger))

@@ -18,9 +18,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from tim_search import plans, reading
+from tim_search import plans, reading, storage
 from tim_search.search import Plan
-from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory, digest
+from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory
 
 if TYPE_CHECKING:
     from model.cohort import Cohort
@@ -54,6 +54,21 @@ def _names(value: Any) -> Any:
         twice = sorted({str(name) for name in value if value.count(name) > 1})
         if twice:
             raise _error(f"named more than once: {', '.join(twice)}. Name every task once")
+    return value
+
+
+def _ledger(value: Any) -> Any:
+    """A path, or a URL that stays text; a URL that is no place for a ledger is an error."""
+    if value is None or isinstance(value, Path):
+        return value
+    if not isinstance(value, str):
+        raise _error(f"expected a folder, or s3://bucket/prefix, got {reading.short(value)}. Change it")
+    if not storage.is_url(value):
+        return Path(value)
+    try:
+        storage.check(value)
+    except BadInput as error:
+        raise _error(str(error).removeprefix("ledger: ")) from None
     return value
 
 
@@ -161,6 +176,9 @@ class ResourcesSection(_Section):
         default=0.0, ge=0, description="a number of at least 0 (GPUs a worker; 0.5 puts two workers on a GPU)"
     )
     workers: int = Field(default=0, ge=0, description="a whole number (0: as many workers as the cluster has room for)")
+    time_limit: float | None = Field(
+        default=None, gt=0, description="a number above 0 (seconds a pack may take before its worker is ended)"
+    )
 
 
 class SearchFile(_Section):
@@ -196,7 +214,9 @@ class SearchFile(_Section):
         default=None, min_length=1, description="a Ray address such as auto or ray://head:10001"
     )
     out: Path | None = Field(default=None, description="a folder for everything the search writes")
-    ledger: Path | None = Field(default=None, description="a folder for the ledger")
+    ledger: Annotated[Path | str | None, BeforeValidator(_ledger)] = Field(
+        default=None, description="a folder for the ledger, or s3://bucket/prefix"
+    )
     tracking_uri: str | None = Field(
         default=None,
         pattern=r"^(https?://[^\s/]|sqlite:////)\S+$",
@@ -242,7 +262,7 @@ class ResolvedSearch:
     sources: tuple[str, ...]
     blocks: tuple[tuple[int, int], ...]
     out: Path
-    ledger: Path
+    ledger: Path | str
     tracking_uri: str
     capacity: int
     resources: Resources
@@ -316,11 +336,11 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
     blocks = _blocks(search, design, cohort.split.n_folds)
     record = _record(design, names, blocks[0][0], control)
     folder = Path(out or search.out or Path("runs") / search.name).resolve()
-    tracking_uri = search.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-    odd = sorted(set("?#%") & set(tracking_uri)) if tracking_uri.startswith("sqlite:") else []
+    uri = tracking_uri(search.tracking_uri, folder)
+    odd = sorted(set("?#%") & set(uri)) if uri.startswith("sqlite:") else []
     if odd:
         raise BadInput(
-            f"MLflow's database would be {tracking_uri.removeprefix('sqlite:///')}, and a path with {' or '.join(odd)} "
+            f"MLflow's database would be {uri.removeprefix('sqlite:///')}, and a path with {' or '.join(odd)} "
             "in it MLflow takes for another one. Name another output folder with --out, or another tracking_uri "
             "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
         )
@@ -336,10 +356,15 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
         blocks=blocks,
         out=folder,
         ledger=search.ledger or folder / "ledger",
-        tracking_uri=tracking_uri,
+        tracking_uri=uri,
         capacity=search.capacity or _capacity(search, cohort, settings, record),
         resources=Resources(search.resources.cpus, search.resources.gpus, search.resources.workers),
     )
+
+
+def tracking_uri(named: str | None, folder: Path) -> str:
+    """Where a search publishes: what its file names, else the environment, else a database in its folder."""
+    return named or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def training(found: ResolvedSearch) -> tuple[TrainerFactory, Any]:
@@ -406,13 +431,6 @@ def cost(found: ResolvedSearch, subsets: Sequence[Subset]) -> Callable[[int, int
         return None
     _, payload = training(found)
     return calibrate_together(payload, subsets, found.capacity, _workers_here(found.resources)).unit_seconds
-
-
-def search_id(found: ResolvedSearch) -> str:
-    """What makes it this search in MLflow: its name, context, design, tasks, and its folder in a store of many."""
-    own = found.tracking_uri.startswith(f"sqlite:///{found.out}/")
-    home = "" if own else str(found.out)
-    return digest([home, found.file.name, found.context.key, dict(found.design), list(found.tasks)])
 
 
 def dump(search: SearchFile) -> str:
@@ -520,7 +538,9 @@ def _absolute(search: SearchFile, path: Path, *, named: bool) -> SearchFile:
     from model import support2
 
     base = path.resolve().parent
-    update: dict[str, Any] = {key: base / value for key in ("out", "ledger") if (value := getattr(search, key))}
+    update: dict[str, Any] = {
+        key: storage.below(base, value) for key in ("out", "ledger") if (value := getattr(search, key))
+    }
     if search.cohort != support2.NAME:
         update["cohort"] = str((base / search.cohort).resolve())
     if not named:

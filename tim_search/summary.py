@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,11 +22,11 @@ from tim_search.blocks import Method
 from tim_search.expansion import Expansion, Greedy, Sharing
 from tim_search.games import ScoreTable, score_table
 from tim_search.grouping import Grouping
-from tim_search.ledger import Ledger, write_durably
+from tim_search.ledger import Ledger, LedgerWarning, write_durably
 from tim_search.search import Manifest, Plan, StaticPlan
 from tim_search.stopping import Sequential, sizes
 from tim_search.tim import TimResult
-from tim_search.types import BadInput, Task
+from tim_search.types import BadInput, Finding, Task
 
 #: Settings of the greedy expansion where the search's design does not name them (M3H paper, section 4.3).
 BEAM, MAX_SIZE, CONFIDENCE = 3, 3, 0.95
@@ -153,7 +154,7 @@ class SearchResults:
         return {
             "name": manifest.name,
             "folder": str(self.folder),
-            "ledger": str(self.ledger.path),
+            "ledger": self.ledger.place,
             "cohort": manifest.cohort,
             "network": manifest.context.network,
             "design": dict(manifest.design),
@@ -169,6 +170,22 @@ class SearchResults:
             "failures": reasons,
             "stopping": self.stopping(),
         }
+
+    def check(self) -> list[Finding]:
+        """Everything wrong with the search's ledger, and what the plan lacks in it."""
+        findings = self.ledger.check()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LedgerWarning)  # the files it would warn of are findings already
+            waiting, failures = len(self.plan.ask(self.table)), self._reasons()
+        if waiting:
+            held = int(self.table.trained.sum())
+            problem = f"{waiting} units that the search asks for at present are not in it ({held} are)."
+            fix = f"Run the search to train them: tim-search run {self.folder / 'search.yaml'} --out {self.folder}"
+            findings.append(Finding(self.ledger.place, problem, fix, "warning"))
+        for reason, count in failures.items():
+            fix = "They are final; to train them again, search into a new ledger."
+            findings.append(Finding(self.ledger.place, f"{count} units failed: {reason}.", fix, "warning"))
+        return findings
 
     def _reasons(self) -> dict[str, int]:
         columns = ("subset", "seed", "fold", "status", "error")

@@ -1,0 +1,156 @@
+"""Whole searches on real Ray that something happens to: the scores are those of an undisturbed search, every time.
+
+Several raylets on this machine stand for machines. How many units were trained twice is counted and bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import fake_trainer
+import pytest
+from fake_trainer import CONTEXT, TASKS, Behaviour, value
+
+from tim_search import search
+from tim_search.executors import SerialExecutor
+from tim_search.ledger import Ledger
+from tim_search.search import StaticPlan
+from tim_search.types import Unit
+
+SUBSETS = tuple(members for size in (1, 2, 3) for members in combinations("abcdef", size))
+UNITS = {Unit(members, 0, 0) for members in SUBSETS}
+
+DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+import fake_trainer
+from fake_trainer import Behaviour, CONTEXT, TASKS
+from test_faults import SUBSETS
+from tim_search import ray_executor, search
+from tim_search.executors import SerialExecutor
+from tim_search.ledger import Ledger
+from tim_search.ray_executor import RayExecutor
+from tim_search.types import Resources, TimSearchError
+ray_executor._GONE = 8.0
+behaviour = Behaviour(**{behaviour!r})
+address = {address!r}
+if address:
+    executor = RayExecutor(fake_trainer.trainer, behaviour, TASKS, Resources(), address)
+else:
+    executor = SerialExecutor(fake_trainer.trainer, behaviour, TASKS)
+try:
+    search.run(search.StaticPlan(SUBSETS), Ledger({place!r}), CONTEXT, TASKS, ((0, 0),), executor, 4,
+               lambda event: print(event.kind, event.done, flush=True))
+except TimSearchError as error:
+    print(type(error).__name__, error, flush=True)
+    sys.exit(error.exit_code)
+finally:
+    executor.close()
+"""
+
+
+def start(ledger: Ledger, address: str = "", **behaviour: Any) -> subprocess.Popen[str]:
+    tests = str(Path(__file__).parent)
+    code = DRIVER.format(tests=tests, behaviour=behaviour, address=address, place=ledger.place)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": tests},
+    )
+
+
+def wait_for(driver: subprocess.Popen[str], units: int) -> None:
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        kind, done = line.split(maxsplit=1)
+        if kind == "pack" and int(done) >= units:
+            return
+    raise AssertionError(driver.stderr.read() if driver.stderr else "")
+
+
+def finish(ledger: Ledger, log: str, bound: int) -> None:
+    """Go on to the end; the ledger then holds what an undisturbed search leaves, and few units were trained twice."""
+    executor = SerialExecutor(fake_trainer.trainer, Behaviour(log=log), TASKS)
+    outcome = search.run(StaticPlan(SUBSETS), ledger, CONTEXT, TASKS, ((0, 0),), executor, 4)
+    assert outcome.reused + outcome.trained == len(UNITS)
+    frame = ledger.scores(CONTEXT.key)
+    found = {(Unit(tuple(row.subset), row.seed, row.fold), row.task): row.score for row in frame.itertuples()}
+    assert len(found) == len(frame)
+    assert found == {(unit, task): value(unit, task) for unit in UNITS for task in unit.subset}
+    assert ledger.check() == []
+    twice = sum(fake_trainer.begun(log).values()) - len(UNITS)
+    assert twice <= bound, f"{twice} units were trained twice"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    return str(tmp_path / "log")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head without CPUs and one machine with two."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        made = Cluster()
+        made.add_node(num_cpus=0, include_dashboard=False)
+        made.add_node(num_cpus=2)
+        yield made
+        made.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("process", "reason"),
+    [("gcs_server", "its head has not answered for"), ("raylet", "Ray's daemon on this machine has ended")],
+)
+def test_a_cluster_that_is_lost_ends_the_driver_with_a_clear_message(
+    cluster: Any, tmp_path: Path, log: str, process: str, reason: str
+) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    driver = start(ledger, cluster.address, log=log, seconds=4.0)
+    wait_for(driver, 4)
+    for each in cluster.head_node.all_processes[process]:
+        each.process.kill()
+    out, errors = driver.communicate(timeout=100)
+    assert driver.returncode == 1, errors
+    assert f"ClusterLost The Ray cluster at {cluster.address} is lost: {reason}" in out
+    assert "run the same command again" in out
+    assert "Traceback" not in errors
+    # Two workers, two packs of four each; the workers outlive their driver for some seconds.
+    time.sleep(6)
+    finish(ledger, log, bound=2 * 2 * 4 + 2 * 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "object store"])
+def test_twenty_kills_at_random_moments(kind: str, tmp_path: Path, log: str, request: pytest.FixtureRequest) -> None:
+    place = str(tmp_path / "ledger") if kind == "folder" else f"{request.getfixturevalue('bucket')}/ledger"
+    ledger = Ledger(place)
+    choose = random.Random(11)
+    n_kills = 20 if kind == "folder" else 5
+    for _ in range(n_kills):
+        driver = start(ledger, log=log, seconds=0.02)
+        assert driver.stdout is not None
+        for _ in range(choose.randrange(4)):
+            if not driver.stdout.readline():
+                break
+        time.sleep(choose.random() * 0.03)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    finish(ledger, log, bound=4 * n_kills)
