@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "blocks": 3,
     "expansion": 3,
     "caveats": 4,
+    "surrogate": 4,
     "tim": 5,
     "executors": 4,
     "ray_executor": 5,
