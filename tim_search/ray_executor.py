@@ -176,7 +176,7 @@ class RayExecutor:
         if self._seats:
             return
         if not ray.is_initialized():
-            _connect(self._address)
+            connect(self._address)
             self._owns_ray = True
         if self._payload_ref is None:
             self._payload_ref = ray.put(self._payload)
@@ -357,7 +357,7 @@ def _short(error: BaseException) -> str:
 # -------------------------------------------------------------------- connecting
 
 
-def _connect(address: str) -> None:
+def connect(address: str) -> None:
     """Start Ray here or attach to a running cluster; raises BadInput where that cannot be."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     # It tells at every start that the cluster is protected by a token, as it should be.

@@ -6,19 +6,19 @@ The one place where everything meets. Each part is also usable alone, and nothin
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tim_search import expansion, figures, forecast, gallery, plans, power, search, spec, summary
+from tim_search import choices, expansion, figures, forecast, gallery, plans, power, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, digest
+from tim_search.types import BadInput, Subset, digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,26 +57,16 @@ def run_search(
         BadInput: the folder belongs to another search; Ray cannot be reached; no machine has what a worker asks for.
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
+    if found.awaits_tuning:
+        raise BadInput(
+            f"search {found.file.name}: its file asks for tuning, and {found.out} keeps no choice made with these "
+            "settings. Tune it first (`tim-search tune`, or `tim_search.runner.tune`), then resolve the search again."
+        )
     manifest = prepare(found)
     ledger = Ledger(found.ledger)
     factory, payload = spec.training(found)
     executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
-    settings = {
-        "network": found.context.network,
-        "training": asdict(found.settings),
-        **{key: value for key, value in asdict(manifest).items() if key in ("cohort", "design", "blocks", "sources")},
-        "tasks": list(found.tasks),
-        "capacity": found.capacity,
-    }
-    tracker = Tracker(
-        found.tracking_uri,
-        found.file.name,
-        digest([_home(found), found.file.name, found.context.key, dict(found.design), list(found.tasks)]),
-        cohort=manifest.cohort,
-        context=found.context.key,
-        settings=settings,
-        warn=warn,
-    )
+    tracker = _tracker(found, manifest, warn)
     written: tuple[tuple[Path, ...], tuple[Path, ...]] = ((), ())
 
     def tell(event: Event) -> None:
@@ -98,6 +88,79 @@ def run_search(
     finally:
         executor.close()
     return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
+
+
+def _tracker(found: spec.ResolvedSearch, manifest: Manifest, warn: Callable[[str], None]) -> Tracker:
+    settings = {
+        "network": found.context.network,
+        "training": asdict(found.settings),
+        **{key: value for key, value in asdict(manifest).items() if key in ("cohort", "design", "blocks", "sources")},
+        "tasks": list(found.tasks),
+        "capacity": found.capacity,
+    }
+    return Tracker(
+        found.tracking_uri,
+        found.file.name,
+        digest([_home(found), found.file.name, found.context.key, dict(found.design), list(found.tasks)]),
+        cohort=manifest.cohort,
+        context=found.context.key,
+        settings=settings,
+        warn=warn,
+    )
+
+
+def tune(
+    found: spec.ResolvedSearch,
+    subsets: Sequence[Subset] = (),
+    address: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    warn: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Choose settings for a search, or a choice of its own for each of some subsets, and keep it in `tuning.json`.
+
+    Args:
+        subsets: what is tuned for itself; () tunes for the whole search, which `run` then takes up.
+        address: of a Ray cluster; overrides the search file's.
+
+    Returns:
+        the records of the studies, as `tuning.json` holds them.
+
+    Raises:
+        BadInput: no combination of settings could be trained.
+        Interrupted, LedgerError, WorkerError: see `tuning.run`; what was trained is in the ledger.
+    """
+    # Imported here: optuna and ray.tune, which take seconds and serve this alone.
+    from tim_search import tuning
+
+    ledger = Ledger(found.ledger)
+    factory, payload = spec.training(found)
+    where = (found.resources, found.capacity, address or found.file.address)
+    studies = [spec.study(found, own) for own in subsets] or [spec.study(found)]
+    together = [replace(studies[0], subsets=tuple(dict.fromkeys(subsets)))] if subsets else studies
+    # On a grid all subsets share the combinations, and so their packs; Optuna goes its own way for each of them.
+    for study in together if studies[0].sampler == "grid" else studies:
+        tuning.run(study, ledger, factory, payload, *where, on_event)
+    rows = ledger.scores(columns=choices.COLUMNS)
+    records, paths = [], []
+    for study, own in zip(studies, subsets or (None,), strict=True):
+        trials = choices.trials(study, rows)
+        records.append(choices.write(found.out, study, trials, own))
+        name = "tuning" if own is None else f"tuning-{'+'.join(own)}"
+        paths += tuning.figures(study, trials, found.out / "figures", name)
+    table = [row for record in records for row in choices.table(record)]
+    write_table(found.out / "tables" / ("tuning-subsets.csv" if subsets else "tuning.csv"), table)
+    tuned = spec.resolve(found.file, found.out)
+    with _tracker(tuned, _manifest(tuned), warn) as tracker:
+        tracker.tuning(table, paths)
+    return records
+
+
+def confirmed(results: SearchResults) -> list[Subset]:
+    """What a search would have confirmed: every source alone, its best combination, and the highest-scoring one."""
+    found: dict[Subset, None] = {}
+    for one in results.expand()[0]:
+        found |= dict.fromkeys([(one.source,), one.best, *([one.leader.subset] if one.leader else [])])
+    return list(found)
 
 
 def _home(found: spec.ResolvedSearch) -> str:
@@ -155,8 +218,17 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
                 f"got {found.file.name} of {len(found.tasks)} tasks. Give this search a folder of its own with --out; "
                 f"with `ledger: {found.ledger}` in its file it takes over all that is trained already."
             )
+    manifest = _manifest(found)
+    manifest.write(found.out)
+    # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
+    again = found.file.model_copy(update={"out": Path()})
+    (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
+    return manifest
+
+
+def _manifest(found: spec.ResolvedSearch) -> Manifest:
     inside = found.ledger.is_relative_to(found.out)
-    manifest = Manifest(
+    return Manifest(
         name=found.file.name,
         cohort=found.cohort.name,
         context=found.context,
@@ -168,11 +240,6 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
         ledger=str(found.ledger.relative_to(found.out)) if inside else str(found.ledger),
         planned_units=plans.planned_units(found.plan, found.blocks),
     )
-    manifest.write(found.out)
-    # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
-    again = found.file.model_copy(update={"out": Path()})
-    (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
-    return manifest
 
 
 def _other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:

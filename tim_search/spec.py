@@ -18,9 +18,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from tim_search import plans, reading
+from tim_search import choices, plans, reading, space
+from tim_search.choices import Study
 from tim_search.search import Plan
-from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory
+from tim_search.space import TuningSection
+from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory, subset
 
 if TYPE_CHECKING:
     from model.cohort import Cohort
@@ -177,6 +179,9 @@ class SearchFile(_Section):
     )
     network: str = Field(default="m3h", description="the name of a network")
     training: dict[str, Any] = Field(default_factory=dict, description="settings of the network, such as `epochs: 15`")
+    tuning: Annotated[TuningSection | None, BeforeValidator(lambda value: {} if value is None else value)] = Field(
+        default=None, description="space, sampler and trials"
+    )
     design: Annotated[Annotated[Design, Field(discriminator="kind")] | None, BeforeValidator(_design)] = Field(
         default=None, description="a design"
     )
@@ -230,6 +235,8 @@ class ResolvedSearch:
         sources: tasks that are expanded and reported; a negative control is none of them.
         blocks: (seed, fold) pairs; every subset is trained once in each, in a sliced design in one of them.
         capacity: units a pack.
+        untuned: the settings as the file has them, before tuning.
+        choice: the tuned settings that `settings` holds; None where nothing was tuned, or not yet.
     """
 
     file: SearchFile
@@ -246,6 +253,13 @@ class ResolvedSearch:
     tracking_uri: str
     capacity: int
     resources: Resources
+    untuned: Any = None
+    choice: Mapping[str, Any] | None = None
+
+    @property
+    def awaits_tuning(self) -> bool:
+        """Whether the file asks for tuning and no choice is kept in the output folder."""
+        return self.file.tuning is not None and self.choice is None
 
 
 def load(path: str | Path) -> SearchFile:
@@ -275,9 +289,12 @@ def read(path: str | Path) -> tuple[SearchFile | None, list[Finding]]:
         search = SearchFile.model_validate(raw)
     except ValidationError as error:
         inner = {"resources": ResourcesSection, "greedy": GreedyDesign, "sampled": SampledDesign, "stop": StopSection}
+        inner |= {"tuning": TuningSection}
         findings = reading.findings(error, SearchFile, lines, inner)
     if isinstance(raw.get("training", {}), dict):
         findings += _settings(raw.get("network", "m3h"), raw.get("training", {}), lines)[1]
+    if search is not None and not findings:
+        findings = _space(search, lines)[1]
     if search is None or findings:
         return None, findings
     return _absolute(search, path, named="name" in raw), []
@@ -324,12 +341,18 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
             "in it MLflow takes for another one. Name another output folder with --out, or another tracking_uri "
             "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
         )
+    untuned, choice = settings, None
+    context = Context(cohort.fingerprint, cohort.columns_digest, cohort.split.digest, search.network, settings.text)
+    if search.tuning is not None:
+        choice = choices.kept(folder, _study(search, context, cohort, blocks, control))
+        settings = dataclasses.replace(settings, **(choice or {}))
+        context = dataclasses.replace(context, settings=settings.text)
     return ResolvedSearch(
         file=search,
         cohort=cohort,
         tasks=cohort.tasks,
         settings=settings,
-        context=Context(cohort.fingerprint, cohort.columns_digest, cohort.split.digest, search.network, settings.text),
+        context=context,
         plan=plans.make(record, names),
         design=record,
         sources=tuple(record.get("sources", [name for name in names if name != control])),
@@ -339,7 +362,39 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
         tracking_uri=tracking_uri,
         capacity=search.capacity or _capacity(search, cohort, settings, record),
         resources=Resources(search.resources.cpus, search.resources.gpus, search.resources.workers),
+        untuned=untuned,
+        choice=choice,
     )
+
+
+def study(found: ResolvedSearch, own: Subset | None = None) -> Study:
+    """What tuning compares for a search: every task alone and all tasks together, or one subset of its own.
+
+    A search file without a `tuning` section takes the paper's space.
+    """
+    context = dataclasses.replace(found.context, settings=found.untuned.text)
+    control = found.design.get("control")
+    return _study(found.file, context, found.cohort, found.blocks, control, own)
+
+
+def _study(
+    search: SearchFile,
+    context: Context,
+    cohort: Cohort,
+    blocks: Sequence[tuple[int, int]],
+    control: str | None,
+    own: Subset | None = None,
+) -> Study:
+    section = search.tuning or TuningSection()
+    values, findings = _space(search.model_copy(update={"tuning": section}), {})
+    if findings:
+        raise BadInput(_report(f"search {search.name}", findings))
+    tasks = {name: task for name, task in cohort.tasks.items() if name != control}
+    both = dict.fromkeys([*(subset([name]) for name in tasks), subset(tasks)])
+    folds = tuple(range(cohort.split.n_folds))
+    n_trials = space.trials(section, values)
+    subsets = tuple(both) if own is None else (own,)
+    return Study(context, values, section.sampler, n_trials, tasks, subsets, blocks[0][0], folds)
 
 
 def training(found: ResolvedSearch) -> tuple[TrainerFactory, Any]:
@@ -504,6 +559,21 @@ def _settings(network: Any, training: Mapping[str, Any], lines: reading.Lines) -
     except ValidationError as error:
         return None, reading.findings(error, settings, lines, prefix=("training",))
     return settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(settings)}), []
+
+
+def _space(search: SearchFile, lines: reading.Lines) -> tuple[dict[str, Any], list[Finding]]:
+    """The space of the `tuning` section as the network takes it, and what is wrong with it."""
+    if search.tuning is None:
+        return {}, []
+
+    def check(name: str, value: Any) -> tuple[Any, str]:
+        settings, findings = _settings(search.network, {**search.training, name: value}, {})
+        return getattr(settings, name, value), " ".join(f"{one.problem} {one.fix}" for one in findings)
+
+    values, problems = space.plain(search.tuning, check)
+    return values, [
+        Finding(reading.place(("tuning", "space", *place), lines), problem, "") for place, problem in problems
+    ]
 
 
 def _capacity(search: SearchFile, cohort: Cohort, settings: Any, record: Mapping[str, Any]) -> int:
