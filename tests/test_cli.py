@@ -24,7 +24,8 @@ from tim_search.search import StaticPlan
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("hospdead", "dzclass", "slos_log")
-COMMANDS = ["run", "demo", "plan", "status", "tim", "expand", "heatmap", "check", "cohort export", "cohort synthetic"]
+COMMANDS = ["run", "demo", "tune", "plan", "status", "tim", "expand", "heatmap", "check"]
+COMMANDS += ["cohort export", "cohort synthetic"]
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -57,7 +57,7 @@ OWNERS: dict[str, set[str]] = {
     "matplotlib": {"figures"},
     "pyarrow": {"ledger"},
     "pandas": {"ledger", "tracking", "tim"},
-    "scipy": {"power", "tim", "blocks", "estimators", "expansion"},
+    "scipy": {"power", "tim", "blocks", "estimators", "expansion", "surrogate"},
     "pydantic": {"spec", "reading", "space"},
     "pydantic_core": {"spec", "reading", "space"},
     "yaml": {"spec", "reading"},

@@ -285,14 +285,17 @@ def expand(
     ] = None,
     beam: Annotated[int | None, typer.Option(help="Combinations kept at each size.")] = None,
     max_size: Annotated[int | None, typer.Option(help="Tasks in the largest combination.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Gains up to this, in the task's metric, do not count.")
+    ] = None,
     source: Annotated[list[str] | None, typer.Option(help="A source task; may be given several times.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the best combination of each source task: the greedy expansion, from the ledger alone."""
+    """Show the best combination of each source task, from the ledger alone: greedy, or what the surrogate found."""
     from tim_search import display, expansion, summary
 
     results = summary.open_search(folder)
-    options: dict[str, Any] = {"beam": beam, "max_size": max_size, "sources": source}
+    options: dict[str, Any] = {"beam": beam, "max_size": max_size, "tolerance": tolerance, "sources": source}
     chosen = results.greedy(rule.value if rule else None, **options)
     rows = [summary.plain(row) for row in expansion.rows(chosen.result(results.table))]
     sharing = chosen.sharing(results.table)
@@ -300,7 +303,8 @@ def expand(
         saved = {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved}
         _print_json({"rule": chosen.rule, "expansions": rows, "sharing": saved})
         return
-    _output().print(display.expansions(rows, chosen.rule))
+    title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
+    _output().print(display.expansions(rows, chosen.rule, title))
     _output().print(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")
 
 

@@ -278,10 +278,10 @@ def _notes(result: TimResult) -> list[Text]:
     return [Text(f"  {line}", style="dim") for line in lines]
 
 
-def expansions(rows: Sequence[Mapping[str, Any]], rule: str) -> RenderableType:
-    """The greedy expansion of every source, one a line, and below why each ended."""
+def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greedy expansion") -> RenderableType:
+    """The best combination of every source, one a line, and below why its search ended."""
     table = _table(
-        f"Greedy expansion (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval"
+        f"{title} (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval"
     )
     for row in rows:
         grown = row["size"] > 1

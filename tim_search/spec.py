@@ -60,8 +60,8 @@ def _names(value: Any) -> Any:
 
 
 _DESIGNS = (
-    "Write `exact`, `sized: 2`, `sampled: 200`, `sampled: {stop: {top_k: 3}}`, `greedy` or "
-    "`greedy: {beam: 3, max_size: 3}`"
+    "Write `exact`, `sized: 2`, `sampled: 200`, `sampled: {stop: {top_k: 3}}`, `greedy`, "
+    "`greedy: {beam: 3, max_size: 3}` or `surrogate: {rounds: 6}`"
 )
 
 
@@ -82,8 +82,8 @@ def _design(value: Any) -> Any:
             given = "nothing" if setting is None else reading.short(setting)
             raise _error(f"expected a whole number of at least 1 after `{kind}:`, got {given}. {_DESIGNS}")
         return {"kind": kind, "k" if kind == "sized" else "n": setting}
-    if kind == "greedy" and (setting is None or isinstance(setting, dict)):
-        return {"kind": "greedy", **(setting or {})}
+    if kind in ("greedy", "surrogate") and (setting is None or isinstance(setting, dict)):
+        return {"kind": kind, **(setting or {})}
     raise _error(f"no such design: {reading.short(value)}. {_DESIGNS}")
 
 
@@ -147,12 +147,34 @@ class GreedyDesign(_Section):
     )
     rule: Literal["lower_bound", "paper"] = Field(default="lower_bound", description="lower_bound or paper")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
+    tolerance: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="a number of at least 0 (gains up to it do not count)"
+    )
     sources: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
         default=None, description="`all` or a list of task names"
     )
 
 
-Design: TypeAlias = ExactDesign | SizedDesign | SampledDesign | GreedyDesign
+class SurrogateDesign(_Section):
+    """Subsets of any size that a model of the scores finds most promising (see `tim_search.surrogate`)."""
+
+    kind: Literal["surrogate"] = "surrogate"
+    rounds: int = Field(default=6, ge=0, description="a whole number of at least 0 (rounds of proposals)")
+    batch: int = Field(default=1, ge=1, description="a whole number of at least 1 (proposals of each source a round)")
+    max_size: int | None = Field(
+        default=None, ge=2, description="a whole number of at least 2 (tasks in the largest combination)"
+    )
+    rule: Literal["lower_bound", "paper"] = Field(default="lower_bound", description="lower_bound or paper")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
+    tolerance: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="a number of at least 0 (gains up to it do not count)"
+    )
+    sources: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
+        default=None, description="`all` or a list of task names"
+    )
+
+
+Design: TypeAlias = ExactDesign | SizedDesign | SampledDesign | GreedyDesign | SurrogateDesign
 
 
 class ResourcesSection(_Section):
@@ -289,7 +311,7 @@ def read(path: str | Path) -> tuple[SearchFile | None, list[Finding]]:
         search = SearchFile.model_validate(raw)
     except ValidationError as error:
         inner = {"resources": ResourcesSection, "greedy": GreedyDesign, "sampled": SampledDesign, "stop": StopSection}
-        inner |= {"tuning": TuningSection}
+        inner |= {"surrogate": SurrogateDesign, "tuning": TuningSection}
         findings = reading.findings(error, SearchFile, lines, inner)
     if isinstance(raw.get("training", {}), dict):
         findings += _settings(raw.get("network", "m3h"), raw.get("training", {}), lines)[1]
@@ -428,7 +450,7 @@ def dump(search: SearchFile) -> str:
             plain["design"] = "exact"
         case SizedDesign(k=k):
             plain["design"] = {"sized": k}
-        case SampledDesign() | GreedyDesign():
+        case SampledDesign() | GreedyDesign() | SurrogateDesign():
             kind = plain["design"].pop("kind")
             plain["design"] = {kind: plain["design"]}
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
@@ -484,8 +506,8 @@ def _misfits(design: Design, names: Sequence[str], m: int) -> list[Finding]:
             with_control = ", the control among them," if m > len(names) else ""
             problem = f"{m} tasks{with_control} have {2**m - 1} subsets, got {n}."
             return [Finding("design.sampled", problem, "Use `exact`.")]
-        case GreedyDesign(sources=sources):
-            return _unknown("design.greedy.sources", sources or (), names)
+        case GreedyDesign(sources=sources) | SurrogateDesign(sources=sources):
+            return _unknown(f"design.{design.kind}.sources", sources or (), names)
     return []
 
 
@@ -505,7 +527,9 @@ def _record(design: Design, names: tuple[str, ...], seed: int, control: str | No
             record["control"] = control
         if design.stop is not None:
             record["stop"] = design.stop.model_dump(mode="json", exclude={"max_subsets"})
-    if isinstance(design, GreedyDesign):
+    if isinstance(design, SurrogateDesign):
+        record |= {"max_size": design.max_size or 0, "seed": seed}
+    if isinstance(design, GreedyDesign | SurrogateDesign):
         record["sources"] = list(design.sources or names)
     return record
 
@@ -581,7 +605,7 @@ def _capacity(search: SearchFile, cohort: Cohort, settings: Any, record: Mapping
     # Imported here: torch.
     from model.cost import capacity
 
-    largest = min(len(cohort.tasks), record.get("k", record.get("max_size", len(cohort.tasks))))
+    largest = min(len(cohort.tasks), record.get("k", record.get("max_size")) or len(cohort.tasks))
     gpus, workers = search.resources.gpus, _workers_here(search.resources)
     return capacity(cohort, largest, settings, gpus=gpus, workers=workers)
 

@@ -27,6 +27,8 @@ import optuna
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# A trial's value is known here, not where it reports.
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 
 import ray
 from ray import tune
@@ -167,6 +169,7 @@ def _fit(
     else:
         space = {}
         settings |= {"search_alg": _Distinct(study, progress), "num_samples": -1, "metric": _VALUE, "mode": "max"}
+    writer = _Writer(progress)
     with tempfile.TemporaryDirectory(prefix="tim-search-tune-") as folder, _quiet():
         tuner = tune.Tuner(
             trainable,
@@ -176,11 +179,16 @@ def _fit(
                 storage_path=folder,
                 name="tuning",
                 verbose=0,
-                callbacks=[_Writer(progress)],
+                callbacks=[writer],
                 failure_config=tune.FailureConfig(max_failures=_RESTARTS),
             ),
         )
-        return list(tuner.fit().errors)
+        try:
+            return list(tuner.fit().errors)
+        except tune.TuneError:
+            if writer.error is not None:
+                raise writer.error from None
+            raise
 
 
 def _train(
@@ -283,10 +291,16 @@ class _Writer(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, progress: _Progress) -> None:
         self._progress = progress
+        #: Why the results could not be written; Tune makes another error of it.
+        self.error: Exception | None = None
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         if isinstance(result.get("result"), PackResult):
-            self._progress.add(result["values"], result["result"])
+            try:
+                self._progress.add(result["values"], result["result"])
+            except Exception as error:
+                self.error = error
+                raise
 
 
 class _Distinct(OptunaSearch):  # type: ignore[misc]
@@ -386,5 +400,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
