@@ -39,6 +39,7 @@ COMMANDS = [
 ]
 COMMANDS += ["cohort haim", "cohort init"]
 COMMANDS += ["merge", "publish"]
+COMMANDS += ["tune"]
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.text import Text
 
 from tim_search import __version__
-from tim_search.types import BadInput, Finding, Interrupted, TimSearchError
+from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError
+from tim_search.types import subset as as_subset
 
 if TYPE_CHECKING:
     from tim_search.grouping import Grouping
@@ -139,6 +140,68 @@ def demo_search() -> SearchFile:
     from tim_search.spec import ExactDesign, SearchFile
 
     return SearchFile(cohort="support2", name="demo", tasks=DEMO_TASKS, design=ExactDesign(), blocks=3)
+
+
+@app.command(epilog="Example: tim-search tune jobs/tuned.yaml --out runs/tuned")
+def tune(
+    path: SearchPath,
+    out: Out = None,
+    address: Address = None,
+    subset: Annotated[
+        list[str] | None,
+        typer.Option("--subset", help="Choose for this subset alone, such as hospdead+dnr_later; may be repeated."),
+    ] = None,
+    chosen: Annotated[
+        bool,
+        typer.Option("--chosen", help="Choose for each task alone and for the best combinations of a finished search."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the network's settings by cross-validation: for a search before it is run, or for single subsets."""
+    from tim_search import display, spec
+
+    found = spec.resolve(spec.load(path), out)
+    if found.file.tuning is None and not (subset or chosen):
+        raise BadInput(
+            f"{path}: there is nothing to tune for the search. Add a line `tuning: {{}}` (the paper's batch sizes and "
+            "learning rates) or a `tuning:` section with a `space`; or name subsets with --subset or --chosen."
+        )
+    wanted = [_subset(names, found) for names in subset or ()]
+    if chosen:
+        from tim_search import runner, summary
+
+        wanted += runner.confirmed(summary.open_search(found.out))
+    wanted = list(dict.fromkeys(wanted))
+    records = _tune(found, wanted, address)
+    if as_json:
+        _print_json({"folder": str(found.out), "studies": records})
+        return
+    _output().print(*(display.tuning(record) for record in records))
+
+
+def _subset(names: str, found: ResolvedSearch) -> Subset:
+    wanted = [name.strip() for name in names.split("+")]
+    unknown = [name for name in wanted if name not in found.tasks]
+    if unknown:
+        raise BadInput(
+            f"--subset: expected names of tasks joined by +, got {names}; no task is called {unknown[0]!r}. The tasks "
+            f"are {', '.join(found.tasks)}."
+        )
+    return as_subset(wanted)
+
+
+def _tune(found: ResolvedSearch, subsets: Sequence[Subset], address: str | None) -> list[dict[str, Any]]:
+    from tim_search import display, runner
+
+    what = f"{len(subsets)} subsets" if subsets else f"search {found.file.name}"
+    _note(f"Tuning {what}: settings compared by cross-validation, into {found.out}")
+    try:
+        with display.progress(_console) as tell:
+            return runner.tune(found, subsets, address, tell, warn=lambda text: _say("warning", text))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Stopped: the ledger holds all that was trained. Run the same command again to go on from there."
+        ) from None
 
 
 @app.command(epilog="Example: tim-search plan jobs/twelve-pairs.yaml")
@@ -285,14 +348,17 @@ def expand(
     ] = None,
     beam: Annotated[int | None, typer.Option(help="Combinations kept at each size.")] = None,
     max_size: Annotated[int | None, typer.Option(help="Tasks in the largest combination.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Gains up to this, in the task's metric, do not count.")
+    ] = None,
     source: Annotated[list[str] | None, typer.Option(help="A source task; may be given several times.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the best combination of each source task: the greedy expansion, from the ledger alone."""
+    """Show the best combination of each source task, from the ledger alone: greedy, or what the surrogate found."""
     from tim_search import display, expansion, summary
 
     results = summary.open_search(folder)
-    options: dict[str, Any] = {"beam": beam, "max_size": max_size, "sources": source}
+    options: dict[str, Any] = {"beam": beam, "max_size": max_size, "tolerance": tolerance, "sources": source}
     chosen = results.greedy(rule.value if rule else None, **options)
     rows = [summary.plain(row) for row in expansion.rows(chosen.result(results.table))]
     sharing = chosen.sharing(results.table)
@@ -300,7 +366,8 @@ def expand(
         saved = {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved}
         _print_json({"rule": chosen.rule, "expansions": rows, "sharing": saved})
         return
-    _output().print(display.expansions(rows, chosen.rule))
+    title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
+    _output().print(display.expansions(rows, chosen.rule, title))
     _output().print(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")
 
 
@@ -763,6 +830,10 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     from tim_search import display, plans, spec
 
     found = spec.resolve(file, out)
+    if found.awaits_tuning:
+        for record in _tune(found, (), address):
+            _note(f"Chosen: {', '.join(f'{name} {value}' for name, value in record['choice'].items())}")
+        found = spec.resolve(file, out)
     _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"

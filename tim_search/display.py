@@ -143,6 +143,24 @@ def pairs(rows: Mapping[str, Any]) -> Table:
     return table
 
 
+def tuning(record: Mapping[str, Any]) -> Table:
+    """The trials of a study, best first; of the others how much less they reach, fold by fold."""
+    tuned_for = " + ".join(record["subset"]) if record["subset"] else "the search"
+    table = _table(f"Settings tried for {tuned_for}", *record["space"], "mean skill", "less than the chosen")
+    best = next(trial for trial in record["trials"] if trial["values"] == record["choice"])
+    order = sorted(record["trials"], key=lambda trial: (trial is not best, -(trial["skill"] or -np.inf)))
+    for trial in order:
+        words = "chosen" if trial is best else "not comparable: a training failed or is missing"
+        if trial is not best and trial["skill"] is not None:
+            less = np.subtract(best["by_fold"], trial["by_fold"])
+            error = f" ± {less.std(ddof=1) / np.sqrt(len(less)):.4f}" if len(less) > 1 else ""
+            words = f"{less.mean():.4f}{error}"
+        skill = "" if trial["skill"] is None else f"{trial['skill']:.4f}"
+        style = "bold" if trial is best else ""
+        table.add_row(*(Text(str(value)) for value in trial["values"].values()), skill, words, style=style)
+    return table
+
+
 def helpers(sources: Iterable[Mapping[str, Any]], label: str) -> Table:
     """For every source the two best helpers and the worst harmer, from `summary.report`, one a line."""
     table = _table(f"What helps, what harms ({label})", "source task", "", "trained with", "TIM score", "interval")
@@ -367,11 +385,9 @@ def grouping(content: Mapping[str, Any]) -> Group:
     return Group(table, pairs(members), "", front, *(Text(f"  {line}", style="dim") for line in notes), "")
 
 
-def expansions(rows: Sequence[Mapping[str, Any]], rule: str) -> RenderableType:
-    """The greedy expansion of every source, one a line, and below why each ended."""
-    table = _table(
-        f"Greedy expansion (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval"
-    )
+def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greedy expansion") -> RenderableType:
+    """The best combination of every source, one a line, and below why its search ended."""
+    table = _table(f"{title} (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval")
     for row in rows:
         grown = row["size"] > 1
         table.add_row(

@@ -254,7 +254,7 @@ class RayExecutor:
     def _start(self) -> None:
         """Connect and ask for the workers that are missing. All of them start at once."""
         if not ray.is_initialized():
-            _connect(self._address)
+            connect(self._address)
             self._owns_ray = True
         if self._payload_ref is None:
             self._payload_ref = ray.put(self._payload)
@@ -558,7 +558,7 @@ def _short(error: BaseException) -> str:
 # -------------------------------------------------------------------- connecting
 
 
-def _connect(address: str) -> None:
+def connect(address: str) -> None:
     """Start Ray here or attach to a running cluster; raises BadInput where that cannot be."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     # It tells at every start that the cluster is protected by a token, as it should be.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tim_search import (
+    choices,
     confirmation,
     expansion,
     figures,
@@ -78,6 +79,11 @@ def run_search(
         BadInput: the folder belongs to another search; Ray cannot be reached; no machine has what a worker asks for.
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
+    if found.awaits_tuning:
+        raise BadInput(
+            f"search {found.file.name}: its file asks for tuning, and {found.out} keeps no choice made with these "
+            "settings. Tune it first (`tim-search tune`, or `tim_search.runner.tune`), then resolve the search again."
+        )
     manifest = prepare(found)
     ledger = Ledger(found.ledger)
     factory, payload = spec.training(found)
@@ -179,6 +185,60 @@ def _tracker(manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[s
     )
 
 
+def tune(
+    found: spec.ResolvedSearch,
+    subsets: Sequence[Subset] = (),
+    address: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    warn: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Choose settings for a search, or a choice of its own for each of some subsets, and keep it in `tuning.json`.
+
+    Args:
+        subsets: what is tuned for itself; () tunes for the whole search, which `run` then takes up.
+        address: of a Ray cluster; overrides the search file's.
+
+    Returns:
+        the records of the studies, as `tuning.json` holds them.
+
+    Raises:
+        BadInput: no combination of settings could be trained.
+        Interrupted, LedgerError, WorkerError: see `tuning.run`; what was trained is in the ledger.
+    """
+    # Imported here: optuna and ray.tune, which take seconds and serve this alone.
+    from tim_search import tuning
+
+    ledger = Ledger(found.ledger)
+    factory, payload = spec.training(found)
+    where = (found.resources, found.capacity, address or found.file.address)
+    studies = [spec.study(found, own) for own in subsets] or [spec.study(found)]
+    together = [replace(studies[0], subsets=tuple(dict.fromkeys(subsets)))] if subsets else studies
+    # On a grid all subsets share the combinations, and so their packs; Optuna goes its own way for each of them.
+    for study in together if studies[0].sampler == "grid" else studies:
+        tuning.run(study, ledger, factory, payload, *where, on_event)
+    rows = ledger.scores(columns=choices.COLUMNS)
+    records, paths = [], []
+    for study, own in zip(studies, subsets or (None,), strict=True):
+        trials = choices.trials(study, rows)
+        records.append(choices.write(found.out, study, trials, own))
+        name = "tuning" if own is None else f"tuning-{'+'.join(own)}"
+        paths += tuning.figures(study, trials, found.out / "figures", name)
+    table = [row for record in records for row in choices.table(record)]
+    write_table(found.out / "tables" / ("tuning-subsets.csv" if subsets else "tuning.csv"), table)
+    tuned = spec.resolve(found.file, found.out)
+    with _tracker(_manifest(tuned), tuned.out, tuned.tracking_uri, warn, capacity=tuned.capacity) as tracker:
+        tracker.tuning(table, paths)
+    return records
+
+
+def confirmed(results: SearchResults) -> list[Subset]:
+    """What a search would have confirmed: every source alone, its best combination, and the highest-scoring one."""
+    found: dict[Subset, None] = {}
+    for one in results.expand()[0]:
+        found |= dict.fromkeys([(one.source,), one.best, *([one.leader.subset] if one.leader else [])])
+    return list(found)
+
+
 def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
     """Train the first subsets of a sampled design in this process, as a pilot of the search; they are part of it.
 
@@ -278,8 +338,19 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
                 f"got {found.file.name} of {len(found.tasks)} tasks. Give this search a folder of its own with --out; "
                 f"with `ledger: {found.ledger}` in its file it takes over all that is trained already."
             )
+    manifest = _manifest(found)
+    manifest.write(found.out)
+    # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
+    again = found.file.model_copy(update={"out": Path()})
+    (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
+    write_durably(found.out / "cohort.json", (canonical(spec.cohort_record(found)) + "\n").encode())
+    write_durably(found.out / "versions.json", (canonical(_versions()) + "\n").encode())
+    return manifest
+
+
+def _manifest(found: spec.ResolvedSearch) -> Manifest:
     inside = isinstance(found.ledger, Path) and found.ledger.is_relative_to(found.out)
-    manifest = Manifest(
+    return Manifest(
         name=found.file.name,
         cohort=found.cohort.name,
         context=found.context,
@@ -291,13 +362,6 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
         ledger=os.path.relpath(found.ledger, found.out) if inside else str(found.ledger),
         planned_units=plans.planned_units(found.plan, found.blocks),
     )
-    manifest.write(found.out)
-    # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
-    again = found.file.model_copy(update={"out": Path()})
-    (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
-    write_durably(found.out / "cohort.json", (canonical(spec.cohort_record(found)) + "\n").encode())
-    write_durably(found.out / "versions.json", (canonical(_versions()) + "\n").encode())
-    return manifest
 
 
 def _versions() -> dict[str, str]:

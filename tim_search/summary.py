@@ -19,12 +19,13 @@ import numpy as np
 
 from tim_search import expansion, grouping, plans, tim
 from tim_search.blocks import Method
-from tim_search.expansion import Expansion, Greedy, Sharing
+from tim_search.expansion import BestOf, Expansion, Greedy, Sharing
 from tim_search.games import ScoreTable, score_table
 from tim_search.grouping import Grouping
 from tim_search.ledger import Ledger, LedgerWarning, write_durably
 from tim_search.search import Manifest, Plan, StaticPlan
 from tim_search.stopping import Sequential, sizes
+from tim_search.surrogate import Surrogate
 from tim_search.tim import TimResult
 from tim_search.types import BadInput, Finding, Task
 
@@ -116,19 +117,28 @@ class SearchResults:
         """The models to deploy; arguments as of `tim_search.grouping.group`. Raises BadInput before it can be told."""
         return grouping.group(self.table, models, control=self.control, overlaps=self.manifest.overlaps, **options)
 
-    def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Greedy:
-        """The greedy expansion of this search: its own settings where its design is greedy, else the paper's."""
+    def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Greedy | BestOf:
+        """The greedy expansion of this search: its own settings where its design is greedy, else the paper's.
+
+        Where the surrogate proposed the subsets it is the best of these: no greedy path leads through them.
+        """
         design = self.manifest.design
         # A control is never recommended.
         tasks = tuple(name for name in self.tasks if name != self.control)
         if isinstance(own := self.plan, Greedy):
-            known = {key: getattr(own, key) for key in ("beam", "max_size", "rule", "confidence")}
+            known = {key: getattr(own, key) for key in ("beam", "max_size", "rule", "confidence", "tolerance")}
+        elif isinstance(own, Surrogate):
+            known = {key: design[key] for key in ("rule", "confidence", "tolerance")}
+            known["max_size"] = max(2, own.largest)
         else:
             largest = min(MAX_SIZE, design.get("k", len(tasks)))
             known = {"beam": BEAM, "max_size": max(2, largest), "rule": "lower_bound", "confidence": CONFIDENCE}
         given = {"rule": rule, **options}
         known |= {key: value for key, value in given.items() if value is not None}
         sources = known.pop("sources", None) or self.manifest.sources
+        if isinstance(own, Surrogate):
+            known.pop("beam", None)
+            return BestOf(sources=tuple(sources), tasks=tasks, **known)
         return Greedy(sources=tuple(sources), tasks=tasks, **known)
 
     def expand(self, rule: expansion.Rule | None = None, **options: Any) -> tuple[list[Expansion], Sharing]:

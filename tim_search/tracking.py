@@ -290,6 +290,12 @@ class Tracker:
         self._try(f"the model for {source}", publish)
         return found
 
+    def tuning(self, trials: Sequence[Mapping[str, Any]], figures: Iterable[str | Path]) -> None:
+        """Hyperparameters that were tried and chosen, as a nested run of kind "tuning": table and figures."""
+        table = pd.DataFrame(list(trials))
+        best = table.loc[table["chosen"], "skill"]
+        self._publish("tuning", "tuning", table, figures, {}, {"trials": len(table), "skill": float(best.mean())})
+
     def _publish(
         self,
         kind: str,
