@@ -20,8 +20,9 @@ from model.confirming import FEWEST, FEWEST_IN_CELL, SEED_STEP, ConfirmingPayloa
 from model.data import load_fold
 from model.settings import M3HSettings
 from model.training import TrainingPayload, fit_pack, predict
-from tim_search import confirmation, readings, runner, spec, summary
+from tim_search import choices, confirmation, confirmer, designs, readings, runner, spec, summary
 from tim_search.confirmation import Asked, Contrast, contrast, fresh_seeds, needed
+from tim_search.games import ScoreTable
 from tim_search.types import FINAL_FOLD, BadInput, Context, Curve, Pack, PackResult, Unit
 
 SETTINGS = M3HSettings(width=8, epochs=3, batch_size=64, learning_rate=3e-3, replicates=20)
@@ -270,7 +271,7 @@ def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
     source = found.sources[0]
     combination = tuple(sorted(found.sources[:2]))
     before = summary.open_search(found.out).status()
-    done = runner.confirm(found.out, given=combination, sources=[source], seeds=2, draws=100)
+    done = confirmer.confirm(found.out, given=combination, sources=[source], seeds=2, draws=100)
     (row,) = done.rows
     assert (row["source"], row["chosen"], row["seeds"]) == (source, " + ".join(combination), 2)
     assert row["difference"] == pytest.approx(row["multi"] - row["single"])
@@ -287,7 +288,7 @@ def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
     (reading,) = readings.read(found.out)
     assert (reading["command"], reading["combinations"]) == ("confirm", {source: list(combination)})
 
-    again = runner.confirm(found.out, given=combination, sources=[source], seeds=2, draws=100)
+    again = confirmer.confirm(found.out, given=combination, sources=[source], seeds=2, draws=100)
     assert again.outcome is not None
     assert again.outcome.trained == 0
     assert again.rows == done.rows
@@ -301,22 +302,42 @@ def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
     assert set(table["fold"]) == {FINAL_FOLD}
     assert set(table["seed"]) == {1000, 1001}
 
+    # Settings of its own for one side are another context, trained anew and compared with the other side's.
+    study = spec.study(found, combination)
+    choices.write(
+        found.out,
+        study,
+        [
+            choices.Trial(
+                {name: values[0] for name, values in study.space.items()},
+                {(combination, fold, task): 0.5 for fold in study.folds for task in combination},
+            )
+        ],
+        combination,
+    )
+    tuned = confirmer.confirm(found.out, given=combination, sources=[source], seeds=2, draws=100)
+    assert tuned.outcome is not None
+    assert tuned.outcome.trained == 2
+    assert tuned.rows[0]["single"] == row["single"]
+    assert tuned.rows[0]["multi"] != row["multi"]
+    assert len(readings.read(found.out)) == 2
+
     with pytest.raises(BadInput, match="expected tasks of the search"):
-        runner.confirm(found.out, sources=["no such task"])
+        confirmer.confirm(found.out, sources=["no such task"])
     with pytest.raises(BadInput, match="two tasks or more"):
-        runner.confirm(found.out, given=(source,))
+        confirmer.confirm(found.out, given=(source,))
     with pytest.raises(BadInput, match="not in the combination"):
-        runner.confirm(found.out, given=combination, sources=[found.sources[2]])
+        confirmer.confirm(found.out, given=combination, sources=[found.sources[2]])
     with pytest.raises(BadInput, match="one input column"):
-        runner.confirm(found.out, given=combination, groups=["shoe size"])
-    assert len(readings.read(found.out)) == 1
+        confirmer.confirm(found.out, given=combination, groups=["shoe size"])
+    assert len(readings.read(found.out)) == 2, "bad input reads nobody"
     manifest = json.loads((found.out / "search.json").read_text())
     manifest["context"]["cohort"] = "another"
     manifest["context"].pop("key")
     manifest["context"]["key"] = Context(**manifest["context"]).key
     (found.out / "search.json").write_text(json.dumps(manifest))
     with pytest.raises(BadInput, match="the cohort's content"):
-        runner.confirm(found.out, given=combination)
+        confirmer.confirm(found.out, given=combination)
 
 
 def test_a_folder_without_scores_has_nothing_to_confirm(
@@ -325,5 +346,26 @@ def test_a_folder_without_scores_has_nothing_to_confirm(
     found = dataclasses.replace(searched(), out=tmp_path / "empty", ledger=tmp_path / "empty" / "ledger")
     runner.prepare(found)
     with pytest.raises(BadInput, match="no finished expansion to confirm"):
-        runner.confirm(found.out)
+        confirmer.confirm(found.out)
+    with pytest.raises(BadInput, match="too few subsets with"):
+        confirmer.confirm(found.out, "predicted")
     assert readings.read(found.out) == []
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_the_best_that_is_predicted_is_the_best_of_an_additive_game(sliced: bool) -> None:
+    tasks = ("a", "b", "c", "d", "e", "f_permuted")
+    effect = np.array([0.0, 0.03, -0.04, 0.02, -0.01, 0.05])
+    membership = designs.hybrid(6, 40, 0)
+    level = np.array([0.70, 0.75])
+    scores = np.where(membership[:, None, :], level[None, :, None] + (membership @ effect)[:, None, None], np.nan)
+    trained = np.ones((40, 2), bool)
+    if sliced:
+        trained = np.stack([np.arange(40) % 2 == block for block in range(2)], axis=1)
+        scores = np.where(trained[:, :, None], scores, np.nan)
+    table = ScoreTable(tasks, ((0, 0), (1, 1)), membership, scores, trained)
+    assert confirmer.predicted(table, "a", "f_permuted") == ("a", "b", "d")
+    assert confirmer.predicted(table, "a", "f_permuted", max_size=2) == ("a", "b")
+    assert confirmer.predicted(table, "a", None) == ("a", "b", "f_permuted")
+    worthless = ScoreTable(tasks, table.blocks, membership, np.where(np.isfinite(scores), 0.5, np.nan), trained)
+    assert len(confirmer.predicted(worthless, "a", None)) <= 3

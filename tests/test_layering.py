@@ -56,9 +56,10 @@ LAYERS: dict[str, int] = {
     "confirmation": 9,
     "gallery": 10,
     "runner": 11,
+    "confirmer": 12,
     "deploy": 10,
     "display": 9,
-    "cli": 12,
+    "cli": 13,
 }
 
 # Heavy libraries, and the modules of tim_search that may import them.

@@ -92,6 +92,14 @@ class GainName(StrEnum):
     absolute = "absolute"
 
 
+class ChoiceName(StrEnum):
+    """Rules by which a combination is put to the test."""
+
+    paper = "paper"
+    lower_bound = "lower_bound"
+    predicted = "predicted"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit code; bad input is told without a traceback."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
@@ -375,8 +383,12 @@ def expand(
 def confirm(
     folder: Folder,
     rule: Annotated[
-        RuleName, typer.Option(help="Which combination of a source is put to the test (see `tim-search expand`).")
-    ] = RuleName.paper,
+        ChoiceName,
+        typer.Option(
+            help="Which combination of a source is put to the test: as `tim-search expand` chooses it, or (for sampled "
+            "searches) the best that is predicted."
+        ),
+    ] = ChoiceName.paper,
     source: Annotated[list[str] | None, typer.Option(help="A source task; may be given several times.")] = None,
     subset: Annotated[
         str | None, typer.Option("--subset", help="A combination to confirm instead, as task+task+task.")
@@ -390,12 +402,12 @@ def confirm(
     as_json: AsJson = False,
 ) -> None:
     """Put the chosen combinations to the test: fresh seeds, untouched test patients, against each task alone."""
-    from tim_search import display, runner, summary
+    from tim_search import confirmer, display, summary
 
     _note(f"Opening {folder} and its cohort")
     given = tuple(sorted({name.strip() for name in subset.split("+") if name.strip()})) if subset else ()
     with display.progress(_console) as tell:
-        found = runner.confirm(
+        found = confirmer.confirm(
             folder, rule.value, sources=source or (), given=given, seeds=seeds, draws=draws, groups=by or (),
             address=address, on_event=tell, warn=lambda text: _say("warning", text),
         )  # fmt: skip

@@ -69,8 +69,11 @@ class Asked:
 
     @property
     def ensemble(self) -> int:
-        """The most single-task models an ensemble averages: as many as the largest combination has tasks."""
-        return max((len(members) for members in self.chosen.values()), default=1)
+        """The most single-task models an ensemble averages: as many as the largest combination has tasks.
+
+        Three at least, as many as the paper's expansion combines, so that a later, larger choice finds its ensemble.
+        """
+        return max(3, *(len(members) for members in self.chosen.values()))
 
     def write(self, folder: Path) -> None:
         """Write `confirmation.json`, whole or not at all."""

@@ -26,7 +26,6 @@ from tim_search import (
     merge,
     plans,
     power,
-    readings,
     report,
     search,
     spec,
@@ -40,7 +39,7 @@ from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import FINAL_FOLD, BadInput, Interrupted, Subset, canonical, subset
+from tim_search.types import BadInput, Interrupted, Subset, canonical
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +107,7 @@ def run_search(
         log.warning(message)
         warn(message)
 
-    tracker = _tracker(manifest, found.out, found.tracking_uri, caution, capacity=found.capacity)
+    tracker = tracker_of(manifest, found.out, found.tracking_uri, caution, capacity=found.capacity)
     written: tuple[tuple[Path, ...], tuple[Path, ...]] = ((), ())
 
     def tell(event: Event) -> None:
@@ -154,7 +153,7 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
     rounds = search.played(results.plan, results.table, held)[1]
     done, failures = status["trained"], status["failed"]
     event = Event("done", rounds, done, done + status["waiting"], failures, status["training_seconds"])
-    tracker = _tracker(results.manifest, results.folder, uri, warn)
+    tracker = tracker_of(results.manifest, results.folder, uri, warn)
     with contextlib.suppress(Interrupted), tracker:
         written = publish(results, tracker, rounds, event)
         if not status["finished"]:
@@ -163,7 +162,9 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
     return Finished(results, outcome, *written, tuple(tracker.missed))
 
 
-def _tracker(manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[str], None], **settings: Any) -> Tracker:
+def tracker_of(
+    manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[str], None], **settings: Any
+) -> Tracker:
     """What publishes the search of a folder; the same folder and store give the same run in MLflow."""
     context, names = manifest.context, [task.name for task in manifest.tasks]
     plain = asdict(manifest)
@@ -226,7 +227,7 @@ def tune(
     table = [row for record in records for row in choices.table(record)]
     write_table(found.out / "tables" / ("tuning-subsets.csv" if subsets else "tuning.csv"), table)
     tuned = spec.resolve(found.file, found.out)
-    with _tracker(_manifest(tuned), tuned.out, tuned.tracking_uri, warn, capacity=tuned.capacity) as tracker:
+    with tracker_of(_manifest(tuned), tuned.out, tuned.tracking_uri, warn, capacity=tuned.capacity) as tracker:
         tracker.tuning(table, paths)
     return records
 
@@ -331,7 +332,7 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
     if (found.out / "search.json").exists():
         earlier = Manifest.read(found.out)
         if earlier.context != found.context:
-            raise BadInput(_other_context(found, earlier))
+            raise BadInput(other_context(found, earlier))
         if earlier.name != found.file.name or {task.name for task in earlier.tasks} != set(found.tasks):
             raise BadInput(
                 f"{found.out} holds the search {earlier.name} of {len(earlier.tasks)} tasks; expected that one again, "
@@ -376,7 +377,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
+def other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
     differ = merge.differences(earlier.context, found.context)
     return (
         f"{found.out} holds the search {earlier.name!r} with another context: {'; '.join(differ)} differ. "
@@ -418,141 +419,3 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
-
-
-# The confirmation -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Confirmation:
-    """A confirmation that came to its end.
-
-    Attributes:
-        results: the search folder.
-        rows: one a source (see `confirmation.rows`).
-        notes: what the reader must know.
-        outcome: what this run trained; None where no combination was chosen, so that nothing was read.
-        figures: the files that were written.
-        table: tables/confirmation.csv.
-        missed: what could not be published to MLflow.
-    """
-
-    results: SearchResults
-    rows: list[dict[str, Any]]
-    notes: list[str]
-    outcome: SearchOutcome | None
-    figures: tuple[Path, ...]
-    table: Path
-    missed: tuple[str, ...]
-
-
-def confirm(
-    folder: str | Path,
-    rule: expansion.Rule = "paper",
-    *,
-    sources: Sequence[str] = (),
-    given: Subset = (),
-    seeds: int = 5,
-    draws: int = 1000,
-    groups: Sequence[str] = (),
-    address: str | None = None,
-    on_event: Callable[[Event], None] = lambda event: None,
-    warn: Callable[[str], None] = print,
-) -> Confirmation:
-    """Train the chosen combinations and their single-task models anew, and judge them on the test patients.
-
-    Started again with the same arguments it trains nothing twice. Every start that trains is noted in
-    test-readings.jsonl before a test patient is read.
-
-    Args:
-        folder: of a search.
-        rule: which combination of a source is put to the test: "paper", its best score whatever its noise, or
-            "lower_bound", only where the validation interval of its gain lies above zero.
-        sources: tasks to confirm; () takes all of the search.
-        given: a combination to confirm instead of those the rule chooses, for the sources (default: its own tasks).
-        seeds: number of fresh seeds.
-        draws: patient-bootstrap draws.
-        groups: input columns by which calibration is shown apart.
-        address, on_event, warn: see `run_search`.
-
-    Raises:
-        BadInput: no search folder; unknown sources; the cohort or its split has changed since the search.
-        Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
-    """
-    results = summary.open_search(folder)
-    found = spec.resolve(spec.load(results.folder / "search.yaml"), results.folder)
-    if found.context != results.manifest.context:
-        raise BadInput(_other_context(found, results.manifest))
-    chosen, alone, used_rule = _combinations(results, rule, sources, given)
-    together = subset(name for name in found.tasks if name != results.control)
-    used = {seed for seed, _ in results.manifest.blocks}
-    settings = replace(found.settings, replicates=draws)
-    context = replace(found.context, settings=settings.text)
-    asked = confirmation.Asked(
-        rule=used_rule,
-        chosen=chosen,
-        alone=alone,
-        together=together,
-        seeds=confirmation.fresh_seeds(seeds, used),
-        draws=draws,
-        contexts=dict.fromkeys(confirmation.needed(chosen, together), context),
-        groups=tuple(groups),
-    )
-    outcome = None
-    if chosen:
-        factory, payload = spec.confirming(found, settings, chosen, asked.ensemble, groups, asked.seeds[0])
-        executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
-        blocks = tuple((seed, FINAL_FOLD) for seed in asked.seeds)
-        plan = search.StaticPlan(asked.subsets)
-        if not set(plan.units(blocks)) <= results.ledger.done(context.key):
-            combinations = {source: list(members) for source, members in chosen.items()}
-            readings.log(results.folder, "confirm", rule=used_rule, combinations=combinations, seeds=list(asked.seeds))
-        asked.write(results.folder)
-        try:
-            outcome = search.run(plan, results.ledger, context, found.tasks, blocks, executor, found.capacity, on_event)
-        finally:
-            executor.close()
-    else:
-        asked.write(results.folder)
-    results = summary.open_search(folder)
-    rows = confirmation.rows(results)
-    count = len(readings.read(results.folder))
-    notes = confirmation.caveats(asked, confirmation.confirmed(results), count, results.manifest.overlaps)
-    table = write_table(results.folder / "tables" / "confirmation.csv", rows)
-    drawn = gallery.confirmation(results) if chosen else ()
-    tracker = _tracker(results.manifest, results.folder, found.tracking_uri, warn, capacity=found.capacity)
-    with tracker:
-        tracker.confirmation(rows, drawn)
-        tracker.report(report.write(results, confirmation=rows))
-    return Confirmation(results, rows, notes, outcome, drawn, table, tuple(tracker.missed))
-
-
-def _combinations(
-    results: SearchResults, rule: expansion.Rule, sources: Sequence[str], given: Subset
-) -> tuple[dict[str, Subset], tuple[str, ...], str]:
-    """(source -> combination, sources that stay alone, the rule)."""
-    known = [name for name in results.tasks if name != results.control]
-    unknown = [name for name in (*sources, *given) if name not in known]
-    if unknown:
-        raise BadInput(
-            f"expected tasks of the search ({', '.join(known)}), got {', '.join(unknown)}. Name some of them."
-        )
-    if given:
-        if len(given) < 2:
-            raise BadInput(
-                f"--subset: expected two tasks or more, got {' + '.join(given)}. A task alone needs no confirmation."
-            )
-        outside = [name for name in sources if name not in given]
-        if outside:
-            raise BadInput(
-                f"--source: {', '.join(outside)} not in the combination {' + '.join(given)}. Name tasks in it."
-            )
-        return dict.fromkeys(sources or given, given), (), "given"
-    found, _ = results.expand(rule, sources=list(sources) or known)
-    if not any(one.complete for one in found):
-        raise BadInput(
-            f"{results.folder} holds no finished expansion to confirm: {found[0].reason}. Name a combination with "
-            "--subset a+b, or run a search whose design is exact, greedy or sized."
-        )
-    chosen = {one.source: one.best for one in found if len(one.best) > 1}
-    return chosen, tuple(one.source for one in found if len(one.best) == 1), rule
