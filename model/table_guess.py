@@ -46,6 +46,7 @@ class Guess:
 
     Attributes:
         sample_id, patient_id: column names.
+        numbered: no column can be the sample id, so one with row numbers is to be made.
         modalities: name -> (prefix, or "" where the columns have none; its columns).
         tasks: task -> what was guessed.
         left_out: column -> why.
@@ -55,6 +56,7 @@ class Guess:
 
     sample_id: str = ""
     patient_id: str = ""
+    numbered: bool = False
     modalities: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     tasks: dict[str, GuessedTask] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -101,7 +103,7 @@ def init(path: Path, out: Path) -> Guess:
     check_free(out)
     table = read(path)
     guess = guess_columns(table)
-    if guess.sample_id not in table:
+    if guess.numbered:
         table.insert(0, guess.sample_id, np.arange(len(table)))
     for column in [column for column in table.columns if pd.api.types.is_object_dtype(table[column])]:
         table[column] = table[column].map(lambda value: None if value is None or value != value else text(value))
@@ -121,6 +123,7 @@ def guess_columns(table: pd.DataFrame) -> Guess:
     """What each column of a table may be."""
     guess = Guess()
     guess.sample_id, guess.patient_id = _ids(table)
+    guess.numbered = guess.sample_id not in table
     marked = [column for column in table.columns if MARKED.match(column) and column != guess.patient_id]
     features: list[str] = []
     for column in table.columns:
@@ -255,10 +258,8 @@ def _group(features: Sequence[str], guess: Guess) -> None:
             groups.setdefault("", []).extend(groups.pop(prefix))
     for prefix, columns in groups.items():
         name = re.sub(r"[^A-Za-z0-9-]+", "_", prefix).strip("_-") or ("other" if len(groups) > 1 else "features")
-        guess.modalities[name if name not in guess.modalities else f"{name}_{len(guess.modalities)}"] = (
-            prefix,
-            columns,
-        )
+        free = name if name not in guess.modalities else f"{name}_{len(guess.modalities)}"
+        guess.modalities[free] = (prefix, [column for column in features if column in set(columns)])
 
 
 # ------------------------------------------------------------------------------------------------ cohort.yaml
@@ -273,7 +274,7 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
         f"format: {FORMAT}",
         f"name: {_quoted(name)}",
         "samples: samples.parquet",
-        f"sample_id: {_quoted(guess.sample_id)}" + _sample_remark(guess, everything),
+        f"sample_id: {_quoted(guess.sample_id)}" + ("   # no column tells the rows apart" if guess.numbered else ""),
         f"patient_id: {_quoted(guess.patient_id)}",
     ]
     if guess.patient_id == guess.sample_id:
@@ -307,19 +308,15 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sample_remark(guess: Guess, columns: Sequence[str]) -> str:
-    return "" if guess.sample_id in columns else "   # no column tells the rows apart: they are numbered"
-
-
 def _modality_lines(
     name: str, prefix: str, columns: Sequence[str], everything: Sequence[str], table: pd.DataFrame
 ) -> list[str]:
     exact = prefix and [column for column in everything if column.startswith(prefix)] == list(columns)
     chosen = f"prefix: {_quoted(prefix)}" if exact else f"columns: [{', '.join(map(_quoted, columns))}]"
-    lines = [f"  {name}:   # {len(columns)} columns", "    file: samples.parquet", f"    {chosen}"]
+    lines = [f"  {_quoted(name)}:   # {len(columns)} columns", "    file: samples.parquet", f"    {chosen}"]
     few = {column: values for column in columns if (values := _few_values(table[column]))}
     for column, values in list(few.items())[:FEW_VALUES]:
-        shown = ", ".join(_quoted(value) for value in values)
+        shown = ", ".join(map(_value, values))
         lines.append(f"    # levels: {{{_quoted(column)}: [{shown}]}}   # if these numbers are categories")
     return lines
 
@@ -336,7 +333,7 @@ def _few_values(values: pd.Series[Any]) -> list[str]:
 def _task_line(name: str, task: GuessedTask, table: pd.DataFrame) -> str:
     parts = [f"kind: {task.kind}", f"label: {_quoted(task.column)}"]
     if task.classes and (task.kind == "binary" or _is_text(table[task.column])):
-        parts.append(f"classes: [{', '.join(map(_quoted, task.classes))}]")
+        parts.append(f"classes: [{', '.join(map(_value, task.classes))}]")
     if task.excludes:
         parts.append(f"excludes: [{', '.join(map(_quoted, task.excludes))}]")
     values = table[task.column]
@@ -349,7 +346,7 @@ def _task_line(name: str, task: GuessedTask, table: pd.DataFrame) -> str:
         remark.append(f"{values[known].nunique()} classes")
     remark += [task.why] if task.why else []
     remark += ["excluded: inputs of the same name"] if task.excludes else []
-    return f"  {name}: {{{', '.join(parts)}}}   # {'; '.join(remark)}"
+    return f"  {_quoted(name)}: {{{', '.join(parts)}}}   # {'; '.join(remark)}"
 
 
 def _quoted(name: str) -> str:
@@ -357,5 +354,9 @@ def _quoted(name: str) -> str:
     plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name) and name.lower() not in (
         "yes", "no", "on", "off", "true", "false", "null", "y", "n",
     )  # fmt: skip
-    number = re.fullmatch(r"-?(0|[1-9]\d*)", name)
-    return name if plain or number else json.dumps(name, ensure_ascii=False)
+    return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+def _value(name: str) -> str:
+    """A level or a class, which may be a bare number."""
+    return name if re.fullmatch(r"-?(0|[1-9]\d*)", name) else _quoted(name)
