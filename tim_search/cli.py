@@ -401,7 +401,7 @@ def cohort_init(
     columns = sum(len(columns) for _, columns in guess.modalities.values())
     _output().print(
         f"{folder}/cohort.yaml: {columns} inputs in {len(guess.modalities)} modalities, {len(guess.tasks)} tasks with "
-        f"labels, {len(guess.left_out)} columns left out. Read it and mend it, then `tim-search check {folder}`.",
+        f"labels; columns left out: {len(guess.left_out)}. Read it and mend it, then `tim-search check {folder}`.",
         markup=False,
         soft_wrap=True,
     )
