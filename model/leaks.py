@@ -42,7 +42,7 @@ MOST_JOINT = 96
 _NAMED = 3
 _BINS = 64
 _RANGES, _RIDGE = 8, 5.0
-_COLUMNS = 256  # columns a block
+_COLUMNS, _ROWS = 256, 2048  # of a block
 
 #: How the names of columns that are known only afterwards begin, by parts of the name, and what they say.
 LATE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -399,8 +399,10 @@ def _marks(modality: Modality) -> NDArray[np.int64]:
 
 
 def _measured(modality: Modality) -> NDArray[np.int64]:
+    """int64 (n,): how many values of each row are measured."""
     values = modality.values.reshape(len(modality.values), -1)
-    return np.array([int((~np.isnan(row)).sum()) for row in values], np.int64)
+    starts = range(0, len(values), _ROWS)
+    return np.concatenate([(~np.isnan(values[start : start + _ROWS])).sum(axis=1) for start in starts])
 
 
 def _fillers(cohort: Cohort, modality: Modality, marks: NDArray[np.int64]) -> Iterator[Finding]:

@@ -23,19 +23,22 @@ from model.cohort import text
 from model.folder_features import MOST_LEVELS
 from model.folder_reader import DESCRIPTION, FORMAT
 from model.folder_writer import check_free
-from model.leaks import late, named_patient, words
+from model.leaks import PATIENT, late, named_patient, words
 from tim_search.types import BadInput, Kind, Task
 
 #: How the names of targets begin where somebody has marked them.
 MARKED = re.compile(r"(task|target|label|outcome|y)(__|_|\.|-)(?=.)", re.IGNORECASE)
-#: Words of a sample id's name.
-SAMPLE = ("id", "visit", "stay", "encounter", "admission", "hadm", "sample", "record", "recordid", "case", "image")
+#: The last word of a sample id's name, and of an id's.
+SAMPLE = ("visit", "stay", "encounter", "admission", "hadm", "sample", "record", "case", "image")
+IDS = ("id", "icustayid", *(f"{word}id" for word in (*SAMPLE, *PATIENT)))
 #: A whole number with at most so many values is a class; as an input it may be a category.
 FEW_VALUES = 10
 #: A text with at most so many values is a class.
 FEW_TEXTS = 20
 #: A prefix makes a modality where so many columns share it.
 FEWEST_SHARING = 3
+#: More rows a patient than this look like a long table.
+MANY_ROWS = 8
 #: The rarest outcome to stratify on must be this common.
 RAREST = 0.02
 
@@ -166,10 +169,19 @@ def _ids(table: pd.DataFrame) -> tuple[str, str]:
     unique = [column for column in able if table[column].is_unique]
     patients = [column for column in able if named_patient(column) and not MARKED.match(column)]
     repeated = [column for column in patients if column not in unique]
-    named = [c for c in unique if c not in patients and any(w in SAMPLE or w.endswith("id") for w in words(c))]
-    sample = next(iter([*named, *[column for column in unique if column in patients]]), "row")
+    if not patients:
+        # An id that repeats keeps what belongs together on one side, whatever it is an id of.
+        repeated = [c for c in able if c not in unique and _last(c) in IDS and table[c].nunique() > FEW_TEXTS]
+    named = [c for c in unique if c not in patients and _last(c) in (*SAMPLE, *IDS) and not MARKED.match(c)]
+    free = next(name for name in ("row", "row_number", "number_of_the_row") if name not in table)
+    sample = next(iter([*named, *[column for column in unique if column in patients]]), free)
     patient = next(iter([*repeated, *patients]), sample)
     return sample, patient
+
+
+def _last(name: str) -> str:
+    """The last word of a name: what it is a name of."""
+    return words(name)[-1]
 
 
 def _is_text(values: pd.Series[Any]) -> bool:
@@ -283,7 +295,13 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
             "#   name the column here: otherwise he is in the training and in the test part.",
         ]
     else:
-        lines.append(f"# ^ {table[guess.patient_id].nunique()} patients, {len(table)} rows")
+        n_patients = table[guess.patient_id].nunique()
+        lines.append(f"# ^ {n_patients} patients, {len(table)} rows")
+        if len(table) > MANY_ROWS * n_patients:
+            lines += [
+                "#   Are the rows times of one stay? Then make one row of them, or a modality of kind sequence:",
+                "#   docs/your-own-data.md, step 1.",
+            ]
     if guess.stratify:
         lines.append(f"stratify: {_quoted(guess.stratify)}   # the rarest outcome that every row has")
     else:

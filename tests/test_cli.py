@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import fake_trainer
+import haim_files
 import pandas as pd
 import pytest
-import test_haim
 import yaml
 
 from tim_search import cli, display, runner, search, spec, summary
@@ -512,7 +512,7 @@ def test_cohort_init_and_a_strict_check(call: Call, tmp_path: Path) -> None:
 
 
 def test_cohort_haim(call: Call, tmp_path: Path) -> None:
-    path = test_haim.small_table(tmp_path)
+    path = haim_files.small_table(tmp_path)
     code, out, _ = call("cohort", "haim", "--embeddings", path, "--out", tmp_path / "made")
     assert (code, "40 samples, 3 tasks" in out) == (0, True)
     assert "12,586 samples of 5,178 stays" in out

@@ -98,6 +98,17 @@ def test_an_unmarked_table_by_names_and_single_underscores(tmp_path: Path) -> No
     assert len(open_cohort(tmp_path / "made").sample_ids) == 60
 
 
+def test_a_long_table_is_not_split_by_its_rows(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"recordid": np.repeat(np.arange(40), 24), "hour": np.tile(np.arange(24), 40)})
+    frame["pulse"] = np.random.default_rng(0).normal(80, 9, len(frame))
+    frame["lactic_acid"], frame["admission_source"] = np.arange(len(frame)) % 60, np.arange(len(frame)) % 30
+    frame["row"] = np.arange(len(frame)) % 7  # not one of its own
+    frame.to_csv(tmp_path / "hourly.csv", index=False)
+    guess = table_guess.init(tmp_path / "hourly.csv", tmp_path / "made")
+    assert (guess.sample_id, guess.patient_id) == ("row_number", "recordid")
+    assert "Are the rows times of one stay?" in (tmp_path / "made" / "cohort.yaml").read_text()
+
+
 def test_names_that_yaml_would_bend(tmp_path: Path) -> None:
     dice = np.random.default_rng(2)
     frame = pd.DataFrame({"id": np.arange(50)})

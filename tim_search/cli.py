@@ -517,6 +517,7 @@ def _findings(path: Path) -> tuple[list[Finding], tuple[list[str], list[list[flo
         from model.checks import overlap_matrix
         from model.cohort import inspect_cohort
 
+        _note(f"Reading {path} and looking for leaks")
         cohort, findings = inspect_cohort(str(path))
         if cohort is None:
             return findings, None
