@@ -160,15 +160,22 @@ def _telling(cohort: Cohort, rows: NDArray[np.int64], targets: list[_Target]) ->
                     copies.setdefault((target.task, target.what), []).append(_Hit(column, told[index]))
                 if gap[index] > least:
                     silent.setdefault((target.task, target.what, target.numeric), []).append(_Hit(column, gap[index]))
+    by_column: dict[tuple[str, str], list[str]] = {}
     for (task, what), hits in copies.items():
-        measure = "R2" if cohort.tasks[task].kind == "regression" else "AUROC"
+        by_column.setdefault((task, _list(hits, "R2" if _numeric(cohort, task) else "AUROC")), []).append(what)
+    for (task, columns), told_of in by_column.items():
+        what = told_of[0] if len(told_of) == 1 else f"{len(told_of)} classes of {task}"
         fix = f"Remove what is known only with the outcome, or list it in `excludes` of {task}."
-        yield _warning(f"tasks.{task}", f"{_list(hits, measure)} by itself tells {what}: a copy, or nearly.", fix)
+        yield _warning(f"tasks.{task}", f"{columns} by itself tells {what}: a copy, or nearly.", fix)
     for (task, what, numeric), hits in silent.items():
         measure = "R2" if numeric else "AUROC"
         problem = f"whether {_list(hits, measure)} was measured tells {what} by itself."
         fix = "If it was measured, or not, because of what came later, leave it out or fill its gaps with one value."
         yield _warning(f"tasks.{task}", problem, fix)
+
+
+def _numeric(cohort: Cohort, task: str) -> bool:
+    return cohort.tasks[task].kind == "regression"
 
 
 def _blocks(cohort: Cohort, rows: NDArray[np.int64]) -> Iterator[tuple[Modality, tuple[str, ...], NDArray[np.float64]]]:
