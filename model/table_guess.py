@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ MANY_ROWS = 8
 RAREST = 0.02
 
 
-@dataclass
+@dataclass(frozen=True)
 class Guess:
     """What the columns of a table were taken for.
 
@@ -57,14 +57,14 @@ class Guess:
         stratify: column, or "".
     """
 
-    sample_id: str = ""
-    patient_id: str = ""
-    numbered: bool = False
-    modalities: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
-    tasks: dict[str, GuessedTask] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    overlaps: dict[tuple[str, str], str] = field(default_factory=dict)
-    stratify: str = ""
+    sample_id: str
+    patient_id: str
+    numbered: bool
+    modalities: Mapping[str, tuple[str, list[str]]]
+    tasks: Mapping[str, GuessedTask]
+    left_out: Mapping[str, str]
+    overlaps: Mapping[tuple[str, str], str]
+    stratify: str
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def read(path: Path) -> pd.DataFrame:
     except (ValueError, OSError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
         raise BadInput(f"{path}: expected a table as CSV (also .gz) or Parquet: {first}. Write it again.") from error
+    # An index with a name is a column that somebody set aside, most often the id.
+    table = table.reset_index(drop=table.index.names == [None])
     table.columns = [str(name) for name in table.columns]
     if not len(table) or len(table.columns) < 2:
         shape = f"{len(table)} rows and {len(table.columns)} columns"
@@ -94,7 +96,7 @@ def read(path: Path) -> pd.DataFrame:
     if not table.columns.is_unique:
         twice = sorted(set(table.columns[table.columns.duplicated()]))
         raise BadInput(f"{path}: the columns {', '.join(twice)} stand twice. Rename them.")
-    return table.reset_index(drop=True)
+    return table
 
 
 def init(path: Path, out: Path) -> Guess:
@@ -124,39 +126,40 @@ def init(path: Path, out: Path) -> Guess:
 
 def guess_columns(table: pd.DataFrame) -> Guess:
     """What each column of a table may be."""
-    guess = Guess()
-    guess.sample_id, guess.patient_id = _ids(table)
-    guess.numbered = guess.sample_id not in table
-    marked = [column for column in table.columns if MARKED.match(column) and column != guess.patient_id]
+    sample_id, patient_id = _ids(table)
+    marked = [column for column in table.columns if MARKED.match(column) and column != patient_id]
     features: list[str] = []
+    tasks: dict[str, GuessedTask] = {}
+    left_out: dict[str, str] = {}
     for column in table.columns:
-        if column in (guess.sample_id, guess.patient_id):
+        if column in (sample_id, patient_id):
             continue
         values = table[column].dropna()
         reason = _useless(column, values)
         if reason:
-            guess.left_out[column] = reason
+            left_out[column] = reason
         elif column in marked or (not marked and late(column)):
-            found = _task(column, values, table)
+            found = _task(column, values)
             if found is None:
-                guess.left_out[column] = "a target by its name, but a text with many values"
+                left_out[column] = "a target by its name, but a text with many values"
             else:
                 name = MARKED.sub("", column, count=1) if column in marked else column
-                guess.tasks[re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or f"task_{len(guess.tasks)}"] = found
+                tasks[re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or f"task_{len(tasks)}"] = found
         elif late(column):
-            guess.left_out[column] = f"its name says {late(column)}: known only afterwards?"
+            left_out[column] = f"its name says {late(column)}: known only afterwards?"
         elif _is_text(values) and values.nunique() > MOST_LEVELS:
-            guess.left_out[column] = f"a text with {values.nunique()} values: an id, or free text?"
+            left_out[column] = f"a text with {values.nunique()} values: an id, or free text?"
         else:
             features.append(column)
-    _group(features, guess)
-    guess.tasks = {name: _with_excludes(task, name, features) for name, task in guess.tasks.items()}
-    labels = {name: _label(task, table) for name, task in guess.tasks.items()}
-    tasks = {name: Task(name, task.kind, max(1, len(task.classes))) for name, task in guess.tasks.items()}
-    classes = {name: task.classes or ("0", "1") for name, task in guess.tasks.items() if task.kind != "regression"}
-    guess.overlaps = checks.overlapping(tasks, labels, classes)
-    guess.stratify = _stratify(guess.tasks, labels)
-    return guess
+    modalities, alone = _group(features)
+    left_out |= dict.fromkeys(alone, "it has no prefix, unlike the inputs: is it one?")
+    tasks = {name: _with_excludes(task, name, features) for name, task in tasks.items()}
+    labels = {name: _label(task, table) for name, task in tasks.items()}
+    kinds = {name: Task(name, task.kind, max(1, len(task.classes))) for name, task in tasks.items()}
+    classes = {name: task.classes or ("0", "1") for name, task in tasks.items() if task.kind != "regression"}
+    overlaps = checks.overlapping(kinds, labels, classes)
+    numbered = sample_id not in table
+    return Guess(sample_id, patient_id, numbered, modalities, tasks, left_out, overlaps, _stratify(tasks, labels))
 
 
 def _ids(table: pd.DataFrame) -> tuple[str, str]:
@@ -211,7 +214,8 @@ def _is_date(values: pd.Series[Any]) -> bool:
     return bool(shown.str.match(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}").mean() > 0.9)
 
 
-def _task(column: str, values: pd.Series[Any], table: pd.DataFrame) -> GuessedTask | None:
+def _task(column: str, values: pd.Series[Any]) -> GuessedTask | None:
+    """What a target's values make of it; None for a text with many."""
     levels = sorted(values.unique().tolist(), key=lambda value: (isinstance(value, str), value))
     names = tuple(text(level) for level in levels)
     if _is_text(values):
@@ -255,23 +259,23 @@ def _stratify(tasks: Mapping[str, GuessedTask], labels: Mapping[str, NDArray[np.
     return tasks[min(common, key=lambda name: common[name])].column if common else ""
 
 
-def _group(features: Sequence[str], guess: Guess) -> None:
-    """Modalities by what the names begin with: `labs__` where there are such names, else `labs_`."""
+def _group(features: Sequence[str]) -> tuple[dict[str, tuple[str, list[str]]], list[str]]:
+    """Modalities by what the names begin with (`labs__` where there are such names, else `labs_`), and who has none."""
     double = [column for column in features if "__" in column]
     groups: dict[str, list[str]] = {}
     for column in features:
         match = re.match(r"(.+?)__" if double else r"([A-Za-z0-9]+?)[_.]", column)
         groups.setdefault(match[0] if match else "", []).append(column)
-    if 2 * len(double) >= len(features) and double:
-        for column in groups.pop("", []):
-            guess.left_out[column] = "it has no prefix, unlike the inputs: is it one?"
-    else:
-        for prefix in [p for p, columns in groups.items() if p and len(columns) < FEWEST_SHARING and not double]:
+    alone = groups.pop("", []) if double and 2 * len(double) >= len(features) else []
+    if not double:
+        for prefix in [p for p, columns in groups.items() if p and len(columns) < FEWEST_SHARING]:
             groups.setdefault("", []).extend(groups.pop(prefix))
+    modalities: dict[str, tuple[str, list[str]]] = {}
     for prefix, columns in groups.items():
         name = re.sub(r"[^A-Za-z0-9-]+", "_", prefix).strip("_-") or ("other" if len(groups) > 1 else "features")
-        free = name if name not in guess.modalities else f"{name}_{len(guess.modalities)}"
-        guess.modalities[free] = (prefix, [column for column in features if column in set(columns)])
+        free = name if name not in modalities else f"{name}_{len(modalities)}"
+        modalities[free] = (prefix, [column for column in features if column in set(columns)])
+    return modalities, alone
 
 
 # ------------------------------------------------------------------------------------------------ cohort.yaml

@@ -516,6 +516,7 @@ def test_cohort_haim(call: Call, tmp_path: Path) -> None:
     code, out, _ = call("cohort", "haim", "--embeddings", path, "--out", tmp_path / "made")
     assert (code, "40 samples, 3 tasks" in out) == (0, True)
     assert "12,586 samples of 5,178 stays" in out
+    assert "Never inputs: discharge_location, img_length_of_stay, death_status" in out
     assert call("check", tmp_path / "made")[0] == 0
     code, out, _ = call("cohort", "haim", "--embeddings", path, "--out", tmp_path / "again", "--json")
     assert json.loads(out)["steps"][-1]["patients"] == 20

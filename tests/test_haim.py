@@ -290,6 +290,20 @@ def test_named_haim_ids_are_taken_and_a_part_of_the_sources_is_enough(tmp_path: 
         haim.build(path, tmp_path / "out")
 
 
+def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+    path = haim_files.small_table(tmp_path)
+    before = sorted(tmp_path.iterdir())
+
+    def interrupt(what: str, done: int, total: int | None) -> None:
+        if what == "writing features":
+            assert done == total == 40
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        haim.build(path, tmp_path / "out", tell=interrupt)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 # ------------------------------------------------------------------------------------------------ memory
 
 _BUILD = """

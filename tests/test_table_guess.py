@@ -98,6 +98,13 @@ def test_an_unmarked_table_by_names_and_single_underscores(tmp_path: Path) -> No
     assert len(open_cohort(tmp_path / "made").sample_ids) == 60
 
 
+def test_an_index_with_a_name_is_a_column(tmp_path: Path) -> None:
+    table().set_index("stay_id").to_parquet(tmp_path / "stays.parquet")
+    guess = table_guess.init(tmp_path / "stays.parquet", tmp_path / "made")
+    assert guess.sample_id == "stay_id"
+    assert sorted(open_cohort(tmp_path / "made").sample_ids) == list(range(30_000, 30_000 + N))
+
+
 def test_a_long_table_is_not_split_by_its_rows(tmp_path: Path) -> None:
     frame = pd.DataFrame({"recordid": np.repeat(np.arange(40), 24), "hour": np.tile(np.arange(24), 40)})
     frame["pulse"] = np.random.default_rng(0).normal(80, 9, len(frame))
