@@ -110,7 +110,12 @@ def build(
             "diagnoses": of_diagnoses,
             "steps": steps,
             "sources": {
-                source.prefix: {"width": source.width, "modality": source.modality, "absent": absent[source.prefix]}
+                source.prefix: {
+                    "content": source.content,
+                    "modality": source.modality,
+                    "width": source.width,
+                    "absent": absent[source.prefix],
+                }
                 for source in sources
             },
             "tasks": {name: _count(frame, labels[name], classes.get(name)) for name in labels},

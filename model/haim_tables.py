@@ -120,10 +120,12 @@ def sources_of(embeddings: Path, header: Sequence[str]) -> tuple[Source, ...]:
 
 
 def columns_of(source: Source) -> list[str]:
+    """Names of the columns of a source."""
     return [f"{source.prefix}_{index}" for index in range(source.width)]
 
 
 def key_file_of(embeddings: Path, keys: Path | None, mimic: Path | None) -> Path:
+    """The key file: as named, else beside the embeddings or in the MIMIC-IV folder; raises BadInput."""
     places = [keys] if keys else [folder / KEYS for folder in (embeddings.parent, mimic) if folder is not None]
     for place in places:
         if place.is_file():
@@ -146,7 +148,8 @@ def mimic_file(mimic: Path, name: str) -> Path | None:
     return None
 
 
-def file_sizes(embeddings: Path, key_file: Path, mimic: Path | None) -> dict[str, Any]:
+def file_sizes(embeddings: Path, key_file: Path, mimic: Path | None) -> dict[str, int]:
+    """Bytes of each file that is read."""
     found = [embeddings, key_file]
     found += [p for name in ("diagnoses_icd", "admissions") if mimic and (p := mimic_file(mimic, name))]
     return {path.name: path.stat().st_size for path in found}
@@ -236,10 +239,12 @@ def admissions_fit(frame: pd.DataFrame, mimic: Path | None, key_file: Path) -> s
 
 
 def step(what: str, rows: pd.DataFrame) -> dict[str, Any]:
+    """What a filter left: rows, and whose they are."""
     return {"what": what, "rows": len(rows), **people(rows)}
 
 
 def people(rows: pd.DataFrame) -> dict[str, int]:
+    """How many stays, admissions and patients some rows are of."""
     return {
         "haim_ids": int(rows["haim_id"].nunique()),
         "admissions": int(rows["hadm_id"].nunique()),

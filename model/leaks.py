@@ -42,7 +42,7 @@ MOST_JOINT = 96
 _NAMED = 3
 _BINS = 64
 _RANGES, _RIDGE = 8, 5.0
-_COLUMNS = 256  # columns a block
+_COLUMNS, _ROWS = 256, 2048  # of a block
 
 #: How the names of columns that are known only afterwards begin, by parts of the name, and what they say.
 LATE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -160,15 +160,22 @@ def _telling(cohort: Cohort, rows: NDArray[np.int64], targets: list[_Target]) ->
                     copies.setdefault((target.task, target.what), []).append(_Hit(column, told[index]))
                 if gap[index] > least:
                     silent.setdefault((target.task, target.what, target.numeric), []).append(_Hit(column, gap[index]))
+    by_column: dict[tuple[str, str], list[str]] = {}
     for (task, what), hits in copies.items():
-        measure = "R2" if cohort.tasks[task].kind == "regression" else "AUROC"
+        by_column.setdefault((task, _list(hits, "R2" if _numeric(cohort, task) else "AUROC")), []).append(what)
+    for (task, columns), told_of in by_column.items():
+        what = told_of[0] if len(told_of) == 1 else f"{len(told_of)} classes of {task}"
         fix = f"Remove what is known only with the outcome, or list it in `excludes` of {task}."
-        yield _warning(f"tasks.{task}", f"{_list(hits, measure)} by itself tells {what}: a copy, or nearly.", fix)
+        yield _warning(f"tasks.{task}", f"{columns} by itself tells {what}: a copy, or nearly.", fix)
     for (task, what, numeric), hits in silent.items():
         measure = "R2" if numeric else "AUROC"
         problem = f"whether {_list(hits, measure)} was measured tells {what} by itself."
         fix = "If it was measured, or not, because of what came later, leave it out or fill its gaps with one value."
         yield _warning(f"tasks.{task}", problem, fix)
+
+
+def _numeric(cohort: Cohort, task: str) -> bool:
+    return cohort.tasks[task].kind == "regression"
 
 
 def _blocks(cohort: Cohort, rows: NDArray[np.int64]) -> Iterator[tuple[Modality, tuple[str, ...], NDArray[np.float64]]]:
@@ -399,8 +406,10 @@ def _marks(modality: Modality) -> NDArray[np.int64]:
 
 
 def _measured(modality: Modality) -> NDArray[np.int64]:
+    """int64 (n,): how many values of each row are measured."""
     values = modality.values.reshape(len(modality.values), -1)
-    return np.array([int((~np.isnan(row)).sum()) for row in values], np.int64)
+    starts = range(0, len(values), _ROWS)
+    return np.concatenate([(~np.isnan(values[start : start + _ROWS])).sum(axis=1) for start in starts])
 
 
 def _fillers(cohort: Cohort, modality: Modality, marks: NDArray[np.int64]) -> Iterator[Finding]:

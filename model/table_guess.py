@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,33 @@ from model.cohort import text
 from model.folder_features import MOST_LEVELS
 from model.folder_reader import DESCRIPTION, FORMAT
 from model.folder_writer import check_free
-from model.leaks import late, named_patient, words
+from model.leaks import PATIENT, late, named_patient, words
 from tim_search.types import BadInput, Kind, Task
 
 #: How the names of targets begin where somebody has marked them.
 MARKED = re.compile(r"(task|target|label|outcome|y)(__|_|\.|-)(?=.)", re.IGNORECASE)
-#: Words of a sample id's name.
-SAMPLE = ("id", "visit", "stay", "encounter", "admission", "hadm", "sample", "record", "recordid", "case", "image")
+#: The last word of a sample id's name, and of an id's.
+SAMPLE = ("visit", "stay", "encounter", "admission", "hadm", "sample", "record", "case", "image")
+IDS = ("id", "icustayid", *(f"{word}id" for word in (*SAMPLE, *PATIENT)))
 #: A whole number with at most so many values is a class; as an input it may be a category.
 FEW_VALUES = 10
 #: A text with at most so many values is a class.
 FEW_TEXTS = 20
 #: A prefix makes a modality where so many columns share it.
 FEWEST_SHARING = 3
+#: More rows a patient than this look like a long table.
+MANY_ROWS = 8
 #: The rarest outcome to stratify on must be this common.
 RAREST = 0.02
 
 
-@dataclass
+@dataclass(frozen=True)
 class Guess:
     """What the columns of a table were taken for.
 
     Attributes:
         sample_id, patient_id: column names.
+        numbered: no column can be the sample id, so one with row numbers is to be made.
         modalities: name -> (prefix, or "" where the columns have none; its columns).
         tasks: task -> what was guessed.
         left_out: column -> why.
@@ -53,13 +57,14 @@ class Guess:
         stratify: column, or "".
     """
 
-    sample_id: str = ""
-    patient_id: str = ""
-    modalities: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
-    tasks: dict[str, GuessedTask] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    overlaps: dict[tuple[str, str], str] = field(default_factory=dict)
-    stratify: str = ""
+    sample_id: str
+    patient_id: str
+    numbered: bool
+    modalities: Mapping[str, tuple[str, list[str]]]
+    tasks: Mapping[str, GuessedTask]
+    left_out: Mapping[str, str]
+    overlaps: Mapping[tuple[str, str], str]
+    stratify: str
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ def read(path: Path) -> pd.DataFrame:
     except (ValueError, OSError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
         raise BadInput(f"{path}: expected a table as CSV (also .gz) or Parquet: {first}. Write it again.") from error
+    # An index with a name is a column that somebody set aside, most often the id.
+    table = table.reset_index(drop=table.index.names == [None])
     table.columns = [str(name) for name in table.columns]
     if not len(table) or len(table.columns) < 2:
         shape = f"{len(table)} rows and {len(table.columns)} columns"
@@ -89,7 +96,7 @@ def read(path: Path) -> pd.DataFrame:
     if not table.columns.is_unique:
         twice = sorted(set(table.columns[table.columns.duplicated()]))
         raise BadInput(f"{path}: the columns {', '.join(twice)} stand twice. Rename them.")
-    return table.reset_index(drop=True)
+    return table
 
 
 def init(path: Path, out: Path) -> Guess:
@@ -101,7 +108,7 @@ def init(path: Path, out: Path) -> Guess:
     check_free(out)
     table = read(path)
     guess = guess_columns(table)
-    if guess.sample_id not in table:
+    if guess.numbered:
         table.insert(0, guess.sample_id, np.arange(len(table)))
     for column in [column for column in table.columns if pd.api.types.is_object_dtype(table[column])]:
         table[column] = table[column].map(lambda value: None if value is None or value != value else text(value))
@@ -119,38 +126,40 @@ def init(path: Path, out: Path) -> Guess:
 
 def guess_columns(table: pd.DataFrame) -> Guess:
     """What each column of a table may be."""
-    guess = Guess()
-    guess.sample_id, guess.patient_id = _ids(table)
-    marked = [column for column in table.columns if MARKED.match(column) and column != guess.patient_id]
+    sample_id, patient_id = _ids(table)
+    marked = [column for column in table.columns if MARKED.match(column) and column != patient_id]
     features: list[str] = []
+    tasks: dict[str, GuessedTask] = {}
+    left_out: dict[str, str] = {}
     for column in table.columns:
-        if column in (guess.sample_id, guess.patient_id):
+        if column in (sample_id, patient_id):
             continue
         values = table[column].dropna()
         reason = _useless(column, values)
         if reason:
-            guess.left_out[column] = reason
+            left_out[column] = reason
         elif column in marked or (not marked and late(column)):
-            found = _task(column, values, table)
+            found = _task(column, values)
             if found is None:
-                guess.left_out[column] = "a target by its name, but a text with many values"
+                left_out[column] = "a target by its name, but a text with many values"
             else:
                 name = MARKED.sub("", column, count=1) if column in marked else column
-                guess.tasks[re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or f"task_{len(guess.tasks)}"] = found
+                tasks[re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or f"task_{len(tasks)}"] = found
         elif late(column):
-            guess.left_out[column] = f"its name says {late(column)}: known only afterwards?"
+            left_out[column] = f"its name says {late(column)}: known only afterwards?"
         elif _is_text(values) and values.nunique() > MOST_LEVELS:
-            guess.left_out[column] = f"a text with {values.nunique()} values: an id, or free text?"
+            left_out[column] = f"a text with {values.nunique()} values: an id, or free text?"
         else:
             features.append(column)
-    _group(features, guess)
-    guess.tasks = {name: _with_excludes(task, name, features) for name, task in guess.tasks.items()}
-    labels = {name: _label(task, table) for name, task in guess.tasks.items()}
-    tasks = {name: Task(name, task.kind, max(1, len(task.classes))) for name, task in guess.tasks.items()}
-    classes = {name: task.classes or ("0", "1") for name, task in guess.tasks.items() if task.kind != "regression"}
-    guess.overlaps = checks.overlapping(tasks, labels, classes)
-    guess.stratify = _stratify(guess.tasks, labels)
-    return guess
+    modalities, alone = _group(features)
+    left_out |= dict.fromkeys(alone, "it has no prefix, unlike the inputs: is it one?")
+    tasks = {name: _with_excludes(task, name, features) for name, task in tasks.items()}
+    labels = {name: _label(task, table) for name, task in tasks.items()}
+    kinds = {name: Task(name, task.kind, max(1, len(task.classes))) for name, task in tasks.items()}
+    classes = {name: task.classes or ("0", "1") for name, task in tasks.items() if task.kind != "regression"}
+    overlaps = checks.overlapping(kinds, labels, classes)
+    numbered = sample_id not in table
+    return Guess(sample_id, patient_id, numbered, modalities, tasks, left_out, overlaps, _stratify(tasks, labels))
 
 
 def _ids(table: pd.DataFrame) -> tuple[str, str]:
@@ -163,10 +172,19 @@ def _ids(table: pd.DataFrame) -> tuple[str, str]:
     unique = [column for column in able if table[column].is_unique]
     patients = [column for column in able if named_patient(column) and not MARKED.match(column)]
     repeated = [column for column in patients if column not in unique]
-    named = [c for c in unique if c not in patients and any(w in SAMPLE or w.endswith("id") for w in words(c))]
-    sample = next(iter([*named, *[column for column in unique if column in patients]]), "row")
+    if not patients:
+        # An id that repeats keeps what belongs together on one side, whatever it is an id of.
+        repeated = [c for c in able if c not in unique and _last(c) in IDS and table[c].nunique() > FEW_TEXTS]
+    named = [c for c in unique if c not in patients and _last(c) in (*SAMPLE, *IDS) and not MARKED.match(c)]
+    free = next(name for name in ("row", "row_number", "number_of_the_row") if name not in table)
+    sample = next(iter([*named, *[column for column in unique if column in patients]]), free)
     patient = next(iter([*repeated, *patients]), sample)
     return sample, patient
+
+
+def _last(name: str) -> str:
+    """The last word of a name: what it is a name of."""
+    return words(name)[-1]
 
 
 def _is_text(values: pd.Series[Any]) -> bool:
@@ -196,7 +214,8 @@ def _is_date(values: pd.Series[Any]) -> bool:
     return bool(shown.str.match(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}").mean() > 0.9)
 
 
-def _task(column: str, values: pd.Series[Any], table: pd.DataFrame) -> GuessedTask | None:
+def _task(column: str, values: pd.Series[Any]) -> GuessedTask | None:
+    """What a target's values make of it; None for a text with many."""
     levels = sorted(values.unique().tolist(), key=lambda value: (isinstance(value, str), value))
     names = tuple(text(level) for level in levels)
     if _is_text(values):
@@ -240,25 +259,23 @@ def _stratify(tasks: Mapping[str, GuessedTask], labels: Mapping[str, NDArray[np.
     return tasks[min(common, key=lambda name: common[name])].column if common else ""
 
 
-def _group(features: Sequence[str], guess: Guess) -> None:
-    """Modalities by what the names begin with: `labs__` where there are such names, else `labs_`."""
+def _group(features: Sequence[str]) -> tuple[dict[str, tuple[str, list[str]]], list[str]]:
+    """Modalities by what the names begin with (`labs__` where there are such names, else `labs_`), and who has none."""
     double = [column for column in features if "__" in column]
     groups: dict[str, list[str]] = {}
     for column in features:
         match = re.match(r"(.+?)__" if double else r"([A-Za-z0-9]+?)[_.]", column)
         groups.setdefault(match[0] if match else "", []).append(column)
-    if 2 * len(double) >= len(features) and double:
-        for column in groups.pop("", []):
-            guess.left_out[column] = "it has no prefix, unlike the inputs: is it one?"
-    else:
-        for prefix in [p for p, columns in groups.items() if p and len(columns) < FEWEST_SHARING and not double]:
+    alone = groups.pop("", []) if double and 2 * len(double) >= len(features) else []
+    if not double:
+        for prefix in [p for p, columns in groups.items() if p and len(columns) < FEWEST_SHARING]:
             groups.setdefault("", []).extend(groups.pop(prefix))
+    modalities: dict[str, tuple[str, list[str]]] = {}
     for prefix, columns in groups.items():
         name = re.sub(r"[^A-Za-z0-9-]+", "_", prefix).strip("_-") or ("other" if len(groups) > 1 else "features")
-        guess.modalities[name if name not in guess.modalities else f"{name}_{len(guess.modalities)}"] = (
-            prefix,
-            columns,
-        )
+        free = name if name not in modalities else f"{name}_{len(modalities)}"
+        modalities[free] = (prefix, [column for column in features if column in set(columns)])
+    return modalities, alone
 
 
 # ------------------------------------------------------------------------------------------------ cohort.yaml
@@ -273,7 +290,7 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
         f"format: {FORMAT}",
         f"name: {_quoted(name)}",
         "samples: samples.parquet",
-        f"sample_id: {_quoted(guess.sample_id)}" + _sample_remark(guess, everything),
+        f"sample_id: {_quoted(guess.sample_id)}" + ("   # no column tells the rows apart" if guess.numbered else ""),
         f"patient_id: {_quoted(guess.patient_id)}",
     ]
     if guess.patient_id == guess.sample_id:
@@ -282,7 +299,13 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
             "#   name the column here: otherwise he is in the training and in the test part.",
         ]
     else:
-        lines.append(f"# ^ {table[guess.patient_id].nunique()} patients, {len(table)} rows")
+        n_patients = table[guess.patient_id].nunique()
+        lines.append(f"# ^ {n_patients} patients, {len(table)} rows")
+        if len(table) > MANY_ROWS * n_patients:
+            lines += [
+                "#   Are the rows times of one stay? Then make one row of them, or a modality of kind sequence:",
+                "#   docs/your-own-data.md, step 1.",
+            ]
     if guess.stratify:
         lines.append(f"stratify: {_quoted(guess.stratify)}   # the rarest outcome that every row has")
     else:
@@ -307,19 +330,15 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sample_remark(guess: Guess, columns: Sequence[str]) -> str:
-    return "" if guess.sample_id in columns else "   # no column tells the rows apart: they are numbered"
-
-
 def _modality_lines(
     name: str, prefix: str, columns: Sequence[str], everything: Sequence[str], table: pd.DataFrame
 ) -> list[str]:
     exact = prefix and [column for column in everything if column.startswith(prefix)] == list(columns)
     chosen = f"prefix: {_quoted(prefix)}" if exact else f"columns: [{', '.join(map(_quoted, columns))}]"
-    lines = [f"  {name}:   # {len(columns)} columns", "    file: samples.parquet", f"    {chosen}"]
+    lines = [f"  {_quoted(name)}:   # {len(columns)} columns", "    file: samples.parquet", f"    {chosen}"]
     few = {column: values for column in columns if (values := _few_values(table[column]))}
     for column, values in list(few.items())[:FEW_VALUES]:
-        shown = ", ".join(_quoted(value) for value in values)
+        shown = ", ".join(map(_value, values))
         lines.append(f"    # levels: {{{_quoted(column)}: [{shown}]}}   # if these numbers are categories")
     return lines
 
@@ -336,7 +355,7 @@ def _few_values(values: pd.Series[Any]) -> list[str]:
 def _task_line(name: str, task: GuessedTask, table: pd.DataFrame) -> str:
     parts = [f"kind: {task.kind}", f"label: {_quoted(task.column)}"]
     if task.classes and (task.kind == "binary" or _is_text(table[task.column])):
-        parts.append(f"classes: [{', '.join(map(_quoted, task.classes))}]")
+        parts.append(f"classes: [{', '.join(map(_value, task.classes))}]")
     if task.excludes:
         parts.append(f"excludes: [{', '.join(map(_quoted, task.excludes))}]")
     values = table[task.column]
@@ -349,7 +368,7 @@ def _task_line(name: str, task: GuessedTask, table: pd.DataFrame) -> str:
         remark.append(f"{values[known].nunique()} classes")
     remark += [task.why] if task.why else []
     remark += ["excluded: inputs of the same name"] if task.excludes else []
-    return f"  {name}: {{{', '.join(parts)}}}   # {'; '.join(remark)}"
+    return f"  {_quoted(name)}: {{{', '.join(parts)}}}   # {'; '.join(remark)}"
 
 
 def _quoted(name: str) -> str:
@@ -357,5 +376,9 @@ def _quoted(name: str) -> str:
     plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name) and name.lower() not in (
         "yes", "no", "on", "off", "true", "false", "null", "y", "n",
     )  # fmt: skip
-    number = re.fullmatch(r"-?(0|[1-9]\d*)", name)
-    return name if plain or number else json.dumps(name, ensure_ascii=False)
+    return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+def _value(name: str) -> str:
+    """A level or a class, which may be a bare number."""
+    return name if re.fullmatch(r"-?(0|[1-9]\d*)", name) else _quoted(name)

@@ -9,15 +9,17 @@ padded with spaces.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from model.haim_tables import SOURCES
+from model.haim_tables import PATHOLOGIES, SOURCES
 from model.haim_tasks import diagnosis_table
 
 LABELS = (
@@ -206,3 +208,24 @@ def _diagnoses(dice: np.random.Generator, stays: pd.DataFrame, path: Path) -> di
     frame = pd.DataFrame(rows, columns=["subject_id", "hadm_id", "seq_num", "icd_code", "icd_version"])
     frame.to_csv(path, index=False)
     return has
+
+
+def small_table(root: Path, change: Callable[[pd.DataFrame], Any] = lambda table: None) -> Path:
+    """A table with two small sources, for errors that are found before the features matter."""
+    n = 40
+    table = pd.DataFrame({"haim_id": np.arange(n), "img_id": [f"i{k}" for k in range(n)]})
+    table["discharge_location"] = np.where(np.arange(n) % 2, "HOME", "DIED")
+    table["img_length_of_stay"], table["death_status"] = 10.0 + np.arange(n) * 7 % 20 * 5, (np.arange(n) + 1) % 2
+    for name in ("vp", "vmp"):
+        table[[f"{name}_{k}" for k in range(18)]] = np.random.default_rng(0).normal(size=(n, 18))
+    for name in PATHOLOGIES:
+        table[name] = 0.0
+    changed = change(table)
+    path = root / "cxr_ic_fusion_1103.csv"
+    (table if changed is None else changed).to_csv(path, index=False)
+    keys = pd.DataFrame({"subject_id": 1000 + np.arange(n) // 2, "hadm_id": 2000 + np.arange(n), "stay_id": 3})
+    keys.to_csv(root / "haim_mimiciv_key_ids.csv", index=False)
+    (root / "mimic").mkdir()
+    admissions = pd.DataFrame({"hadm_id": 2000 + np.arange(n), "discharge_location": ["DIED", "HOME"] * (n // 2)})
+    admissions.to_csv(root / "mimic" / "admissions.csv", index=False)
+    return path

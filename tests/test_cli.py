@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_trainer
+import haim_files
 import pandas as pd
 import pytest
 import yaml
@@ -507,6 +508,40 @@ def test_cohort_export_and_check(call: Call, tmp_path: Path) -> None:
     (tmp_path / "mine" / "cohort.yaml").write_text("name: mine\n")
     code, out, _ = call("check", tmp_path / "mine")
     assert code == 2
+
+
+def test_cohort_init_and_a_strict_check(call: Call, tmp_path: Path) -> None:
+    numbers = range(300)
+    table = pd.DataFrame({"visit": numbers, "patient": [n // 2 for n in numbers]})
+    table = table.assign(lab_a=[n * 7 % 11 for n in numbers], lab_b=[n * 5 % 13 for n in numbers])
+    table = table.assign(lab_c=[n * 3 % 17 for n in numbers], y_died=[int(n % 3 == 0) for n in numbers])
+    table = table.assign(lab_copy=table["y_died"] * 2.0, y_late=table["y_died"])
+    table.to_csv(tmp_path / "stays.csv", index=False)
+    code, out, _ = call("cohort", "init", tmp_path / "stays.csv", "--out", tmp_path / "mine")
+    assert (code, "4 inputs in 1 modalities, 2 tasks with labels" in out) == (0, True)
+    code, out, _ = call("check", tmp_path / "mine")
+    assert (code, "tells died: a copy" in out) == (0, True)
+    assert "1.00" in out  # the two targets are one
+    code, out, _ = call("check", tmp_path / "mine", "--strict", "--json")
+    found = json.loads(out)
+    assert (code, found["errors"]) == (2, len(found["findings"]))
+    assert found["overlap"] == {"tasks": ["died", "late"], "matrix": [[1.0, 1.0], [1.0, 1.0]]}
+    code, out, _ = call("cohort", "init", tmp_path / "stays.csv", "--out", tmp_path / "again", "--json")
+    assert json.loads(out)["patient_id"] == "patient"
+    assert call("cohort", "init", tmp_path / "stays.csv", "--out", tmp_path / "mine")[0] == 2
+
+
+def test_cohort_haim(call: Call, tmp_path: Path) -> None:
+    path = haim_files.small_table(tmp_path)
+    code, out, _ = call("cohort", "haim", "--embeddings", path, "--out", tmp_path / "made")
+    assert (code, "40 samples, 3 tasks" in out) == (0, True)
+    assert "12,586 samples of 5,178 stays" in out
+    assert "Never inputs: discharge_location, img_length_of_stay, death_status" in out
+    assert call("check", tmp_path / "made")[0] == 0
+    code, out, _ = call("cohort", "haim", "--embeddings", path, "--out", tmp_path / "again", "--json")
+    assert json.loads(out)["steps"][-1]["patients"] == 20
+    code, _, err = call("cohort", "haim", "--embeddings", tmp_path / "none.csv", "--out", tmp_path / "other")
+    assert (code, "there is no such file" in err) == (2, True)
 
 
 def test_cohort_synthetic_is_a_cohort_with_its_truth(call: Call, tmp_path: Path) -> None:

@@ -229,27 +229,6 @@ def test_a_search_over_it(built: tuple[Path, dict[str, Any]], tmp_path: Path) ->
 # ------------------------------------------------------------------------------------------------ what cannot be used
 
 
-def small_table(root: Path, change: Callable[[pd.DataFrame], Any] = lambda table: None) -> Path:
-    """A table with two small sources, for errors that are found before the features matter."""
-    n = 40
-    table = pd.DataFrame({"haim_id": np.arange(n), "img_id": [f"i{k}" for k in range(n)]})
-    table["discharge_location"] = np.where(np.arange(n) % 2, "HOME", "DIED")
-    table["img_length_of_stay"], table["death_status"] = 10.0 + np.arange(n) * 7 % 20 * 5, (np.arange(n) + 1) % 2
-    for name in ("vp", "vmp"):
-        table[[f"{name}_{k}" for k in range(18)]] = np.random.default_rng(0).normal(size=(n, 18))
-    for name in PATHOLOGIES:
-        table[name] = 0.0
-    changed = change(table)
-    path = root / TABLE
-    (table if changed is None else changed).to_csv(path, index=False)
-    keys = pd.DataFrame({"subject_id": 1000 + np.arange(n) // 2, "hadm_id": 2000 + np.arange(n), "stay_id": 3})
-    keys.to_csv(root / KEYS, index=False)
-    (root / "mimic").mkdir()
-    admissions = pd.DataFrame({"hadm_id": 2000 + np.arange(n), "discharge_location": ["DIED", "HOME"] * (n // 2)})
-    admissions.to_csv(root / "mimic" / "admissions.csv", index=False)
-    return path
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -265,14 +244,14 @@ def small_table(root: Path, change: Callable[[pd.DataFrame], Any] = lambda table
     ],
 )
 def test_bad_tables(tmp_path: Path, change: Callable[[pd.DataFrame], Any], words: str) -> None:
-    path = small_table(tmp_path, change)
+    path = haim_files.small_table(tmp_path, change)
     with pytest.raises(BadInput, match=words):
         haim.build(path, tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
 
 
 def test_bad_keys(tmp_path: Path) -> None:
-    path = small_table(tmp_path)
+    path = haim_files.small_table(tmp_path)
     keys = pd.read_csv(tmp_path / KEYS)
     shifted = keys.assign(hadm_id=np.roll(keys["hadm_id"], 1))
     spoiled = {
@@ -296,7 +275,7 @@ def test_bad_keys(tmp_path: Path) -> None:
 
 
 def test_named_haim_ids_are_taken_and_a_part_of_the_sources_is_enough(tmp_path: Path) -> None:
-    path = small_table(tmp_path)
+    path = haim_files.small_table(tmp_path)
     keys = pd.read_csv(tmp_path / KEYS).assign(haim_id_pickle=np.arange(40)).iloc[::-1]
     keys.to_csv(tmp_path / KEYS, index=False)
     manifest = haim.build(path, tmp_path / "out")
@@ -309,6 +288,20 @@ def test_named_haim_ids_are_taken_and_a_part_of_the_sources_is_enough(tmp_path: 
     assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
     with pytest.raises(BadInput, match="new or empty"):
         haim.build(path, tmp_path / "out")
+
+
+def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+    path = haim_files.small_table(tmp_path)
+    before = sorted(tmp_path.iterdir())
+
+    def interrupt(what: str, done: int, total: int | None) -> None:
+        if what == "writing features":
+            assert done == total == 40
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        haim.build(path, tmp_path / "out", tell=interrupt)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # ------------------------------------------------------------------------------------------------ memory

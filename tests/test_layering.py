@@ -85,7 +85,15 @@ OWNERS: dict[str, set[str]] = {
 MODEL_MAY_IMPORT = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "model", "tim_search"}
 MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"yaml", "umap"}
 # The networks need torch only where they compute; a cohort is read without it.
-WITHOUT_TORCH = {"model.cohort", "model.control", "model.manifest", "model.settings", "model.support2"}
+WITHOUT_TORCH = {
+    "model.cohort",
+    "model.control",
+    "model.haim",
+    "model.manifest",
+    "model.settings",
+    "model.support2",
+    "model.table_guess",
+}
 
 JOB_LINES = 60
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,3 +97,10 @@ def test_a_table_of_series() -> None:
     assert wide["spo2_diff"].tolist() == [-2, 0, 0]
     with pytest.raises(BadInput, match="expected the columns when"):
         series_features(table, "visit", "when", ["pulse"])
+
+
+def test_the_example_of_the_docs_runs() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "your-own-data.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    assert names["vitals"]["pulse_mean"].tolist() == [88, 71]

@@ -787,7 +787,7 @@ def cohort_init(
     columns = sum(len(columns) for _, columns in guess.modalities.values())
     _output().print(
         f"{folder}/cohort.yaml: {columns} inputs in {len(guess.modalities)} modalities, {len(guess.tasks)} tasks with "
-        f"labels, {len(guess.left_out)} columns left out. Read it and mend it, then `tim-search check {folder}`.",
+        f"labels; columns left out: {len(guess.left_out)}. Read it and mend it, then `tim-search check {folder}`.",
         markup=False,
         soft_wrap=True,
     )
@@ -928,6 +928,7 @@ def _findings(place: str) -> tuple[list[Finding], tuple[list[str], list[list[flo
         from model.checks import overlap_matrix
         from model.cohort import inspect_cohort
 
+        _note(f"Reading {path} and looking for leaks")
         cohort, findings = inspect_cohort(str(path))
         if cohort is None:
             return findings, None

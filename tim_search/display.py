@@ -118,6 +118,7 @@ def haim(manifest: Mapping[str, Any]) -> Group:
     lacking = {prefix: source["absent"] for prefix, source in manifest["sources"].items() if source["absent"]}
     lines += ["Absent: " + ", ".join(f"{prefix} in {count:,} samples" for prefix, count in lacking.items())]
     lines += [f"Left out: {name}: {why}" for name, why in manifest["left_out"].items()]
+    lines += [f"Never inputs: {', '.join(manifest['closed'])} (manifest.json says why)"]
     return Group(rows, tasks, Text("\n".join(lines)))
 
 
