@@ -280,9 +280,7 @@ def _notes(result: TimResult) -> list[Text]:
 
 def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greedy expansion") -> RenderableType:
     """The best combination of every source, one a line, and below why its search ended."""
-    table = _table(
-        f"{title} (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval"
-    )
+    table = _table(f"{title} (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval")
     for row in rows:
         grown = row["size"] > 1
         table.add_row(
