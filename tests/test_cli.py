@@ -17,8 +17,9 @@ import haim_files
 import pandas as pd
 import pytest
 import yaml
+from mlflow import MlflowClient
 
-from tim_search import cli, display, runner, search, spec, summary
+from tim_search import choices, cli, display, runner, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.search import StaticPlan
@@ -345,6 +346,9 @@ def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.Captur
         (["run", "cohort.yaml"], ["nowhere"]),
         (["run", "small.yaml", "--address", "127.0.0.1:1"], ["Ray", "127.0.0.1:1"]),
         (["plan", "typo.yaml"], ["unknown key"]),
+        (["tune", "small.yaml"], ["there is nothing to tune", "Add a line `tuning: {}`"]),
+        (["tune", "small.yaml", "--subset", "hospdead+nobody"], ["no task is called 'nobody'", "The tasks are"]),
+        (["tune", "small.yaml", "--chosen"], ["search.json: cannot be read"]),
         (["status", "."], ["search.json: cannot be read", "--out"]),
         (["tim", "."], ["search.json: cannot be read"]),
         (["expand", "."], ["search.json: cannot be read"]),
@@ -619,6 +623,42 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
     assert len(found["cells"]) == 2
     assert all(Path(figure).stat().st_size > 1000 for figure in found["figures"])
     assert len(pd.read_csv(found["table"])) == 2
+
+
+@pytest.mark.slow
+def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_path: Path) -> None:
+    path, out = write(tmp_path / "tuned.yaml", **TINY, tuning={"space": {"batch_size": [128, 512]}}), tmp_path / "out"
+    code, _, err = call("plan", path, "--out", out)
+    assert code == 0
+    assert "Tuning comes first: up to 30 trainings" in err
+    done = command("run", path, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "Chosen: batch_size" in done.stderr
+    # What was tuned on is the search's own: alone and together, on the fold of its block.
+    assert json.loads(done.stdout)["units"] == {"trained": 0, "failed": 0, "reused": 3}
+    scores = pd.read_parquet(out / "ledger" / "scores")
+    units = scores.assign(subset=scores["subset"].map(tuple)).drop_duplicates(["context", "subset", "seed", "fold"])
+    assert len(units) == 30
+    results = summary.open_search(out)
+    (record,) = json.loads((out / "tuning.json").read_text())["studies"]
+    assert json.loads(results.manifest.context.settings)["batch_size"] == record["choice"]["batch_size"]
+
+    again = command("tune", path, "--out", out, "--chosen", "--json")
+    assert again.returncode == 0, again.stderr
+    studies = json.loads(again.stdout)["studies"]
+    assert [study["subset"] for study in studies] == [["hospdead"], ["dzclass", "hospdead"], ["dzclass"]]
+    for study in studies:
+        assert choices.chosen(out, study["subset"]) == {
+            **json.loads(results.manifest.context.settings),
+            **study["choice"],
+        }
+    client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'tim-search'")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'tuning'")
+    assert len(runs) == 2
+    named = [artifact.path for run in runs for artifact in client.list_artifacts(run.info.run_id, "figures")]
+    assert "figures/tuning-history.png" in named
+    assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) == 1
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ LAYERS: dict[str, int] = {
     "wording": 6,
     "figures": 6,
     "choices": 6,
-    "space": 6,
+    "space": 7,
     "tuning": 7,
     "reading": 6,
     "summary": 8,

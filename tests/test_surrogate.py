@@ -10,8 +10,9 @@ import pytest
 import synthetic_games as sg
 
 from tim_search import designs, estimators, surrogate
-from tim_search.games import empty
-from tim_search.types import BadInput
+from tim_search.games import ScoreTable, empty
+from tim_search.surrogate import Surrogate
+from tim_search.types import BadInput, Unit
 
 
 def reference(
@@ -102,3 +103,101 @@ def test_bad_questions_are_told() -> None:
         surrogate.predict(table, "c", np.ones((1, 2), bool))
     with pytest.raises(BadInput, match=r"\(n, 2\)"):
         surrogate.predict(table, "a", np.ones((1, 3), bool))
+
+
+# -------------------------------------------------------------------- the search
+
+
+def full(n_tasks: int = 6, noise: float = 0.0, seed: int = 0) -> ScoreTable:
+    return sg.searched(
+        sg.quadratic(n_tasks, seed), designs.exact(n_tasks), np.random.default_rng(seed), n_blocks=2, noise=noise
+    )
+
+
+def replayed(plan: Surrogate, table: ScoreTable) -> list[list[Unit]]:
+    """What the plan asks for in each round, as the loop drives it."""
+    rounds: list[list[Unit]] = []
+    asked: set[Unit] = set()
+    while wanted := plan.ask(table.of(asked)):
+        assert not asked & set(wanted)
+        asked |= set(wanted)
+        rounds.append(wanted)
+    return rounds
+
+
+def test_it_finds_the_best_combination_with_few_trainings() -> None:
+    """Of 255 subsets of 8 tasks; noise-free, so that the best is the best."""
+    table = full(8)
+    plan = Surrogate(table.tasks, table.tasks, rounds=4)
+    rounds = replayed(plan, table)
+    trained = {unit.subset for units in rounds for unit in units}
+    assert len(trained) <= plan.most() == 8 + 16 + 4 * 8
+    known = table.of([unit for units in rounds for unit in units])
+    best = np.nanmax(table.mean(), axis=0)
+    alone = [table.mean()[table.rows[(name,)], i] for i, name in enumerate(table.tasks)]
+    share = (np.nanmax(known.mean(), axis=0) - alone) / (best - alone)
+    assert share.mean() > 0.9
+
+
+@pytest.mark.parametrize("max_size", [0, 3])
+def test_a_search_that_is_cut_short_asks_for_the_same(max_size: int) -> None:
+    """A pure function of the table: whatever else a ledger holds, and wherever a round was cut."""
+    table = full(6, noise=0.3)
+    plan = Surrogate(table.tasks[:3], table.tasks, rounds=2, batch=2, max_size=max_size)
+    rounds = replayed(plan, table)
+    everything = {unit for units in rounds for unit in units}
+    assert {len(unit.subset) for unit in everything} <= set(range(1, (max_size or 6) + 1))
+    assert {(name,) for name in table.tasks} <= {unit.subset for unit in rounds[0]}
+    assert len(rounds) == 3
+    for n, units in enumerate(rounds):
+        before = [unit for earlier in rounds[:n] for unit in earlier]
+        assert plan.ask(table.of(before + units[: len(units) // 2])) == units[len(units) // 2 :]
+        others = [unit for unit in sorted(table.answered) if unit not in everything]
+        assert plan.ask(table.of(before + others)) == units
+    for units in rounds[1:]:
+        # In a round only what holds a source that asks is of use.
+        assert all(set(unit.subset) & set(plan.sources) for unit in units)
+
+
+def test_rounding_changes_no_proposal() -> None:
+    """Other machines and other numbers of threads sum in another order."""
+    table = full(7, noise=0.3)
+    plan = Surrogate(table.tasks, table.tasks, rounds=3)
+    rng = np.random.default_rng(3)
+    shaken = replace(table, scores=table.scores * (1 + 1e-14 * rng.normal(size=table.scores.shape)))
+    assert replayed(plan, shaken) == replayed(plan, table)
+
+
+def test_a_large_game_is_climbed_not_listed() -> None:
+    """16 tasks: a source has 32,767 subsets; no change of one task makes the proposal one to expect more from."""
+    rng = np.random.default_rng(0)
+    game, tasks = sg.quadratic(16, 0), tuple(f"task{i:02d}" for i in range(16))
+    plan = Surrogate(tasks[:1], tasks, rounds=1)
+    start = [unit.subset for unit in plan.ask(empty(tasks, ((0, 0),)))]
+    membership = np.array([[name in members for name in tasks] for members in start])
+    known = sg.searched(game, membership, rng, n_blocks=1, noise=0.1)
+    (asked,) = plan.ask(known)
+    proposed = np.array([name in asked.subset for name in tasks])
+    near = np.array([proposed ^ (np.arange(16) == j) for j in range(1, 16)])
+    taken = {row.tobytes() for row in membership}
+    rows = np.array([row for row in [proposed, *near] if row.tobytes() not in taken])
+    best = np.nanmax(surrogate.predict(known, tasks[0], membership)[0])
+    mean, sd = surrogate.predict(known, tasks[0], rows)
+    draws = mean + sd * rng.normal(size=(20_000, 1))
+    expected = np.maximum(draws - best, 0).mean(axis=0)
+    assert expected[0] > 0
+    assert expected[0] >= expected.max() * (1 - 1e-6)
+
+
+def test_failures_and_settings() -> None:
+    table = full(6)
+    lost = table.scores.copy()
+    lost[:, :, 0] = np.nan  # task 0 never trains
+    plan = Surrogate(table.tasks, table.tasks, rounds=1)
+    rounds = replayed(plan, replace(table, scores=lost))
+    assert len(rounds) == 2
+    tiny = full(2)
+    assert len({unit.subset for units in replayed(Surrogate(tiny.tasks, tiny.tasks), tiny) for unit in units}) == 3
+    for settings in ({"batch": 0}, {"rounds": -1}, {"max_size": 1}, {"sources": ("x",)}):
+        with pytest.raises(BadInput, match="surrogate: expected"):
+            Surrogate(**{"sources": ("a",), "tasks": ("a", "b"), **settings})  # type: ignore[arg-type]

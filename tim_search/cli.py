@@ -227,6 +227,12 @@ def plan(
     found = spec.resolve(spec.load(path), out)
     from tim_search import display, forecast
 
+    if found.awaits_tuning:
+        study = spec.study(found)
+        _note(
+            f"Tuning comes first: up to {study.trials * len(study.units)} trainings beside these, which are counted "
+            "with the settings before tuning"
+        )
     if pilot:
         from tim_search import runner
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from tim_search import reading
 
 #: Combinations that Optuna tries where the file names no number.
 TRIALS = 20
@@ -28,6 +30,21 @@ class Range(BaseModel):
     log: bool = Field(default=False, description="true or false (whether factors matter rather than differences)")
 
 
+def _values(given: Any) -> Any:
+    """A list, or a range whose parts have their types; anything else is an error that says how to write it."""
+    if isinstance(given, list | Range):
+        return given
+    if isinstance(given, dict) and {"low", "high"} <= set(given) <= {"low", "high", "log"}:
+        numbers = [given["low"], given["high"]]
+        if isinstance(given.get("log", False), bool) and all(type(one) in (int, float) for one in numbers):
+            return given
+    raise _error(f"expected a list of values or {{low: 1, high: 2, log: true}}, got {reading.short(given)}")
+
+
+def _error(text: str, *at: str) -> PydanticCustomError:
+    return PydanticCustomError("search.value", "{text}", {"text": text, "at": at})
+
+
 #: Batch sizes and learning rates of the M3H paper, section 4.3.
 PAPER: dict[str, list[Any] | Range] = {"batch_size": [256, 512], "learning_rate": [1e-4, 3e-4]}
 
@@ -37,7 +54,7 @@ class TuningSection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    space: dict[str, list[Any] | Range] = Field(
+    space: dict[str, Annotated[list[Any] | Range, BeforeValidator(_values)]] = Field(
         default=PAPER,
         min_length=1,
         description="settings of the network with the values to try, such as `learning_rate: [1e-4, 3e-4]`",
@@ -73,7 +90,7 @@ def plain(section: TuningSection, check: Check) -> tuple[dict[str, Any], list[tu
         values = [value for value, _ in checked]
         if wrong:
             problems.append(((name,), wrong[0]))
-        elif not values or len(set(values)) < len(values):
+        elif isinstance(allowed, list) and (not values or len(set(values)) < len(values)):
             problems.append(((name,), f"expected one or more distinct values, got {given}."))
         elif isinstance(allowed, list):
             space[name] = values
@@ -94,7 +111,3 @@ def trials(section: TuningSection, space: Mapping[str, Any]) -> int:
         return every or 0
     wanted = section.trials or TRIALS
     return wanted if every is None else min(wanted, every)
-
-
-def _error(text: str, *at: str) -> PydanticCustomError:
-    return PydanticCustomError("search.value", "{text}", {"text": text, "at": at})

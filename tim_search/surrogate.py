@@ -142,7 +142,7 @@ class Surrogate:
         taken: Membership,
         trained: set[bytes],
         rng: np.random.Generator,
-    ) -> NDArray[np.bool_] | None:
+    ) -> Membership | None:
         """The subset (M,) with the largest expected improvement that is not taken; None where nothing is predicted."""
         i = known.tasks.index(source)
         at_hand = taken[taken[:, i]]
@@ -173,7 +173,12 @@ class Surrogate:
                 row[rng.choice(others, rng.integers(1, k + 1), replace=False)] = True
             rows = _climb(np.vstack([starts, drawn]), others, k + 1, improvement)
         values = improvement(rows)
-        return rows[int(np.argmax(values))] if np.isfinite(values).any() else None
+        if not np.isfinite(values).any():
+            return None
+        # Equal but for rounding is equal: then the first is taken.
+        top = values.max()
+        first: Membership = rows[int(np.argmax(values >= top - 1e-9 * abs(top)))]
+        return first
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +231,9 @@ def _fit(table: ScoreTable) -> _Fit:
     sources = [blocks.source_of(table, i) for i in range(len(table.tasks))]
     sliced = blocks.is_sliced(sources)
     games = [blocks.game_of(source, sliced) for source in sources]
-    variances = estimators.fit_variances([game for game in games if game])
+    fitted = estimators.fit_variances([game for game in games if game])
+    # To 1 %, which no prediction depends on: how many threads or which machine sums must not change what is proposed.
+    variances = Variances(*(float(np.exp(np.round(np.log(value), 2))) if value > 0 else 0.0 for value in fitted))
     return _Fit(tuple(_levelled(table, i, game) if game else None for i, game in enumerate(games)), variances)
 
 
