@@ -87,12 +87,12 @@ def content(
     """Everything the page shows, as plain values; see `write`."""
     manifest, tasks, overlaps = results.manifest, results.tasks, results.manifest.overlaps
     result, status = results.tim(), results.status()
-    short = summary.report(results)
+    short = summary.report(results, result)
     by_rule: dict[str, list[Expansion]] = {rule: results.expand(rule)[0] for rule in expansion.RULES}
     cohort = _read(results.folder / "cohort.json")
     dropped = [f"{one['modality']}.{one['column']}" for one in cohort["dropped"]] if cohort else []
     attention = _attention(results, result)
-    confirmed = [dict(row) for row in confirmation]
+    confirmed = [summary.plain(row) for row in confirmation]
     return {
         "name": manifest.name,
         "label": result.label,
