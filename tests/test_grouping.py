@@ -118,7 +118,7 @@ def by_hand() -> ScoreTable:
 
 
 def test_a_choice_by_hand() -> None:
-    found = grouping.group(by_hand(), 2)
+    found = grouping.group(by_hand(), 2, draws=4)
     assert [model.subset for model in found.choice.models] == [("a", "b"), ("c",)]
     served = found.choice.served
     assert served["a"].gain == pytest.approx(0.1)
@@ -131,22 +131,22 @@ def test_a_choice_by_hand() -> None:
     assert found.unmeasured == ()
     assert [(len(one.models), round(one.total, 4)) for one in found.front] == [(1, 0.3), (2, 0.5)]
     # One model: c loses a tenth of what it could win, a and b gain.
-    one = grouping.group(by_hand(), 1)
+    one = grouping.group(by_hand(), 1, draws=0)
     assert one.choice.models[0].subset == ("a", "b", "c")
     assert one.choice.worst == pytest.approx(-0.1)
     assert any("Served worse" in note and "c" in note for note in one.notes)
-    absolute = grouping.group(by_hand(), 2, gain="absolute")
+    absolute = grouping.group(by_hand(), 2, gain="absolute", draws=0)
     assert absolute.choice.total == pytest.approx(0.15)
 
 
 def test_without_a_number_as_few_models_as_gain_the_most() -> None:
-    assert len(grouping.group(by_hand()).choice.models) == 2
+    assert len(grouping.group(by_hand(), draws=0).choice.models) == 2
     # More models than gain anything are not taken.
-    assert len(grouping.group(by_hand(), 3).choice.models) == 2
+    assert len(grouping.group(by_hand(), 3, draws=0).choice.models) == 2
 
 
 def test_the_size_limit_holds_and_one_task_is_enough() -> None:
-    found = grouping.group(by_hand(), 3, max_size=1)
+    found = grouping.group(by_hand(), 3, max_size=1, draws=0)
     assert [model.subset for model in found.choice.models] == [("a",), ("b",), ("c",)]
     assert found.choice.total == 0
     single = table_of(np.ones((1, 1), bool), np.full((1, 2, 1), 0.7))
@@ -171,7 +171,7 @@ def test_settings_that_allow_no_choice_are_bad_input(options: dict[str, object],
 def test_a_failed_subset_is_no_candidate_and_nothing_is_imputed() -> None:
     table = by_hand()
     table.scores[table.rows["a", "b"], 1] = np.nan  # failed in one block, which is its final answer
-    found = grouping.group(table, 2)
+    found = grouping.group(table, 2, draws=0)
     assert ("a", "b") not in [model.subset for model in found.choice.models]
     row = found.candidates.subsets.index(("a", "b"))
     assert found.candidates.measured[row]
@@ -283,7 +283,7 @@ def test_the_front_rises_and_ends_where_nothing_more_is_gained() -> None:
 
 
 def test_certainty_knows_luck_from_a_gain() -> None:
-    """Without any effect the chosen gain is luck, and blocks that did not choose do not show it. A large effect stays."""
+    """Without any effect the chosen gain is luck, and blocks that did not choose do not show it; an effect stays."""
     membership, rng = members_of(4), np.random.default_rng(1)
     noise = np.where(membership[:, None, :], rng.normal(0, 0.01, (15, 5, 4)), np.nan)
     luck, held_out = [], []
@@ -326,7 +326,8 @@ def test_replicates_widen_what_one_block_cannot_show() -> None:
 
 def test_a_record_is_plain_and_the_front_can_be_drawn() -> None:
     table, _ = sliced()
-    for found in (grouping.group(by_hand(), 2, overlaps=[("a", "b")]), grouping.group(table, 2)):
+    pair = grouping.group(by_hand(), 2, overlaps=[("a", "b")], draws=4)
+    for found in (pair, grouping.group(table, 2)):
         plain = grouping.record(found)
         again = json.loads(json.dumps(plain, allow_nan=False))
         assert again == plain
@@ -335,4 +336,4 @@ def test_a_record_is_plain_and_the_front_can_be_drawn() -> None:
         assert data.models.tolist() == [len(one.models) for one in found.front]
         assert data.chosen.sum() == 1
         assert figures.draw_front(data).get_xlabel() == "deployed models"
-    assert any("near-identical" in note for note in grouping.group(by_hand(), 2, overlaps=[("a", "b")]).notes)
+    assert any("near-identical" in note for note in pair.notes)
