@@ -364,7 +364,7 @@ def grouping(content: Mapping[str, Any]) -> Group:
         f"  model {number}": " + ".join(model["tasks"]) + (" ?" if model["predicted"] else "")
         for number, model in enumerate(content["models"], 1)
     }
-    front = _table("By the number of models", "models", "total gain", "interval", "worst", "which")
+    front = _table("By the number of models", "models", "total gain", "interval", "worst gain")
     for one in content["front"]:
         mark = " ?" if one["predicted"] else ""
         front.add_row(
@@ -372,7 +372,6 @@ def grouping(content: Mapping[str, Any]) -> Group:
             f"{one['total']:+.4f}{mark}",
             interval(one["low"], one["high"]),
             f"{one['worst']:+.4f}",
-            Text("; ".join(one["subsets"])),
         )
     notes = [
         "Gains are against one model a task; share won: of what the task alone leaves to be won.",

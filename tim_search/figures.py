@@ -479,7 +479,7 @@ def attention_size(frame: pd.DataFrame, names: Sequence[str]) -> int | None:
         if len(members) > 1 and task != other and set(members) <= set(names):
             pairs.setdefault(len(members), set()).add((task, other))
     every = len(names) * (len(names) - 1)
-    if len(pairs.get(3, ())) == every:
+    if 3 in pairs and len(pairs[3]) == every:
         return 3
     return min(pairs, key=lambda size: (-len(pairs[size]), size), default=None)
 

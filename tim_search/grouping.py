@@ -154,13 +154,14 @@ class Certainty:
         draws: number of draws.
         same: share of the draws in which the same models are chosen.
         models: share of the draws in which each chosen model is among the chosen.
-        corrected: the total gain, less what choosing and measuring on the same scores adds on average.
+        held_out: the total gain on blocks that had no part in choosing: chosen on the others, measured on each in
+            turn, mean over the blocks. NaN with one block.
     """
 
     draws: int
     same: float
     models: Mapping[Subset, float]
-    corrected: float
+    held_out: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -611,7 +612,7 @@ def _sums(table: ScoreTable, candidates: Candidates, rows: Sequence[int], gain: 
 def _certainty(
     table: ScoreTable, candidates: Candidates, choice: Choice, objective: Objective, gain: Gain, n_draws: int
 ) -> Certainty | None:
-    """Choose again on bootstrap draws; None where the scores have neither blocks nor replicates to draw from.
+    """How much of a choice is luck; None where the scores have neither blocks nor replicates to tell.
 
     A draw takes as many blocks as there are, with replacement, and in each block one replicate under patient-bootstrap
     weights (the same one in blocks of one fold, because they evaluate the same patients). Predictions stay as they are.
@@ -619,43 +620,40 @@ def _certainty(
     n_blocks = len(table.blocks)
     if not n_draws or (n_blocks < 2 and table.replicates is None):
         return None
-    rng = np.random.default_rng(0)
-    folds = sorted({fold for _, fold in table.blocks})
     known = np.flatnonzero(candidates.measured)
     rows = [table.rows[candidates.subsets[row]] for row in known]
     at = [table.tasks.index(name) for name in candidates.tasks]
     alone = [table.rows[name,] for name in candidates.tasks]
-    scale = candidates.scale(gain)
-    original = candidates.gains(gain)
-    chosen = [model.subset for model in choice.models]
-    same, seen, optimism = 0, dict.fromkeys(chosen, 0), []
+    scale, original = candidates.scale(gain), candidates.gains(gain)
+
+    def gains_of(scores: Array) -> Array:
+        """The candidates' gains where the measured ones score `scores` (B, M of the table)."""
+        gains = original.copy()
+        gains[known] = (scores[rows][:, at] - scores[alone, at]) / scale
+        return np.where(np.isnan(original), np.nan, gains)
+
+    rng = np.random.default_rng(0)
+    folds = sorted({fold for _, fold in table.blocks})
+    names = [model.subset for model in choice.models]
+    chosen, same, again = {candidates.subsets.index(members) for members in names}, 0, np.zeros(len(candidates.subsets))
     for _ in range(n_draws):
         blocks = rng.integers(n_blocks, size=n_blocks)
-        if table.replicates is None:
-            layers: NDArray[Any] = table.scores[:, blocks]
-        else:
+        layers: NDArray[Any] = table.scores[:, blocks]
+        if table.replicates is not None:
             of_fold = dict(zip(folds, rng.integers(table.replicates.shape[3], size=len(folds)), strict=True))
             drawn = [int(of_fold[table.blocks[block][1]]) for block in blocks]
             layers = table.replicates[:, blocks, :, drawn].transpose(1, 0, 2)
-        scores = np.asarray(layers, float).mean(axis=1)
-        gains = original.copy()
-        gains[known] = (scores[rows][:, at] - scores[alone, at]) / scale
-        gains[np.isnan(original)] = np.nan
-        picked = solve(gains, choice.budget, objective)
-        if picked is None:
-            continue
-        names = [candidates.subsets[row] for row in picked]
-        same += set(names) == set(chosen)
-        for members in set(names).intersection(seen):
-            seen[members] += 1
-        model = assigned(gains[list(picked)])
-        columns = np.arange(len(at))
-        optimism.append(float((gains - original)[np.array(picked)[model], columns].sum()))
-    if not optimism:
-        return None
-    n = len(optimism)
-    shares = {members: count / n for members, count in seen.items()}
-    return Certainty(n, same / n, shares, choice.total - float(np.mean(optimism)))
+        picked = solve(gains_of(layers.astype(np.float64).mean(axis=1)), choice.budget, objective) or ()
+        same += set(picked) == chosen
+        again[list(picked)] += 1
+    held_out = []
+    for block in range(n_blocks if n_blocks > 1 else 0):
+        others = gains_of(np.delete(table.scores, block, axis=1).mean(axis=1))
+        picked = solve(others, choice.budget, objective) or ()
+        model = np.array(picked)[assigned(others[list(picked)])]
+        held_out.append(float(gains_of(table.scores[:, block])[model, np.arange(len(at))].sum()))
+    shares = {members: float(again[candidates.subsets.index(members)] / n_draws) for members in names}
+    return Certainty(n_draws, same / n_draws, shares, float(np.mean(held_out)) if held_out else math.nan)
 
 
 def _notes(
@@ -679,9 +677,14 @@ def _notes(
     else:
         notes.append(
             f"Chosen again on {certainty.draws} bootstrap draws of blocks and patients, the same models win in "
-            f"{certainty.same:.0%}. The gain was measured on the scores that chose; without what that adds, the "
-            f"total is about {certainty.corrected:+.3f}. The test patients have not been looked at."
+            f"{certainty.same:.0%}."
         )
+        if math.isfinite(certainty.held_out):
+            notes.append(
+                f"The total gain was measured on the scores that chose: it is too large on average, and its interval "
+                f"does not know of the choosing. Chosen on all blocks but one and measured on that one, it is "
+                f"{certainty.held_out:+.3f}. The test patients were not read."
+            )
     if not candidates.every:
         notes.append(
             f"Not all subsets of at most {largest} tasks were looked at, but {len(candidates.subsets)}: those that "
@@ -692,9 +695,10 @@ def _notes(
             f"Served worse than by a model of their own, because there are no more than {choice.budget} models: "
             f"{', '.join(weak)}."
         )
-    for one, other in overlaps:
-        if any({one, other} <= set(model.subset) for model in choice.models):
-            notes.append(f"{one} and {other} have nested or near-identical targets and share a model.")
+    shared = [pair for pair in overlaps if any(set(pair) <= set(model.subset) for model in choice.models)]
+    if shared:
+        names = "; ".join(" and ".join(pair) for pair in shared)
+        notes.append(f"Nested or near-identical targets share a model: {names}.")
     return tuple(notes)
 
 
@@ -711,7 +715,7 @@ def record(found: Grouping) -> dict[str, Any]:
         "unmeasured": [" + ".join(members) for members in found.unmeasured],
         "certainty": None
         if certainty is None
-        else {"draws": certainty.draws, "same": certainty.same, "corrected": certainty.corrected},
+        else {"draws": certainty.draws, "same": certainty.same, "held_out": _number(certainty.held_out)},
         "front": [
             {
                 "models": len(one.models),

@@ -13,11 +13,12 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,12 @@ def content(
     """Everything the page shows, as plain values; see `write`."""
     manifest, tasks, overlaps = results.manifest, results.tasks, results.manifest.overlaps
     result, status = results.tim(), results.status()
-    short = summary.report(results)
+    short = summary.report(results, result)
     by_rule: dict[str, list[Expansion]] = {rule: results.expand(rule)[0] for rule in expansion.RULES}
-    cohort = _read(results.folder / "cohort.json")
+    cohort = _read(results.folder / "cohort.json", "format", "samples", "parts", "modalities", "dropped", "tasks")
     dropped = [f"{one['modality']}.{one['column']}" for one in cohort["dropped"]] if cohort else []
     attention = _attention(results, result)
-    confirmed = [dict(row) for row in confirmation]
+    confirmed = [summary.plain(row) for row in confirmation]
     return {
         "name": manifest.name,
         "label": result.label,
@@ -113,7 +114,7 @@ def content(
             for row, paper in zip(short["sources"], by_rule["paper"], strict=True)
         ],
         "sharing": short["sharing"],
-        "group": _read(results.folder / "group.json"),
+        "group": _read(results.folder / "group.json", "budget", "models", "front", "notes", "made"),
         "confirmation": confirmed,
         "cost": _cost(results),
         "settings": json.loads(manifest.context.settings),
@@ -134,12 +135,13 @@ def content(
     }
 
 
-def _read(path: Path) -> Any:
-    """A JSON file of the folder, or None: folders of earlier versions have fewer of them."""
+def _read(path: Path, *keys: str) -> Any:
+    """A JSON file of the folder that has these keys, or None: folders of earlier versions have fewer of them."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return plain if isinstance(plain, dict) and plain.keys() >= set(keys) else None
 
 
 # What was asked and what it took --------------------------------------------------------------------------------------
@@ -233,7 +235,13 @@ def _suppressed(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
     def near(value: int) -> Any:
         return count(value) if value < small else f"≈{round(value, -1):,}"
 
+    def few(values: Iterable[int]) -> bool:
+        return any(0 < value < small for value in values)
+
     n = max(int(cohort["samples"]), 1)
+    left = [value for _, value in cohort["filters"]]
+    # What a filter took away is a count too.
+    filtered = near if few([*left, *(abs(a - b) for a, b in itertools.pairwise(left))]) else count
     modalities = []
     for one in cohort["modalities"]:
         missing = sorted(one["column_missing"].items(), key=lambda item: -item[1])
@@ -241,57 +249,62 @@ def _suppressed(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
             {
                 **one,
                 "absent": count(one["absent"]),
-                "absent_share": one["absent"] / n if not 0 < one["absent"] < small else None,
+                "absent_share": None if few([one["absent"]]) else one["absent"] / n,
+                "missing": None if few(one["column_missing"].values()) else one["missing"],
                 "columns_shown": [
-                    {"name": name, "missing": count(value), "share": value / n}
+                    {"name": name, "missing": count(value), "share": None if few([value]) else value / n}
                     for name, value in missing[:_COLUMNS_SHOWN]
                 ],
                 "columns_left_out": max(len(missing) - _COLUMNS_SHOWN, 0),
             }
         )
-    tasks = []
-    for one in cohort["tasks"]:
-        classes = one.get("classes") or []
-        parts = one.get("parts") or []
-        counts = [value for _, value in classes] + [
-            value
-            for part in parts
-            if part["positive"] is not None
-            for value in (part["positive"], part["labelled"] - part["positive"])
-        ]
-        # One hidden class of a task could be had from its others and their sum.
-        show = near if any(0 < value < small for value in counts) else count
-        shown: dict[str, Any] = {**one, "missing_share": None}
-        if "labelled" in one:
-            shown["labelled"] = show(one["labelled"])
-            shown["missing_share"] = 1 - one["labelled"] / n
-            total = max(one["labelled"], 1)
-            shown["classes"] = [
-                {"name": name, "count": show(value), "share": None if 0 < value < small else value / total}
-                for name, value in classes
-            ]
-            few = 0 < one["labelled"] < small
-            shown["values"] = (
-                None if one["kind"] != "regression" or few or "mean" not in one else (one["mean"], one["sd"])
-            )
-            shown["parts"] = [
-                {
-                    "part": part["part"],
-                    "labelled": show(part["labelled"]),
-                    "positive": None if part["positive"] is None else show(part["positive"]),
-                }
-                for part in parts
-            ]
-        tasks.append(shown)
     return {
         **cohort,
-        "filters": [[name, count(value)] for name, value in cohort["filters"]],
+        "filters": [[name, filtered(value)] for name, value in cohort["filters"]],
         "parts": [
             {**part, "samples": count(part["samples"]), "patients": count(part["patients"])} for part in cohort["parts"]
         ],
         "modalities": modalities,
-        "tasks": tasks,
+        "tasks": [_suppressed_task(one, n, few, count, near) for one in cohort["tasks"]],
     }
+
+
+def _suppressed_task(
+    one: Mapping[str, Any],
+    n: int,
+    few: Callable[[Iterable[int]], bool],
+    count: Callable[[int], Any],
+    near: Callable[[int], Any],
+) -> dict[str, Any]:
+    if "labelled" not in one:
+        return dict(one)
+    labelled, parts, classes = one["labelled"], one["parts"], one.get("classes", [])
+    of_parts = [value for part in parts if part["positive"] is not None for value in _both_classes(part)]
+    hidden = few([*(value for _, value in classes), *of_parts, *(part["labelled"] for part in parts), n - labelled])
+    # One hidden count of a task could be had from its others and their sum.
+    show = near if hidden else count
+    return {
+        **one,
+        "labelled": show(labelled),
+        "missing_share": None if hidden else 1 - labelled / n,
+        "classes": [
+            {"name": name, "count": show(value), "share": None if hidden else value / max(labelled, 1)}
+            for name, value in classes
+        ],
+        "values": None if "mean" not in one or few([labelled]) else (one["mean"], one["sd"]),
+        "parts": [
+            {
+                "part": part["part"],
+                "labelled": show(part["labelled"]),
+                "positive": None if part["positive"] is None else show(part["positive"]),
+            }
+            for part in parts
+        ],
+    }
+
+
+def _both_classes(part: Mapping[str, Any]) -> tuple[int, int]:
+    return part["positive"], part["labelled"] - part["positive"]
 
 
 # The maps -------------------------------------------------------------------------------------------------------------

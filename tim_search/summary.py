@@ -66,6 +66,10 @@ class SearchResults:
 
     def stopping(self) -> dict[str, Any] | None:
         """How a design with a stopping rule stands (see `Sequential.status`); None for other designs."""
+        return self._stopping
+
+    @cached_property
+    def _stopping(self) -> dict[str, Any] | None:
         return self.plan.status(self.table) if isinstance(self.plan, Sequential) else None
 
     @cached_property
@@ -242,15 +246,15 @@ def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] 
     return sorted(found, key=lambda one: -one["estimate"])
 
 
-def report(results: SearchResults) -> dict[str, Any]:
+def report(results: SearchResults, result: TimResult | None = None) -> dict[str, Any]:
     """What a finished run tells: for every source its helpers and its best combination by both rules.
 
     Keys: search, label, notes, stopping (None without a stopping rule); sources, a list of dicts: source, metric,
     single_score, helpers, and by rule (paper and lower_bound) a row of `expansion.rows` with `overlapping`, the
     partners whose targets overlap with the source's; sharing, the trainings of the shared expansion and of each source
-    alone.
+    alone. `result` is what `results.tim()` gave, where it was asked already.
     """
-    result = results.tim()
+    result = result or results.tim()
     by_rule = {rule: results.expand(rule) for rule in expansion.RULES}
     rows = {rule: expansion.rows(found) for rule, (found, _) in by_rule.items()}
     design_rule = results.greedy().rule

@@ -74,7 +74,7 @@ def may(
             "the task alone: the plain single-task model is a sound choice for each of them."
         )
     if confirmation:
-        held = [row["source"] for row in confirmation if row["rejected"] and row["difference"] > 0]
+        held = [row["source"] for row in confirmation if row["rejected"] and (row["difference"] or 0) > 0]
         lines.append(
             f"On the test patients, which no choice had seen, {len(held)} of {len(confirmation)} chosen combinations "
             f"were confirmed{': ' + _joined(held) if held else ''}."
@@ -140,8 +140,8 @@ def may_not(
     if shown:
         names = "; ".join(" and ".join(pair) for pair in shown)
         lines.append(
-            f"{len(shown)} pairs of tasks have nested or near-identical targets ({names}). That they help each other "
-            "is their definition; these cells are hatched and count as no discovery."
+            f"{len(shown)} pairs of tasks have nested or near-identical targets ({names}). Where they "
+            "help each other, that is their definition and no transfer; their cells are hatched and no discoveries."
         )
     if result.control in result.tasks:
         c = result.tasks.index(str(result.control))
