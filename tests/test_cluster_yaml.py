@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,39 @@ def test_ray_accepts_it(config: dict[str, Any]) -> None:
     assert workers["min_workers"] == 0, "idle GPU workers are given back"
     assert workers["max_workers"] == prepared["max_workers"] > 0
     assert prepared["available_node_types"][prepared["head_node_type"]]["resources"]["CPU"] == 0
+
+
+def test_the_search_for_it_asks_for_all_its_machines(config: dict[str, Any]) -> None:
+    wanted = yaml.safe_load((ROOT / "jobs" / "twelve-sampled.yaml").read_text())["resources"]
+    worker = config["available_node_types"]["gpu-worker"]
+    assert wanted["workers"] == worker["max_workers"]
+    assert wanted["cpus"] <= worker["resources"]["CPU"]
+    assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "InstanceMarketOptions" not in config["available_node_types"]["head"]["node_config"]
+
+
+def test_ray_accepts_the_one_for_own_machines() -> None:
+    config = yaml.safe_load((ROOT / "jobs" / "cluster" / "own-machines.yaml").read_text())
+    prepared = validated(config)
+    assert prepared["max_workers"] == len(config["provider"]["worker_ips"])
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    head, worker = (" ".join(config[f"{kind}_start_ray_commands"]) for kind in ("head", "worker"))
+    assert "--num-cpus=0" in head
+    assert "--num-cpus=0" not in worker
+    for command in (head, worker):
+        assert "RAY_AUTH_MODE=token" in command
+        assert "RAY_AUTH_TOKEN" not in command
+    with pytest.raises(Exception, match="maximum_workers"):
+        validated({**config, "maximum_workers": 4})
+
+
+def test_what_is_submitted_is_far_below_rays_limit() -> None:
+    """100 MiB; what git ignores is not submitted either."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert sum(path.stat().st_size for path in paths if path.is_file()) < 20 * 2**20
 
 
 def test_ray_refuses_an_unknown_key(config: dict[str, Any]) -> None:

@@ -117,26 +117,38 @@ def wait_for(url: str, token: str, log: Path, seconds: float = 90) -> None:
 
 
 @pytest.mark.slow
-def test_a_submitted_job_runs_a_search(tmp_path: Path, cluster: tuple[str, dict[str, str]]) -> None:
+def test_a_submitted_job_runs_a_search(tmp_path: Path, bucket: str, cluster: tuple[str, dict[str, str]]) -> None:
+    """On two cores, protected by a token, its ledger in a bucket; a place that would be lost is refused first."""
     address, environment = cluster
     submitted, out = tmp_path / "submitted", tmp_path / "out"
     for name in ("tim_search", "model", "jobs"):
         shutil.copytree(ROOT / name, submitted / name, ignore=shutil.ignore_patterns("__pycache__"))
     (submitted / "tiny.yaml").write_text(
         "cohort: support2\ntasks: [hospdead, dzclass]\ntraining: {epochs: 1, replicates: 0}\n"
-        "resources: {cpus: 1, workers: 1}\n"
+        f"resources: {{cpus: 1, workers: 1}}\nledger: {bucket}/tiny\n"
     )
-    command = [
-        *("ray", "job", "submit", "--address", address, "--working-dir", str(submitted), "--"),
-        *("python", "-m", "jobs.search", "tiny.yaml", "--out", str(out)),
-    ]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout
-    ledger = Ledger(out / "ledger").scores()
+
+    def submit(place: str) -> tuple[int, str]:
+        command = [
+            *("ray", "job", "submit", "--address", address, "--working-dir", str(submitted), "--"),
+            *("tim-search", "run", "tiny.yaml", "--out", place),
+        ]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+        return done.returncode, done.stdout + done.stderr
+
+    code, told = submit("results")
+    assert code != 0
+    assert "A submitted job works in a temporary copy of the submitted folder" in " ".join(told.split())
+    code, told = submit(str(out))
+    assert code == 0, told
+    assert "succeeded" in told
+    assert environment["RAY_AUTH_TOKEN"] not in told
+    ledger = Ledger(f"{bucket}/tiny").scores()
     assert {tuple(members) for members in ledger["subset"]} == {
         ("dzclass",),
         ("dzclass", "hospdead"),
         ("hospdead",),
     }
     assert set(ledger["status"]) == {"ok"}
+    for secret in (environment["RAY_AUTH_TOKEN"], environment["AWS_SECRET_ACCESS_KEY"]):
+        assert [path for path in out.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()] == []

@@ -34,6 +34,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -------------------------------------------------------------------- publishing later
 
 
+@pytest.mark.slow
 def test_what_mlflow_missed_is_published_later(call: Call, finished: Path, started: Path) -> None:  # noqa: F811
     uri = f"sqlite:///{finished / 'mlflow.db'}"
     for _ in range(2):  # once is enough, twice makes no doubles

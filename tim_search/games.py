@@ -121,40 +121,50 @@ def score_table(
     """
     tasks = tuple(tasks)
     column = {name: index for index, name in enumerate(tasks)}
-    found = sorted(set(zip(frame["seed"].tolist(), frame["fold"].tolist(), strict=True)))
-    blocks = tuple(blocks) if blocks is not None else tuple((int(seed), int(fold)) for seed, fold in found)
-    layer = {block: index for index, block in enumerate(blocks)}
+    seeds, folds = (frame[name].to_numpy(np.int64) for name in ("seed", "fold"))
+    if blocks is None:
+        blocks = [(int(seed), int(fold)) for seed, fold in np.unique(np.column_stack([seeds, folds]), axis=0)]
+    blocks = tuple(blocks)
+    layer = np.full(len(frame), -1)
+    for index, (seed, fold) in enumerate(blocks):
+        layer[(seeds == seed) & (folds == fold)] = index
 
-    rows: dict[Subset, int] = {}
-    places: list[tuple[int, int, int]] = []
-    values: list[float] = []
-    draws: list[Sequence[float]] = []
-    wanted = frame["replicates"] if replicates and "replicates" in frame else [()] * len(frame)
-    columns = [frame[name] for name in ("subset", "seed", "fold", "task", "score", "status")]
-    for members, seed, fold, task, value, status, draw in zip(*columns, wanted, strict=True):
-        key = tuple(sorted(members))
-        if (seed, fold) not in layer or any(name not in column for name in key):
-            continue
-        row = rows.setdefault(key, len(rows))
-        places.append((row, layer[seed, fold], column[task]))
-        values.append(value if status == "ok" else np.nan)
-        draws.append(draw if draw is not None else ())
+    # Rows of one subset mostly share one object (see `Ledger.scores`): Python works once a subset, not once a row.
+    objects = frame["subset"].tolist()
+    ids = np.fromiter(map(id, objects), np.int64, len(objects))
+    _, first, same = np.unique(ids, return_index=True, return_inverse=True)
+    numbers: dict[Subset, int] = {}
+    known = [numbers.setdefault(tuple(sorted(objects[at])), len(numbers)) for at in first.tolist()]
+    inside = np.array([all(name in column for name in key) for key in numbers], bool)
+    number = np.array(known, int)[same]
+    kept = np.flatnonzero((layer >= 0) & inside[number]) if len(number) else np.zeros(0, int)
+    _, first, row = np.unique(number[kept], return_index=True, return_inverse=True)
+    row = np.argsort(np.argsort(first))[row]  # subsets in the order in which they come
+    names = list(numbers)
+    rows = [names[at] for at in number[kept][np.sort(first)].tolist()]
+    codes, words = frame["task"].factorize()
+    task = np.array([column.get(word, -1) for word in words], int)[codes[kept]]
+    good = (frame["status"] == "ok").to_numpy(bool)[kept]
+    values = np.where(good, frame["score"].to_numpy(float)[kept], np.nan)
 
     shape = (len(rows), len(blocks), len(tasks))
     membership = np.zeros((len(rows), len(tasks)), bool)
-    for key, row in rows.items():
-        membership[row, [column[name] for name in key]] = True
+    for index, key in enumerate(rows):
+        membership[index, [column[name] for name in key]] = True
     scores = np.full(shape, np.nan)
     trained = np.zeros(shape[:2], bool)
-    if places:
-        at = tuple(np.array(places).T)
-        scores[at] = values
-        trained[at[:2]] = True
+    scores[row, layer[kept], task] = values
+    trained[row, layer[kept]] = True
     table = None
-    width = max((len(draw) for draw in draws), default=0)
-    if replicates and width:
-        table = np.full((*shape, width), np.nan, np.float32)
-        for place, draw in zip(places, draws, strict=True):
-            if len(draw) == width:
-                table[place] = draw
+    if replicates and "replicates" in frame:
+        drawn = frame["replicates"].tolist()
+        draws = [() if drawn[at] is None else drawn[at] for at in kept.tolist()]
+        width = max((len(draw) for draw in draws), default=0)
+        if width:
+            table = np.full((*shape, width), np.nan, np.float32)
+            for place, draw in zip(
+                zip(row.tolist(), layer[kept].tolist(), task.tolist(), strict=True), draws, strict=True
+            ):
+                if len(draw) == width:
+                    table[place] = draw
     return ScoreTable(tasks, blocks, membership, scores, trained, table)

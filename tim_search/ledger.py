@@ -263,13 +263,11 @@ class Ledger:
         """Units of a context that have a final answer, a failed one included."""
         table = self._read("scores", ["context", "subset", "seed", "fold"])
         table = _where(table, [pc.equal(table["context"], context)])
-        keys = pa.table([_joined(table), table["seed"], table["fold"]], names=["subset", "seed", "fold"])
-        keys = keys.group_by(keys.column_names).aggregate([])
-        names: dict[str, str] = {}  # one string object a task, not one a unit
-        return {
-            Unit(tuple(names.setdefault(name, name) for name in members.split(_SEPARATOR)), seed, fold)
-            for members, seed, fold in zip(*(keys[name].to_pylist() for name in keys.column_names), strict=True)
-        }
+        codes, subsets = _coded(table)
+        seeds, folds = table["seed"].to_numpy(), table["fold"].to_numpy()
+        keys = pd.DataFrame({"subset": codes, "seed": seeds, "fold": folds}).drop_duplicates()
+        columns = (keys[name].tolist() for name in ("subset", "seed", "fold"))
+        return {Unit(subsets[code], seed, fold) for code, seed, fold in zip(*columns, strict=True)}
 
     def contexts(self) -> dict[str, Context]:
         """The contexts that the scores have, by their keys."""
@@ -510,8 +508,27 @@ def _unit_rows(units: Sequence[Unit]) -> dict[str, list[Any]]:
 
 
 def _joined(table: Any) -> Any:
-    """The subset of every row as one string, which Arrow and pandas can group by."""
-    return pc.binary_join(table["subset"].combine_chunks(), _SEPARATOR)
+    """The subset of every row as one string, which Arrow and pandas can group by; a chunked dictionary array.
+
+    File by file: the strings of a large ledger are too many bytes for one array, and few of them differ in one file.
+    """
+    chunks = [pc.binary_join(chunk, _SEPARATOR).dictionary_encode() for chunk in table["subset"].chunks]
+    return pa.chunked_array(chunks, _WORD).unify_dictionaries()
+
+
+def _coded(table: Any) -> tuple[NDArray[Any], list[tuple[str, ...]]]:
+    """(code of every row's subset, subset of every code): one object a subset, and one string object a task."""
+    joined = _joined(table)
+    names: dict[str, str] = {}
+    words = joined.chunk(0).dictionary.to_pylist() if joined.num_chunks else []
+    subsets = [tuple(names.setdefault(name, name) for name in word.split(_SEPARATOR)) for word in words]
+    return _codes(joined), subsets
+
+
+def _codes(column: Any) -> NDArray[Any]:
+    """Integer codes of a chunked dictionary column whose chunks share one dictionary."""
+    chunks = [np.asarray(chunk.indices) for chunk in column.chunks]
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.int32)
 
 
 def _joined_files(kind: str, loaded: Mapping[str, Any]) -> Any:
@@ -548,9 +565,9 @@ def _distinct(kind: str, table: Any) -> Any:
 
 def _keys(kind: str, table: Any) -> list[NDArray[Any]]:
     """Integer codes of each column that names an answer."""
-    columns = [_joined(table) if name == "subset" else table[name].combine_chunks() for name in _ANSWER[kind]]
+    columns = [_joined(table) if name == "subset" else table[name] for name in _ANSWER[kind]]
     return [
-        np.asarray((column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).indices)
+        _codes((column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).unify_dictionaries())
         for column in columns
     ]
 
@@ -568,7 +585,7 @@ def _without_attention(scores: Any, attention: Any) -> int:
     units = ["context", "subset", "seed", "fold"]
 
     def keyed(table: Any) -> Any:
-        table = table.set_column(table.column_names.index("subset"), "subset", _joined(table))
+        table = table.set_column(table.column_names.index("subset"), "subset", _joined(table).cast(pa.string()))
         table = table.set_column(table.column_names.index("context"), "context", table["context"].cast(pa.string()))
         return table.select(units).group_by(units).aggregate([])
 
@@ -581,7 +598,16 @@ def _without_attention(scores: Any, attention: Any) -> int:
 
 
 def _frame(table: Any) -> pd.DataFrame:
-    frame: pd.DataFrame = table.to_pandas()
+    """The rows for pandas. Rows of one subset share one array of names, of which a large ledger would hold too many."""
+    if "subset" not in table.column_names:
+        plain: pd.DataFrame = table.to_pandas()
+        return plain
+    codes, subsets = _coded(table)
+    shared = np.empty(len(subsets), object)
+    shared[:] = [np.array(members, object) for members in subsets]
+    place = table.column_names.index("subset")
+    frame: pd.DataFrame = table.drop_columns(["subset"]).to_pandas()
+    frame.insert(place, "subset", shared[codes])
     return frame
 
 

@@ -62,7 +62,6 @@ def merge(sources: Sequence[str], out: str) -> Merged:
     opened = [_open(source) for source in sources]
     ledgers = [ledger for ledger, _ in opened]
     manifests = {source: manifest for source, (_, manifest) in zip(sources, opened, strict=True) if manifest}
-    shared = _shared(sources, ledgers)
     manifest = _manifest(manifests)
     if manifest is not None and storage.is_url(out):
         raise BadInput(f"merge: expected a folder for the merged search, got {out}. Name one with --out.")
@@ -71,6 +70,7 @@ def merge(sources: Sequence[str], out: str) -> Merged:
         raise BadInput(f"merge: {out} is one of the sources, which stay as they are. Name another place with --out.")
     if manifest is not None:
         _check_free(Path(out), manifest)
+    shared = _shared(sources, ledgers)
     units = {source: len(_units(ledger, shared)) for source, ledger in zip(sources, ledgers, strict=True)}
     with target.writer_lock():
         files = sum(target.absorb(ledger) for ledger in ledgers)

@@ -13,6 +13,7 @@ import json
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -159,11 +160,9 @@ def run(
     def announce() -> None:
         tell("stopping", "stopping after the packs in flight; a second signal drops them")
 
-    def feed(waiting: Iterable[Pack]) -> Iterator[Pack]:
-        for pack in waiting:
-            if stop.asked:
-                return
-            yield pack
+    def feed(waiting: deque[Pack]) -> Iterator[Pack]:
+        while waiting and not stop.asked:
+            yield waiting.popleft()
 
     with ledger.writer_lock(), _Stop(announce) as stop:
         try:
@@ -180,15 +179,17 @@ def run(
                         "is complete, or a trainer answered without a primary score"
                     )
                 total += len(todo)
-                waiting = packs(todo, tasks, capacity)
+                waiting = deque(packs(todo, tasks, capacity))
                 with stop.held_off():
                     tell("round", f"round {earlier + rounds}: {len(todo)} units in {len(waiting)} packs")
+                del wanted, todo  # of a large search they are much memory, and the packs hold the units
                 n_files = ledger.files()
                 for results in _together(executor, feed(waiting)):
                     with stop.held_off():
                         ledger.append(results, context)
                         for result in results:
-                            answered.update(result.pack.units)
+                            if not isinstance(plan, StaticPlan):
+                                answered.update(result.pack.units)
                             trained += len(result.pack.units)
                             failed += len({score.unit for score in result.scores if score.status == "failed"})
                             repeated += (result.attempts - 1) * len(result.pack.units)
