@@ -4,8 +4,10 @@
 # make lint    ruff: rules and formatting                     make types   mypy --strict
 #
 # TORCH_ARGS goes to pip when torch is installed, for example to name a package index with CPU-only builds.
+# TEST_WORKERS is the number of processes of the fast tests, each with one thread for its arithmetic.
 
 PYTHON ?= python3
+TEST_WORKERS ?= 2
 TORCH_ARGS ?=
 BIN := .venv/bin
 SOURCES := benchmarks jobs model tests tim_search
@@ -19,7 +21,7 @@ demo: $(INSTALLED)
 	@echo "commands  are in $(BIN): run '. $(BIN)/activate' once in a shell, then for example 'tim-search tim runs/demo'"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

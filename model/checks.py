@@ -22,6 +22,10 @@ NESTED_PREVALENCE = 0.8
 CORRELATED = 0.9
 #: A numeric target is called a relabelling of a binary one from this AUROC on (or 1 minus it).
 SEPARATES = 0.98
+#: Two classes are called strongly overlapping from this correlation (phi) on.
+OVERLAPPING = 0.8
+#: More columns than this with the same fault are told in one line.
+MOST_NAMED = 5
 #: Pairs of targets with fewer samples (or positives) in common are not judged.
 FEWEST = 20
 
@@ -69,15 +73,26 @@ def feature_warnings(modalities: Mapping[str, Modality]) -> list[Finding]:
         if modality.kind == "image":
             continue
         low, high = column_ranges(modality)
-        for name, least, most in zip(modality.columns, low, high, strict=True):
-            place = f"modalities.{modality.name}.{name}"
-            if np.isnan(least):
-                findings.append(Finding(place, "is never measured (all NaN).", "Remove the column.", "warning"))
-            elif least == most:
-                problem = f"is the same ({least:g}) wherever it is measured."
-                fix = "It is used only as whether it was measured; remove it if that is not wanted."
-                findings.append(Finding(place, problem, fix, "warning"))
+        never = [name for name, least in zip(modality.columns, low, strict=True) if np.isnan(least)]
+        fixed = [
+            (name, f"{least:g}") for name, least, most in zip(modality.columns, low, high, strict=True) if least == most
+        ]
+        findings += _named(modality.name, never, "never measured (all NaN)", "Remove it.")
+        for value in dict.fromkeys(value for _, value in fixed):
+            columns = [name for name, of in fixed if of == value]
+            problem = f"the same ({value}) wherever it is measured"
+            fix = "It is used only as whether it was measured; remove it if that is not wanted."
+            findings += _named(modality.name, columns, problem, fix)
     return findings
+
+
+def _named(modality: str, columns: list[str], problem: str, fix: str) -> list[Finding]:
+    """One warning a column, or one for all of them where they are many."""
+    if len(columns) > MOST_NAMED:
+        listed = ", ".join(columns[:MOST_NAMED])
+        whole = f"{len(columns)} columns are each {problem}: {listed}, ..."
+        return [Finding(f"modalities.{modality}", whole, fix, "warning")]
+    return [Finding(f"modalities.{modality}.{column}", f"is {problem}.", fix, "warning") for column in columns]
 
 
 def column_ranges(modality: Modality) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -99,15 +114,43 @@ def overlap_warnings(
     A gain between such a pair is one outcome read twice, not transfer, so it must be flagged.
     """
     known = {(min(a, b), max(a, b)) for a, b in declared}
-    reasons: dict[tuple[str, str], str] = {}
-    for a, b, reason in (*_nested(tasks, labels, classes), *_numeric(tasks, labels)):
-        reasons.setdefault((min(a, b), max(a, b)), reason)
+    reasons = overlapping(tasks, labels, classes)
     fix = "List the pair under `overlaps`, so that heatmaps hatch it and discoveries leave it out; or drop one task."
     return [
         Finding(f"tasks.{a} and tasks.{b}", f"{reason}.", fix, "warning")
         for (a, b), reason in sorted(reasons.items())
         if (a, b) not in known
     ]
+
+
+def overlapping(
+    tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]], classes: Mapping[str, tuple[str, ...]]
+) -> dict[tuple[str, str], str]:
+    """Pairs of tasks, names sorted, whose targets are nested or near-identical, each with the reason."""
+    reasons: dict[tuple[str, str], str] = {}
+    for a, b, reason in (*_nested(tasks, labels, classes), *_numeric(tasks, labels, classes)):
+        reasons.setdefault((min(a, b), max(a, b)), reason)
+    return reasons
+
+
+def overlap_matrix(
+    tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]], classes: Mapping[str, tuple[str, ...]]
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """How much two targets are one, for every pair with labels: (M names, float64 (M, M) from 0 to 1).
+
+    Between classes the correlation phi of the closest pair of them, between numbers the correlation of values or ranks,
+    between a class and a number 2 AUROC - 1; each as a magnitude. NaN where too few samples have both labels.
+    """
+    names = tuple(labels)
+    matrix = np.full((len(names), len(names)), np.nan)
+    np.fill_diagonal(matrix, 1.0)
+    place = {name: index for index, name in enumerate(names)}
+    found = [(a, b, phi) for a, b, phi, _ in _phi(list(indicators(tasks, labels, classes)))]
+    found += [(a, b, value) for a, b, value, _ in _pairs(tasks, labels, classes)]
+    for a, b, value in found:
+        i, j = place[a], place[b]
+        matrix[i, j] = matrix[j, i] = np.fmax(matrix[i, j], value)
+    return names, matrix
 
 
 def _poor(task: Task, columns: NDArray[np.float64]) -> str:
@@ -134,7 +177,7 @@ def _absent(task: Task, columns: NDArray[np.float64], names: tuple[str, ...]) ->
     return ""
 
 
-def _indicators(
+def indicators(
     tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]], classes: Mapping[str, tuple[str, ...]]
 ) -> Iterator[tuple[str, str, Bools, Bools]]:
     """(task, what is positive, positive (n,), labelled (n,)) of each class of each classification task."""
@@ -153,7 +196,7 @@ def _indicators(
 def _nested(
     tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]], classes: Mapping[str, tuple[str, ...]]
 ) -> Iterator[tuple[str, str, str]]:
-    rows = list(_indicators(tasks, labels, classes))
+    rows = list(indicators(tasks, labels, classes))
     if not rows:
         return
     positive = np.array([row[2] for row in rows], np.float32)
@@ -172,26 +215,62 @@ def _nested(
     for a, b in np.argwhere(found).tolist():
         if rows[a][0] != rows[b][0]:
             yield rows[a][0], rows[b][0], f"{share[a, b]:.0%} of {rows[a][1]} is also {rows[b][1]}"
+    for one, other, phi, reason in _phi(rows):
+        if phi >= OVERLAPPING:
+            yield one, other, reason
 
 
-def _numeric(tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]]) -> Iterator[tuple[str, str, str]]:
+def _phi(rows: list[tuple[str, str, Bools, Bools]]) -> Iterator[tuple[str, str, float, str]]:
+    """(task, task, |phi|, in words) of every two classes of different tasks that enough samples are labelled for."""
+    if not rows:
+        return
+    positive = np.array([row[2] for row in rows], np.float64)
+    labelled = np.array([row[3] for row in rows], np.float64)
+    both, of, n = positive @ positive.T, positive @ labelled.T, labelled @ labelled.T
+    spread = of * (n - of) * of.T * (n - of.T)
+    phi = np.abs(n * both - of * of.T) / np.sqrt(np.where(spread > 0, spread, 1.0))
+    enough = (spread > 0) & (np.minimum(of, n - of) >= FEWEST) & (np.minimum(of.T, n - of.T) >= FEWEST)
+    for a, b in np.argwhere(np.triu(enough, 1)).tolist():
+        if rows[a][0] != rows[b][0]:
+            value = float(phi[a, b])
+            yield rows[a][0], rows[b][0], value, f"{rows[a][1]} and {rows[b][1]} correlate by {value:.2f}"
+
+
+def _numeric(
+    tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]], classes: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, str, str]]:
+    for a, b, value, reason in _pairs(tasks, labels, classes):
+        if value > (CORRELATED if tasks[b].kind == "regression" else 2 * SEPARATES - 1):
+            yield a, b, reason
+
+
+def _pairs(
+    tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]], classes: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, str, float, str]]:
+    """(number, other target, how much they are one, in words) of every number with every other target."""
     numeric = [name for name in labels if tasks[name].kind == "regression"]
-    binary = [name for name in labels if tasks[name].kind == "binary"]
+    of_classes = list(indicators(tasks, labels, classes))
     for index, a in enumerate(numeric):
         for b in numeric[:index]:
             known = ~np.isnan(labels[a]) & ~np.isnan(labels[b])
             x, y = labels[a][known], labels[b][known]
             if known.sum() >= FEWEST and x.std() > 0 and y.std() > 0:
-                correlation = float(np.corrcoef(x, y)[0, 1])
-                if abs(correlation) > CORRELATED:
-                    yield a, b, f"the targets correlate by {correlation:.2f}"
-        for b in binary:
-            known = ~np.isnan(labels[a]) & ~np.isnan(labels[b])
-            positive = labels[b][known] == 1
-            n_pos, n_neg = int(positive.sum()), int((~positive).sum())
+                of_values = float(np.corrcoef(x, y)[0, 1])
+                of_ranks = float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
+                better = max(of_values, of_ranks, key=abs)
+                how = "the targets" if better == of_values else "the ranks of the targets"
+                yield a, b, abs(better), f"{how} correlate by {better:.2f}"
+        for task, what, positive, labelled in of_classes:
+            known = ~np.isnan(labels[a]) & labelled
+            high = positive[known]
+            n_pos, n_neg = int(high.sum()), int((~high).sum())
             if min(n_pos, n_neg) >= FEWEST:
-                _, place, counts = np.unique(labels[a][known], return_inverse=True, return_counts=True)
-                ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # equal values share their mean rank
-                area = (ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)
-                if max(area, 1 - area) > SEPARATES:
-                    yield a, b, f"{a} tells the two classes of {b} apart (AUROC {area:.3f})"
+                area = (_ranks(labels[a][known])[high].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)
+                whose = f"the two classes of {task}" if tasks[task].kind == "binary" else f"{what} from the others"
+                yield a, task, abs(2 * area - 1), f"{a} tells {whose} apart (AUROC {area:.3f})"
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1; equal values share their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]

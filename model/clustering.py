@@ -53,6 +53,11 @@ def effective_rank(latents: Array) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
+def groups(train: Array, clusters: int, seed: int, n_init: int = 3) -> KMeans:
+    """k-means fitted on (n, h) training latents."""
+    return KMeans(clusters, n_init=n_init, random_state=seed % 2**32).fit(train)
+
+
 def judge(train: Array, held_out: Array, clusters: int, weights: Array, seed: int) -> Clustering:
     """Cluster the training latents and judge the held-out ones (M3H paper, section 3.3).
 
@@ -70,8 +75,7 @@ def judge(train: Array, held_out: Array, clusters: int, weights: Array, seed: in
         why = f"collapsed: effective rank {rank:.2f} of the latents, {distinct} distinct training rows"
         return Clustering(blank, 0, rank, float("nan"), why)
     first, second = (
-        KMeans(clusters, n_init=n_init, random_state=(seed + shift) % 2**32).fit(train).predict(held_out)
-        for n_init, shift in ((3, 0), (1, 1))
+        groups(train, clusters, seed + shift, n_init).predict(held_out) for n_init, shift in ((3, 0), (1, 1))
     )
     occupied = len(np.unique(first))
     agreement = float(adjusted_rand_score(first, second))

@@ -131,6 +131,7 @@ class Cohort:
         fingerprint: 16 hexadecimal digits of the content: ids, patients, features and labels. It depends neither on
             names for people, descriptions or the split, nor on how the files were written.
         info: free description: origin, licence, counts at each filter.
+        dropped: (modality, column) of the input columns that `for_tasks` took out, in input order.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Cohort:
     overlaps: tuple[tuple[str, str], ...] = ()
     fingerprint: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    dropped: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -185,6 +187,10 @@ class Cohort:
             labels={name: self.labels[name] for name in wanted if name in self.labels},
             classes={name: self.classes[name] for name in wanted if name in self.classes},
             overlaps=tuple(pair for pair in self.overlaps if pair[0] in wanted and pair[1] in wanted),
+            dropped=self.dropped
+            + tuple(
+                (m.name, column) for m in self.modalities.values() for column in m.inputs if (m.name, column) in dropped
+            ),
         )
 
     @property
@@ -375,8 +381,13 @@ def open_cohort(reference: str | Path) -> Cohort:
 
 def check_cohort(reference: str | Path) -> list[Finding]:
     """Every finding about a cohort, errors first: what `open_cohort` would refuse, and warnings beside it."""
-    _, findings = _read(reference, thorough=True)
-    return sorted(findings, key=lambda finding: finding.severity)
+    return inspect_cohort(reference)[1]
+
+
+def inspect_cohort(reference: str | Path) -> tuple[Cohort | None, list[Finding]]:
+    """The cohort, None where it has errors, and every finding about it, errors first."""
+    cohort, findings = _read(reference, thorough=True)
+    return cohort, sorted(findings, key=lambda finding: finding.severity)
 
 
 def write_cohort(cohort: Cohort, path: str | Path) -> None:
@@ -392,9 +403,12 @@ def write_cohort(cohort: Cohort, path: str | Path) -> None:
 def _read(reference: str | Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Finding]]:
     # Imported here: these modules build on this one.
     from model.folder import read
+    from model.leaks import findings
     from model.support2 import NAME, load
 
-    return (load(), []) if str(reference) == NAME else read(Path(reference), thorough=thorough)
+    if str(reference) == NAME:
+        return load(), findings(load()) if thorough else []
+    return read(Path(reference), thorough=thorough)
 
 
 def _fingerprint(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.cohort import Cohort
 from model.preprocess import fit
-from tim_search.types import BadInput, Task
+from tim_search.types import FINAL_FOLD, BadInput, Task
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Fold:
     """A fold of a cohort, ready to train on.
 
     Attributes:
-        train, validation: the rows.
+        train, validation: the rows; of `FINAL_FOLD` the validation rows are those of the test patients.
         supervised: names of the tasks with labels, in the order of `Rows.targets`.
         weights: float64 (1 + replicates, n_validation); row 0 is all ones, the others count how often a bootstrap draw
             of the validation patients holds each row's patient. They depend on the split and the fold alone.
@@ -79,6 +79,13 @@ class Fold:
 def supervised_tasks(tasks: Sequence[Task]) -> tuple[str, ...]:
     """Names of the tasks that have labels, sorted."""
     return tuple(sorted(task.name for task in tasks if task.kind != "clustering"))
+
+
+def target_scale(labels: NDArray[np.float64], learn: NDArray[np.bool_]) -> tuple[float, float]:
+    """(mean, spread) of a regression task's labels in the training rows; (0, 1) where there is none."""
+    sample = labels[np.isfinite(labels) & learn]
+    mean, spread = (float(sample.mean()), float(sample.std())) if len(sample) else (0.0, 1.0)
+    return mean, spread if spread > 0 else 1.0
 
 
 def patient_weights(patients: NDArray[np.int64], replicates: int, key: str) -> NDArray[np.float64]:
@@ -104,17 +111,19 @@ def patient_weights(patients: NDArray[np.int64], replicates: int, key: str) -> N
 def load_fold(cohort: Cohort, fold: int, *, dtype: torch.dtype, device: torch.device, replicates: int) -> Fold:
     """Fold `fold` of the cohort's training part: its rows validate, the other folds' rows train.
 
-    The preprocessing and the scale of the regression targets are fitted on the training rows alone.
+    `FINAL_FOLD` trains on the whole training part, and the test patients take the place of the validation rows. The
+    preprocessing and the scale of the regression targets are fitted on the training rows alone.
 
     Raises:
         BadInput: the cohort has no such fold.
     """
-    if not 0 <= fold < cohort.split.n_folds:
+    if fold != FINAL_FOLD and not 0 <= fold < cohort.split.n_folds:
         raise BadInput(
             f"fold: expected 0 to {cohort.split.n_folds - 1} (the cohort {cohort.name} is split into "
             f"{cohort.split.n_folds} folds), got {fold}. Choose one of them."
         )
-    learn, judge = cohort.split.train(fold), cohort.split.validation(fold)
+    learn = cohort.split.train(fold)
+    judge = cohort.split.test if fold == FINAL_FOLD else cohort.split.validation(fold)
     matrices = fit(cohort, learn).transform(cohort)
     names = list(cohort.modalities)
     present = np.stack([cohort.modalities[name].present for name in names], axis=1)
@@ -125,9 +134,8 @@ def load_fold(cohort: Cohort, fold: int, *, dtype: torch.dtype, device: torch.de
         values = np.asarray(cohort.labels[name], dtype=np.float64)
         known = np.isfinite(values)
         if cohort.tasks[name].kind == "regression":
-            sample = values[known & learn]
-            mean, spread = (sample.mean(), sample.std()) if len(sample) else (0.0, 1.0)
-            values = (values - mean) / (spread if spread > 0 else 1.0)
+            mean, spread = target_scale(values, learn)
+            values = (values - mean) / spread
         targets[row] = np.where(known, values, 0.0)
         labelled[row] = known
 

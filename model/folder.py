@@ -6,7 +6,7 @@ the file and what to do, and the parts that are sound are checked on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from model import checks
+from model import checks, leaks
 from model.cohort import Cohort, Split, make_cohort, make_split, patient_codes, split_of, text
 from model.folder_features import check_excludes, read_modalities
 from model.folder_labels import read_overlaps, read_tasks
@@ -41,7 +41,7 @@ def read(root: Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Fin
     """Read a cohort folder.
 
     Args:
-        thorough: also look for features that teach nothing and for targets that overlap, a pass over the data.
+        thorough: also look for features that teach nothing, targets that overlap and leaks: a pass over the data.
 
     Returns:
         the cohort, or None where there is any error; and every finding.
@@ -78,7 +78,18 @@ def read(root: Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Fin
         overlaps=overlaps,
         info=spec.get("info") or {},
     )
+    if thorough:
+        reader.findings += [*leaks.findings(cohort), *_other_patients(reader, samples, cohort)]
     return cohort, reader.findings
+
+
+def _other_patients(reader: Reader, samples: Samples, cohort: Cohort) -> Iterator[Finding]:
+    """Whether another column of the samples' file looks like the patient id."""
+    table = reader.table(samples.file, DESCRIPTION)
+    assert table is not None  # the samples were read from it
+    for column in table.schema_arrow.names:
+        if leaks.named_patient(column) and column not in (samples.id_column, samples.patient_column):
+            yield from leaks.other_patients(column, table.read([column]).column(0).to_pylist(), cohort)
 
 
 def _samples(reader: Reader, spec: Mapping[str, Any]) -> Samples | None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model.cohort import PIXELS, Floats, Modality, ModalityKind, matches
+from model.folder_mapped import SUFFIX, read_mapped
 from model.folder_reader import (
     DESCRIPTION,
     MODALITY,
@@ -49,6 +50,11 @@ def read_modalities(reader: Reader, spec: Mapping[str, Any], samples: Samples | 
             reader.error(f"{place}.kind", f"expected one of {allowed}; given {kind}.", "Name one of them.")
             continue
         fields = fields_of(reader, entry, place, MODALITY[kind])
+        if str(fields.get("file", "")).endswith(SUFFIX):
+            mapped = None if samples is None else read_mapped(reader, name, kind, place, fields, samples)
+            if mapped is not None:
+                modalities[name] = mapped
+            continue
         table = reader.table(fields["file"], f"{place}.file") if "file" in fields else None
         if table is None or samples is None:
             continue

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tim_search.types import Kind
+
 Array = NDArray[np.float64]
 
 
@@ -65,3 +67,23 @@ def r2(labels: Array, scores: Array, weights: Array) -> Array:
     spread = np.einsum("rn,rn->r", weights, (labels - mean[:, None]) ** 2)
     rest = weights @ (labels - scores) ** 2
     return np.divide(spread - rest, spread, out=np.full(len(weights), np.nan), where=spread > 1e-12 * total)
+
+
+def supervised(kind: Kind, labels: Array, logits: Array, weights: Array) -> Array:
+    """The metric of a problem class from a network's outputs.
+
+    Args:
+        labels: (n,) 0 or 1, class numbers, or values.
+        logits: (n, C): any increasing function of the probability in column 0 (binary), one logit a class
+            (multiclass), the value in column 0, on the labels' scale (regression).
+        weights: (R, n).
+
+    Returns:
+        (R,)
+    """
+    if kind == "binary":
+        return auroc(labels, logits[:, 0], weights)
+    if kind == "regression":
+        return r2(labels, logits[:, 0], weights)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return macro_auroc(labels, shifted / shifted.sum(axis=1, keepdims=True), weights)

@@ -80,11 +80,15 @@ class Preprocessor:
         Raises:
             ValueError: the cohort's modalities or columns are not those that were fitted.
         """
+        return self.apply(cohort.modalities)
+
+    def apply(self, modalities: Mapping[str, Modality]) -> dict[str, NDArray[np.float32]]:
+        """As `transform`, from modalities without a cohort around them: rows to predict."""
         fitted = {name: transform.columns for name, transform in self.transforms.items()}
-        given = {name: modality.columns for name, modality in cohort.modalities.items()}
+        given = {name: modality.columns for name, modality in modalities.items()}
         if fitted != given:
             raise ValueError("the cohort's modalities and columns are not those the preprocessor was fitted on")
-        return {name: _apply(self.transforms[name], modality) for name, modality in cohort.modalities.items()}
+        return {name: _apply(self.transforms[name], modality) for name, modality in modalities.items()}
 
 
 def fit(cohort: Cohort, rows: Bools) -> Preprocessor:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,10 +23,10 @@ from model.cohort import Cohort
 from model.data import Fold, Rows, load_fold
 from model.seeding import batch_order, generator
 from model.settings import M3HSettings
-from tim_search.types import Attention, BadInput, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
+from tim_search.types import Attention, BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
 
 EVALUATION_ROWS = 2048  # rows a forward pass without gradients
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def predict(fitted: Fitted, rows: Rows, settings: M3HSettings) -> Predictions:
 def score_pack(
     pack: Pack, fitted: Fitted, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings
 ) -> tuple[list[Score], list[Attention]]:
-    """Validation scores of every unit and task, and the attention weights of every unit.
+    """Scores of every unit and task on the held-out rows, and the attention weights of every unit.
 
     A diverged member or a collapsed clustering is a failed row with its reason.
     """
@@ -195,7 +196,7 @@ def score_pack(
                 found = judge(learned[member, :, c], latents[member, :, c], task.n_outputs, fold.weights, start)
                 scores.append(_scored(unit, task, found.silhouette, found.collapsed))
                 scores += [
-                    Score(unit, name, metric, "validation", float(value), primary=False)
+                    Score(unit, name, metric, unit.part, float(value), primary=False)
                     for metric, value in (
                         ("occupied_clusters", found.occupied),
                         ("effective_rank", found.effective_rank),
@@ -205,41 +206,43 @@ def score_pack(
                 ]
                 continue
             known = labelled[row[name]]
-            values = _metric(
-                task, targets[row[name], known], logits[member, slot, known, : task.n_outputs], fold.weights[:, known]
-            )
+            said_here = logits[member, slot, known, : task.n_outputs]
+            values = metrics.supervised(task.kind, targets[row[name], known], said_here, fold.weights[:, known])
             scores.append(_scored(unit, task, values, ""))
     return scores, attention
-
-
-def _metric(
-    task: Task, labels: NDArray[np.float64], logits: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    if task.kind == "binary":
-        return metrics.auroc(labels, logits[:, 0], weights)
-    if task.kind == "regression":
-        return metrics.r2(labels, logits[:, 0], weights)
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return metrics.macro_auroc(labels, shifted / shifted.sum(axis=1, keepdims=True), weights)
 
 
 def _scored(unit: Unit, task: Task, values: NDArray[np.float64], why: str) -> Score:
     """Score row from a metric under every weighting: the first is the score, the others its replicates."""
     if why or not np.isfinite(values[0]):
-        return _failed(unit, task, why or f"no {task.metric}: the validation labels of fold {unit.fold} do not vary")
-    return Score(unit, task.name, task.metric, "validation", float(values[0]), replicates=tuple(map(float, values[1:])))
+        return _failed(unit, task, why or f"no {task.metric}: {_where(unit)} do not vary")
+    return Score(unit, task.name, task.metric, unit.part, float(values[0]), replicates=tuple(map(float, values[1:])))
+
+
+def _where(unit: Unit) -> str:
+    return "the labels of the test patients" if unit.part == "test" else f"the validation labels of fold {unit.fold}"
 
 
 def _failed(unit: Unit, task: Task, why: str) -> Score:
-    return Score(unit, task.name, task.metric, "validation", float("nan"), "failed", why)
+    return Score(unit, task.name, task.metric, unit.part, float("nan"), "failed", why)
+
+
+#: A further look at a trained pack: score rows and curves beside those every pack has.
+Look: TypeAlias = Callable[[Pack, Fitted, Fold], tuple[list[Score], list[Curve]]]
 
 
 class PackTrainer:
-    """Trains packs of one search in one process; keeps the folds it has prepared."""
+    """Trains packs of one search in one process; keeps the folds it has prepared.
 
-    def __init__(self, payload: TrainingPayload) -> None:
+    Args:
+        payload: the search.
+        look: what else is told of every pack.
+    """
+
+    def __init__(self, payload: TrainingPayload, look: Look = lambda pack, fitted, fold: ([], [])) -> None:
         check_supported(payload.cohort, payload.network)
         self._payload = payload
+        self._look = look
         self._device = _device(payload.device)
         self._folds: dict[int, Fold] = {}
         torch.set_num_threads(max(1, payload.threads))
@@ -253,7 +256,7 @@ class PackTrainer:
             self._folds[number] = load_fold(
                 self._payload.cohort,
                 number,
-                dtype=_DTYPES[settings.precision],
+                dtype=DTYPES[settings.precision],
                 device=self._device,
                 replicates=settings.replicates,
             )
@@ -269,10 +272,11 @@ class PackTrainer:
             fold = self.fold(pack.units[0].fold)
             fitted = fit_pack(pack, tasks, fold, settings)
             scores, attention = score_pack(pack, fitted, tasks, fold, settings)
+            more, curves = self._look(pack, fitted, fold)
         seconds = time.perf_counter() - started
         share = seconds / len(pack.units)
-        timed = tuple(replace(score, seconds=share) for score in scores)
-        return PackResult(pack, timed, tuple(attention), seconds, self._peak_bytes())
+        timed = tuple(replace(score, seconds=share) for score in (*scores, *more))
+        return PackResult(pack, timed, tuple(attention), seconds, self._peak_bytes(), curves=tuple(curves))
 
     def _peak_bytes(self) -> int:
         if self._device.type == "cuda":

@@ -13,19 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import fake_trainer
+import haim_files
 import pandas as pd
 import pytest
 import yaml
+from mlflow import MlflowClient
 
-from tim_search import cli, display, runner, search, spec, summary
+from tim_search import choices, cli, display, runner, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.search import StaticPlan
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("hospdead", "dzclass", "slos_log")
-COMMANDS = ["run", "demo", "plan", "status", "tim", "expand", "heatmap", "merge", "publish", "check", "cohort export"]
-COMMANDS += ["cohort synthetic"]
+COMMANDS = [
+    "run",
+    "demo",
+    "plan",
+    "status",
+    "tim",
+    "expand",
+    "confirm",
+    "heatmap",
+    "check",
+    "cohort export",
+    "cohort synthetic",
+]
+COMMANDS += ["cohort haim", "cohort init"]
+COMMANDS += ["merge", "publish"]
+COMMANDS += ["tune"]
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -330,6 +346,9 @@ def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.Captur
         (["run", "cohort.yaml"], ["nowhere"]),
         (["run", "small.yaml", "--address", "127.0.0.1:1"], ["Ray", "127.0.0.1:1"]),
         (["plan", "typo.yaml"], ["unknown key"]),
+        (["tune", "small.yaml"], ["there is nothing to tune", "Add a line `tuning: {}`"]),
+        (["tune", "small.yaml", "--subset", "hospdead+nobody"], ["no task is called 'nobody'", "The tasks are"]),
+        (["tune", "small.yaml", "--chosen"], ["search.json: cannot be read"]),
         (["status", "."], ["search.json: cannot be read", "--out"]),
         (["tim", "."], ["search.json: cannot be read"]),
         (["expand", "."], ["search.json: cannot be read"]),
@@ -495,6 +514,40 @@ def test_cohort_export_and_check(call: Call, tmp_path: Path) -> None:
     assert code == 2
 
 
+def test_cohort_init_and_a_strict_check(call: Call, tmp_path: Path) -> None:
+    numbers = range(300)
+    table = pd.DataFrame({"visit": numbers, "patient": [n // 2 for n in numbers]})
+    table = table.assign(lab_a=[n * 7 % 11 for n in numbers], lab_b=[n * 5 % 13 for n in numbers])
+    table = table.assign(lab_c=[n * 3 % 17 for n in numbers], y_died=[int(n % 3 == 0) for n in numbers])
+    table = table.assign(lab_copy=table["y_died"] * 2.0, y_late=table["y_died"])
+    table.to_csv(tmp_path / "stays.csv", index=False)
+    code, out, _ = call("cohort", "init", tmp_path / "stays.csv", "--out", tmp_path / "mine")
+    assert (code, "4 inputs in 1 modalities, 2 tasks with labels" in out) == (0, True)
+    code, out, _ = call("check", tmp_path / "mine")
+    assert (code, "tells died: a copy" in out) == (0, True)
+    assert "1.00" in out  # the two targets are one
+    code, out, _ = call("check", tmp_path / "mine", "--strict", "--json")
+    found = json.loads(out)
+    assert (code, found["errors"]) == (2, len(found["findings"]))
+    assert found["overlap"] == {"tasks": ["died", "late"], "matrix": [[1.0, 1.0], [1.0, 1.0]]}
+    code, out, _ = call("cohort", "init", tmp_path / "stays.csv", "--out", tmp_path / "again", "--json")
+    assert json.loads(out)["patient_id"] == "patient"
+    assert call("cohort", "init", tmp_path / "stays.csv", "--out", tmp_path / "mine")[0] == 2
+
+
+def test_cohort_haim(call: Call, tmp_path: Path) -> None:
+    path = haim_files.small_table(tmp_path)
+    code, out, _ = call("cohort", "haim", "--embeddings", path, "--out", tmp_path / "made")
+    assert (code, "40 samples, 3 tasks" in out) == (0, True)
+    assert "12,586 samples of 5,178 stays" in out
+    assert "Never inputs: discharge_location, img_length_of_stay, death_status" in out
+    assert call("check", tmp_path / "made")[0] == 0
+    code, out, _ = call("cohort", "haim", "--embeddings", path, "--out", tmp_path / "again", "--json")
+    assert json.loads(out)["steps"][-1]["patients"] == 20
+    code, _, err = call("cohort", "haim", "--embeddings", tmp_path / "none.csv", "--out", tmp_path / "other")
+    assert (code, "there is no such file" in err) == (2, True)
+
+
 def test_cohort_synthetic_is_a_cohort_with_its_truth(call: Call, tmp_path: Path) -> None:
     folder = tmp_path / "made"
     asked = ("cohort", "synthetic", "--like", "haim", "--samples", 300, "--tasks", 6, "--seed", 4)
@@ -570,6 +623,42 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
     assert len(found["cells"]) == 2
     assert all(Path(figure).stat().st_size > 1000 for figure in found["figures"])
     assert len(pd.read_csv(found["table"])) == 2
+
+
+@pytest.mark.slow
+def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_path: Path) -> None:
+    path, out = write(tmp_path / "tuned.yaml", **TINY, tuning={"space": {"batch_size": [128, 512]}}), tmp_path / "out"
+    code, _, err = call("plan", path, "--out", out)
+    assert code == 0
+    assert "Tuning comes first: up to 30 trainings" in err
+    done = command("run", path, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "Chosen: batch_size" in done.stderr
+    # What was tuned on is the search's own: alone and together, on the fold of its block.
+    assert json.loads(done.stdout)["units"] == {"trained": 0, "failed": 0, "reused": 3}
+    scores = pd.read_parquet(out / "ledger" / "scores")
+    units = scores.assign(subset=scores["subset"].map(tuple)).drop_duplicates(["context", "subset", "seed", "fold"])
+    assert len(units) == 30
+    results = summary.open_search(out)
+    (record,) = json.loads((out / "tuning.json").read_text())["studies"]
+    assert json.loads(results.manifest.context.settings)["batch_size"] == record["choice"]["batch_size"]
+
+    again = command("tune", path, "--out", out, "--chosen", "--json")
+    assert again.returncode == 0, again.stderr
+    studies = json.loads(again.stdout)["studies"]
+    assert [study["subset"] for study in studies] == [["hospdead"], ["dzclass", "hospdead"], ["dzclass"]]
+    for study in studies:
+        assert choices.chosen(out, study["subset"]) == {
+            **json.loads(results.manifest.context.settings),
+            **study["choice"],
+        }
+    client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'tim-search'")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'tuning'")
+    assert len(runs) == 2
+    named = [artifact.path for run in runs for artifact in client.list_artifacts(run.info.run_id, "figures")]
+    assert "figures/tuning-history.png" in named
+    assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) == 1
 
 
 @pytest.mark.slow

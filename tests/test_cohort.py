@@ -784,3 +784,76 @@ def test_split_is_a_value(folder: Path) -> None:
     with pytest.raises(AttributeError):
         split.n_folds = 3  # type: ignore[misc]
     assert isinstance(split, Split)
+
+
+# ------------------------------------------------------------------------------------------------- mapped arrays
+
+
+def map_arrays(root: Path) -> Cohort:
+    """Exchange the Parquet files of the modalities by NumPy arrays of the same content; returns the cohort before."""
+    before = open_cohort(root)
+    description = yaml.safe_load((root / "cohort.yaml").read_text())
+    for name in ("series", "images"):
+        np.save(root / f"{name}.npy", before.modalities[name].values)
+    description["modalities"]["series"] = {"kind": "sequence", "file": "series.npy", "columns": ["pulse", "spo2"]}
+    description["modalities"]["images"] = {"kind": "image", "file": "images.npy", "shape": [1, 3, 4]}
+    numeric = before.modalities["labs"].keep(["age", "albumin"])
+    np.save(root / "labs.npy", numeric.values.astype(np.float32))
+    description["modalities"]["labs"] = {"file": "labs.npy", "columns": ["age", "albumin"]}
+    save(root, description)
+    return before
+
+
+def test_mapped_arrays_are_read_like_parquet(folder: Path) -> None:
+    before = map_arrays(folder)
+    after = open_cohort(folder)
+    for name in ("series", "images"):
+        one, other = before.modalities[name], after.modalities[name]
+        assert (one.kind, one.columns) == (other.kind, other.columns)
+        np.testing.assert_array_equal(one.values, other.values)
+        np.testing.assert_array_equal(one.present, other.present)
+    np.testing.assert_array_equal(after.modalities["labs"].present, before.modalities["labs"].present)
+
+
+def test_a_mapped_array_stays_on_disk_and_has_the_fingerprint_of_its_content(folder: Path) -> None:
+    map_arrays(folder)
+    made = open_cohort(folder)
+    values = made.modalities["labs"].values
+    assert type(values) is np.ndarray
+    assert isinstance(values.base, np.memmap)
+    assert not values.flags.writeable
+    write_cohort(made, folder / "as-parquet")
+    copy = open_cohort(folder / "as-parquet")
+    assert copy.fingerprint == made.fingerprint
+    assert copy.columns_digest == made.columns_digest
+
+
+def test_a_prefix_names_the_columns_of_a_mapped_array(folder: Path) -> None:
+    map_arrays(folder)
+    description = yaml.safe_load((folder / "cohort.yaml").read_text())
+    description["modalities"]["labs"] = {"file": "labs.npy", "prefix": "lab_"}
+    description["tasks"]["died"]["excludes"] = ["lab_1"]
+    save(folder, description)
+    assert open_cohort(folder).modalities["labs"].columns == ("lab_0", "lab_1")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda root, entry: np.save(root / "labs.npy", np.zeros((9, 2))), "with 240 samples, given the shape (9, 2)"),
+        (lambda root, entry: np.save(root / "labs.npy", np.zeros((240, 2), int)), "expected float32 or float64"),
+        (lambda root, entry: np.save(root / "labs.npy", np.full((240, 2), np.inf)), "480 values are infinite"),
+        (lambda root, entry: np.save(root / "labs.npy", np.zeros((240, 3))), "2 names for 3 columns"),
+        (lambda root, entry: (root / "labs.npy").write_bytes(b"no array"), "cannot be mapped"),
+        (lambda root, entry: (root / "labs.npy").unlink(), "there is none"),
+        (lambda root, entry: entry.pop("columns"), "has no names for its 2 columns"),
+        (lambda root, entry: entry.update(levels={"age": [1, 2]}), "has no levels"),
+        (lambda root, entry: entry.update(columns=["age", "age"]), "holds an entry twice"),
+    ],
+)
+def test_bad_mapped_arrays(folder: Path, change: Callable[[Path, dict[str, Any]], Any], words: str) -> None:
+    map_arrays(folder)
+    description = yaml.safe_load((folder / "cohort.yaml").read_text())
+    change(folder, description["modalities"]["labs"])
+    save(folder, description)
+    assert any(words in str(finding) for finding in errors(folder)), errors(folder)

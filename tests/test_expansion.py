@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
-from tim_search.expansion import Expansion, Greedy, difference, rows
+from tim_search.expansion import BestOf, Expansion, Greedy, difference, rows
 from tim_search.games import ScoreTable, empty
 from tim_search.types import BadInput, Subset, Unit, subset
 
@@ -425,3 +425,46 @@ def test_forty_four_tasks_in_one_search() -> None:
     for one in found:
         best = sorted(tasks, key=lambda other: -effects[one.source, other] if other != one.source else 0)[:2]
         assert one.best == subset([one.source, *best])
+
+
+@pytest.mark.parametrize(("tolerance", "best"), [(0.0, ("a", "b", "c")), (0.015, ("a", "b")), (0.05, ("a",))])
+def test_a_gain_up_to_the_tolerance_does_not_count(tolerance: float, best: Subset) -> None:
+    """b adds 0.02 to a, c another 0.01, whatever the rule."""
+    game: Game = lambda members, name: 0.5 + 0.02 * ("b" in members) + 0.01 * ("c" in members)  # noqa: E731
+    world = World(game, noise=1e-5)
+    for rule in ("paper", "lower_bound"):
+        plan = Greedy(("a",), TASKS, rule=rule, tolerance=tolerance)  # type: ignore[arg-type]
+        assert live(plan, World(game, noise=1e-5))[0].best == best
+    world.train(world.every(3))
+    # Of all that was trained, that is measured over the source alone: both together add 0.03.
+    found = BestOf(("a",), TASKS, 3, "paper", tolerance=tolerance).result(world.table())[0]
+    assert found.best == (("a",) if tolerance == 0.05 else ("a", "b", "c"))
+    with pytest.raises(BadInput, match="tolerance"):
+        Greedy(("a",), TASKS, tolerance=-1)
+
+
+def test_the_best_of_all_that_was_trained_needs_no_path() -> None:
+    """Alone b and c harm a, together they help: greedy expansion stops at once, a search of any subsets does not."""
+    game: Game = lambda members, name: 0.5 + (0.1 if {"b", "c"} <= set(members) else -0.02 * (len(members) - 1))  # noqa: E731
+    world = World(game, noise=0.001, failing=[("a", "c")])
+    world.train(world.every(4))
+    table = world.table()
+    plan = BestOf(("a", "b"), TASKS, max_size=3)
+    assert Greedy(("a",), TASKS).result(table)[0].best == ("a",)
+    found = plan.result(table)[0]
+    assert found.best == found.leader.subset == ("a", "b", "c")  # type: ignore[union-attr]
+    assert found.holds
+    assert found.gain == pytest.approx(0.1, abs=0.01)
+    assert found.reason == "the best of 10 combinations that were trained"
+    assert {"b", "c"} <= set(plan.result(table)[1].best)
+    sharing = plan.sharing(table)
+    assert sharing.shared == 3 * len([members for members in world.trained if {"a", "b"} & set(members)])
+    assert sharing.alone["a"] == 3 * len([members for members in world.trained if "a" in members])
+    nothing = BestOf(("d",), ("d", "e"), 2).result(table)[0]
+    assert (nothing.best, nothing.reason) == (
+        ("d",),
+        "none of 1 combinations that were trained is shown to be better than d",
+    )
+    waiting = plan.result(World(game).table([("a", "b")]))[0]
+    assert not waiting.complete
+    assert "waiting for a alone" in waiting.reason

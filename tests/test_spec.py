@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tim_search import spec
+from tim_search import choices, spec
+from tim_search.surrogate import Surrogate
 from tim_search.types import BadInput, Finding
 
 SIX = ["hospdead", "dnr_later", "dzclass", "slos_log", "avtisst", "phenotype"]
@@ -94,6 +95,29 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("design: {greedy: {beem: 1}}", ["design.greedy.beem: unknown key. Did you mean beam?", "max_size"]),
         ("design: {greedy: {rule: best}}", ["design.greedy.rule: expected lower_bound or paper", "'best'"]),
         ("design: {greedy: {confidence: 95}}", ["design.greedy.confidence: expected a number between 0 and 1"]),
+        ("design: {greedy: {tolerance: -1}}", ["design.greedy.tolerance: expected a number of at least 0", "got -1"]),
+        ("design: {surrogate: {round: 3}}", ["design.surrogate.round: unknown key. Did you mean rounds?"]),
+        ("design: {surrogate: {max_size: 1}}", ["design.surrogate.max_size: expected a whole number of at least 2"]),
+        ("tuning: 3", ["line 2, tuning: expected space, sampler and trials, got 3"]),
+        ("tuning: {spaces: 1}", ["tuning.spaces: unknown key. Did you mean space?"]),
+        ("tuning: {space: {rate: [1]}}", ["line 2, tuning.space.rate: unknown key. Did you mean", "learning_rate"]),
+        ("tuning: {space: {learning_rate: 1e-4}}", ["tuning.space.learning_rate: expected a list of values or"]),
+        ("tuning: {space: {alpha: {low: a, high: 1}}}", ["tuning.space.alpha: expected a list of values or {low: 1"]),
+        ("tuning: {space: {learning_rate: []}}", ["tuning.space.learning_rate: expected one or more distinct values"]),
+        ("tuning: {space: {batch_size: [256, 256]}}", ["expected one or more distinct values, got [256, 256]"]),
+        ("tuning: {space: {batch_size: [256, 0]}}", ["tuning.space.batch_size: expected a whole number of at least 2"]),
+        ("tuning: {space: {batch_size: [true]}}", ["tuning.space.batch_size: expected a number or a word"]),
+        ("tuning: {trials: 3}", ["tuning.trials: goes with `sampler: optuna`"]),
+        ("tuning: {space: {alpha: {low: 0, high: 1}}}", ["tuning.space.alpha: a grid needs a list of values"]),
+        (
+            "tuning: {sampler: optuna, space: {alpha: {low: 1, high: 1}}}",
+            ["tuning.space.alpha: expected low below high, got 1 and 1."],
+        ),
+        (
+            "tuning: {sampler: optuna, space: {alpha: {low: 0, high: 1, log: true}}}",
+            ["tuning.space.alpha: expected a low above 0 with `log: true`, got 0"],
+        ),
+        ("tuning: {sampler: optuna, space: {width: {low: 1.5, high: 4}}}", ["tuning.space.width: ", "integer"]),
         ("blocks: 0", ["blocks: expected a whole number of at least 1, got 0"]),
         ("blocks: 2\nseeds: [1]", ["blocks: stands alone"]),
         ("resources: {gpu: 1}", ["line 2, resources.gpu: unknown key. Did you mean gpus?"]),
@@ -322,3 +346,50 @@ def test_dump_is_read_back(tmp_path: Path, design: Any) -> None:
     again = spec.load(write(tmp_path, spec.dump(search), "again.yaml"))
     assert again == search
     assert spec.resolve(again).context == spec.resolve(search).context
+
+
+def test_a_tuning_section_is_the_papers_unless_told_otherwise(tmp_path: Path) -> None:
+    for text in ("tuning:", "tuning: {}"):
+        search = spec.load(write(tmp_path, f"cohort: support2\ntasks: [hospdead, dnr_later]\n{text}\n"))
+        assert spec.load(write(tmp_path, spec.dump(search))) == search
+        found = spec.resolve(search, tmp_path / "out")
+        assert found.awaits_tuning
+        study = spec.study(found)
+        assert study.grid() == [
+            {"batch_size": batch, "learning_rate": rate} for batch in (256, 512) for rate in (1e-4, 3e-4)
+        ]
+        assert study.subsets == (("hospdead",), ("dnr_later",), ("dnr_later", "hospdead"))
+        assert (study.seed, study.folds, study.trials) == (0, (0, 1, 2, 3, 4), 4)
+    untuned = spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",)), tmp_path / "out")
+    assert not untuned.awaits_tuning
+
+
+def test_a_kept_choice_is_part_of_the_context(tmp_path: Path) -> None:
+    """As long as the section, the settings beside it and the tasks are those it was made with."""
+    text = "cohort: support2\ntasks: [hospdead, dnr_later]\nblocks: 2\ntuning: {space: {batch_size: [64, 128]}}\n"
+    before = spec.resolve(spec.load(write(tmp_path, text)), tmp_path / "out")
+    study = spec.study(before)
+    skills = {(members, fold, task): 0.1 for members in study.subsets for fold in study.folds for task in members}
+    choices.write(tmp_path / "out", study, [choices.Trial({"batch_size": 128}, skills)])
+    found = spec.resolve(spec.load(write(tmp_path, text)), tmp_path / "out")
+    assert (found.settings.batch_size, found.choice, found.awaits_tuning) == (128, {"batch_size": 128}, False)
+    assert found.context == study.context_of({"batch_size": 128})
+    assert found.context.key != before.context.key
+    assert spec.study(found) == study
+    for other in (
+        text.replace("128", "32"),
+        text.replace("[hospdead, dnr_later]", "[hospdead]"),
+        text + "training: {epochs: 3}\n",
+    ):
+        assert spec.resolve(spec.load(write(tmp_path, other)), tmp_path / "out").awaits_tuning
+
+
+def test_the_surrogate_is_a_design(tmp_path: Path) -> None:
+    text = "cohort: support2\ntasks: [hospdead, dnr_later, slos_log]\ndesign: {surrogate: {rounds: 3, rule: paper}}\n"
+    search = spec.load(write(tmp_path, text))
+    assert spec.load(write(tmp_path, spec.dump(search))) == search
+    found = spec.resolve(search, tmp_path)
+    assert isinstance(found.plan, Surrogate)
+    assert (found.plan.rounds, found.plan.largest) == (3, 3)
+    assert found.design["rule"] == "paper"
+    assert spec.load(write(tmp_path, "cohort: support2\ndesign: surrogate\n")).design == spec.SurrogateDesign()

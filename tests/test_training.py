@@ -16,7 +16,7 @@ from model.cohort import Cohort
 from model.data import load_fold, patient_weights
 from model.settings import M3HSettings, settings_class
 from model.training import PackTrainer, TrainingPayload, check_supported, trainer
-from tim_search.types import BadInput, OutOfMemory, Pack, PackResult, Subset, Unit
+from tim_search.types import FINAL_FOLD, BadInput, OutOfMemory, Pack, PackResult, Subset, Unit
 
 SETTINGS = M3HSettings(width=8, epochs=3, batch_size=64, learning_rate=3e-3, replicates=5)
 
@@ -144,6 +144,31 @@ def test_a_last_batch_of_one_row_is_trained_on(cohort: Cohort) -> None:
     name = kinds(cohort)["binary"][0]
     result = trainer(payload(cohort, batch_size=rows - 1, epochs=1)).train(pack((name,)))
     assert result.scores[0].status == "ok"
+
+
+def test_the_final_fold_learns_from_all_training_patients_and_is_judged_on_the_test_patients(cohort: Cohort) -> None:
+    fold = load_fold(cohort, FINAL_FOLD, dtype=torch.float32, device=torch.device("cpu"), replicates=5)
+    assert len(fold.train) == int((~cohort.split.test).sum())
+    assert len(fold.validation) == int(cohort.split.test.sum())
+    assert fold.weights.shape == (6, len(fold.validation))
+    names = tuple(sorted(cohort.tasks))[:2]
+    result = trainer(payload(cohort)).train(pack(names, fold=FINAL_FOLD))
+    assert {row.part for row in result.scores} == {"test"}
+    assert all(row.status == "ok" for row in result.scores if row.primary)
+    # Training sees no test patient: other labels there change nothing that was learnt, only how it is judged.
+    test = cohort.split.test
+    labels = {name: np.where(test, label[::-1], label) for name, label in cohort.labels.items() if label.ndim == 1}
+    other = load_fold(
+        dataclasses.replace(cohort, labels=labels),
+        FINAL_FOLD,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        replicates=5,
+    )
+    for here, there in zip(fold.train.inputs, other.train.inputs, strict=True):
+        assert torch.equal(here, there)
+    assert torch.equal(fold.train.targets, other.train.targets)
+    assert not torch.equal(fold.validation.targets, other.validation.targets)
 
 
 def test_an_unknown_fold_is_bad_input(cohort: Cohort) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,11 +25,14 @@ from rich.console import Console
 from rich.text import Text
 
 from tim_search import __version__
-from tim_search.types import BadInput, Finding, Interrupted, TimSearchError
+from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError
+from tim_search.types import subset as as_subset
 
 if TYPE_CHECKING:
+    from tim_search.grouping import Grouping
     from tim_search.runner import Finished
     from tim_search.spec import ResolvedSearch, SearchFile
+    from tim_search.types import Subset
 
 FINISHED_WITH_FAILURES = 3
 
@@ -60,11 +64,40 @@ class Shape(StrEnum):
     haim = "haim"
 
 
+class Modalities(StrEnum):
+    """How HAIM's 11 sources become modalities."""
+
+    sources = "sources"
+    paper = "paper"
+
+
 class RuleName(StrEnum):
     """Rules of the greedy expansion."""
 
     lower_bound = "lower_bound"
     paper = "paper"
+
+
+class ObjectiveName(StrEnum):
+    """What a choice of models maximises."""
+
+    total = "total"
+    worst = "worst"
+
+
+class GainName(StrEnum):
+    """How gains of different tasks are made to compare."""
+
+    relative = "relative"
+    absolute = "absolute"
+
+
+class ChoiceName(StrEnum):
+    """Rules by which a combination is put to the test."""
+
+    paper = "paper"
+    lower_bound = "lower_bound"
+    predicted = "predicted"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,6 +150,68 @@ def demo_search() -> SearchFile:
     return SearchFile(cohort="support2", name="demo", tasks=DEMO_TASKS, design=ExactDesign(), blocks=3)
 
 
+@app.command(epilog="Example: tim-search tune jobs/tuned.yaml --out runs/tuned")
+def tune(
+    path: SearchPath,
+    out: Out = None,
+    address: Address = None,
+    subset: Annotated[
+        list[str] | None,
+        typer.Option("--subset", help="Choose for this subset alone, such as hospdead+dnr_later; may be repeated."),
+    ] = None,
+    chosen: Annotated[
+        bool,
+        typer.Option("--chosen", help="Choose for each task alone and for the best combinations of a finished search."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the network's settings by cross-validation: for a search before it is run, or for single subsets."""
+    from tim_search import display, spec
+
+    found = spec.resolve(spec.load(path), out)
+    if found.file.tuning is None and not (subset or chosen):
+        raise BadInput(
+            f"{path}: there is nothing to tune for the search. Add a line `tuning: {{}}` (the paper's batch sizes and "
+            "learning rates) or a `tuning:` section with a `space`; or name subsets with --subset or --chosen."
+        )
+    wanted = [_subset(names, found) for names in subset or ()]
+    if chosen:
+        from tim_search import runner, summary
+
+        wanted += runner.confirmed(summary.open_search(found.out))
+    wanted = list(dict.fromkeys(wanted))
+    records = _tune(found, wanted, address)
+    if as_json:
+        _print_json({"folder": str(found.out), "studies": records})
+        return
+    _output().print(*(display.tuning(record) for record in records))
+
+
+def _subset(names: str, found: ResolvedSearch) -> Subset:
+    wanted = [name.strip() for name in names.split("+")]
+    unknown = [name for name in wanted if name not in found.tasks]
+    if unknown:
+        raise BadInput(
+            f"--subset: expected names of tasks joined by +, got {names}; no task is called {unknown[0]!r}. The tasks "
+            f"are {', '.join(found.tasks)}."
+        )
+    return as_subset(wanted)
+
+
+def _tune(found: ResolvedSearch, subsets: Sequence[Subset], address: str | None) -> list[dict[str, Any]]:
+    from tim_search import display, runner
+
+    what = f"{len(subsets)} subsets" if subsets else f"search {found.file.name}"
+    _note(f"Tuning {what}: settings compared by cross-validation, into {found.out}")
+    try:
+        with display.progress(_console) as tell:
+            return runner.tune(found, subsets, address, tell, warn=lambda text: _say("warning", text))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Stopped: the ledger holds all that was trained. Run the same command again to go on from there."
+        ) from None
+
+
 @app.command(epilog="Example: tim-search plan jobs/twelve-pairs.yaml")
 def plan(
     path: SearchPath,
@@ -132,6 +227,12 @@ def plan(
     found = spec.resolve(spec.load(path), out)
     from tim_search import display, forecast
 
+    if found.awaits_tuning:
+        study = spec.study(found)
+        _note(
+            f"Tuning comes first: up to {study.trials * len(study.units)} trainings beside these, which are counted "
+            "with the settings before tuning"
+        )
     if pilot:
         from tim_search import runner
 
@@ -261,14 +362,17 @@ def expand(
     ] = None,
     beam: Annotated[int | None, typer.Option(help="Combinations kept at each size.")] = None,
     max_size: Annotated[int | None, typer.Option(help="Tasks in the largest combination.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Gains up to this, in the task's metric, do not count.")
+    ] = None,
     source: Annotated[list[str] | None, typer.Option(help="A source task; may be given several times.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the best combination of each source task: the greedy expansion, from the ledger alone."""
+    """Show the best combination of each source task, from the ledger alone: greedy, or what the surrogate found."""
     from tim_search import display, expansion, summary
 
     results = summary.open_search(folder)
-    options: dict[str, Any] = {"beam": beam, "max_size": max_size, "sources": source}
+    options: dict[str, Any] = {"beam": beam, "max_size": max_size, "tolerance": tolerance, "sources": source}
     chosen = results.greedy(rule.value if rule else None, **options)
     rows = [summary.plain(row) for row in expansion.rows(chosen.result(results.table))]
     sharing = chosen.sharing(results.table)
@@ -276,8 +380,212 @@ def expand(
         saved = {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved}
         _print_json({"rule": chosen.rule, "expansions": rows, "sharing": saved})
         return
-    _output().print(display.expansions(rows, chosen.rule))
+    title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
+    _output().print(display.expansions(rows, chosen.rule, title))
     _output().print(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")
+
+
+@app.command(epilog="Example: tim-search confirm runs/demo --rule paper --by sex")
+def confirm(
+    folder: Folder,
+    rule: Annotated[
+        ChoiceName,
+        typer.Option(
+            help="Which combination of a source is put to the test: as `tim-search expand` chooses it, or (for sampled "
+            "searches) the best that is predicted."
+        ),
+    ] = ChoiceName.paper,
+    source: Annotated[list[str] | None, typer.Option(help="A source task; may be given several times.")] = None,
+    subset: Annotated[
+        str | None, typer.Option("--subset", help="A combination to confirm instead, as task+task+task.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds to train from.")] = 5,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the test patients.")] = 1000,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", help="An input column: calibration by its groups. Several times.")
+    ] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the chosen combinations to the test: fresh seeds, untouched test patients, against each task alone."""
+    from tim_search import confirmer, display, summary
+
+    _note(f"Opening {folder} and its cohort")
+    given = tuple(sorted({name.strip() for name in subset.split("+") if name.strip()})) if subset else ()
+    with display.progress(_console) as tell:
+        found = confirmer.confirm(
+            folder, rule.value, sources=source or (), given=given, seeds=seeds, draws=draws, groups=by or (),
+            address=address, on_event=tell, warn=lambda text: _say("warning", text),
+        )  # fmt: skip
+    failed = found.outcome.failed if found.outcome else 0
+    rows = [summary.plain(row) for row in found.rows]
+    if as_json:
+        figures = [str(path) for path in found.figures]
+        _print_json({"confirmed": rows, "notes": found.notes, "table": str(found.table), "figures": figures})
+    else:
+        _output().print(display.confirmation(rows, found.notes))
+        _output().print(
+            display.places({"table": found.table, "figures": found.results.folder / "figures"}),
+            soft_wrap=True,
+            markup=False,
+        )
+    if failed:
+        _say("warning", f"{failed} units failed; `tim-search status {folder}` does not count them, the table does.")
+        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+@app.command(epilog="Example: tim-search group runs/demo --models 3 --max-size 4")
+def group(
+    folder: Folder,
+    models: Annotated[
+        int | None, typer.Option(help="How many models may be deployed. Default: as few as gain the most.")
+    ] = None,
+    max_size: Annotated[
+        int | None, typer.Option(help="Tasks in the largest model. Default: the largest subset that was trained.")
+    ] = None,
+    objective: Annotated[
+        ObjectiveName, typer.Option(help="Largest sum of the gains, or largest gain of the task that gains least.")
+    ] = ObjectiveName.total,
+    gain: Annotated[
+        GainName, typer.Option(help="Share of what the task alone leaves to be won, or difference in its metric.")
+    ] = GainName.relative,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train what the choice rests on unmeasured, and choose again, to the end.")
+    ] = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the few models to deploy, so that each task is served by one of them with the largest gain."""
+    from tim_search import display, gallery, grouping, summary
+
+    options: dict[str, Any] = {"max_size": max_size, "objective": objective.value, "gain": gain.value}
+    if train:
+        found = _trained_choice(folder, address, models, options)
+    else:
+        found = summary.open_search(folder).group(models, **options)
+    results = summary.open_search(folder)
+    content = {"search": results.manifest.name, **grouping.record(found)}
+    paths = {"figure": str(gallery.front(results, found)), "record": str(summary.write_group(results, content))}
+    if as_json:
+        _print_json({**content, **paths})
+        return
+    _output().print(display.grouping(content))
+    _output().print(display.places(paths), soft_wrap=True, markup=False)
+
+
+def _trained_choice(folder: Path, address: str | None, models: int | None, options: Mapping[str, Any]) -> Grouping:
+    from tim_search import display, spec, summary
+
+    summary.open_search(folder)  # a folder that is none is told before the cohort is read
+    _note(f"Reading {folder / 'search.yaml'} and its cohort")
+    resolved = spec.resolve(spec.load(folder / "search.yaml"))
+    from tim_search import runner
+
+    def announce(choice: Grouping, todo: Sequence[Subset]) -> None:
+        names = "; ".join(" + ".join(members) for members in todo)
+        _note(
+            f"A gain of {choice.choice.total:+.3f} is expected of a choice that rests on {len(todo)} subsets not "
+            f"trained yet: {names}"
+        )
+
+    try:
+        with display.progress(_console) as tell:
+            return runner.train_choice(
+                resolved, lambda results: results.group(models, **options), address, tell, announce
+            )
+    except KeyboardInterrupt:
+        raise Interrupted("Stopped: the ledger holds all that was trained. The same command goes on.") from None
+
+
+@app.command(epilog="Example: tim-search report runs/demo --small-cells 10 --out demo-report.html")
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option("--out", help="The page to write. Default: DIR/report.html")] = None,
+    small_cells: Annotated[
+        int, typer.Option(min=0, help="Hide counts of patients below this, as <10; 0 shows all counts.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a search: one page with everything in it, to be read offline, mailed or printed."""
+    from tim_search import confirmation, summary
+    from tim_search import report as reporting
+
+    results = summary.open_search(folder)
+    path = reporting.write(results, out, small=small_cells, confirmation=confirmation.rows(results)).absolute()
+    if as_json:
+        _print_json({"report": str(path), "bytes": path.stat().st_size})
+        return
+    _output().print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, markup=False)
+
+
+@app.command(epilog="Example: tim-search train runs/demo --source hospdead --register hospital-death")
+def train(
+    folder: Folder,
+    source: Annotated[str, typer.Option(help="The task to predict; its best combination is trained.")],
+    rule: Annotated[RuleName | None, typer.Option(help="Rule that chooses the combination (see expand).")] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="The combination itself, such as hospdead+dnr_later, instead of the chosen one.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Networks to train; their predictions are averaged.")] = 1,
+    register: Annotated[str | None, typer.Option(help="Name in MLflow's model registry.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the chosen combination on the whole training part, score it on the test patients, and publish the model.
+
+    The reading of the test patients is written to DIR/test-readings.jsonl first.
+    """
+    from tim_search import deploy, display
+
+    made = deploy.train(
+        folder,
+        source,
+        rule=rule.value if rule else None,
+        members=None if subset is None else [name.strip() for name in subset.split("+")],
+        seeds=seeds,
+        register=register,
+        note=_note,
+        warn=lambda text: _say("warning", text),
+    )
+    if as_json:
+        names = {"source": made.source, "subset": list(made.subset), "folder": str(made.folder)}
+        _print_json({**names, "scores": list(made.scores), "mlflow": made.published})
+    else:
+        _output().print(display.test_scores(made.scores))
+        places = {
+            "model": made.folder,
+            "card": made.folder / "model_card.md",
+            "predict": shlex.join(["tim-search", "predict", str(made.folder), "rows.csv"]),
+            "serve": shlex.join(["mlflow", "models", "serve", "-m", str(made.folder), "--env-manager", "local"]),
+            "MLflow": made.published.get("model_uri", "not published (see the warning above)"),
+            **({"registered": made.published["registered"]} if "registered" in made.published else {}),
+        }
+        _output().print(display.places(places), soft_wrap=True, markup=False)
+    if register is not None and made.missed:
+        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+@app.command(epilog="Example: tim-search predict runs/demo/models/hospdead-1 rows.csv --id patient --out said.csv")
+def predict(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder that train wrote, or models:/NAME/VERSION in MLflow.")
+    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Rows to predict: CSV, or Parquet by its name's end.")],
+    key: Annotated[str | None, typer.Option("--id", help="Column that names the rows and is no input.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="CSV or .parquet file. Default: CSV to the output.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow, for models:/ and runs:/ URIs.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict new rows with a trained model: columns in any order, modalities may be missing."""
+    from tim_search import deploy
+
+    found = deploy.predict(deploy.load(model, tracking_uri), deploy.read_table(data, key))
+    if out is not None:
+        deploy.write_table(found, out)
+        _note(f"{len(found)} predictions written to {out}")
+    elif as_json:
+        _print_json({"predictions": json.loads(found.to_json(orient="records"))})
+    else:
+        print(found.to_csv(index=False), end="")
 
 
 @app.command(epilog="Example: tim-search heatmap --tracking-uri sqlite:////home/me/runs/demo/mlflow.db --search demo")
@@ -377,19 +685,30 @@ def check(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="A search file, a cohort folder, a search folder or a ledger.")
     ],
+    strict: Annotated[bool, typer.Option("--strict", help="Take every warning for an error.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a search file, a cohort folder or a search folder's ledger: every finding with its place and its fix."""
-    findings = _findings(path)
+    """Check a search file, a cohort folder or a search folder's ledger: every finding with its place and its fix.
+
+    Of a cohort it also looks for leaks: patients on both sides, inputs that tell a target, targets that overlap.
+    """
+    from tim_search import display
+
+    findings, overlap = _findings(path)
+    if strict:
+        findings = [replace(finding, severity="error") for finding in findings]
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         rows = [
             {"severity": one.severity, "place": one.place, "problem": one.problem, "fix": one.fix} for one in findings
         ]
-        _print_json({"path": str(path), "errors": errors, "findings": rows})
+        matrix = {"overlap": {"tasks": overlap[0], "matrix": overlap[1]}} if overlap else {}
+        _print_json({"path": str(path), "errors": errors, "findings": rows, **matrix})
     else:
         for finding in findings:
             _say(finding.severity, str(finding), _output())
+        if overlap and (table := display.overlaps(*overlap)):
+            _output().print(table)
         _output().print(f"{path}: {errors} errors, {len(findings) - errors} warnings", markup=False)
     if errors:
         raise typer.Exit(BadInput.exit_code)
@@ -409,6 +728,74 @@ def cohort_export(
         f"{folder}: {len(cohort.sample_ids)} samples, {len(cohort.tasks)} tasks. "
         f"Check it with `tim-search check {folder}`.",
         markup=False,
+    )
+
+
+@cohort_app.command(
+    "haim",
+    epilog="Example: tim-search cohort haim --embeddings cxr_ic_fusion_1103.csv --mimic mimiciv/2.2 --out haim",
+)
+def cohort_haim(
+    embeddings: Annotated[Path, typer.Option(help="HAIM's embedding table, cxr_ic_fusion_1103.csv.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be new or empty.")],
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="HAIM's haim_mimiciv_key_ids.csv. Default: beside the embeddings, or in --mimic."),
+    ] = None,
+    mimic: Annotated[
+        Path | None,
+        typer.Option(help="Folder of MIMIC-IV, for the diagnoses: hosp/diagnoses_icd.csv.gz, hosp/admissions.csv.gz."),
+    ] = None,
+    modalities: Annotated[
+        Modalities, typer.Option(help="One modality for each of the 11 sources, or the 4 of the M3H paper.")
+    ] = Modalities.sources,
+    as_json: AsJson = False,
+) -> None:
+    """Write HAIM-MIMIC-MM as a cohort folder, from your own credentialed files: 45 tasks, patients by the key file."""
+    from model import haim
+    from tim_search import display
+
+    if mimic is None:
+        _note("Without --mimic there are no diagnoses and no hospital-acquired infection")
+    with display.steps(_console) as tell:
+        manifest = haim.build(
+            embeddings, out, keys=keys, mimic=mimic, grouped=modalities is Modalities.paper, tell=tell
+        )
+    if as_json:
+        _print_json(manifest)
+        return
+    _output().print(display.haim(manifest))
+    _output().print(
+        f"{out}: {manifest['steps'][-1]['rows']} samples, {len(manifest['tasks']) + 1} tasks; manifest.json tells "
+        f"more. Check it with `tim-search check {out}`.",
+        markup=False,
+    )
+
+
+@cohort_app.command("init", epilog="Example: tim-search cohort init stays.csv --out my-cohort")
+def cohort_init(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, one row a sample.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write. Default: the name of the table.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Begin a cohort folder from a table of your own: a commented cohort.yaml with guesses, to edit."""
+    from model import table_guess
+
+    folder = out or Path(table.name.split(".")[0])
+    _note(f"Reading {table}")
+    guess = table_guess.init(table, folder)
+    if as_json:
+        shown = {name: columns for name, (_, columns) in guess.modalities.items()}
+        tasks = {name: {"column": task.column, "kind": task.kind} for name, task in guess.tasks.items()}
+        ids = {"sample_id": guess.sample_id, "patient_id": guess.patient_id}
+        _print_json({"folder": str(folder), **ids, "modalities": shown, "tasks": tasks, "left_out": guess.left_out})
+        return
+    columns = sum(len(columns) for _, columns in guess.modalities.values())
+    _output().print(
+        f"{folder}/cohort.yaml: {columns} inputs in {len(guess.modalities)} modalities, {len(guess.tasks)} tasks with "
+        f"labels; columns left out: {len(guess.left_out)}. Read it and mend it, then `tim-search check {folder}`.",
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -461,6 +848,10 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     from tim_search import display, plans, spec
 
     found = spec.resolve(file, out)
+    if found.awaits_tuning:
+        for record in _tune(found, (), address):
+            _note(f"Chosen: {', '.join(f'{name} {value}' for name, value in record['choice'].items())}")
+        found = spec.resolve(file, out)
     _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
@@ -504,6 +895,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "ledger": results.ledger.place,
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
+        "report": results.folder / "report.html",
         "heatmap": shlex.join(["tim-search", "heatmap", "--tracking-uri", uri, "--search", found.file.name]),
         "MLflow": "not published (see the warning above)"
         if finished.missed
@@ -524,24 +916,34 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         _say("warning", f"{outcome.failed} units failed; `tim-search status {results.folder}` tells why.")
 
 
-def _findings(place: str) -> list[Finding]:
-    """Everything there is to say about a search file, a cohort folder, a search folder or a ledger."""
+def _findings(place: str) -> tuple[list[Finding], tuple[list[str], list[list[float | None]]] | None]:
+    """Everything there is to say about a search file, a cohort folder, a search folder or a ledger.
+
+    Beside it how a cohort's tasks overlap; the overlap of two tasks is null where too few samples have both labels.
+    """
     path = Path(place)
     if path.is_dir() and (path / "search.json").exists():
         from tim_search import summary
 
-        return summary.open_search(path).check()
+        return summary.open_search(path).check(), None
     if "://" in place or (path / "scores").is_dir():
         from tim_search.ledger import Ledger
 
-        return Ledger(place).check()
-    if path.is_dir() or str(path) == "support2":
-        from model.cohort import check_cohort
+        return Ledger(place).check(), None
+    if path.is_dir() or path.name == "cohort.yaml" or place == "support2":
+        from model.checks import overlap_matrix
+        from model.cohort import inspect_cohort
 
-        return check_cohort(str(path))
+        _note(f"Reading {path} and looking for leaks")
+        cohort, findings = inspect_cohort(str(path))
+        if cohort is None:
+            return findings, None
+        names, matrix = overlap_matrix(cohort.tasks, cohort.labels, cohort.classes)
+        plain = [[None if value != value else round(value, 3) for value in row] for row in matrix.tolist()]
+        return findings, (list(names), plain)
     from tim_search import spec
 
-    return spec.check(path)
+    return spec.check(path), None
 
 
 # ------------------------------------------------------------------------------------------------ output

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -58,6 +58,70 @@ def progress(console: Console) -> Iterator[Callable[[Event], None]]:
         yield tell
 
 
+@contextmanager
+def steps(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar fed with (what is done, rows done, rows in all or None); nothing at all without a terminal."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(what: str, done: int, total: int | None) -> None:
+            if bar.tasks[0].description != what:
+                bar.reset(task, description=what)
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield tell
+
+
+def overlaps(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]], least: float = 0.5) -> Table | None:
+    """The pairs of tasks whose targets overlap most, declared ones too; None where no pair reaches `least`."""
+    found = [
+        (value, a, b)
+        for i, a in enumerate(tasks)
+        for j, b in enumerate(tasks)
+        if i < j and (value := matrix[i][j]) is not None and value >= least
+    ]
+    if not found:
+        return None
+    table = Table(
+        "overlap", "task", "task", title="Targets that overlap (0 to 1)", box=box.SIMPLE, title_justify="left"
+    )
+    for value, a, b in sorted(found, reverse=True)[:10]:
+        table.add_row(f"{value:.2f}", a, b)
+    if len(found) > 10:
+        table.caption = f"and {len(found) - 10} more pairs; all of them with --json"
+    return table
+
+
+def haim(manifest: Mapping[str, Any]) -> Group:
+    """Counts after each filter, and of each task, of a cohort made from HAIM's files."""
+    rows = Table("", "rows", "stays", "admissions", "patients", title="Counts", box=box.SIMPLE, title_justify="left")
+    for step in manifest["steps"]:
+        counts = (step["rows"], step["haim_ids"], step["admissions"], step["patients"])
+        rows.add_row(step["what"], *(f"{count:,}" for count in counts))
+    for view in manifest["views"]:
+        counts = (view["rows"], view["haim_ids"], view["admissions"], view["patients"])
+        rows.add_row(f"of these, {view['what']}", *(f"{count:,}" for count in counts), style="dim")
+    tasks = Table("task", "labels", "positive", title="Tasks", box=box.SIMPLE, title_justify="left")
+    for name, count in manifest["tasks"].items():
+        share = f"{count['positives'] / count['labelled']:.1%}" if "positives" in count else ""
+        tasks.add_row(name, f"{count['labelled']:,}", share)
+    lines = [f"Published: {whose}: {numbers}" for whose, numbers in manifest["published"].items()]
+    lines += [f"Keys: {manifest['keys']}; {manifest['admissions']}", f"Diagnoses: {manifest['diagnoses']}"]
+    lacking = {prefix: source["absent"] for prefix, source in manifest["sources"].items() if source["absent"]}
+    lines += ["Absent: " + ", ".join(f"{prefix} in {count:,} samples" for prefix, count in lacking.items())]
+    lines += [f"Left out: {name}: {why}" for name, why in manifest["left_out"].items()]
+    lines += [f"Never inputs: {', '.join(manifest['closed'])} (manifest.json says why)"]
+    return Group(rows, tasks, Text("\n".join(lines)))
+
+
 def duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3.4 h`."""
     if seconds < 90:
@@ -77,6 +141,24 @@ def pairs(rows: Mapping[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), Text(str(value)))
+    return table
+
+
+def tuning(record: Mapping[str, Any]) -> Table:
+    """The trials of a study, best first; of the others how much less they reach, fold by fold."""
+    tuned_for = " + ".join(record["subset"]) if record["subset"] else "the search"
+    table = _table(f"Settings tried for {tuned_for}", *record["space"], "mean skill", "less than the chosen")
+    best = next(trial for trial in record["trials"] if trial["values"] == record["choice"])
+    order = sorted(record["trials"], key=lambda trial: (trial is not best, -(trial["skill"] or -np.inf)))
+    for trial in order:
+        words = "chosen" if trial is best else "not comparable: a training failed or is missing"
+        if trial is not best and trial["skill"] is not None:
+            less = np.subtract(best["by_fold"], trial["by_fold"])
+            error = f" ± {less.std(ddof=1) / np.sqrt(len(less)):.4f}" if len(less) > 1 else ""
+            words = f"{less.mean():.4f}{error}"
+        skill = "" if trial["skill"] is None else f"{trial['skill']:.4f}"
+        style = "bold" if trial is best else ""
+        table.add_row(*(Text(str(value)) for value in trial["values"].values()), skill, words, style=style)
     return table
 
 
@@ -260,11 +342,52 @@ def _notes(result: TimResult) -> list[Text]:
     return [Text(f"  {line}", style="dim") for line in lines]
 
 
-def expansions(rows: Sequence[Mapping[str, Any]], rule: str) -> RenderableType:
-    """The greedy expansion of every source, one a line, and below why each ended."""
-    table = _table(
-        f"Greedy expansion (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval"
-    )
+def grouping(content: Mapping[str, Any]) -> Group:
+    """The models to deploy, what each serves, and the front: `grouping.record`."""
+    unit = {"relative": "share won", "absolute": "gain"}[content["gain"]]
+    title = f"Models to deploy, objective {content['objective']}"
+    table = _table(title, "model", "serves", "alone", "score", "gain", "interval", *([unit] if unit != "gain" else []))
+    for number, model in enumerate(content["models"], 1):
+        alone = len(model["tasks"]) == 1
+        for place, one in enumerate(model["serves"]):
+            table.add_row(
+                str(number) if place == 0 else "",
+                Text(one["task"], style="bold"),
+                f"{one['alone']:.4f}",
+                f"{one['score']:.4f}" + (" ?" if one["predicted"] else ""),
+                "" if alone else Text(f"{one['gain']:+.4f}", style=_colour(one["gain"])),
+                "" if alone else interval(one["low"], one["high"]),
+                *(["" if alone else f"{one['relative']:+.1%}"] if unit != "gain" else []),
+                end_section=place == len(model["serves"]) - 1,
+            )
+    members = {
+        f"  model {number}": " + ".join(model["tasks"]) + (" ?" if model["predicted"] else "")
+        for number, model in enumerate(content["models"], 1)
+    }
+    front = _table("By the number of models", "models", "total gain", "interval", "worst gain")
+    for one in content["front"]:
+        mark = " ?" if one["predicted"] else ""
+        front.add_row(
+            f"{one['models']}",
+            f"{one['total']:+.4f}{mark}",
+            interval(one["low"], one["high"]),
+            f"{one['worst']:+.4f}",
+        )
+    notes = [
+        "Gains are against one model a task; share won: of what the task alone leaves to be won.",
+        *(
+            ["? predicted from other subsets, not measured."]
+            if any(one["predicted"] for one in content["front"])
+            else []
+        ),
+        *content["notes"],
+    ]
+    return Group(table, pairs(members), "", front, *(Text(f"  {line}", style="dim") for line in notes), "")
+
+
+def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greedy expansion") -> RenderableType:
+    """The best combination of every source, one a line, and below why its search ended."""
+    table = _table(f"{title} (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval")
     for row in rows:
         grown = row["size"] > 1
         table.add_row(
@@ -276,3 +399,50 @@ def expansions(rows: Sequence[Mapping[str, Any]], rule: str) -> RenderableType:
             interval(row["low"], row["high"]) if grown else "",
         )
     return Group(table, *(Text(f"  {row['source']}: {row['reason']}", style="dim") for row in rows))
+
+
+def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> RenderableType:
+    """What the test patients say of each source, one a line, and below it the verdicts and the baselines."""
+    table = _table(
+        "Combinations on untouched test patients", "source task", "trained with", "alone", "with", "gain", "interval"
+    )
+    verdicts = []
+    for row in rows:
+        others = " + ".join(name for name in row["chosen"].split(" + ") if name and name != row["source"])
+        known = row["difference"] is not None
+        table.add_row(
+            Text(row["source"], style="bold"),
+            Text(others or "alone", style="" if others else "dim"),
+            f"{row['single']:.4f}" if known else "",
+            f"{row['multi']:.4f}" if known else "",
+            Text(f"{row['difference']:+.4f}", style=_colour(row["difference"])).append("*" if row["rejected"] else "")
+            if known
+            else "",
+            interval(row["low"], row["high"]),
+        )
+        percent = "" if row["percent"] is None else f" ({row['percent']:+.1f} %)"
+        baselines = [
+            f"{words} {row[name]:.4f}"
+            for name, words in (("together", "all tasks together"), ("ensemble", "an ensemble of single-task models"))
+            if row[name] is not None
+        ]
+        reached = f"; {row['metric']} of {' and of '.join(baselines)}" if baselines else ""
+        verdicts.append(f"{row['source']}: {row['verdict']}{percent}{reached}.")
+    lines = ["* confirmed or refuted: Benjamini-Hochberg over the sources at a false discovery rate of 10 %.", *notes]
+    return Group(table, *(Text(f"  {line}") for line in verdicts), *(Text(f"  {line}", style="dim") for line in lines))
+
+
+def test_scores(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """A model's scores on the test patients, one task a line (`deploy.Trained.scores`)."""
+    table = _table("Scores on the test patients", "task", "metric", "score", "SD (90 %)", "interval", "samples")
+    for row in rows:
+        known = row["value"] is not None
+        table.add_row(
+            Text(row["task"], style="bold"),
+            row["metric"],
+            f"{row['value']:.4f}" if known else Text(row["why"], style="dim"),
+            f"{row['sd']:.4f}" if known and row["sd"] is not None else "",
+            f"{row['low']:.4f} to {row['high']:.4f}" if known and row["low"] is not None else "",
+            f"{row['rows']:,}",
+        )
+    return table

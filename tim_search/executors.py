@@ -150,9 +150,7 @@ class PackQueue:
         units = set(job.pack.units)
         scored = {(score.unit, score.task) for score in result.scores if score.primary}
         missing = tuple(
-            Score(
-                unit, name, self._tasks[name].metric, "validation", float("nan"), "failed", "the trainer gave no score"
-            )
+            Score(unit, name, self._tasks[name].metric, unit.part, float("nan"), "failed", "the trainer gave no score")
             for unit in job.pack.units
             for name in unit.subset
             if (unit, name) not in scored

@@ -150,7 +150,22 @@ def difference(table: ScoreTable, members: Subset, other: Subset, task: str, con
     """
     column = table.tasks.index(task)
     first, second = table.rows[members], table.rows[other]
-    blocks: NDArray[np.float64] = table.scores[first, :, column] - table.scores[second, :, column]
+    draws = None
+    if table.replicates is not None:
+        draws = (table.replicates[first, :, column] - table.replicates[second, :, column]).astype(np.float64)
+    return paired(table.scores[first, :, column] - table.scores[second, :, column], draws, confidence)
+
+
+def paired(
+    blocks: NDArray[np.float64], draws: NDArray[np.float64] | None = None, confidence: float = 0.95
+) -> Difference:
+    """Mean of paired differences, with the interval that `difference` describes.
+
+    Args:
+        blocks: (n,) the difference in each block.
+        draws: (n, R) the same under patient-bootstrap weights; None where there are no replicates.
+        confidence: coverage of the two-sided interval.
+    """
     n = len(blocks)
     if n == 0 or not np.isfinite(blocks).all():
         return Difference(math.nan, math.nan, math.nan, "nothing")
@@ -159,8 +174,7 @@ def difference(table: ScoreTable, members: Subset, other: Subset, task: str, con
     between = seen = unseen = math.nan
     if n >= 2:
         between = float(stats.t.ppf(upper, n - 1)) ** 2 * float(blocks.var(ddof=1)) / n
-    if table.replicates is not None:
-        draws = (table.replicates[first, :, column] - table.replicates[second, :, column]).astype(np.float64)
+    if draws is not None:
         draws = draws[:, np.isfinite(draws).all(axis=0)]
         r = draws.shape[1]
         if r >= 2:
@@ -188,6 +202,8 @@ class Greedy:
         rule: when a set improves on the best so far. "paper": its mean score is higher; with noisy scores something
             nearly always is. "lower_bound": the lower end of the interval of the paired difference is above zero.
         confidence: coverage of the intervals; the lower end of a 95 % interval is exceeded by chance once in 40.
+        tolerance: what a gain must exceed, in the source's metric, to count: the mean score's gain with the rule
+            "paper", its lower end with "lower_bound".
 
     Raises BadInput for settings that make no search.
     """
@@ -198,27 +214,14 @@ class Greedy:
     max_size: int = 3
     rule: Rule = "lower_bound"
     confidence: float = 0.95
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
         object.__setattr__(self, "tasks", tuple(self.tasks))
-        for field, names in (("sources", self.sources), ("tasks", self.tasks)):
-            if not names or len(set(names)) < len(names):
-                raise BadInput(f"greedy expansion: {field} must be one or more distinct task names, got {list(names)}.")
-        unknown = [name for name in self.sources if name not in self.tasks]
-        if unknown:
-            raise BadInput(
-                f"greedy expansion: sources {unknown} are not among the tasks of the search {list(self.tasks)}. "
-                "Add them to the tasks or leave them out of the sources."
-            )
         if self.beam < 1:
             raise BadInput(f"greedy expansion: beam must be 1 or more sets kept a level, got {self.beam}.")
-        if self.max_size < 2:
-            raise BadInput(f"greedy expansion: max_size must be 2 or more tasks, got {self.max_size}.")
-        if self.rule not in RULES:
-            raise BadInput(f"greedy expansion: rule must be one of {list(RULES)}, got {self.rule!r}.")
-        if not 0 < self.confidence < 1:
-            raise BadInput(f"greedy expansion: confidence must lie between 0 and 1, got {self.confidence}.")
+        _check(self)
 
     def ask(self, table: ScoreTable) -> list[Unit]:
         """Units to train next, smallest subsets first: those some source needs, in every block of the table.
@@ -242,14 +245,57 @@ class Greedy:
         return Sharing(alone, sum(alone.values()), shared, sum(alone.values()) - shared)
 
     def _replay(self, table: ScoreTable) -> list[_Search]:
-        absent = [name for name in self.tasks if name not in table.tasks]
-        if absent:
-            raise BadInput(
-                f"greedy expansion: the scores hold no tasks named {absent}; they hold {list(table.tasks)}. "
-                "Read the ledger of a search that has these tasks, or leave them out."
-            )
-        means, complete = table.mean(), table.complete
-        return [_replay(self, _Game(source, table, means, complete, self.confidence)) for source in self.sources]
+        return [_replay(self, game) for game in _games(self, table)]
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """The best combination of each source among all that were trained, whoever asked for them.
+
+    What a strategy that names subsets of any size has found; attributes as of `Greedy`. With the rule "lower_bound" it
+    is the highest-scoring of the sets whose gain over the source alone is above the tolerance with its whole interval.
+    """
+
+    sources: tuple[str, ...]
+    tasks: tuple[str, ...]
+    max_size: int
+    rule: Rule = "lower_bound"
+    confidence: float = 0.95
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def result(self, table: ScoreTable) -> list[Expansion]:
+        """The best set of every source, in the order of `sources`."""
+        return [_best_of(self, game) for game in _games(self, table)]
+
+    def sharing(self, table: ScoreTable) -> Sharing:
+        """How many of the trainings hold each source, and how many there are."""
+        blocks = len(table.blocks)
+        alone = {found.source: found.trainings_alone for found in self.result(table)}
+        shared = sum(not set(members).isdisjoint(self.sources) for members in table.complete) * blocks
+        return Sharing(alone, sum(alone.values()), shared, sum(alone.values()) - shared)
+
+
+def _check(plan: Greedy | BestOf) -> None:
+    for field, names in (("sources", plan.sources), ("tasks", plan.tasks)):
+        if not names or len(set(names)) < len(names):
+            raise BadInput(f"greedy expansion: {field} must be one or more distinct task names, got {list(names)}.")
+    unknown = [name for name in plan.sources if name not in plan.tasks]
+    if unknown:
+        raise BadInput(
+            f"greedy expansion: sources {unknown} are not among the tasks of the search {list(plan.tasks)}. "
+            "Add them to the tasks or leave them out of the sources."
+        )
+    if plan.max_size < 2:
+        raise BadInput(f"greedy expansion: max_size must be 2 or more tasks, got {plan.max_size}.")
+    if plan.rule not in RULES:
+        raise BadInput(f"greedy expansion: rule must be one of {list(RULES)}, got {plan.rule!r}.")
+    if not 0 < plan.confidence < 1:
+        raise BadInput(f"greedy expansion: confidence must lie between 0 and 1, got {plan.confidence}.")
+    if not plan.tolerance >= 0 or math.isinf(plan.tolerance):
+        raise BadInput(f"greedy expansion: tolerance must be 0 or a number above it, got {plan.tolerance}.")
 
 
 def rows(expansions: Iterable[Expansion]) -> list[dict[str, Any]]:
@@ -315,9 +361,25 @@ class _Game:
     def kept(self, plan: Greedy, ranked: Sequence[Subset], best: Subset) -> tuple[Subset, ...]:
         """The sets of a level that go on, of those ranked by score; none when the level does not improve on `best`."""
         if plan.rule == "lower_bound":
-            return tuple(members for members in ranked if self.gain(members, best).low > 0)[: plan.beam]
+            return tuple(members for members in ranked if self.gain(members, best).low > plan.tolerance)[: plan.beam]
         bar = -math.inf if best in self.complete and math.isnan(self.score(best)) else self.score(best)
-        return tuple(ranked[: plan.beam]) if ranked and self.score(ranked[0]) > bar else ()
+        return tuple(ranked[: plan.beam]) if ranked and self.score(ranked[0]) > bar + plan.tolerance else ()
+
+    def ranked(self, sets: Iterable[Subset]) -> list[Subset]:
+        """The sets that have a score, best first; the names break ties, so that equal scores give equal answers."""
+        scores = {members: self.score(members) for members in sets}
+        return sorted((m for m in scores if not math.isnan(scores[m])), key=lambda m: (-scores[m], m))
+
+
+def _games(plan: Greedy | BestOf, table: ScoreTable) -> list[_Game]:
+    absent = [name for name in plan.tasks if name not in table.tasks]
+    if absent:
+        raise BadInput(
+            f"greedy expansion: the scores hold no tasks named {absent}; they hold {list(table.tasks)}. "
+            "Read the ledger of a search that has these tasks, or leave them out."
+        )
+    means, complete = table.mean(), table.complete
+    return [_Game(source, table, means, complete, plan.confidence) for source in plan.sources]
 
 
 def _replay(plan: Greedy, game: _Game) -> _Search:
@@ -336,13 +398,13 @@ def _replay(plan: Greedy, game: _Game) -> _Search:
         waiting = level - game.complete
         needed |= level
         missing |= waiting
-        # The names break ties, so that equal scores give equal answers.
-        scores = {members: game.score(members) for members in level - waiting}
-        ranked = sorted((m for m in scores if not math.isnan(scores[m])), key=lambda m: (-scores[m], m))
-        if ranked and (leader is None or scores[ranked[0]] > game.score(leader)):
+        trained = level - waiting
+        ranked = game.ranked(trained)
+        if ranked and (leader is None or game.score(ranked[0]) > game.score(leader)):
             leader = ranked[0]
         kept = game.kept(plan, ranked, best)
-        steps.append(Step(size, tuple(map(game.candidate, kept)), len(ranked), len(scores) - len(ranked), len(waiting)))
+        failed = len(trained) - len(ranked)
+        steps.append(Step(size, tuple(map(game.candidate, kept)), len(ranked), failed, len(waiting)))
         if kept:
             best, beam = kept[0], kept
         else:
@@ -351,8 +413,44 @@ def _replay(plan: Greedy, game: _Game) -> _Search:
             break
     if missing:
         reason = f"waiting for {len(missing)} subset{'s' * (len(missing) > 1)} not trained yet"
+    expansion = _expansion(game, best, leader, tuple(steps), reason, len(needed), not missing)
+    return _Search(expansion, frozenset(needed), frozenset(missing))
+
+
+def _best_of(plan: BestOf, game: _Game) -> Expansion:
+    """The best of what was trained with one source."""
+    single: Subset = (game.source,)
+    names = set(plan.tasks)
+    looked_at = [members for members in game.complete if game.source in members]
+    sets = [members for members in looked_at if 1 < len(members) <= plan.max_size and names.issuperset(members)]
+    ranked = game.ranked(sets)
+    if plan.rule == "lower_bound":
+        better = [members for members in ranked if game.gain(members, single).low > plan.tolerance]
+    else:
+        better = [members for members in ranked if game.score(members) > game.score(single) + plan.tolerance]
+    shown = "shown to be better" if plan.rule == "lower_bound" else "better"
+    reason = f"the best of {len(sets)} combinations that were trained"
+    if not better:
+        reason = f"none of {len(sets)} combinations that were trained is {shown} than {game.source}"
+    waiting = single not in game.complete
+    if waiting:
+        reason = f"waiting for {game.source} alone, which is not trained yet"
+    best, leader = better[0] if better else single, ranked[0] if ranked else None
+    return _expansion(game, best, leader, (), reason, len(looked_at), not waiting)
+
+
+def _expansion(
+    game: _Game,
+    best: Subset,
+    leader: Subset | None,
+    steps: tuple[Step, ...],
+    reason: str,
+    needed: int,
+    complete: bool,
+) -> Expansion:
+    single: Subset = (game.source,)
     gain = game.gain(best, single) if best != single else Difference(0.0, math.nan, math.nan, "nothing")
-    expansion = Expansion(
+    return Expansion(
         source=game.source,
         best=best,
         score=game.score(best),
@@ -363,12 +461,11 @@ def _replay(plan: Greedy, game: _Game) -> _Search:
         holds=gain.low > 0,
         spread=gain.spread,
         leader=game.candidate(leader) if leader else None,
-        steps=tuple(steps),
+        steps=steps,
         reason=reason,
-        trainings_alone=len(needed) * len(game.table.blocks),
-        complete=not missing,
+        trainings_alone=needed * len(game.table.blocks),
+        complete=complete,
     )
-    return _Search(expansion, frozenset(needed), frozenset(missing))
 
 
 def _why_none(plan: Greedy, game: _Game, size: int, ranked: Sequence[Subset], best: Subset) -> str:

@@ -30,6 +30,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from tim_search.expansion import Expansion
+from tim_search.grouping import Grouping
 from tim_search.tim import SizeProfile, TimResult, rank_heatmap
 from tim_search.types import BadInput, Task
 
@@ -468,6 +469,21 @@ def attention_data(
     return AttentionData(f"Cross-task attention in subsets of {size} tasks", shown, weights, subsets, departments)
 
 
+def attention_size(frame: pd.DataFrame, names: Sequence[str]) -> int | None:
+    """The subset size whose attention says the most: the one with the most pairs of tasks, of equals the smallest.
+
+    Size 3 comes before all others where it has every pair, as in the M3H paper's searches. None without attention.
+    """
+    pairs: dict[int, set[tuple[str, str]]] = {}
+    for members, task, other in zip(frame["subset"], frame["task"], frame["other"], strict=True):
+        if len(members) > 1 and task != other and set(members) <= set(names):
+            pairs.setdefault(len(members), set()).add((task, other))
+    every = len(names) * (len(names) - 1)
+    if 3 in pairs and len(pairs[3]) == every:
+        return 3
+    return min(pairs, key=lambda size: (-len(pairs[size]), size), default=None)
+
+
 def draw_attention(data: AttentionData, ax: Axes | None = None) -> Axes:
     """Draw an attention map on `ax`, or on a figure of its own.
 
@@ -577,6 +593,75 @@ def draw_expansion(data: ExpansionData, ax: Axes | None = None) -> Axes:
             handles.append(_point(colour, filled, meaning))
     _rows(ax, data.labels)
     ax.set_xlabel("gain in the source's metric, with its interval")
+    _title(ax, data.title, handles)
+    return ax
+
+
+# Which models to deploy -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class FrontData:
+    """What each number of deployed models gains; every array has one entry a point of the front.
+
+    Attributes:
+        title, axis_label: texts.
+        models: int, number of models.
+        gain, low, high: float, the objective's total gain and its interval; NaN without one.
+        predicted: bool: rests on models that were not trained.
+        chosen: bool: the choice that was asked for.
+    """
+
+    title: str
+    axis_label: str
+    models: NDArray[np.int64]
+    gain: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    predicted: NDArray[np.bool_]
+    chosen: NDArray[np.bool_]
+
+
+def front_data(found: Grouping, search: str = "") -> FrontData:
+    """Lay the Pareto front of a grouping out: its cost is the number of models."""
+    front = found.front
+    objective = {"total": "total gain", "worst": "total gain where the worst gain is largest"}[found.objective]
+    unit = {"relative": "shares of what is left to be won, summed over tasks", "absolute": "sum of the metrics"}
+    return FrontData(
+        title=" · ".join(part for part in (search, f"{objective} by the number of deployed models") if part),
+        axis_label=f"gain over one model a task\n({unit[found.gain]})",
+        models=np.array([len(one.models) for one in front]),
+        gain=np.array([one.total for one in front]),
+        low=np.array([one.low for one in front]),
+        high=np.array([one.high for one in front]),
+        predicted=np.array([one.predicted for one in front]),
+        chosen=np.array([one is found.choice for one in front]),
+    )
+
+
+def draw_front(data: FrontData, ax: Axes | None = None) -> Axes:
+    """Draw a front on `ax`, or on a figure of its own; at 0 stands one model a task."""
+    ax = ax or _axis(7.0, 4.2)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.step(data.models, data.gain, where="post", color=GREY, linewidth=1.0, zorder=1)
+    handles = []
+    for where, colour, filled, meaning in (
+        (data.chosen & ~data.predicted, RED, True, "chosen"),
+        (data.chosen & data.predicted, RED, False, "chosen, on predicted scores"),
+        (~data.chosen & ~data.predicted, INK, True, "measured"),
+        (~data.chosen & data.predicted, INK, False, "on predicted scores"),
+    ):
+        if where.any():
+            handles.append(_point(colour, filled, meaning))
+            for x, y, low, high in zip(
+                *(values[where] for values in (data.models, data.gain, data.low, data.high)), strict=True
+            ):
+                ax.plot([x, x], [low, high], color=colour, linewidth=1.3)
+                ax.plot(x, y, "o", ms=7, mec=colour, mfc=colour if filled else "white")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel("deployed models")
+    ax.set_ylabel(data.axis_label)
     _title(ax, data.title, handles)
     return ax
 

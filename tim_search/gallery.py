@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tim_search import figures
+import pandas as pd
+
+from tim_search import confirmation as confirmed
+from tim_search import confirmed_figures, figures
+from tim_search.grouping import Grouping
 from tim_search.summary import SearchResults
 from tim_search.tim import TimResult, size_profile
-
-#: Attention is compared within one subset size; this size where it was trained, else pairs.
-_ATTENTION_SIZE = 3
+from tim_search.types import FINAL_FOLD
 
 
 def heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
@@ -46,12 +48,35 @@ def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, 
     return (*found, figures.save(profile, place / f"sizes-{name}.png"))
 
 
+def front(results: SearchResults, found: Grouping) -> Path:
+    """The Pareto front of the models to deploy."""
+    drawn = figures.draw_front(figures.front_data(found, results.manifest.name))
+    return figures.save(drawn, results.folder / "figures" / "front.png")
+
+
 def attention(results: SearchResults) -> tuple[Path, ...]:
     """How much each task draws on each other, within one subset size; nothing where no such subset was trained."""
     frame = results.ledger.attention(results.manifest.context.key)
-    sizes = set(frame["subset"].map(len))
-    size = next((size for size in (_ATTENTION_SIZE, 2) if size in sizes), None)
+    size = figures.attention_size(frame, tuple(results.tasks))
     if size is None:
         return ()
     data = figures.attention_data(frame, tuple(results.tasks), size, results.tasks)
     return (figures.save(figures.draw_attention(data), results.folder / "figures" / "attention.png"),)
+
+
+def confirmation(results: SearchResults) -> tuple[Path, ...]:
+    """The forest of all sources that were put to the test, and the figures of each source's predictions."""
+    asked = confirmed.read(results.folder)
+    place = results.folder / "figures"
+    rows = confirmed.rows(results)
+    data = confirmed_figures.forest_data(rows, results.manifest.name)
+    if asked is None or not data.labels:
+        return ()
+    found = [figures.save(confirmed_figures.draw_forest(data).axes[0], place / "confirmation.png")]
+    frames = {key: results.ledger.curves(key) for key in {context.key for context in asked.contexts.values()}}
+    for source, chosen in asked.chosen.items():
+        parts = [frames[asked.contexts[members].key] for members in ((source,), chosen)]
+        curves = parts[0] if parts[0] is parts[1] else pd.concat(parts)
+        curves = curves[(curves["fold"] == FINAL_FOLD) & curves["seed"].isin(asked.seeds)]
+        found += confirmed_figures.draw_source(curves, results.tasks[source], chosen, place)
+    return tuple(found)

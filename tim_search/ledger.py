@@ -1,10 +1,10 @@
 """The ledger: every score a search has ever obtained, in append-only Parquet. The only source of truth.
 
-A ledger is a folder, or a prefix in object storage, with two tables, `scores/` and `attention/`. A table is a set of
-immutable Parquet files, each named by the SHA-256 of its bytes. A file is there whole or not at all, and two writers
-can never write different things under one name (`tim_search.storage`). Nothing is ever changed in place: compaction
-writes the rows of many files into one and then deletes the many. Readers take no lock. docs/ledger.md describes the
-columns.
+A ledger is a folder, or a prefix in object storage, with three tables: `scores/`, `attention/`, and `curves/` once
+something was confirmed. A table is a set of immutable Parquet files, each named by the SHA-256 of its bytes. A file is
+there whole or not at all, and two writers can never write different things under one name (`tim_search.storage`).
+Nothing is ever changed in place: compaction writes the rows of many files into one and then deletes the many. Readers
+take no lock. docs/ledger.md describes the columns.
 """
 
 from __future__ import annotations
@@ -50,6 +50,18 @@ _SCHEMAS: Mapping[str, Any] = {
     "attention": pa.schema(
         [*_UNIT, ("task", pa.string()), ("other", pa.string()), ("weight", pa.float64()), *_ORIGIN],
     ),
+    "curves": pa.schema(
+        [
+            *_UNIT,
+            ("task", pa.string()),
+            ("kind", pa.string()),
+            ("group", pa.string()),
+            ("x", pa.list_(pa.float32())),
+            ("y", pa.list_(pa.float32())),
+            ("n", pa.list_(pa.float32())),
+            *_ORIGIN,
+        ]
+    ),
     "scores": pa.schema(
         [
             *_UNIT,
@@ -67,7 +79,8 @@ _SCHEMAS: Mapping[str, Any] = {
     ),
 }
 # Rows that came from one training of one unit share these; see `_first_answers`.
-_ANSWER = {"attention": ["context", "subset", "seed", "fold"], "scores": ["context", "subset", "seed", "fold", "part"]}
+_UNIT_KEY = ["context", "subset", "seed", "fold"]
+_ANSWER = {"attention": _UNIT_KEY, "curves": _UNIT_KEY, "scores": [*_UNIT_KEY, "part"]}
 
 _NAME = re.compile(r"(part|compact)-([0-9a-f]{32})\.parquet")
 _FULL = 100_000  # rows of a merged file that no compaction takes up again, so that its memory has a bound
@@ -111,7 +124,7 @@ class Ledger:
     def append(self, results: Iterable[PackResult] | PackResult, context: Context) -> None:
         """Write pack results; on return they are on disk, in one file a table, and survive a loss of power.
 
-        Attention is written first, so that a unit that counts as done has its attention.
+        Scores are written last, so that a unit that counts as done has its attention and its curves.
 
         Raises:
             LedgerError: when the folder cannot be written (read-only, full); nothing of these results is then visible
@@ -120,7 +133,12 @@ class Ledger:
         batch = [results] if isinstance(results, PackResult) else list(results)
         created = self._now()
         with self._explained():
-            for kind, rows in (("attention", _attention_rows(batch)), ("scores", _score_rows(batch))):
+            tables = (
+                ("attention", _attention_rows(batch)),
+                ("curves", _curve_rows(batch)),
+                ("scores", _score_rows(batch)),
+            )
+            for kind, rows in tables:
                 if rows["task"]:
                     self._commit(kind, "part", _table(kind, rows, context, created))
 
@@ -229,10 +247,17 @@ class Ledger:
 
     def attention(self, context: str | None = None) -> pd.DataFrame:
         """Rows of the attention table, deduplicated like `scores`: how much `task` draws on `other`."""
-        names = _SCHEMAS["attention"].names
-        table = self._read("attention", names)
+        return self._rows_of("attention", context)
+
+    def curves(self, context: str | None = None) -> pd.DataFrame:
+        """Rows of the curves table, deduplicated like `scores` (see `tim_search.types.Curve`)."""
+        return self._rows_of("curves", context)
+
+    def _rows_of(self, kind: str, context: str | None) -> pd.DataFrame:
+        names = _SCHEMAS[kind].names
+        table = self._read(kind, names)
         conditions = [pc.equal(table["context"], context)] if context is not None else []
-        return _frame(_distinct("attention", _where(table, conditions)).select(names))
+        return _frame(_distinct(kind, _where(table, conditions)).select(names))
 
     def done(self, context: str) -> set[Unit]:
         """Units of a context that have a final answer, a failed one included."""
@@ -458,6 +483,20 @@ def _attention_rows(batch: Sequence[PackResult]) -> dict[str, list[Any]]:
         "other": [weight.other for weight in weights],
         "weight": [weight.weight for weight in weights],
         "pack": [name for result in batch for name in [result.pack.id] * len(result.attention)],
+    }
+
+
+def _curve_rows(batch: Sequence[PackResult]) -> dict[str, list[Any]]:
+    curves = [curve for result in batch for curve in result.curves]
+    return {
+        **_unit_rows([curve.unit for curve in curves]),
+        "task": [curve.task for curve in curves],
+        "kind": [curve.kind for curve in curves],
+        "group": [curve.group for curve in curves],
+        "x": [curve.x for curve in curves],
+        "y": [curve.y for curve in curves],
+        "n": [curve.n for curve in curves],
+        "pack": [name for result in batch for name in [result.pack.id] * len(result.curves)],
     }
 
 

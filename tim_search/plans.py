@@ -2,8 +2,10 @@
 
 A design is a mapping with `kind`: {"kind": "exact"}, {"kind": "sized", "k": 2},
 {"kind": "sampled", "n": 208, "seed": 0, "sliced": true, "control": "dead_permuted",
-"stop": {"top_k": 3, "overlap": 0.9, "false_sign": 0.05}}, the last two optional, or
-{"kind": "greedy", "beam": 3, "max_size": 3, "rule": "lower_bound", "confidence": 0.95, "sources": [...]}.
+"stop": {"top_k": 3, "overlap": 0.9, "false_sign": 0.05}}, the last two optional,
+{"kind": "greedy", "beam": 3, "max_size": 3, "rule": "lower_bound", "confidence": 0.95, "tolerance": 0.0,
+"sources": [...]}, or {"kind": "surrogate", "rounds": 6, "batch": 1, "max_size": 0, "seed": 0, "rule": "lower_bound",
+"confidence": 0.95, "tolerance": 0.0, "sources": [...]}.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from tim_search import designs, stopping
 from tim_search.expansion import Greedy
 from tim_search.search import Plan, StaticPlan
 from tim_search.stopping import Sequential
+from tim_search.surrogate import Surrogate
 from tim_search.types import BadInput
 
 
@@ -40,10 +43,13 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
             return Sequential(static, stopping.rule_of(settings["stop"]), settings.get("control"))
         case "greedy":
             return Greedy(**{**settings, "sources": tuple(settings["sources"]), "tasks": names})
+        case "surrogate":
+            own = {key: settings[key] for key in ("rounds", "batch", "max_size", "seed")}
+            return Surrogate(tuple(settings["sources"]), names, **own)
         case other:
             raise BadInput(
-                f"design: expected exact, sized, sampled or greedy, got {other!r}. The search was made by another "
-                "version of this product; read it with that one."
+                f"design: expected exact, sized, sampled, greedy or surrogate, got {other!r}. The search was made by "
+                "another version of this product; read it with that one."
             )
     return StaticPlan(tuple(designs.subsets(membership, names)))
 
@@ -55,6 +61,8 @@ def at_most(plan: Plan, tasks: Sequence[str], blocks: Sequence[tuple[int, int]])
             return len(plan.units(blocks))
         case Sequential(design=design):
             return len(design.units(blocks))
+        case Surrogate():
+            return plan.most() * len(blocks)
         case Greedy(max_size=largest):
             sizes: Iterable[int] = range(1, largest + 1)
         case _:

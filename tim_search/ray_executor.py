@@ -39,6 +39,7 @@ from tim_search.packing import cost
 from tim_search.types import (
     Attention,
     BadInput,
+    Curve,
     OutOfMemory,
     Pack,
     PackResult,
@@ -67,6 +68,7 @@ _MEMORY = 200  # packs whose pace is remembered
 
 _score_fields = attrgetter(*(item.name for item in fields(Score) if item.name != "unit"))
 _attention_fields = attrgetter(*(item.name for item in fields(Attention) if item.name != "unit"))
+_curve_fields = attrgetter(*(item.name for item in fields(Curve) if item.name != "unit"))
 
 
 class _Worker:
@@ -87,7 +89,8 @@ class _Worker:
         place = {unit: index for index, unit in enumerate(pack.units)}
         scores = [(place[row.unit], _score_fields(row)) for row in result.scores if row.unit in place]
         attention = [(place[row.unit], _attention_fields(row)) for row in result.attention if row.unit in place]
-        return scores, attention, result.seconds, result.peak_bytes
+        curves = [(place[row.unit], _curve_fields(row)) for row in result.curves if row.unit in place]
+        return scores, attention, curves, result.seconds, result.peak_bytes
 
 
 @dataclass(eq=False)
@@ -251,7 +254,7 @@ class RayExecutor:
     def _start(self) -> None:
         """Connect and ask for the workers that are missing. All of them start at once."""
         if not ray.is_initialized():
-            _connect(self._address)
+            connect(self._address)
             self._owns_ray = True
         if self._payload_ref is None:
             self._payload_ref = ray.put(self._payload)
@@ -536,13 +539,14 @@ def _amounts(node: Mapping[str, Any], resources: Resources) -> str:
 
 
 def _result(pack: Pack, answer: tuple[Any, ...]) -> PackResult:
-    scores, attention, seconds, peak_bytes = answer
+    scores, attention, curves, seconds, peak_bytes = answer
     return PackResult(
         pack,
         tuple(Score(pack.units[index], *values) for index, values in scores),
         tuple(Attention(pack.units[index], *values) for index, values in attention),
         seconds,
         peak_bytes,
+        curves=tuple(Curve(pack.units[index], *values) for index, values in curves),
     )
 
 
@@ -554,7 +558,7 @@ def _short(error: BaseException) -> str:
 # -------------------------------------------------------------------- connecting
 
 
-def _connect(address: str) -> None:
+def connect(address: str) -> None:
     """Start Ray here or attach to a running cluster; raises BadInput where that cannot be."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     # It tells at every start that the cluster is protected by a token, as it should be.

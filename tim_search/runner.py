@@ -9,20 +9,37 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tim_search import __version__, expansion, figures, forecast, gallery, merge, plans, power, search, spec, summary
+from tim_search import (
+    choices,
+    confirmation,
+    expansion,
+    figures,
+    forecast,
+    gallery,
+    merge,
+    plans,
+    power,
+    report,
+    search,
+    spec,
+    summary,
+)
 from tim_search.events import EventLog
 from tim_search.executors import SerialExecutor
-from tim_search.ledger import Ledger
+from tim_search.grouping import Grouping
+from tim_search.ledger import Ledger, product_version, write_durably
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, Interrupted, digest
+from tim_search.types import BadInput, Interrupted, Subset, canonical
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +78,11 @@ def run_search(
         BadInput: the folder belongs to another search; Ray cannot be reached; no machine has what a worker asks for.
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
+    if found.awaits_tuning:
+        raise BadInput(
+            f"search {found.file.name}: its file asks for tuning, and {found.out} keeps no choice made with these "
+            "settings. Tune it first (`tim-search tune`, or `tim_search.runner.tune`), then resolve the search again."
+        )
     manifest = prepare(found)
     ledger = Ledger(found.ledger)
     factory, payload = spec.training(found)
@@ -73,14 +95,19 @@ def run_search(
         time_limit=found.file.resources.time_limit,
     )
     log = EventLog(
-        found.out, warn, search=manifest.name, context=manifest.context.key, ledger=ledger.place, version=__version__
+        found.out,
+        warn,
+        search=manifest.name,
+        context=manifest.context.key,
+        ledger=ledger.place,
+        version=product_version(),
     )
 
     def caution(message: str) -> None:
         log.warning(message)
         warn(message)
 
-    tracker = _tracker(manifest, found.out, found.tracking_uri, caution, capacity=found.capacity)
+    tracker = tracker_of(manifest, found.out, found.tracking_uri, caution, capacity=found.capacity)
     written: tuple[tuple[Path, ...], tuple[Path, ...]] = ((), ())
 
     def tell(event: Event) -> None:
@@ -126,7 +153,7 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
     rounds = search.played(results.plan, results.table, held)[1]
     done, failures = status["trained"], status["failed"]
     event = Event("done", rounds, done, done + status["waiting"], failures, status["training_seconds"])
-    tracker = _tracker(results.manifest, results.folder, uri, warn)
+    tracker = tracker_of(results.manifest, results.folder, uri, warn)
     with contextlib.suppress(Interrupted), tracker:
         written = publish(results, tracker, rounds, event)
         if not status["finished"]:
@@ -135,16 +162,16 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
     return Finished(results, outcome, *written, tuple(tracker.missed))
 
 
-def _tracker(manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[str], None], **settings: Any) -> Tracker:
+def tracker_of(
+    manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[str], None], **settings: Any
+) -> Tracker:
     """What publishes the search of a folder; the same folder and store give the same run in MLflow."""
-    # What tells this folder's search from equal ones in one MLflow store; nothing where the store is its own.
-    home = "" if tracking_uri.startswith(f"sqlite:///{out}/") else str(out)
     context, names = manifest.context, [task.name for task in manifest.tasks]
     plain = asdict(manifest)
     return Tracker(
         tracking_uri,
         manifest.name,
-        digest([home, manifest.name, context.key, dict(manifest.design), names]),
+        manifest.published_id(out, tracking_uri),
         cohort=manifest.cohort,
         context=context.key,
         settings={
@@ -157,6 +184,60 @@ def _tracker(manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[s
         again=f"To publish later: tim-search publish {out}",
         warn=warn,
     )
+
+
+def tune(
+    found: spec.ResolvedSearch,
+    subsets: Sequence[Subset] = (),
+    address: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    warn: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Choose settings for a search, or a choice of its own for each of some subsets, and keep it in `tuning.json`.
+
+    Args:
+        subsets: what is tuned for itself; () tunes for the whole search, which `run` then takes up.
+        address: of a Ray cluster; overrides the search file's.
+
+    Returns:
+        the records of the studies, as `tuning.json` holds them.
+
+    Raises:
+        BadInput: no combination of settings could be trained.
+        Interrupted, LedgerError, WorkerError: see `tuning.run`; what was trained is in the ledger.
+    """
+    # Imported here: optuna and ray.tune, which take seconds and serve this alone.
+    from tim_search import tuning
+
+    ledger = Ledger(found.ledger)
+    factory, payload = spec.training(found)
+    where = (found.resources, found.capacity, address or found.file.address)
+    studies = [spec.study(found, own) for own in subsets] or [spec.study(found)]
+    together = [replace(studies[0], subsets=tuple(dict.fromkeys(subsets)))] if subsets else studies
+    # On a grid all subsets share the combinations, and so their packs; Optuna goes its own way for each of them.
+    for study in together if studies[0].sampler == "grid" else studies:
+        tuning.run(study, ledger, factory, payload, *where, on_event)
+    rows = ledger.scores(columns=choices.COLUMNS)
+    records, paths = [], []
+    for study, own in zip(studies, subsets or (None,), strict=True):
+        trials = choices.trials(study, rows)
+        records.append(choices.write(found.out, study, trials, own))
+        name = "tuning" if own is None else f"tuning-{'+'.join(own)}"
+        paths += tuning.figures(study, trials, found.out / "figures", name)
+    table = [row for record in records for row in choices.table(record)]
+    write_table(found.out / "tables" / ("tuning-subsets.csv" if subsets else "tuning.csv"), table)
+    tuned = spec.resolve(found.file, found.out)
+    with tracker_of(_manifest(tuned), tuned.out, tuned.tracking_uri, warn, capacity=tuned.capacity) as tracker:
+        tracker.tuning(table, paths)
+    return records
+
+
+def confirmed(results: SearchResults) -> list[Subset]:
+    """What a search would have confirmed: every source alone, its best combination, and the highest-scoring one."""
+    found: dict[Subset, None] = {}
+    for one in results.expand()[0]:
+        found |= dict.fromkeys([(one.source,), one.best, *([one.leader.subset] if one.leader else [])])
+    return list(found)
 
 
 def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
@@ -184,6 +265,56 @@ def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda
         executor.close()
 
 
+def train_choice(
+    found: spec.ResolvedSearch,
+    choose: Callable[[SearchResults], Grouping],
+    address: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_choice: Callable[[Grouping, tuple[Subset, ...]], None] = lambda choice, todo: None,
+) -> Grouping:
+    """Choose models, train what the choice rests on unmeasured, and choose again, until it rests on measured scores.
+
+    The trainings are those of the search: the same context, ledger and blocks.
+
+    Args:
+        found: the search, resolved from its own `search.yaml`.
+        choose: reads the choice off the search folder.
+        address: of a Ray cluster; overrides the search file's.
+        on_event: told about progress.
+        on_choice: told about each choice and the subsets to be trained for it.
+
+    Raises:
+        BadInput, Interrupted: as `run_search`.
+    """
+    prepare(found)
+    executor: RayExecutor | None = None
+    try:
+        while True:
+            results = summary.open_search(found.out)
+            choice = choose(results)
+            # What failed in vain has its final answer; it is no candidate, or stays predicted where a task is alone.
+            todo = tuple(members for members in choice.unmeasured if members not in results.table.complete)
+            if not todo:
+                return choice
+            on_choice(choice, todo)
+            if executor is None:
+                factory, payload = spec.training(found)
+                executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
+            search.run(
+                search.StaticPlan(todo),
+                Ledger(found.ledger),
+                found.context,
+                found.tasks,
+                found.blocks,
+                executor,
+                found.capacity,
+                on_event,
+            )
+    finally:
+        if executor is not None:
+            executor.close()
+
+
 def prepare(found: spec.ResolvedSearch) -> Manifest:
     """Make the output folder ready: `search.yaml` and `search.json`.
 
@@ -201,15 +332,26 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
     if (found.out / "search.json").exists():
         earlier = Manifest.read(found.out)
         if earlier.context != found.context:
-            raise BadInput(_other_context(found, earlier))
+            raise BadInput(other_context(found, earlier))
         if earlier.name != found.file.name or {task.name for task in earlier.tasks} != set(found.tasks):
             raise BadInput(
                 f"{found.out} holds the search {earlier.name} of {len(earlier.tasks)} tasks; expected that one again, "
                 f"got {found.file.name} of {len(found.tasks)} tasks. Give this search a folder of its own with --out; "
                 f"with `ledger: {found.ledger}` in its file it takes over all that is trained already."
             )
+    manifest = _manifest(found)
+    manifest.write(found.out)
+    # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
+    again = found.file.model_copy(update={"out": Path()})
+    (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
+    write_durably(found.out / "cohort.json", (canonical(spec.cohort_record(found)) + "\n").encode())
+    write_durably(found.out / "versions.json", (canonical(_versions()) + "\n").encode())
+    return manifest
+
+
+def _manifest(found: spec.ResolvedSearch) -> Manifest:
     inside = isinstance(found.ledger, Path) and found.ledger.is_relative_to(found.out)
-    manifest = Manifest(
+    return Manifest(
         name=found.file.name,
         cohort=found.cohort.name,
         context=found.context,
@@ -221,14 +363,21 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
         ledger=os.path.relpath(found.ledger, found.out) if inside else str(found.ledger),
         planned_units=plans.planned_units(found.plan, found.blocks),
     )
-    manifest.write(found.out)
-    # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
-    again = found.file.model_copy(update={"out": Path()})
-    (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
-    return manifest
 
 
-def _other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
+def _versions() -> dict[str, str]:
+    """What computes the scores, as it is installed where the search is started."""
+    libraries = ("tim-search", "torch", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "ray")
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for name in libraries:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
     differ = merge.differences(earlier.context, found.context)
     return (
         f"{found.out} holds the search {earlier.name!r} with another context: {'; '.join(differ)} differ. "
@@ -256,6 +405,8 @@ def publish(
     tracker.heatmap(result, heatmaps, completed)
     tracker.expansion(expansions, sharing, [expanded])
     tracker.ledger(results.ledger.scores(results.manifest.context.key, primary=False, part=None))
+    if event.kind == "done":
+        tracker.report(report.write(results, confirmation=confirmation.rows(results)))
     return (*heatmaps, expanded, *gallery.attention(results)), tables
 
 

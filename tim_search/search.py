@@ -25,7 +25,7 @@ from tim_search.executors import Executor
 from tim_search.games import ScoreTable, empty, score_table
 from tim_search.ledger import Ledger, product_version, write_durably
 from tim_search.packing import packs
-from tim_search.types import BadInput, Context, Interrupted, Pack, PackResult, Subset, Task, Unit
+from tim_search.types import BadInput, Context, Interrupted, Pack, PackResult, Subset, Task, Unit, digest
 
 _MANY_FILES = 512  # files of the ledger above which they are merged while a search runs
 _SOME_FILES = 32  # ... at its end, because many small files are slow to read
@@ -150,7 +150,8 @@ def run(
     static = plan if isinstance(plan, StaticPlan) else None
 
     def read_table() -> ScoreTable:
-        rows = ledger.scores(context.key, columns=_TABLE_COLUMNS)
+        # Every part: which patients judge a unit follows from its fold, and the table takes the folds of its blocks.
+        rows = ledger.scores(context.key, part=None, columns=_TABLE_COLUMNS)
         return score_table(rows, tuple(tasks), blocks, replicates=True)
 
     def tell(kind: Literal["round", "pack", "stopping", "done"], message: str = "") -> None:
@@ -387,6 +388,16 @@ class Manifest:
                 f"{path}: is not a search's manifest ({type(error).__name__}: {error}). Run the search again; it "
                 "writes the file anew and trains nothing that the ledger holds."
             ) from error
+
+    def published_id(self, folder: Path, tracking_uri: str) -> str:
+        """What makes it this search in an MLflow store: name, context, design and tasks.
+
+        A store that holds many searches tells equal ones apart by their folders; one inside its search's folder does
+        not, so that the folder may be moved.
+        """
+        home = "" if tracking_uri.startswith(f"sqlite:///{folder}/") else str(folder)
+        names = [task.name for task in self.tasks]
+        return digest([home, self.name, self.context.key, dict(self.design), names])
 
     def open_ledger(self, folder: str | Path) -> Ledger:
         """The ledger of the search whose output folder this is."""

@@ -18,9 +18,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from tim_search import plans, reading, storage
+from tim_search import choices, plans, reading, space, storage
+from tim_search.choices import Study
 from tim_search.search import Plan
-from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory
+from tim_search.space import TuningSection
+from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory, subset
 
 if TYPE_CHECKING:
     from model.cohort import Cohort
@@ -73,8 +75,8 @@ def _ledger(value: Any) -> Any:
 
 
 _DESIGNS = (
-    "Write `exact`, `sized: 2`, `sampled: 200`, `sampled: {stop: {top_k: 3}}`, `greedy` or "
-    "`greedy: {beam: 3, max_size: 3}`"
+    "Write `exact`, `sized: 2`, `sampled: 200`, `sampled: {stop: {top_k: 3}}`, `greedy`, "
+    "`greedy: {beam: 3, max_size: 3}` or `surrogate: {rounds: 6}`"
 )
 
 
@@ -95,8 +97,8 @@ def _design(value: Any) -> Any:
             given = "nothing" if setting is None else reading.short(setting)
             raise _error(f"expected a whole number of at least 1 after `{kind}:`, got {given}. {_DESIGNS}")
         return {"kind": kind, "k" if kind == "sized" else "n": setting}
-    if kind == "greedy" and (setting is None or isinstance(setting, dict)):
-        return {"kind": "greedy", **(setting or {})}
+    if kind in ("greedy", "surrogate") and (setting is None or isinstance(setting, dict)):
+        return {"kind": kind, **(setting or {})}
     raise _error(f"no such design: {reading.short(value)}. {_DESIGNS}")
 
 
@@ -160,12 +162,34 @@ class GreedyDesign(_Section):
     )
     rule: Literal["lower_bound", "paper"] = Field(default="lower_bound", description="lower_bound or paper")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
+    tolerance: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="a number of at least 0 (gains up to it do not count)"
+    )
     sources: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
         default=None, description="`all` or a list of task names"
     )
 
 
-Design: TypeAlias = ExactDesign | SizedDesign | SampledDesign | GreedyDesign
+class SurrogateDesign(_Section):
+    """Subsets of any size that a model of the scores finds most promising (see `tim_search.surrogate`)."""
+
+    kind: Literal["surrogate"] = "surrogate"
+    rounds: int = Field(default=6, ge=0, description="a whole number of at least 0 (rounds of proposals)")
+    batch: int = Field(default=1, ge=1, description="a whole number of at least 1 (proposals of each source a round)")
+    max_size: int | None = Field(
+        default=None, ge=2, description="a whole number of at least 2 (tasks in the largest combination)"
+    )
+    rule: Literal["lower_bound", "paper"] = Field(default="lower_bound", description="lower_bound or paper")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
+    tolerance: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="a number of at least 0 (gains up to it do not count)"
+    )
+    sources: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
+        default=None, description="`all` or a list of task names"
+    )
+
+
+Design: TypeAlias = ExactDesign | SizedDesign | SampledDesign | GreedyDesign | SurrogateDesign
 
 
 class ResourcesSection(_Section):
@@ -195,6 +219,9 @@ class SearchFile(_Section):
     )
     network: str = Field(default="m3h", description="the name of a network")
     training: dict[str, Any] = Field(default_factory=dict, description="settings of the network, such as `epochs: 15`")
+    tuning: Annotated[TuningSection | None, BeforeValidator(lambda value: {} if value is None else value)] = Field(
+        default=None, description="space, sampler and trials"
+    )
     design: Annotated[Annotated[Design, Field(discriminator="kind")] | None, BeforeValidator(_design)] = Field(
         default=None, description="a design"
     )
@@ -250,6 +277,8 @@ class ResolvedSearch:
         sources: tasks that are expanded and reported; a negative control is none of them.
         blocks: (seed, fold) pairs; every subset is trained once in each, in a sliced design in one of them.
         capacity: units a pack.
+        untuned: the settings as the file has them, before tuning.
+        choice: the tuned settings that `settings` holds; None where nothing was tuned, or not yet.
     """
 
     file: SearchFile
@@ -266,6 +295,13 @@ class ResolvedSearch:
     tracking_uri: str
     capacity: int
     resources: Resources
+    untuned: Any = None
+    choice: Mapping[str, Any] | None = None
+
+    @property
+    def awaits_tuning(self) -> bool:
+        """Whether the file asks for tuning and no choice is kept in the output folder."""
+        return self.file.tuning is not None and self.choice is None
 
 
 def load(path: str | Path) -> SearchFile:
@@ -295,9 +331,12 @@ def read(path: str | Path) -> tuple[SearchFile | None, list[Finding]]:
         search = SearchFile.model_validate(raw)
     except ValidationError as error:
         inner = {"resources": ResourcesSection, "greedy": GreedyDesign, "sampled": SampledDesign, "stop": StopSection}
+        inner |= {"surrogate": SurrogateDesign, "tuning": TuningSection}
         findings = reading.findings(error, SearchFile, lines, inner)
     if isinstance(raw.get("training", {}), dict):
         findings += _settings(raw.get("network", "m3h"), raw.get("training", {}), lines)[1]
+    if search is not None and not findings:
+        findings = _space(search, lines)[1]
     if search is None or findings:
         return None, findings
     return _absolute(search, path, named="name" in raw), []
@@ -344,12 +383,18 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
             "in it MLflow takes for another one. Name another output folder with --out, or another tracking_uri "
             "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
         )
+    untuned, choice = settings, None
+    context = Context(cohort.fingerprint, cohort.columns_digest, cohort.split.digest, search.network, settings.text)
+    if search.tuning is not None:
+        choice = choices.kept(folder, _study(search, context, cohort, blocks, control))
+        settings = dataclasses.replace(settings, **(choice or {}))
+        context = dataclasses.replace(context, settings=settings.text)
     return ResolvedSearch(
         file=search,
         cohort=cohort,
         tasks=cohort.tasks,
         settings=settings,
-        context=Context(cohort.fingerprint, cohort.columns_digest, cohort.split.digest, search.network, settings.text),
+        context=context,
         plan=plans.make(record, names),
         design=record,
         sources=tuple(record.get("sources", [name for name in names if name != control])),
@@ -359,12 +404,44 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
         tracking_uri=uri,
         capacity=search.capacity or _capacity(search, cohort, settings, record),
         resources=Resources(search.resources.cpus, search.resources.gpus, search.resources.workers),
+        untuned=untuned,
+        choice=choice,
     )
 
 
 def tracking_uri(named: str | None, folder: Path) -> str:
     """Where a search publishes: what its file names, else the environment, else a database in its folder."""
     return named or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def study(found: ResolvedSearch, own: Subset | None = None) -> Study:
+    """What tuning compares for a search: every task alone and all tasks together, or one subset of its own.
+
+    A search file without a `tuning` section takes the paper's space.
+    """
+    context = dataclasses.replace(found.context, settings=found.untuned.text)
+    control = found.design.get("control")
+    return _study(found.file, context, found.cohort, found.blocks, control, own)
+
+
+def _study(
+    search: SearchFile,
+    context: Context,
+    cohort: Cohort,
+    blocks: Sequence[tuple[int, int]],
+    control: str | None,
+    own: Subset | None = None,
+) -> Study:
+    section = search.tuning or TuningSection()
+    values, findings = _space(search.model_copy(update={"tuning": section}), {})
+    if findings:
+        raise BadInput(_report(f"search {search.name}", findings))
+    tasks = {name: task for name, task in cohort.tasks.items() if name != control}
+    both = dict.fromkeys([*(subset([name]) for name in tasks), subset(tasks)])
+    folds = tuple(range(cohort.split.n_folds))
+    n_trials = space.trials(section, values)
+    subsets = tuple(both) if own is None else (own,)
+    return Study(context, values, section.sampler, n_trials, tasks, subsets, blocks[0][0], folds)
 
 
 def training(found: ResolvedSearch) -> tuple[TrainerFactory, Any]:
@@ -375,6 +452,49 @@ def training(found: ResolvedSearch) -> tuple[TrainerFactory, Any]:
     threads = max(1, int(found.resources.cpus))
     payload = TrainingPayload(found.cohort, found.context.network, found.settings, found.file.device, threads)
     return trainer, payload
+
+
+def confirming(
+    found: ResolvedSearch,
+    settings: Any,
+    chosen: Mapping[str, Subset],
+    ensemble: int,
+    groups: Iterable[str],
+    map_seed: int,
+) -> tuple[TrainerFactory, Any]:
+    """(factory, payload) that an executor needs to confirm combinations on the test patients.
+
+    Args:
+        settings: of the network, as the confirmation has them.
+        chosen: source -> combination.
+        ensemble: the most single-task models that are averaged.
+        groups: input columns by which calibration is shown apart.
+        map_seed: the seed whose clusterings are laid out in two dimensions.
+
+    Raises:
+        BadInput: for a column that is no input of the search.
+    """
+    # Imported here: torch.
+    from model.confirming import ConfirmingPayload, subgroups, trainer
+
+    _, payload = training(found)
+    maps = {
+        (members, source)
+        for source, combination in chosen.items()
+        if found.tasks[source].kind == "clustering"
+        for members in (combination, (source,))
+    }
+    by_group = {name: rows for column in groups for name, rows in subgroups(found.cohort, column).items()}
+    return trainer, ConfirmingPayload(
+        dataclasses.replace(payload, settings=settings), ensemble, by_group, frozenset(maps), map_seed
+    )
+
+
+def cohort_record(found: ResolvedSearch) -> dict[str, Any]:
+    """The cohort of the search in counts and shares, as its report shows it (see `model.manifest.describe`)."""
+    from model.manifest import describe
+
+    return describe(found.cohort)
 
 
 def cost(found: ResolvedSearch, subsets: Sequence[Subset]) -> Callable[[int, int], float] | None:
@@ -398,7 +518,7 @@ def dump(search: SearchFile) -> str:
             plain["design"] = "exact"
         case SizedDesign(k=k):
             plain["design"] = {"sized": k}
-        case SampledDesign() | GreedyDesign():
+        case SampledDesign() | GreedyDesign() | SurrogateDesign():
             kind = plain["design"].pop("kind")
             plain["design"] = {kind: plain["design"]}
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
@@ -454,8 +574,8 @@ def _misfits(design: Design, names: Sequence[str], m: int) -> list[Finding]:
             with_control = ", the control among them," if m > len(names) else ""
             problem = f"{m} tasks{with_control} have {2**m - 1} subsets, got {n}."
             return [Finding("design.sampled", problem, "Use `exact`.")]
-        case GreedyDesign(sources=sources):
-            return _unknown("design.greedy.sources", sources or (), names)
+        case GreedyDesign(sources=sources) | SurrogateDesign(sources=sources):
+            return _unknown(f"design.{design.kind}.sources", sources or (), names)
     return []
 
 
@@ -475,7 +595,9 @@ def _record(design: Design, names: tuple[str, ...], seed: int, control: str | No
             record["control"] = control
         if design.stop is not None:
             record["stop"] = design.stop.model_dump(mode="json", exclude={"max_subsets"})
-    if isinstance(design, GreedyDesign):
+    if isinstance(design, SurrogateDesign):
+        record |= {"max_size": design.max_size or 0, "seed": seed}
+    if isinstance(design, GreedyDesign | SurrogateDesign):
         record["sources"] = list(design.sources or names)
     return record
 
@@ -533,12 +655,27 @@ def _settings(network: Any, training: Mapping[str, Any], lines: reading.Lines) -
     return settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(settings)}), []
 
 
+def _space(search: SearchFile, lines: reading.Lines) -> tuple[dict[str, Any], list[Finding]]:
+    """The space of the `tuning` section as the network takes it, and what is wrong with it."""
+    if search.tuning is None:
+        return {}, []
+
+    def check(name: str, value: Any) -> tuple[Any, str]:
+        settings, findings = _settings(search.network, {**search.training, name: value}, {})
+        return getattr(settings, name, value), " ".join(f"{one.problem} {one.fix}" for one in findings)
+
+    values, problems = space.plain(search.tuning, check)
+    return values, [
+        Finding(reading.place(("tuning", "space", *place), lines), problem, "") for place, problem in problems
+    ]
+
+
 def _capacity(search: SearchFile, cohort: Cohort, settings: Any, record: Mapping[str, Any]) -> int:
     """Units a pack that fit the memory, whichever subsets of the design are in it."""
     # Imported here: torch.
     from model.cost import capacity
 
-    largest = min(len(cohort.tasks), record.get("k", record.get("max_size", len(cohort.tasks))))
+    largest = min(len(cohort.tasks), record.get("k", record.get("max_size")) or len(cohort.tasks))
     gpus, workers = search.resources.gpus, _workers_here(search.resources)
     return capacity(cohort, largest, settings, gpus=gpus, workers=workers)
 

@@ -5,7 +5,9 @@ Needs neither the cohort nor the network nor Ray, and works at any moment, also 
 
 from __future__ import annotations
 
+import json
 import math
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +17,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tim_search import expansion, plans, tim
+from tim_search import expansion, grouping, plans, tim
 from tim_search.blocks import Method
-from tim_search.expansion import Expansion, Greedy, Sharing
+from tim_search.expansion import BestOf, Expansion, Greedy, Sharing
 from tim_search.games import ScoreTable, score_table
-from tim_search.ledger import Ledger, LedgerWarning
+from tim_search.grouping import Grouping
+from tim_search.ledger import Ledger, LedgerWarning, write_durably
 from tim_search.search import Manifest, Plan, StaticPlan
 from tim_search.stopping import Sequential, sizes
+from tim_search.surrogate import Surrogate
 from tim_search.tim import TimResult
 from tim_search.types import BadInput, Finding, Task
 
@@ -62,6 +66,10 @@ class SearchResults:
 
     def stopping(self) -> dict[str, Any] | None:
         """How a design with a stopping rule stands (see `Sequential.status`); None for other designs."""
+        return self._stopping
+
+    @cached_property
+    def _stopping(self) -> dict[str, Any] | None:
         return self.plan.status(self.table) if isinstance(self.plan, Sequential) else None
 
     @cached_property
@@ -109,19 +117,32 @@ class SearchResults:
     def _estimated(self, table: ScoreTable, method: Method | Literal["auto"], **options: Any) -> TimResult:
         return tim.from_table(table, method, overlaps=self.manifest.overlaps, control=self.control, **options)
 
-    def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Greedy:
-        """The greedy expansion of this search: its own settings where its design is greedy, else the paper's."""
+    def group(self, models: int | None = None, **options: Any) -> Grouping:
+        """The models to deploy; arguments as of `tim_search.grouping.group`. Raises BadInput before it can be told."""
+        return grouping.group(self.table, models, control=self.control, overlaps=self.manifest.overlaps, **options)
+
+    def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Greedy | BestOf:
+        """The greedy expansion of this search: its own settings where its design is greedy, else the paper's.
+
+        Where the surrogate proposed the subsets it is the best of these: no greedy path leads through them.
+        """
         design = self.manifest.design
         # A control is never recommended.
         tasks = tuple(name for name in self.tasks if name != self.control)
         if isinstance(own := self.plan, Greedy):
-            known = {key: getattr(own, key) for key in ("beam", "max_size", "rule", "confidence")}
+            known = {key: getattr(own, key) for key in ("beam", "max_size", "rule", "confidence", "tolerance")}
+        elif isinstance(own, Surrogate):
+            known = {key: design[key] for key in ("rule", "confidence", "tolerance")}
+            known["max_size"] = max(2, own.largest)
         else:
             largest = min(MAX_SIZE, design.get("k", len(tasks)))
             known = {"beam": BEAM, "max_size": max(2, largest), "rule": "lower_bound", "confidence": CONFIDENCE}
         given = {"rule": rule, **options}
         known |= {key: value for key, value in given.items() if value is not None}
         sources = known.pop("sources", None) or self.manifest.sources
+        if isinstance(own, Surrogate):
+            known.pop("beam", None)
+            return BestOf(sources=tuple(sources), tasks=tasks, **known)
         return Greedy(sources=tuple(sources), tasks=tasks, **known)
 
     def expand(self, rule: expansion.Rule | None = None, **options: Any) -> tuple[list[Expansion], Sharing]:
@@ -195,6 +216,14 @@ def open_search(folder: str | Path) -> SearchResults:
     return SearchResults(folder, manifest, manifest.open_ledger(folder))
 
 
+def write_group(results: SearchResults, content: Mapping[str, Any]) -> Path:
+    """Keep a choice of models as `group.json` in the search folder, where the report finds it; returns its path."""
+    path = results.folder / "group.json"
+    kept = {**content, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    write_durably(path, (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode())
+    return path
+
+
 def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
     """The other tasks by what they do to a source, best helper first; no control, no tasks without an estimate.
 
@@ -217,15 +246,15 @@ def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] 
     return sorted(found, key=lambda one: -one["estimate"])
 
 
-def report(results: SearchResults) -> dict[str, Any]:
+def report(results: SearchResults, result: TimResult | None = None) -> dict[str, Any]:
     """What a finished run tells: for every source its helpers and its best combination by both rules.
 
     Keys: search, label, notes, stopping (None without a stopping rule); sources, a list of dicts: source, metric,
     single_score, helpers, and by rule (paper and lower_bound) a row of `expansion.rows` with `overlapping`, the
     partners whose targets overlap with the source's; sharing, the trainings of the shared expansion and of each source
-    alone.
+    alone. `result` is what `results.tim()` gave, where it was asked already.
     """
-    result = results.tim()
+    result = result or results.tim()
     by_rule = {rule: results.expand(rule) for rule in expansion.RULES}
     rows = {rule: expansion.rows(found) for rule, (found, _) in by_rule.items()}
     design_rule = results.greedy().rule

@@ -5,7 +5,7 @@ expansion is one nested run. Trainings are never runs: they are rows of the ledg
 
 MLflow is a copy for readers, never the truth, so nothing here can stop a search: `Tracker` swallows what goes wrong,
 says so once, and can publish everything again later without making doubles. Queries (`searches`, `heatmaps`,
-`newest_heatmap`) raise BadInput instead.
+`newest_heatmap`, `confirmed`, `models`, `fetch_model`) raise BadInput instead.
 
 Only client objects are used: the caller's own active run, tracking URI and environment stay as they are. A SQLite
 database is made under another name and renamed when it is whole, and it goes with its folder: its artifacts are those
@@ -40,8 +40,9 @@ import pandas as pd
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
+import mlflow.artifacts
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -105,6 +106,8 @@ class Tracker:
             they are now).
         experiment: name of the MLflow experiment.
         again: how to publish later, for the warning.
+        kept: what is not lost when MLflow fails, for the warning.
+        beside: the search itself does not run now: not entered as a context manager, its run keeps status and settings.
         warn: takes the one warning.
     """
 
@@ -119,10 +122,14 @@ class Tracker:
         settings: Mapping[str, Any] | None = None,
         experiment: str = EXPERIMENT,
         again: str = "To publish later, start the same search again when MLflow answers; nothing is trained twice.",
+        kept: str = "The search goes on and loses nothing: scores are in the ledger, tables and figures in the output "
+        "folder.",
+        beside: bool = False,
         warn: Callable[[str], None] = _log.warning,
     ) -> None:
         self.missed: list[str] = []
-        self._uri, self._experiment, self._again, self._warn = uri, experiment, again, warn
+        self._uri, self._experiment, self._again, self._warn = uri, experiment, f"{kept} {again}", warn
+        self._beside = beside
         self._settings = dict(settings or {})
         self._tags = {"search": search, "search_id": search_id, "cohort": cohort, "context": context}
         self._client: MlflowClient | None = None
@@ -158,6 +165,10 @@ class Tracker:
 
         self._try("the ledger", publish)
 
+    def report(self, path: Path) -> None:
+        """The page of the search as an artifact of the parent run, in place of an earlier one."""
+        self._try("the report", lambda: self._mlflow.log_artifact(self._run_id, str(path)))
+
     def heatmap(self, result: TimResult, figures: Iterable[str | Path], round: int) -> None:
         """A TIM result as a nested run of kind "heatmap": its table, its figures (PNG files), its label as a tag.
 
@@ -191,6 +202,99 @@ class Tracker:
                 "trainings_alone": sharing.total_alone,
             },
         )
+
+    def confirmation(self, rows: Sequence[Mapping[str, Any]], figures: Iterable[str | Path]) -> None:
+        """A confirmation on the test patients as a nested run of kind "confirmation": one row a source task.
+
+        Rows have the keys source, metric, chosen, single, multi, difference, percent, low, high, p_value, rejected,
+        single_sd, multi_sd, together, ensemble and verdict; the difference is the metric gain.SOURCE of the run.
+        """
+        self._publish(
+            "confirmation",
+            "confirmation",
+            pd.DataFrame([dict(row) for row in rows]),
+            figures,
+            {"n_tasks": len(rows)},
+            {f"gain.{row['source']}": row["difference"] for row in rows if row["difference"] is not None}
+            | {"confirmed": sum(row["rejected"] and row["difference"] > 0 for row in rows)},
+        )
+
+    def model(
+        self,
+        folder: Path,
+        source: str,
+        subset: Sequence[str],
+        scores: Sequence[Mapping[str, Any]],
+        card: str,
+        register: str | None = None,
+    ) -> dict[str, str]:
+        """A trained combination as a nested run of kind "model" with its logged model; each call makes a new one.
+
+        Args:
+            folder: of the MLflow model (`tim_search.pyfunc.write`).
+            source: the task the combination was chosen for.
+            scores: test scores, with task, metric, value, sd, low and high; table and metrics of the run.
+            card: the model card, Markdown.
+            register: name in the model registry; the model becomes its next version.
+
+        Returns:
+            run_id, model_uri (models:/m-...) and registered ("name/version"), as far as it was published.
+        """
+        # Imported here: what MLflow's models need, which no search does.
+        from tim_search import pyfunc
+
+        found: dict[str, str] = {}
+
+        def publish() -> None:
+            client = self._mlflow
+            tags = {
+                **self._tags,
+                "kind": "model",
+                "source": source,
+                "subset": " + ".join(subset),
+                "table": "tables/model.json",
+                "mlflow.parentRunId": self._run_id,
+                "mlflow.note.content": card,
+            }
+            tags = {key: value[:_MAX_VALUE] for key, value in tags.items()}
+            run_id = client.create_run(self._experiment_id, tags=tags, run_name=f"model for {source}").info.run_id
+            logged = client.create_logged_model(
+                self._experiment_id, name=_model_name(source), source_run_id=run_id,
+                tags={key: tags[key] for key in ("search", "search_id", "source", "subset")}, model_type="tim-search",
+            )  # fmt: skip
+            with tempfile.TemporaryDirectory() as aside:
+                copy = Path(aside) / "model"
+                shutil.copytree(folder, copy)
+                pyfunc.belongs_to(copy, run_id, logged.model_id, logged.artifact_location)
+                client.log_model_artifacts(logged.model_id, str(copy))
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+            client.log_table(run_id, pd.DataFrame([dict(score) for score in scores]), tags["table"])
+            client.log_text(run_id, card, pyfunc.CARD)
+            keys = {"test": "value", "test_sd": "sd", "test_low": "low", "test_high": "high"}
+            self._log_metrics(
+                run_id,
+                {f"{name}.{score['task']}": score[key] for score in scores for name, key in keys.items()
+                 if score[key] is not None},
+                0,
+            )  # fmt: skip
+            client.finalize_logged_model(logged.model_id, "READY")
+            uri = f"models:/{logged.model_id}"
+            client.set_tag(run_id, "model_uri", uri)
+            client.set_terminated(run_id)
+            found.update(run_id=run_id, model_uri=uri)
+            if register is not None:
+                number = _register(client, register, logged, run_id, card)
+                client.set_tag(run_id, "registered", f"{register}/{number}")
+                found.update(registered=f"{register}/{number}")
+
+        self._try(f"the model for {source}", publish)
+        return found
+
+    def tuning(self, trials: Sequence[Mapping[str, Any]], figures: Iterable[str | Path]) -> None:
+        """Hyperparameters that were tried and chosen, as a nested run of kind "tuning": table and figures."""
+        table = pd.DataFrame(list(trials))
+        best = table.loc[table["chosen"], "skill"]
+        self._publish("tuning", "tuning", table, figures, {}, {"trials": len(table), "skill": float(best.mean())})
 
     def _publish(
         self,
@@ -259,10 +363,7 @@ class Tracker:
                 action()
         except Exception as error:  # whatever goes wrong at MLflow, the search goes on
             if not self.missed:
-                self._warn(
-                    f"MLflow at {shown(self._uri)} could not be written: {_reason(error)} The search goes on and "
-                    f"loses nothing: scores are in the ledger, tables and figures in the output folder. {self._again}"
-                )
+                self._warn(f"MLflow at {shown(self._uri)} could not be written: {_reason(error)} {self._again}")
             self.missed.append(what)
             if self._uri.startswith("http") and time.monotonic() - begin > _SLOW_SECONDS:
                 self._again_at = time.monotonic() + _PAUSE_SECONDS
@@ -288,7 +389,12 @@ class Tracker:
             experiment_id, tags={**self._tags, "kind": "search"}, run_name=self._tags["search"]
         )  # fmt: skip
         run_id = parent.info.run_id
-        if parents:
+        if self._beside and parents:
+            self._client, self._experiment_id, self._run_id = client, experiment_id, run_id
+            return
+        if self._beside:
+            client.set_terminated(run_id)
+        elif parents:
             client.update_run(run_id, status="RUNNING")
         texts = {key: value if isinstance(value, str) else canonical(value) for key, value in self._settings.items()}
         client.log_batch(
@@ -347,8 +453,10 @@ def searches(tracking_uri: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def heatmaps(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
-    """The heatmaps of a search, or of all, newest first.
+def heatmaps(
+    tracking_uri: str, search: str | None = None, round: int | None = None, estimator: str | None = None
+) -> pd.DataFrame:
+    """The heatmaps of a search, or of all, newest first; of one round or one estimator only where these are given.
 
     Returns one row a heatmap: search, search_id, run_id, round, estimator, label, created (UTC), n_tasks, cohort,
     context, table (name of the artifact), figures (list of names).
@@ -357,7 +465,8 @@ def heatmaps(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
     """
     with _reading(tracking_uri) as client:
         experiments = _experiments(client)
-        runs = _search(client, experiments, kind="heatmap", search=search)
+        at = None if round is None else str(round)
+        runs = _search(client, experiments, kind="heatmap", search=search, round=at, estimator=estimator)
         if search is not None and not runs:
             _known(client, experiments, search, tracking_uri)
     columns = [*_HEATMAP_TAGS[:2], "run_id", *_HEATMAP_TAGS[2:5], "created", *_HEATMAP_TAGS[5:], "table", "figures"]
@@ -365,16 +474,30 @@ def heatmaps(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
     return frame.astype({"round": "int64", "n_tasks": "int64"})
 
 
-def newest_heatmap(tracking_uri: str, search: str, destination: str | Path | None = None) -> Heatmap:
+def newest_heatmap(
+    tracking_uri: str,
+    search: str,
+    destination: str | Path | None = None,
+    round: int | None = None,
+    estimator: str | None = None,
+) -> Heatmap:
     """Fetch the newest heatmap of a search: its table, and its figures into `destination` (default: a new folder).
 
-    Raises BadInput when the store cannot be read, for a search it does not hold, and for one without a heatmap yet.
+    With `round` or `estimator`, the newest one of that round or estimator.
+
+    Raises BadInput when the store cannot be read, for a search it does not hold, and for one without such a heatmap.
     """
     with _reading(tracking_uri) as client:
         experiments = _experiments(client)
-        runs = _search(client, experiments, kind="heatmap", search=search, limit=1)
+        at = None if round is None else str(round)
+        runs = _search(client, experiments, kind="heatmap", search=search, round=at, estimator=estimator, limit=1)
         if not runs:
             _known(client, experiments, search, tracking_uri)
+            if at is not None or estimator is not None:
+                raise BadInput(
+                    f"The search {search!r} has no heatmap of round {at or 'any'} and estimator {estimator or 'any'} "
+                    f"at {shown(tracking_uri)}. List those it has with tim_search.tracking.heatmaps."
+                )
             raise BadInput(
                 f"The search {search!r} has no heatmap at {shown(tracking_uri)} yet. A round ends by publishing one."
             )
@@ -398,6 +521,99 @@ def newest_heatmap(tracking_uri: str, search: str, destination: str | Path | Non
         table=table,
         figures=figures,
     )
+
+
+def confirmed(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
+    """The gains measured on the test patients: of the newest confirmation of a search, or of every search.
+
+    Returns one row a search and source task: search, search_id, run_id, created (UTC), then what the confirmation
+    says: source, metric, chosen, single, multi, difference, percent, low, high, p_value, rejected and more.
+
+    Raises BadInput when the store cannot be read, or for a search it does not hold; a search without a confirmation
+    has no rows.
+    """
+    with _reading(tracking_uri) as client:
+        experiments = _experiments(client)
+        runs = _search(client, experiments, kind="confirmation", search=search)
+        if search is not None and not runs:
+            _known(client, experiments, search, tracking_uri)
+        newest: dict[str, Run] = {}
+        for run in runs:
+            newest.setdefault(run.data.tags.get("search_id", ""), run)
+        frames = []
+        for run in newest.values():
+            with tempfile.TemporaryDirectory() as aside:
+                frame = _read_table(_fetch(client, tracking_uri, run, run.data.tags["table"], aside))
+            origin = {"search": run.data.tags.get("search", ""), "search_id": run.data.tags.get("search_id", ""),
+                      "run_id": run.info.run_id, "created": _moment(run.info.start_time)}  # fmt: skip
+            frames.append(pd.concat([pd.DataFrame([origin] * len(frame)), frame], axis=1))
+    if not frames:
+        return pd.DataFrame(columns=["search", "search_id", "run_id", "created", "source", "metric", "chosen"])
+    return pd.concat(frames, ignore_index=True)
+
+
+def models(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
+    """The trained models of a search, or of all, newest first.
+
+    Returns one row a model: search, search_id, run_id, source, subset, score (of the source on the test patients) with
+    its bootstrap interval low and high, model_uri (for mlflow.pyfunc.load_model and `tim-search predict`), registered
+    ("name/version" or empty), created (UTC).
+
+    Raises BadInput when the store cannot be read, or for a search it does not hold.
+    """
+    with _reading(tracking_uri) as client:
+        experiments = _experiments(client)
+        runs = _search(client, experiments, kind="model", search=search)
+        if search is not None and not runs:
+            _known(client, experiments, search, tracking_uri)
+    rows = []
+    for run in runs:
+        tags, source = run.data.tags, run.data.tags.get("source", "")
+        rows.append({
+            **{key: tags.get(key, "") for key in ("search", "search_id", "source", "subset", "model_uri",
+                                                  "registered")},
+            "run_id": run.info.run_id,
+            **{name: run.data.metrics.get(f"{key}.{source}", math.nan)
+               for name, key in (("score", "test"), ("low", "test_low"), ("high", "test_high"))},
+            "created": _moment(run.info.start_time),
+        })  # fmt: skip
+    columns = ["search", "search_id", "run_id", "source", "subset", "score", "low", "high", "model_uri", "registered",
+               "created"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns).astype({"score": float, "low": float, "high": float})
+
+
+def fetch_model(tracking_uri: str, reference: str, destination: str | Path) -> Path:
+    """A copy of a model's folder, from models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID or runs:/ID.
+
+    Raises BadInput when the store cannot be read or has no such model.
+    """
+    found = re.fullmatch(r"models:/(?P<id>m-[0-9a-f]+)|models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))"
+                         r"|runs:/(?P<run>[^/]+)(/.*)?", reference)  # fmt: skip
+    if found is None:
+        raise BadInput(
+            f"model: expected models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID or runs:/ID, got {reference}. "
+            "tim_search.tracking.models lists what there is."
+        )
+    # By hand: MLflow looks models:/ up at the process-wide tracking URI, which is the caller's.
+    with _reading(tracking_uri) as client:
+        model_id = found["id"]
+        if found["run"]:
+            outputs = client.get_run(found["run"]).outputs.model_outputs
+            if not outputs:
+                raise BadInput(f"The run {found['run']} at {shown(tracking_uri)} has no model.")
+            model_id = outputs[0].model_id
+        elif found["name"]:
+            version = (
+                client.get_model_version(found["name"], found["version"])
+                if found["version"]
+                else client.get_model_version_by_alias(found["name"], found["alias"])
+            )
+            model_id = version.model_id
+        location = client.get_logged_model(model_id).artifact_location
+        path, stored = _sqlite_path(tracking_uri), _local(location)
+        if path is not None and stored is not None and not stored.exists():
+            location = str(path.parent / _ARTIFACTS / "models" / model_id / "artifacts")
+        return Path(mlflow.artifacts.download_artifacts(location, dst_path=str(destination), tracking_uri=tracking_uri))
 
 
 def _heatmap_row(run: Run) -> dict[str, Any]:
@@ -437,6 +653,25 @@ def _known(client: MlflowClient, experiments: Sequence[str], search: str, uri: s
     if search not in names:
         there = f"The searches there are: {', '.join(names)}." if names else "It holds no search yet."
         raise BadInput(f"There is no search {search!r} at {shown(uri)}. {there}")
+
+
+def _model_name(source: str) -> str:
+    """A name that MLflow allows for a logged model."""
+    return re.sub(r"[/:.%\"']", "_", f"{source}-model")
+
+
+def _register(client: MlflowClient, name: str, model: LoggedModel, run_id: str, card: str) -> int:
+    """Make a model the next version of a registered one, which is made where it is missing; returns the version."""
+    # Its location, not models:/m-...: MLflow looks that up at the process-wide tracking URI, which is the caller's.
+    try:
+        client.create_registered_model(name, tags={_MARK: "1"})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.create_model_version(
+        name, model.artifact_location, run_id, model_id=model.model_id, description=card[:5000]
+    )
+    return int(made.version)
 
 
 # Shared ---------------------------------------------------------------------------------------------------------------
@@ -623,6 +858,24 @@ def _bring_home(path: Path) -> None:
                 # The run of a search is written on, whatever became of its earlier artifacts.
                 if kind == "search" or here.exists() or not (there := _local(stored)) or not there.exists():
                     database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", [here.as_uri(), run])
+            _bring_models_home(database, experiment, home)
+
+
+def _bring_models_home(database: sqlite3.Connection, experiment: int, home: Path) -> None:
+    """The same for the models of an experiment and their registered versions."""
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not {"logged_models", "model_versions"} <= tables:
+        return  # of an older MLflow, which kept no models
+    logged = database.execute(
+        "SELECT model_id, artifact_location FROM logged_models WHERE experiment_id = ?", [experiment]
+    ).fetchall()
+    for model, stored in logged:
+        here = (home / "models" / model / "artifacts").as_uri()
+        if _local(here).exists():  # type: ignore[union-attr]
+            database.execute("UPDATE logged_models SET artifact_location = ? WHERE model_id = ?", [here, model])
+            database.execute(
+                "UPDATE model_versions SET storage_location = ? WHERE storage_location = ?", [here, stored]
+            )
 
 
 def _local(uri: str) -> Path | None:

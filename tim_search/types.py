@@ -32,6 +32,10 @@ METRICS: Mapping[Kind, str] = {
     "clustering": "silhouette",
 }
 
+#: The fold that holds no training patient out: trained on the whole training part, judged on the test patients.
+#: Searches never ask for it; the confirmation does, and keeps a log of it.
+FINAL_FOLD = -1
+
 #: A subset of tasks: sorted, unique, non-empty task names. Build it with `subset`.
 Subset: TypeAlias = tuple[str, ...]
 
@@ -98,11 +102,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unit:
-    """One training: a subset of tasks, a seed, a validation fold."""
+    """One training: a subset of tasks, a seed, a validation fold (or `FINAL_FOLD`)."""
 
     subset: Subset
     seed: int
     fold: int
+
+    @property
+    def part(self) -> Part:
+        """The patients it is judged on."""
+        return "test" if self.fold == FINAL_FOLD else "validation"
 
     def __str__(self) -> str:
         return f"{'+'.join(self.subset)} seed {self.seed} fold {self.fold}"
@@ -169,6 +178,29 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """What one unit's predictions on one of its tasks look like, as points made of many patients each, never of one.
+
+    Attributes:
+        kind: "calibration" (x predicted risk, y observed rate, n patients of a risk quantile), "roc" (x false and y
+            true positive rate), "density" (x observed and y predicted centre of a cell, n patients in it), "tail" (x
+            observed and y predicted mean of a quantile of the observed, n patients) or "map" (x and y centre of a cell
+            of a two-dimensional map, n patients in it).
+        group: the subgroup of patients, the class, or the cluster; "all" where there is one only.
+        x, y: coordinates of the points.
+        n: patients behind each point; empty where every point rests on all of them.
+    """
+
+    unit: Unit
+    task: str
+    kind: Literal["calibration", "roc", "density", "tail", "map"]
+    group: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    n: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PackResult:
     """All that comes back from training a pack. Every unit has at least one score row, also a failed unit."""
 
@@ -178,6 +210,7 @@ class PackResult:
     seconds: float = 0.0
     peak_bytes: int = 0
     attempts: int = 1
+    curves: tuple[Curve, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +283,9 @@ def digest(value: Any) -> str:
 
 
 def failed(pack: Pack, error: str, tasks: Mapping[str, Task], attempts: int = 1) -> PackResult:
-    """The result of a pack that could not be trained: one failed validation row a unit and task."""
+    """The result of a pack that could not be trained: one failed row a unit and task."""
     rows = tuple(
-        Score(unit, name, tasks[name].metric, "validation", float("nan"), "failed", error)
+        Score(unit, name, tasks[name].metric, unit.part, float("nan"), "failed", error)
         for unit in pack.units
         for name in unit.subset
     )

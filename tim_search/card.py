@@ -1,0 +1,147 @@
+"""The model card: what a trained combination is, for whom, how it was judged and what nobody checked. Facts only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: Counts below this are not told exactly: they would speak of single patients.
+FEWEST = 5
+
+
+def write(
+    facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        facts: source, subset, reason, overlaps, search, network, settings, created, versions, readings; cohort (its
+            name), fingerprint, split; seeds; training: rows, patients, labels by task, samples present by modality.
+        scores: task, metric, value, sd, low, high, rows and why, by task.
+        inputs: modality -> column -> None for a number, or its level names.
+    """
+    training, seeds = facts["training"], facts["seeds"]
+    lines = [
+        f"# Model for {facts['source']}",
+        "",
+        f"Predicts {_and(facts['subset'])} for one sample at a time: the combination that the task search "
+        f"`{facts['search']}` chose for `{facts['source']}` ({facts['reason']}).",
+        "",
+        "## Use and limits",
+        "",
+        "- For research on the cohort it was trained on and on cohorts like it. It is no medical device, and its use "
+        "in care was not examined.",
+        "- Its scores hold for the test patients of this cohort alone: same origin, same time, same way of measuring.",
+        "- A probability is a network's output; its calibration was not checked.",
+        "- Tasks that help each other's prediction say nothing of causes.",
+        *[
+            f"- `{one}` and `{other}` overlap: their targets are near-identical or nested, so that a gain of the one "
+            "by the other shows no transfer."
+            for one, other in facts["overlaps"]
+        ],
+        "",
+        "## Data",
+        "",
+        _table(
+            ("", ""),
+            [
+                ("cohort", f"{facts['cohort']} (fingerprint {facts['fingerprint']}, split {facts['split']})"),
+                ("trained on", f"{training['rows']:,} samples of {training['patients']:,} patients: the whole training "
+                 "part"),
+                ("judged on", "the test patients, whom neither the search nor the training has seen"),
+            ],
+        ),
+        "",
+        _table(
+            ("task", "training samples with a label", "positive"),
+            [(name, _count(one["rows"]), _count(one["positive"]) if "positive" in one else "")
+             for name, one in training["labels"].items()],
+        ),
+        "",
+        _table(
+            ("modality", "training samples that have it"),
+            [(name, _count(count)) for name, count in training["present"].items()],
+        ),
+        "",
+        "## Scores on the test patients",
+        "",
+        _table(
+            ("task", "metric", "score", "SD of 5 draws of 90 %", "95 % interval", "test samples"),
+            [(row["task"], row["metric"],
+              *((_number(row["value"]), _number(row["sd"]), f"{_number(row['low'])} to {_number(row['high'])}")
+                if not row["why"] else (f"none: {row['why']}", "", "")),
+              f"{row['rows']:,}") for row in scores],
+        ),
+        "",
+        "The SD is over five draws of 90 % of the test samples with replacement, as the M3H paper reports; the "
+        "interval holds the 2.5 to 97.5 percentiles of 1,000 bootstrap draws of patients. Neither holds the noise of "
+        "training with another seed. The labels of the test patients have been read "
+        f"{_times(facts['readings'])} in this search's folder, this reading included (`test-readings.jsonl`).",
+        "",
+        "## Input",
+        "",
+        "One row a sample, columns in any order, named as below or as `modality.column`. Leave a cell empty where "
+        "nothing was measured, and all columns of a modality out where the sample lacks it. Unknown columns, and a "
+        "part of a modality's columns without the others, are errors. An unknown level counts as not measured.",
+        "",
+        *[
+            f"- **{modality}**: " + ", ".join(
+                f"`{name}`" + (f" ({' / '.join(levels)})" if levels else "") for name, levels in columns.items()
+            )
+            for modality, columns in inputs.items()
+        ],
+        "",
+        "## Running it",
+        "",
+        "```",
+        "tim-search predict MODEL rows.csv",
+        "mlflow models predict -m MODEL -i rows.csv -t csv --env-manager local",
+        "mlflow models serve -m MODEL --env-manager local   # POST /invocations {\"inputs\": [{\"column\": value}]}",
+        "```",
+        "",
+        "`MODEL` is this folder or its URI in MLflow. It needs tim-search in the environment that runs it, hence "
+        "`--env-manager local`; `requirements.txt` pins the versions it was made with. The example beside the model "
+        "is made up from means and first levels: it is no patient.",
+        "",
+        "## Making",
+        "",
+        _table(
+            ("", ""),
+            [
+                ("network", f"{facts['network']}, "
+                 + ", ".join(f"{key} {value}" for key, value in facts["settings"].items())),
+                ("seeds", f"{', '.join(map(str, seeds))}" + (" (predictions are averaged)" if len(seeds) > 1 else "")),
+                ("made", f"{facts['created']}, "
+                 + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())),
+            ],
+        ),
+        "",
+        "## Not checked",
+        "",
+        "Calibration; subgroups (sex, age, origin); other hospitals and later years; drift; the harm of a wrong "
+        "prediction; how people act on one.",
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _and(names: Sequence[str]) -> str:
+    quoted = [f"`{name}`" for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+
+
+def _count(number: int) -> str:
+    return f"fewer than {FEWEST}" if 0 < number < FEWEST else f"{number:,}"
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

@@ -1,0 +1,385 @@
+"""The confirmation: does the combination a search chose do better on patients that no search has seen?
+
+A combination is chosen by its validation scores, and the best of many noisy scores is partly luck. Here it meets its
+source's single-task model anew: both are trained on the whole training part from fresh seeds, and judged on the
+untouched test patients. Two baselines of no less compute stand beside them: all tasks of the search together, and an
+ensemble of as many single-task models as the combination has tasks.
+
+`Asked` says what was to be confirmed (`confirmation.json`); the scores are in the ledger, as those of every training,
+under the fold `FINAL_FOLD`. Everything else is computed from these two, also while the confirmation runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tim_search.ledger import write_durably
+from tim_search.summary import SearchResults
+from tim_search.tim import discoveries
+from tim_search.types import FINAL_FOLD, BadInput, Context, Subset
+
+Array = NDArray[np.float64]
+
+NAME = "confirmation.json"
+
+#: Discoveries among the sources are controlled at this false discovery rate, as those of the heatmap.
+FDR = 0.10
+
+#: The first of the seeds of a confirmation; those a search has used are passed over.
+FIRST_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a confirmation trains.
+
+    Attributes:
+        rule: by which the combinations were chosen, or "given".
+        chosen: source -> the combination to be confirmed; a source that was to stay alone is not in it.
+        alone: sources for which no combination was chosen, and so nothing was read.
+        together: all tasks of the search, the control left out.
+        seeds: fresh ones.
+        draws: patient-bootstrap draws behind every score.
+        contexts: of every subset that is trained; they differ where subsets have settings of their own.
+        groups: columns by which calibration is shown apart.
+    """
+
+    rule: str
+    chosen: Mapping[str, Subset]
+    alone: tuple[str, ...]
+    together: Subset
+    seeds: tuple[int, ...]
+    draws: int
+    contexts: Mapping[Subset, Context]
+    groups: tuple[str, ...] = ()
+
+    @property
+    def subsets(self) -> tuple[Subset, ...]:
+        """Every subset that is trained, each once."""
+        return needed(self.chosen, self.together)
+
+    @property
+    def ensemble(self) -> int:
+        """The most single-task models an ensemble averages: as many as the largest combination has tasks.
+
+        Three at least, as many as the paper's expansion combines, so that a later, larger choice finds its ensemble.
+        """
+        return max(3, *(len(members) for members in self.chosen.values()))
+
+    def write(self, folder: Path) -> None:
+        """Write `confirmation.json`, whole or not at all."""
+        plain = asdict(self)
+        plain["contexts"] = [
+            {"subset": list(members), "context": asdict(context)} for members, context in self.contexts.items()
+        ]
+        write_durably(folder / NAME, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read(folder: Path) -> Asked | None:
+    """The confirmation a search folder holds, or None; raises BadInput where its file cannot be understood."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        contexts = {
+            tuple(one["subset"]): Context(**{item.name: one["context"][item.name] for item in fields(Context)})
+            for one in plain["contexts"]
+        }
+        return Asked(
+            plain["rule"],
+            {source: tuple(members) for source, members in plain["chosen"].items()},
+            tuple(plain["alone"]),
+            tuple(plain["together"]),
+            tuple(plain["seeds"]),
+            plain["draws"],
+            contexts,
+            tuple(plain["groups"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{path}: is not the record of a confirmation ({type(error).__name__}: {error}). Run `tim-search confirm "
+            f"{folder}` again; it trains nothing that the ledger holds."
+        ) from error
+
+
+def needed(chosen: Mapping[str, Subset], together: Subset) -> tuple[Subset, ...]:
+    """The subsets that confirming these combinations takes: each with its single task, and all tasks together."""
+    if not chosen:
+        return ()
+    singles = {(source,) for source in chosen}
+    return tuple(sorted({*singles, *chosen.values(), together}, key=lambda members: (len(members), members)))
+
+
+def fresh_seeds(count: int, used: Iterable[int]) -> tuple[int, ...]:
+    """`count` seeds that no training of the search has started from."""
+    taken = set(used)
+    return tuple(seed for seed in range(FIRST_SEED, FIRST_SEED + count + len(taken)) if seed not in taken)[:count]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Mean difference of two models' test scores, with a 95 % interval and a two-sided p-value; NaN where unknown."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+UNKNOWN = Contrast(math.nan, math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What the test patients say about one source. Scores are means over the seeds, in the source's metric.
+
+    Attributes:
+        source, metric: the task and its metric.
+        chosen: the combination; () where none was chosen.
+        seeds: seeds from which both models have a score.
+        single, multi: of the single-task model and of the combination.
+        single_sd, multi_sd: the paper's interval of each (see `model.confirming.DRAWS`), mean over the seeds.
+        together, ensemble: of the baselines; NaN where they have none.
+        gain: multi against single; over_together, over_ensemble: multi against the baselines.
+        percent: the gain as a percentage of the single-task score, as the paper tells it.
+        validation_gain: what the search had measured, for comparison.
+        rejected: whether "no difference" is rejected at the false discovery rate over all sources.
+        verdict: in words.
+    """
+
+    source: str
+    metric: str
+    chosen: Subset
+    seeds: int
+    single: float
+    multi: float
+    single_sd: float
+    multi_sd: float
+    together: float
+    ensemble: float
+    gain: Contrast
+    over_together: Contrast
+    over_ensemble: Contrast
+    percent: float
+    validation_gain: float
+    rejected: bool
+    verdict: str
+
+
+def contrast(one: Array, other: Array, confidence: float = 0.95) -> Contrast:
+    """Paired comparison of two models.
+
+    A bootstrap over patients and seeds at once: draw r takes the r-th patient weighting, which both models share, and
+    as many seeds as there are, with replacement. The interval is that of the percentiles; the p-value is twice the
+    smaller share of draws on either side of zero, a draw counted extra on each side so that it is never 0.
+
+    Args:
+        one, other: float64 (S, 1 + R), a row a seed: the score, then the score under each weighting. A weighting that
+            leaves no score (NaN) in any row is passed over.
+        confidence: of the interval.
+    """
+    if not len(one):
+        return UNKNOWN
+    difference = one - other
+    draws = difference[:, 1:][:, np.isfinite(difference[:, 1:]).all(axis=0)]
+    value = float(difference[:, 0].mean())
+    n_seeds, n_draws = draws.shape
+    if n_draws < 2:
+        return Contrast(value, math.nan, math.nan, math.nan)
+    dice = np.random.default_rng(n_draws)
+    seeds = dice.integers(0, n_seeds, (n_seeds, n_draws))
+    drawn = np.take_along_axis(draws, seeds, axis=0).mean(axis=0)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return Contrast(value, float(low), float(high), min(1.0, 2.0 * (1 + tail) / (1 + n_draws)))
+
+
+def confirmed(results: SearchResults) -> tuple[Confirmed, ...]:
+    """What the ledger's test scores say, for every source in the order of the search; () where nothing was confirmed.
+
+    Sources for which no combination was chosen follow with NaN for scores. Raises BadInput for a damaged record.
+    """
+    asked = read(results.folder)
+    if asked is None:
+        return ()
+    scores = _scores(results, asked)
+    gains = {one.source: one for one in results.expand()[0]} if len(results.table.membership) else {}
+    found = []
+    for source in [name for name in results.tasks if name in asked.chosen or name in asked.alone]:
+        metric = results.tasks[source].metric
+        chosen = asked.chosen.get(source, ())
+        validation = _validation_gain(results, source, chosen) if source in gains and chosen else math.nan
+        found.append(_confirmed(source, metric, chosen, asked, scores, validation))
+    rejected = discoveries(np.array([one.gain.p_value for one in found]), FDR)
+    return tuple(_judged(one, bool(sure)) for one, sure in zip(found, rejected, strict=True))
+
+
+def rows(results: SearchResults) -> list[dict[str, Any]]:
+    """`confirmed` as flat records for tables, JSON, MLflow and the report: the combination as "a + b"."""
+    return [
+        {
+            "source": one.source,
+            "metric": one.metric,
+            "chosen": " + ".join(one.chosen),
+            "seeds": one.seeds,
+            "single": one.single,
+            "multi": one.multi,
+            "difference": one.gain.value,
+            "low": one.gain.low,
+            "high": one.gain.high,
+            "percent": one.percent,
+            "p_value": one.gain.p_value,
+            "rejected": one.rejected,
+            "validation_gain": one.validation_gain,
+            "single_sd": one.single_sd,
+            "multi_sd": one.multi_sd,
+            "together": one.together,
+            "over_together": one.over_together.value,
+            "over_together_low": one.over_together.low,
+            "over_together_high": one.over_together.high,
+            "ensemble": one.ensemble,
+            "over_ensemble": one.over_ensemble.value,
+            "over_ensemble_low": one.over_ensemble.low,
+            "over_ensemble_high": one.over_ensemble.high,
+            "verdict": one.verdict,
+        }
+        for one in confirmed(results)
+    ]
+
+
+# (subset, metric) -> seed -> the score and its draws, of one task
+_Scores = Mapping[str, Mapping[tuple[Subset, str], Mapping[int, Array]]]
+
+
+def _scores(results: SearchResults, asked: Asked) -> _Scores:
+    """Test scores by task, then by (subset, metric), then by seed: float64 (1 + R,) each."""
+    columns = ("context", "subset", "seed", "fold", "task", "metric", "score", "status", "replicates")
+    keys = {members: context.key for members, context in asked.contexts.items()}
+    found: dict[str, dict[tuple[Subset, str], dict[int, Array]]] = {}
+    for key in sorted(set(keys.values())):
+        frame: pd.DataFrame = results.ledger.scores(key, primary=False, part="test", columns=columns)
+        frame = frame[(frame["fold"] == FINAL_FOLD) & frame["seed"].isin(asked.seeds) & (frame["status"] == "ok")]
+        names = ("subset", "seed", "task", "metric", "score", "replicates")
+        for members, seed, task, metric, score, draws in zip(*(frame[name] for name in names), strict=True):
+            if keys.get(tuple(members)) == key:
+                by_seed = found.setdefault(task, {}).setdefault((tuple(members), metric), {})
+                by_seed[seed] = np.concatenate([[score], [] if draws is None else np.asarray(draws, np.float64)])
+    return found
+
+
+def _confirmed(
+    source: str, metric: str, chosen: Subset, asked: Asked, scores: _Scores, validation_gain: float
+) -> Confirmed:
+    of = scores.get(source, {})
+
+    def mean(members: Subset, name: str) -> float:
+        values = [value[0] for value in of.get((members, name), {}).values()]
+        return float(np.mean(values)) if values else math.nan
+
+    def against(members: Subset, name: str) -> tuple[Contrast, int]:
+        ours, theirs = of.get((chosen, metric), {}), of.get((members, name), {})
+        seeds = [seed for seed in asked.seeds if seed in ours and seed in theirs]
+        shared = min((len(side[seed]) for side in (ours, theirs) for seed in seeds), default=0)
+        one, other = (
+            np.array([side[seed][:shared] for seed in seeds]).reshape(len(seeds), shared) for side in (ours, theirs)
+        )
+        return contrast(one, other), len(seeds)
+
+    single = (source,)
+    ensemble = f"ensemble_{len(chosen)}_{metric}"
+    gain, seeds = against(single, metric) if chosen else (UNKNOWN, 0)
+    together = UNKNOWN if chosen in ((), asked.together) else against(asked.together, metric)[0]
+    base = mean(single, metric)
+    return Confirmed(
+        source=source,
+        metric=metric,
+        chosen=chosen,
+        seeds=seeds,
+        single=base,
+        multi=mean(chosen, metric),
+        single_sd=mean(single, f"{metric}_paper_sd"),
+        multi_sd=mean(chosen, f"{metric}_paper_sd"),
+        together=mean(asked.together, metric) if chosen else math.nan,
+        ensemble=mean(single, ensemble),
+        gain=gain,
+        over_together=together,
+        over_ensemble=against(single, ensemble)[0] if chosen else UNKNOWN,
+        percent=100 * gain.value / abs(base) if base else math.nan,
+        validation_gain=validation_gain,
+        rejected=False,
+        verdict="",
+    )
+
+
+def _validation_gain(results: SearchResults, source: str, chosen: Subset) -> float:
+    """Gain of the combination on the validation folds, mean over the blocks; NaN where they do not hold both."""
+    table = results.table
+    if chosen not in table.rows or (source,) not in table.rows:
+        return math.nan
+    column = table.tasks.index(source)
+    means = table.mean()
+    return float(means[table.rows[chosen], column] - means[table.rows[(source,)], column])
+
+
+def _judged(one: Confirmed, rejected: bool) -> Confirmed:
+    return replace(one, rejected=rejected, verdict=_verdict(one, rejected))
+
+
+def _verdict(one: Confirmed, rejected: bool) -> str:
+    if not one.chosen:
+        return "no combination was chosen: the task stays alone"
+    if not math.isfinite(one.gain.value):
+        return "not trained yet, or its trainings failed"
+    if rejected and one.gain.value > 0:
+        better = one.over_ensemble.value <= 0
+        beside = ", but an ensemble of single-task models does as well or better" if better else ""
+        return f"confirmed: the gain holds on untouched patients{beside}"
+    if rejected:
+        return "refuted: the combination is worse on untouched patients"
+    if one.gain.low > 0:
+        return "not confirmed: above zero by itself, but not among so many sources"
+    return "not confirmed: the difference may be chance"
+
+
+def caveats(asked: Asked, found: Sequence[Confirmed], readings: int, overlaps: Sequence[tuple[str, str]]) -> list[str]:
+    """What the reader of a confirmation must know, in words."""
+    tested = [one for one in found if one.chosen]
+    notes = [
+        f"{len(tested)} combinations chosen by the rule {asked.rule} on validation patients; discoveries at a false "
+        f"discovery rate of {FDR:.0%} over these sources. Intervals: 95 %, over test patients and {len(asked.seeds)} "
+        "fresh seeds; each speaks of its one comparison."
+    ]
+    if len(asked.seeds) < 3:
+        notes.append(
+            "With fewer than three seeds an interval says next to nothing of what a training owes to its seed."
+        )
+    if readings > 1:
+        notes.append(
+            f"The test patients have been read {readings} times (test-readings.jsonl). Whoever chooses after looking "
+            "turns them into validation patients."
+        )
+    pairs = {frozenset(pair) for pair in overlaps}
+    near = [
+        f"{one.source} with {other}"
+        for one in tested
+        for other in one.chosen
+        if frozenset((one.source, other)) in pairs
+    ]
+    if any(one.metric == "silhouette" for one in tested):
+        notes.append(
+            "A silhouette also rises when the latent keeps fewer directions: compare effective_rank and "
+            "reconstruction_r2 in the ledger before a gain is read as better groups."
+        )
+    if near:
+        notes.append(f"Overlapping targets, whose gain is no transfer: {', '.join(near)}.")
+    return notes

@@ -1,0 +1,257 @@
+"""From a finished search to a model to take away, and from a model to predictions.
+
+`train` fits the combination that a search chose on the whole training part, judges it once on the test patients, and
+leaves an MLflow model with its card in the search's folder and in MLflow. `load` opens one from either place.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from tim_search import card, expansion, readings, spec, summary
+from tim_search.types import BadInput, Subset, subset
+
+if TYPE_CHECKING:
+    from model.deployed import DeployedModel
+
+#: Rows that are predicted at once: a bound on memory.
+_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that was trained.
+
+    Attributes:
+        folder: the MLflow model: card, signature, example, requirements, parameters.
+        source, subset: what it predicts, and for which task the combination was chosen.
+        scores: on the test patients, as plain rows; see `model.deployed.TestScore`.
+        published: run_id, model_uri and registered, as far as MLflow took them.
+        missed: whether MLflow took less than was asked for.
+    """
+
+    folder: Path
+    source: str
+    subset: Subset
+    scores: tuple[dict[str, Any], ...]
+    published: dict[str, str]
+    missed: bool
+
+
+def train(
+    folder: str | Path,
+    source: str,
+    *,
+    rule: expansion.Rule | None = None,
+    members: Sequence[str] | None = None,
+    seeds: int = 1,
+    register: str | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = print,
+) -> Trained:
+    """Train the combination a search chose for a source task, judge it on the test patients, and publish it.
+
+    Before the labels of the test patients are read, the reading is logged (`tim_search.readings`).
+
+    Args:
+        folder: the output folder of the search.
+        source: the task to predict as well as possible.
+        rule: of the greedy expansion; default: the search's own.
+        members: the combination itself, instead of the one the search chose; `source` is one of them.
+        seeds: so many networks are trained and their predictions averaged.
+        register: name in MLflow's model registry.
+        note, warn: take lines about what is being done, and about MLflow, which never costs the model.
+
+    Raises:
+        BadInput: no such source or tasks, a search that has not come as far, a cohort that is no longer the search's,
+            or a training that diverged.
+    """
+    from model.deployed import evaluate
+    from model.deployed import train as fit
+    from tim_search import pyfunc
+
+    results = summary.open_search(folder)
+    chosen, reason = _chosen(results, source, rule, members)
+    if seeds < 1:
+        raise BadInput(f"--seeds: expected a whole number of at least 1, got {seeds}. One network is the default.")
+    note(f"Reading the cohort {results.manifest.cohort}")
+    found = spec.resolve(spec.load(results.folder / "search.yaml"), results.folder)
+    if found.context != results.manifest.context:
+        raise BadInput(
+            f"{results.folder}: the cohort {found.cohort.name} or the training settings are no longer those of the "
+            "search, so its choice does not hold for them. Bring the cohort back, or search again."
+        )
+    note(f"Training {' + '.join(chosen)} on the whole training part with {seeds} seed{'s' if seeds > 1 else ''}")
+    threads = max(1, int(found.resources.cpus))
+    made = fit(
+        found.cohort,
+        found.file.network,
+        found.settings,
+        chosen,
+        source,
+        tuple(range(seeds)),
+        found.file.device,
+        threads,
+    )
+    readings.log(results.folder, "train", source=source, subset=list(chosen), seeds=list(range(seeds)))
+    note("Judging it on the test patients")
+    scores = [summary.plain(asdict(row)) for row in evaluate(made, found.cohort)]
+    facts = {
+        **made.about,
+        "source": source,
+        "subset": list(chosen),
+        "reason": reason,
+        "overlaps": [pair for pair in results.manifest.overlaps if set(pair) <= set(chosen)],
+        "search": results.manifest.name,
+        "search_id": results.manifest.published_id(results.folder, found.tracking_uri),
+        "context": found.context.key,
+        "network": found.file.network,
+        "settings": asdict(found.settings),
+        "scores": scores,
+        "readings": len(readings.read(results.folder)),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": pyfunc.versions(),
+    }
+    made = replace(made, about=facts)
+    inputs = {one.name: {column: one.levels.get(column) for column in one.columns} for one in made.inputs}
+    text = card.write(facts, scores, inputs)
+    place = _keep(results.folder / "models", source, made, text)
+    note("Publishing it to MLflow")
+    from tim_search.tracking import Tracker
+
+    tracker = Tracker(
+        found.tracking_uri,
+        results.manifest.name,
+        results.manifest.published_id(results.folder, found.tracking_uri),
+        cohort=results.manifest.cohort,
+        context=found.context.key,
+        kept=f"The model is whole in {place}.",
+        again="MLflow can serve it from there.",
+        beside=True,
+        warn=warn,
+    )
+    published = tracker.model(place, source, chosen, scores, text, register)
+    return Trained(place, source, chosen, tuple(scores), published, bool(tracker.missed))
+
+
+def _chosen(
+    results: summary.SearchResults, source: str, rule: expansion.Rule | None, members: Sequence[str] | None
+) -> tuple[Subset, str]:
+    """The combination to train, and why it is this one."""
+    tasks = [name for name in results.tasks if name != results.control]
+    if unknown := [name for name in (source, *(members or ())) if name not in tasks]:
+        raise BadInput(f"no such task in the search: {', '.join(unknown)}. Its tasks are: {', '.join(tasks)}.")
+    if members is not None:
+        if source not in members:
+            raise BadInput(
+                f"--subset: expected a combination that holds the source {source}, got {' + '.join(members)}. Add it."
+            )
+        return subset(members), "named by the user"
+    found = results.expand(rule, sources=[source])[0][0]
+    if not found.complete:
+        raise BadInput(
+            f"{results.folder}: the search has not trained all that the choice for {source} rests on. Run it to its "
+            "end, or name a combination with --subset."
+        )
+    used = results.greedy(rule).rule.replace("_", " ")
+    if found.best == (source,):
+        return found.best, f"rule {used}: no combination beats the task alone"
+    return found.best, f"rule {used}: validation gain {found.gain:+.4f} over the task alone, before confirmation"
+
+
+def _keep(models: Path, source: str, made: DeployedModel, text: str) -> Path:
+    """Write the MLflow model into a new folder models/SOURCE-N: whole, or not under this name."""
+    from tim_search import pyfunc
+
+    levels = {one.name: one.levels for one in made.inputs}
+    inputs = {name: column in levels[modality] for name, (modality, column) in made.columns.items()}
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=models, prefix=".making-") as aside:
+            files, whole = Path(aside) / "files", Path(aside) / "model"
+            made.save(files)
+            pyfunc.write(whole, files, inputs, made.outputs, _records(made.example()), text)
+            number = 1
+            while True:
+                place = models / f"{source}-{number}"
+                try:
+                    whole.rename(place)  # fails where a folder with content stands
+                    return place
+                except OSError:
+                    if not place.exists():
+                        raise
+                    number += 1
+    except OSError as error:
+        raise BadInput(f"{models} cannot be written: {error}. Train in a search's folder you may write to.") from error
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def load(reference: str, tracking_uri: str | None = None) -> DeployedModel:
+    """Open a model: a folder that `train` wrote, or an MLflow URI (models:/name/1, models:/m-..., runs:/...).
+
+    Raises BadInput where there is none. Parameters and JSON are read; no code of the model's is run.
+    """
+    from model.deployed import DeployedModel
+    from tim_search import pyfunc
+
+    if not reference.startswith(("models:", "runs:")):
+        folder = Path(reference)
+        return DeployedModel.load(folder / pyfunc.FILES if pyfunc.is_model(folder) else folder)
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None:
+        raise BadInput(
+            f"{reference} is a model in MLflow: say where with --tracking-uri or in MLFLOW_TRACKING_URI "
+            "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
+        )
+    from tim_search.tracking import fetch_model
+
+    with tempfile.TemporaryDirectory() as aside:
+        return DeployedModel.load(fetch_model(uri, reference, aside) / pyfunc.FILES)
+
+
+def read_table(path: Path, index: str | None = None) -> pd.DataFrame:
+    """A table of rows to predict: CSV or Parquet, with an id column as its index where one is named.
+
+    Raises BadInput where it cannot be read or lacks the column.
+    """
+    try:
+        frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read as a table ({error}). Give a CSV or .parquet file.") from error
+    if index is None:
+        return frame
+    if index not in frame:
+        raise BadInput(f"{path}: expected the id column {index}, its columns are {', '.join(map(str, frame))}.")
+    return frame.set_index(index)
+
+
+def predict(model: DeployedModel, rows: pd.DataFrame) -> pd.DataFrame:
+    """`DeployedModel.predict`, some rows at a time; the row index becomes a column where it has a name."""
+    parts = [model.predict(rows.iloc[start : start + _ROWS]) for start in range(0, max(1, len(rows)), _ROWS)]
+    frame = pd.concat(parts)
+    return frame if frame.index.name is None else frame.reset_index()
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write predictions as CSV or, by the name's end, Parquet: whole or not at all."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            frame.to_parquet(aside, index=False)
+        else:
+            frame.to_csv(aside, index=False)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise BadInput(f"{path} cannot be written: {error}. Name another file with --out.") from error

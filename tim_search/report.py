@@ -1,0 +1,535 @@
+"""The report of a search: one HTML page that needs nothing else, to be mailed, printed and kept.
+
+`content` collects plain values from the search folder, `page` turns them into HTML, and nothing is shown that is not in
+`content`. The page has its styles, its script and its tables inside; it fetches nothing. Whatever comes from users
+(names of tasks, columns, classes, errors) passes jinja2's escaping.
+
+Figures are drawn as HTML tables and small inline SVG: 44 tasks come to well under 5 MB, which a plotting library alone
+would take.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from tim_search import agreement, expansion, figures, summary, wording
+from tim_search.expansion import Expansion
+from tim_search.ledger import product_version
+from tim_search.summary import SearchResults
+from tim_search.tim import TimResult
+from tim_search.types import Task, Unit, subset
+
+#: Columns of a modality whose missing values are listed one by one; the fullest are left out first.
+_COLUMNS_SHOWN = 40
+_TEMPLATE = "report.html"
+
+
+def write(
+    results: SearchResults,
+    path: str | Path | None = None,
+    *,
+    small: int = 0,
+    confirmation: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Write the report of a search folder; returns its path, by default report.html in the folder.
+
+    Args:
+        results: the search.
+        path: of the page.
+        small: counts of patients below it are shown as "<10" and the like; 0 shows all.
+        confirmation: the rows of the confirmation on test patients, [] where there was none.
+
+    Raises BadInput before anything is trained.
+    """
+    path = Path(path) if path is not None else results.folder / "report.html"
+    text = page(content(results, small=small, confirmation=confirmation))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+    return path
+
+
+def page(facts: Mapping[str, Any]) -> str:
+    """The HTML of what `content` collected."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "signed": _signed,
+        "share": lambda value: "" if value is None else "<1%" if 0 < value < 0.005 else f"{value:.0%}",
+        "grouped": lambda value: f"{value:,}" if isinstance(value, int) else str(value),
+        "duration": _duration,
+    }
+    return environment.get_template(_TEMPLATE).render(facts)
+
+
+def content(
+    results: SearchResults, *, small: int = 0, confirmation: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Everything the page shows, as plain values; see `write`."""
+    manifest, tasks, overlaps = results.manifest, results.tasks, results.manifest.overlaps
+    result, status = results.tim(), results.status()
+    short = summary.report(results, result)
+    by_rule: dict[str, list[Expansion]] = {rule: results.expand(rule)[0] for rule in expansion.RULES}
+    cohort = _read(results.folder / "cohort.json", "format", "samples", "parts", "modalities", "dropped", "tasks")
+    dropped = [f"{one['modality']}.{one['column']}" for one in cohort["dropped"]] if cohort else []
+    attention = _attention(results, result)
+    confirmed = [summary.plain(row) for row in confirmation]
+    return {
+        "name": manifest.name,
+        "label": result.label,
+        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "version": product_version(),
+        "facts": _key_facts(result, status, overlaps),
+        "may": wording.may(result, tasks, overlaps, by_rule["lower_bound"], confirmed),
+        "may_not": wording.may_not(result, tasks, overlaps, status, dropped, confirmed),
+        "notes": short["notes"],
+        "status": status,
+        "asked": _asked(results),
+        "cohort": _suppressed(cohort, small) if cohort else None,
+        "small": small,
+        "maps": [_heatmap(result, "value", overlaps, tasks), _heatmap(result, "rank", overlaps, tasks)],
+        "attention": attention,
+        "sources": [
+            _source(row, result, paper, confirmed)
+            for row, paper in zip(short["sources"], by_rule["paper"], strict=True)
+        ],
+        "sharing": short["sharing"],
+        "group": _read(results.folder / "group.json", "budget", "models", "front", "notes", "made"),
+        "confirmation": confirmed,
+        "cost": _cost(results),
+        "settings": json.loads(manifest.context.settings),
+        "context": {
+            "key": manifest.context.key,
+            "cohort": manifest.context.cohort,
+            "columns": manifest.context.columns,
+            "split": manifest.context.split,
+            "network": manifest.context.network,
+        },
+        "versions": {"search made by tim-search": manifest.version, **(_read(results.folder / "versions.json") or {})},
+        "tables": [
+            _download("tim.csv", "all TIM scores", [dict(row) for row in result.frame()]),
+            _download("expansion.csv", "best combinations by both rules", _expansion_rows(by_rule)),
+            *([_download("attention.csv", "attention", attention["rows"])] if attention else []),
+            *([_download("confirmation.csv", "confirmation", confirmed)] if confirmed else []),
+        ],
+    }
+
+
+def _read(path: Path, *keys: str) -> Any:
+    """A JSON file of the folder that has these keys, or None: folders of earlier versions have fewer of them."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return plain if isinstance(plain, dict) and plain.keys() >= set(keys) else None
+
+
+# What was asked and what it took --------------------------------------------------------------------------------------
+
+
+def _key_facts(result: TimResult, status: Mapping[str, Any], overlaps: Iterable[tuple[str, str]]) -> list[list[str]]:
+    planned = status["planned"]
+    trained = f"{status['trained']:,}" + (f" of {planned:,}" if planned and not status["finished"] else "")
+    return [
+        ["tasks", str(len(result.tasks) - (result.control is not None))],
+        ["subsets with scores", f"{result.n_subsets:,}"],
+        ["(seed, fold) blocks", str(len(result.blocks))],
+        ["trainings", trained],
+        ["failed", f"{status['failed']:,}"],
+        ["discoveries", str(int(result.rejected.sum()))],
+        ["training time", _duration(status["training_seconds"])],
+    ]
+
+
+def _asked(results: SearchResults) -> dict[str, Any]:
+    manifest = results.manifest
+    design = {key: value for key, value in manifest.design.items() if key not in ("kind", "sources")}
+    words = {
+        "exact": "every subset of the tasks",
+        "sized": f"every subset of at most {design.get('k')} tasks",
+        "sampled": f"a balanced sample of up to {design.get('n')} subsets of any size",
+        "greedy": "single tasks, pairs, then what extends the best of them",
+    }
+    kind = str(manifest.design["kind"])
+    return {
+        "cohort": manifest.cohort,
+        "network": manifest.context.network,
+        "design": f"{kind}: {words.get(kind, kind)}",
+        "options": {key: _plain_text(value) for key, value in design.items()},
+        "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in manifest.blocks),
+        "sources": list(manifest.sources),
+        "created": manifest.created,
+        "tasks": [
+            {
+                "name": task.name,
+                "kind": task.kind,
+                "metric": wording.METRIC_WORDS.get(task.metric, task.metric),
+                "department": task.department,
+                "excludes": list(task.excludes),
+                "control": task.name == results.control,
+            }
+            for task in manifest.tasks
+        ],
+        "overlaps": [list(pair) for pair in manifest.overlaps],
+    }
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain_text(inner)}" for key, inner in value.items())
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _cost(results: SearchResults) -> list[dict[str, Any]]:
+    """Trainings and their time by subset size, one row a size."""
+    columns = ("subset", "seed", "fold", "status", "seconds")
+    rows = results.ledger.scores(results.manifest.context.key, columns=columns)
+    units: dict[Unit, tuple[float, bool]] = {}
+    for members, seed, fold, status, seconds in zip(*(rows[name] for name in columns), strict=True):
+        unit = Unit(subset(members), int(seed), int(fold))
+        units[unit] = (float(seconds), status == "failed" or units.get(unit, (0.0, False))[1])
+    sizes: dict[int, list[tuple[float, bool]]] = {}
+    for unit in units.keys() & results.table.answered:
+        sizes.setdefault(len(unit.subset), []).append(units[unit])
+    return [
+        {
+            "size": size,
+            "units": len(found),
+            "failed": sum(failed for _, failed in found),
+            "seconds": math.fsum(seconds for seconds, _ in found),
+            "each": math.fsum(seconds for seconds, _ in found) / len(found),
+        }
+        for size, found in sorted(sizes.items())
+    ]
+
+
+# The cohort -----------------------------------------------------------------------------------------------------------
+
+
+def _suppressed(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
+    """The cohort's record as it is shown: counts below `small` are hidden, and what would give them away is rounded."""
+
+    def count(value: int) -> Any:
+        return f"<{small}" if 0 < value < small else value
+
+    def near(value: int) -> Any:
+        return count(value) if value < small else f"≈{round(value, -1):,}"
+
+    def few(values: Iterable[int]) -> bool:
+        return any(0 < value < small for value in values)
+
+    n = max(int(cohort["samples"]), 1)
+    left = [value for _, value in cohort["filters"]]
+    # What a filter took away is a count too.
+    filtered = near if few([*left, *(abs(a - b) for a, b in itertools.pairwise(left))]) else count
+    modalities = []
+    for one in cohort["modalities"]:
+        missing = sorted(one["column_missing"].items(), key=lambda item: -item[1])
+        modalities.append(
+            {
+                **one,
+                "absent": count(one["absent"]),
+                "absent_share": None if few([one["absent"]]) else one["absent"] / n,
+                "missing": None if few(one["column_missing"].values()) else one["missing"],
+                "columns_shown": [
+                    {"name": name, "missing": count(value), "share": None if few([value]) else value / n}
+                    for name, value in missing[:_COLUMNS_SHOWN]
+                ],
+                "columns_left_out": max(len(missing) - _COLUMNS_SHOWN, 0),
+            }
+        )
+    return {
+        **cohort,
+        "filters": [[name, filtered(value)] for name, value in cohort["filters"]],
+        "parts": [
+            {**part, "samples": count(part["samples"]), "patients": count(part["patients"])} for part in cohort["parts"]
+        ],
+        "modalities": modalities,
+        "tasks": [_suppressed_task(one, n, few, count, near) for one in cohort["tasks"]],
+    }
+
+
+def _suppressed_task(
+    one: Mapping[str, Any],
+    n: int,
+    few: Callable[[Iterable[int]], bool],
+    count: Callable[[int], Any],
+    near: Callable[[int], Any],
+) -> dict[str, Any]:
+    if "labelled" not in one:
+        return dict(one)
+    labelled, parts, classes = one["labelled"], one["parts"], one.get("classes", [])
+    of_parts = [value for part in parts if part["positive"] is not None for value in _both_classes(part)]
+    hidden = few([*(value for _, value in classes), *of_parts, *(part["labelled"] for part in parts), n - labelled])
+    # One hidden count of a task could be had from its others and their sum.
+    show = near if hidden else count
+    return {
+        **one,
+        "labelled": show(labelled),
+        "missing_share": None if hidden else 1 - labelled / n,
+        "classes": [
+            {"name": name, "count": show(value), "share": None if hidden else value / max(labelled, 1)}
+            for name, value in classes
+        ],
+        "values": None if "mean" not in one or few([labelled]) else (one["mean"], one["sd"]),
+        "parts": [
+            {
+                "part": part["part"],
+                "labelled": show(part["labelled"]),
+                "positive": None if part["positive"] is None else show(part["positive"]),
+            }
+            for part in parts
+        ],
+    }
+
+
+def _both_classes(part: Mapping[str, Any]) -> tuple[int, int]:
+    return part["positive"], part["labelled"] - part["positive"]
+
+
+# The maps -------------------------------------------------------------------------------------------------------------
+
+
+def _heatmap(
+    result: TimResult, kind: figures.HeatmapKind, overlaps: Iterable[tuple[str, str]], tasks: Mapping[str, Task]
+) -> dict[str, Any]:
+    """A TIM heatmap as rows of cells, in the order and with the marks of the figure."""
+    data = figures.heatmap_data(result, kind, overlaps, tasks)
+    order = [result.tasks.index(name) for name in data.tasks]
+    rows = []
+    for r, i in enumerate(order):
+        metric = wording.METRIC_WORDS.get(tasks[result.tasks[i]].metric, "")
+        cells = []
+        for c, j in enumerate(order):
+            value = float(data.cells[r, c])
+            mark = "●" if data.discovered[r, c] else "○" if data.excludes_zero[r, c] else ""
+            cells.append(
+                {
+                    "column": data.tasks[c],
+                    "value": None if i == j or math.isnan(value) else value,
+                    "diagonal": i == j,
+                    "text": "" if i == j or data.numbers is None else data.numbers[r][c],
+                    "shade": 0 if math.isnan(value) else round(100 * min(abs(value) / data.limit, 1)),
+                    "helps": value > 0,
+                    "mark": mark,
+                    "hatched": bool(data.hatched[r, c]),
+                    "detail": "" if i == j else _cell_detail(result, i, j, metric, bool(data.hatched[r, c])),
+                }
+            )
+        rows.append(
+            {"name": data.tasks[r], "metric": metric, "department": tasks[data.tasks[r]].department, "cells": cells}
+        )
+    return {"kind": kind, "columns": list(data.tasks), "rows": rows, "control": result.control, "shades": "two"}
+
+
+def _cell_detail(result: TimResult, i: int, j: int, metric: str, hatched: bool) -> str:
+    source, task, value = result.tasks[i], result.tasks[j], float(result.estimate[i, j])
+    if not math.isfinite(value):
+        return f"{source}, trained with {task}: cannot be estimated"
+    words = [f"{source}, trained with {task}: {value:+.4f} {metric}"]
+    if math.isfinite(result.low[i, j]):
+        words.append(f"{result.confidence:.0%} interval {result.low[i, j]:+.4f} to {result.high[i, j]:+.4f}")
+    if math.isfinite(result.p_value[i, j]):
+        words.append(f"p {result.p_value[i, j]:.2g}")
+    if hatched:
+        words.append("overlapping targets: no finding")
+    elif result.rejected[i, j]:
+        words.append("discovery")
+    words.append(f"{result.n_with[i, j]} subsets with {task}, {result.n_without[i, j]} without")
+    return " · ".join(words)
+
+
+def _attention(results: SearchResults, result: TimResult) -> dict[str, Any] | None:
+    """The attention map of one subset size beside the TIM scores; None where no attention was kept."""
+    names = tuple(name for name in results.tasks if name != results.control)
+    frame = results.ledger.attention(results.manifest.context.key)
+    size = figures.attention_size(frame, names)
+    if size is None:
+        return None
+    data = figures.attention_data(frame, names, size, results.tasks)
+    m = len(data.tasks)
+    others = np.where(np.eye(m, dtype=bool), np.nan, data.weight)
+    known = others[np.isfinite(others)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    rows: list[dict[str, Any]] = []
+    for r, name in enumerate(data.tasks):
+        cells = []
+        for c, other in enumerate(data.tasks):
+            value = float(data.weight[r, c])
+            missing = math.isnan(value)
+            detail = (
+                f"{name} never stood with {other} in a subset of {size}"
+                if missing
+                else (
+                    f"{name} draws {value:.4f} of its attention on {other if r != c else 'itself'} · mean over "
+                    f"{data.subsets[r, c]} subsets of {size} tasks"
+                )
+            )
+            shade = 0 if missing or r == c or high == low else round(100 * (value - low) / (high - low))
+            cells.append(
+                {
+                    "column": other,
+                    "value": None if missing or r == c else value,
+                    "diagonal": r == c,
+                    "text": "" if missing or m > figures.MAX_TASKS_WITH_NUMBERS else f"{value:.3f}".removeprefix("0"),
+                    "shade": shade,
+                    "helps": True,
+                    "mark": "",
+                    "hatched": False,
+                    "detail": detail,
+                }
+            )
+        rows.append({"name": name, "metric": "", "department": results.tasks[name].department, "cells": cells})
+    at = np.ix_([result.tasks.index(name) for name in data.tasks], [result.tasks.index(name) for name in data.tasks])
+    same = _pairs(data.tasks, results.manifest.overlaps)
+    agree = agreement.rank_agreement(data.weight, result.estimate[at], same)
+    return {
+        "size": size,
+        **_bound(results),
+        "low": low,
+        "high": high,
+        "map": {"kind": "attention", "columns": list(data.tasks), "rows": rows, "control": None, "shades": "one"},
+        "agreement": {
+            "mean": summary.number(agree.mean),
+            "chance": summary.number(agree.chance),
+            "rows": [[name, summary.number(value)] for name, value in zip(data.tasks, agree.rows, strict=True)],
+        },
+        "rows": [
+            {"task": row["name"], "other": cell["column"], "weight": cell["value"], "subset_size": size}
+            for row in rows
+            for cell in row["cells"]
+            if not cell["diagonal"]
+        ],
+    }
+
+
+def _bound(results: SearchResults) -> dict[str, Any]:
+    """M3H's scale of attention logits, and how far it lets two weights of one row differ."""
+    alpha = json.loads(results.manifest.context.settings).get("alpha")
+    # The logits are alpha times a cosine, which lies between -1 and 1.
+    return {"alpha": alpha, "bound": None if alpha is None else math.exp(2 * alpha)}
+
+
+def _pairs(names: Sequence[str], overlaps: Iterable[tuple[str, str]]) -> NDArray[np.bool_]:
+    flagged = {frozenset(pair) for pair in overlaps}
+    return np.array([[frozenset((one, other)) in flagged for other in names] for one in names])
+
+
+# One source -----------------------------------------------------------------------------------------------------------
+
+
+def _source(
+    row: Mapping[str, Any], result: TimResult, paper: Expansion, confirmation: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Helpers and harmers with bars, the tree of the expansion, and what the confirmation said."""
+    ends = [
+        abs(value)
+        for one in row["helpers"]
+        for value in (one["estimate"], one["low"], one["high"])
+        if value is not None
+    ]
+    limit = max(ends, default=0.0) or 1.0
+    i = result.tasks.index(row["source"])
+    bars = []
+    for one in row["helpers"]:
+        j = result.tasks.index(one["task"])
+        bars.append(
+            {
+                **one,
+                "p_value": summary.number(result.p_value[i, j]),
+                "at": _place(one["estimate"], limit),
+                "from": None if one["low"] is None else _place(one["low"], limit),
+                "to": None if one["high"] is None else _place(one["high"], limit),
+            }
+        )
+    return {
+        **row,
+        "metric_words": wording.METRIC_WORDS.get(row["metric"], row["metric"]),
+        "helpers": bars,
+        "limit": limit,
+        "tree": _tree(paper),
+        "confirmation": [one for one in confirmation if one["source"] == row["source"]],
+    }
+
+
+def _place(value: float, limit: float) -> float:
+    """Where a value stands on a bar 200 wide, zero in its middle."""
+    return round(100 + 94 * value / limit, 1)
+
+
+def _tree(found: Expansion) -> dict[str, Any]:
+    """The kept combinations, each below one that it extends, and how many were looked at a level."""
+    nodes: dict[tuple[str, ...], dict[str, Any]] = {}
+    roots: list[dict[str, Any]] = []
+    for step in found.steps:
+        for one in step.kept:
+            parents = [known for known in nodes if len(known) == step.size - 1 and set(known) < set(one.subset)]
+            added = set(one.subset) - set(parents[0]) if parents else set(one.subset) - {found.source}
+            node: dict[str, Any] = {
+                "added": " + ".join(sorted(added)),
+                "subset": " + ".join(one.subset),
+                "score": summary.number(one.score),
+                "gain": summary.number(one.gain),
+                "low": summary.number(one.low),
+                "high": summary.number(one.high),
+                "best": one.subset == found.best,
+                "children": [],
+            }
+            (nodes[parents[0]]["children"] if parents else roots).append(node)
+            nodes[one.subset] = node
+    return {
+        "roots": roots,
+        "levels": [
+            {"size": s.size, "tried": s.tried, "kept": len(s.kept), "failed": s.failed, "missing": s.missing}
+            for s in found.steps
+        ],
+        "reason": found.reason,
+    }
+
+
+def _expansion_rows(by_rule: Mapping[str, Sequence[Expansion]]) -> list[dict[str, Any]]:
+    return [{"rule": rule, **row} for rule, found in by_rule.items() for row in expansion.rows(found)]
+
+
+# Shared ---------------------------------------------------------------------------------------------------------------
+
+
+def _download(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A table as a link that holds it."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    coded = base64.b64encode(text.getvalue().encode()).decode()
+    return {"name": name, "title": title, "href": f"data:text/csv;charset=utf-8;base64,{coded}"}
+
+
+def _signed(value: float | None, digits: int = 4) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,32 @@
+"""What MLflow runs for a model of this product: the code beside the model's files, which needs tim-search installed.
+
+MLflow copies this file into each model it saves ("models from code"), so that no class is pickled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+
+class Served(PythonModel):  # type: ignore[misc]
+    """Rows in, predictions out; see `model.deployed.DeployedModel.predict`."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read the model's files."""
+        from model.deployed import DeployedModel
+
+        self.model = DeployedModel.load(context.artifacts["model"])
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Predict a frame, or what a request held: a list of records, one record, or a dict of lists."""
+        rows: Any = model_input
+        if isinstance(rows, dict) and not any(isinstance(value, list) for value in rows.values()):
+            rows = [rows]
+        return self.model.predict(pd.DataFrame(rows))
+
+
+set_model(Served())
