@@ -131,6 +131,7 @@ class FakeTrainer:
         if subsets & set(behaviour.hang) or first & set(behaviour.hang_once):
             time.sleep(3600)
         if subsets & set(behaviour.crash) or first & set(behaviour.crash_once):
+            time.sleep(0.2)  # the answer to the pack before is on its way by then
             os._exit(1)
         if subsets & set(behaviour.error) or first & set(behaviour.error_once):
             raise RuntimeError("this cannot be trained")

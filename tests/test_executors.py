@@ -142,7 +142,7 @@ def test_a_pack_that_does_not_fit_is_split_until_it_does(make: Make, tmp_path: P
     results = list(executor.run(packs(UNITS, TASKS, 16)))
     assert_scored(answers(results), UNITS)
     assert max(len(result.pack.units) for result in results) <= 3
-    assert max(fake_trainer.begun(log).values()) == 3  # 10, 5, 3 or 2
+    assert 2 <= max(fake_trainer.begun(log).values()) <= 3  # 10, 5, 3 or 2; what was learnt spares later packs a step
 
 
 def test_a_member_that_diverges_leaves_its_mates_alone(make: Make) -> None:

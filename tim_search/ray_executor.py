@@ -137,6 +137,8 @@ class _Watch:
             refused = refused + 1 if self._raylet and not _listens(self._raylet) else 0
             if refused > 1:
                 self._broken = "Ray's daemon on this machine has ended"
+            if not ray.is_initialized():
+                return  # somebody has ended Ray; a look would start another one
             with contextlib.suppress(Exception):  # the next look may succeed
                 self.nodes = ray.nodes()
                 self._seen = time.monotonic()
