@@ -197,7 +197,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def load(reference: str, tracking_uri: str | None = None) -> DeployedModel:
+def load(reference: str | Path, tracking_uri: str | None = None) -> DeployedModel:
     """Open a model: a folder that `train` wrote, or an MLflow URI (models:/name/1, models:/m-..., runs:/...).
 
     Raises BadInput where there is none. Parameters and JSON are read; no code of the model's is run.
@@ -205,19 +205,20 @@ def load(reference: str, tracking_uri: str | None = None) -> DeployedModel:
     from model.deployed import DeployedModel
     from tim_search import pyfunc
 
-    if not reference.startswith(("models:", "runs:")):
+    name = str(reference)
+    if not name.startswith(("models:", "runs:")):
         folder = Path(reference)
         return DeployedModel.load(folder / pyfunc.FILES if pyfunc.is_model(folder) else folder)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
         raise BadInput(
-            f"{reference} is a model in MLflow: say where with --tracking-uri or in MLFLOW_TRACKING_URI "
+            f"{name} is a model in MLflow: say where with --tracking-uri or in MLFLOW_TRACKING_URI "
             "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
         )
     from tim_search.tracking import fetch_model
 
     with tempfile.TemporaryDirectory() as aside:
-        return DeployedModel.load(fetch_model(uri, reference, aside) / pyfunc.FILES)
+        return DeployedModel.load(fetch_model(uri, name, aside) / pyfunc.FILES)
 
 
 def read_table(path: Path, index: str | None = None) -> pd.DataFrame:
