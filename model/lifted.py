@@ -143,7 +143,15 @@ class Lifted:
             return cast(Tensor, functional_call(skeleton, parameters, (rows.inputs, present)))
 
         body = {name: value for name, value in values.items() if not name.startswith(f"{_HEAD}.")}
-        tokens = vmap(member, randomness="error")(body)
+        try:
+            tokens = vmap(member, randomness="error")(body)
+        except RuntimeError as error:
+            if "random operation" not in str(error):
+                raise
+            raise BadInput(
+                f"network {self.make.__name__}: forward uses random numbers (dropout?), so that a result would "
+                "depend on its pack mates. Take them out."
+            ) from error
         if tokens.shape != (expected := (plan.members, plan.tasks, size, settings.width)):
             raise BadInput(
                 f"network {self.make.__name__}: forward has to return {expected[1:]} (tasks, rows, width), got "

@@ -49,6 +49,9 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder for everything t
 Address = Annotated[
     str | None, typer.Option("--address", help="Ray cluster, such as auto or ray://head:10001. Default: this machine.")
 ]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Import a network of your own that the file names; read its code first.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 
 
@@ -90,12 +93,18 @@ def _version(
 
 
 @app.command(epilog="Example: tim-search run jobs/twelve-pairs.yaml --out runs/pairs")
-def run(path: SearchPath, out: Out = None, address: Address = None, as_json: AsJson = False) -> None:
+def run(
+    path: SearchPath,
+    out: Out = None,
+    address: Address = None,
+    allow_code: AllowCode = False,
+    as_json: AsJson = False,
+) -> None:
     """Run a search, or go on with it: after an interruption the same command continues where the ledger ends."""
     from tim_search import spec
 
     _note(f"Reading {path} and its cohort")
-    _run(spec.load(path), out, address, as_json)
+    _run(spec.load(path, allow_code=allow_code), out, address, as_json, allow_code)
 
 
 @app.command(epilog="Example: tim-search demo --out runs/demo")
@@ -122,12 +131,13 @@ def plan(
     pilot: Annotated[
         bool, typer.Option("--pilot", help="First train the first subsets of a sampled design here; they count.")
     ] = False,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what would be trained, how long it may take, and how small an effect it can tell; trains nothing itself."""
     from tim_search import spec
 
-    found = spec.resolve(spec.load(path), out)
+    found = spec.resolve(spec.load(path, allow_code=allow_code), out, allow_code=allow_code)
     from tim_search import display, forecast
 
     if pilot:
@@ -251,6 +261,7 @@ def train(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Networks to train; their predictions are averaged.")] = 1,
     register: Annotated[str | None, typer.Option(help="Name in MLflow's model registry.")] = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the chosen combination on the whole training part, score it on the test patients, and publish the model.
@@ -266,6 +277,7 @@ def train(
         members=None if subset is None else [name.strip() for name in subset.split("+")],
         seeds=seeds,
         register=register,
+        allow_code=allow_code,
         note=_note,
         warn=lambda text: _say("warning", text),
     )
@@ -296,12 +308,13 @@ def predict(
     key: Annotated[str | None, typer.Option("--id", help="Column that names the rows and is no input.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="CSV or .parquet file. Default: CSV to the output.")] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow, for models:/ and runs:/ URIs.")] = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict new rows with a trained model: columns in any order, modalities may be missing."""
     from tim_search import deploy
 
-    found = deploy.predict(deploy.load(model, tracking_uri), deploy.read_table(data, key))
+    found = deploy.predict(deploy.load(model, tracking_uri, allow_code=allow_code), deploy.read_table(data, key))
     if out is not None:
         deploy.write_table(found, out)
         _note(f"{len(found)} predictions written to {out}")
@@ -355,10 +368,11 @@ def heatmap(
 @app.command(epilog="Example: tim-search check my-cohort/")
 def check(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A search file, a cohort folder or a search folder.")],
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a search file, a cohort folder or a search folder's ledger: every finding with its place and its fix."""
-    findings = _findings(path)
+    findings = _findings(path, allow_code)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         rows = [
@@ -425,20 +439,20 @@ def cohort_synthetic(
     )
 
 
-def _run(file: SearchFile, out: Path | None, address: str | None, as_json: bool) -> None:
+def _run(file: SearchFile, out: Path | None, address: str | None, as_json: bool, allow_code: bool = False) -> None:
     # While training is under way the search has handlers of its own; before and after it, a signal ends it here.
     try:
-        _run_to_its_end(file, out, address, as_json)
+        _run_to_its_end(file, out, address, as_json, allow_code)
     except KeyboardInterrupt:
         raise Interrupted(
             "Stopped outside training: the ledger holds all that was trained. Run the same command again to go on."
         ) from None
 
 
-def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_json: bool) -> None:
+def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_json: bool, allow_code: bool) -> None:
     from tim_search import display, plans, spec
 
-    found = spec.resolve(file, out)
+    found = spec.resolve(file, out, allow_code=allow_code)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
     _note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
@@ -487,7 +501,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         _say("warning", f"{outcome.failed} units failed; `tim-search status {results.folder}` tells why.")
 
 
-def _findings(path: Path) -> list[Finding]:
+def _findings(path: Path, allow_code: bool) -> list[Finding]:
     """Everything there is to say about a search file, a cohort folder or a search folder."""
     if path.is_dir() and (path / "search.json").exists():
         from tim_search import summary
@@ -499,7 +513,7 @@ def _findings(path: Path) -> list[Finding]:
         return check_cohort(str(path))
     from tim_search import spec
 
-    return spec.check(path)
+    return spec.check(path, allow_code=allow_code)
 
 
 # ------------------------------------------------------------------------------------------------ output
