@@ -232,14 +232,6 @@ def tune(
     return records
 
 
-def confirmed(results: SearchResults) -> list[Subset]:
-    """What a search would have confirmed: every source alone, its best combination, and the highest-scoring one."""
-    found: dict[Subset, None] = {}
-    for one in results.expand()[0]:
-        found |= dict.fromkeys([(one.source,), one.best, *([one.leader.subset] if one.leader else [])])
-    return list(found)
-
-
 def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
     """Train the first subsets of a sampled design in this process, as a pilot of the search; they are part of it.
 

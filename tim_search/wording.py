@@ -74,10 +74,13 @@ def may(
             "the task alone: the plain single-task model is a sound choice for each of them."
         )
     if confirmation:
-        held = [row["source"] for row in confirmation if row["rejected"] and (row["difference"] or 0) > 0]
+        judged = [row for row in confirmation if row["chosen"]]
+        held = [row["source"] for row in judged if row["rejected"] and (row["difference"] or 0) > 0]
+        matched = [row["source"] for row in judged if row["source"] in held and (row.get("over_ensemble") or 1) <= 0]
         lines.append(
-            f"On the test patients, which no choice had seen, {len(held)} of {len(confirmation)} chosen combinations "
+            f"On the test patients, which no choice had seen, {len(held)} of {len(judged)} chosen combinations "
             f"were confirmed{': ' + _joined(held) if held else ''}."
+            + (f" For {_joined(matched)} an ensemble of single-task models does as well or better." if matched else "")
         )
     return lines
 
