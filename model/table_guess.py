@@ -113,13 +113,15 @@ def init(path: Path, out: Path) -> Guess:
     for column in [column for column in table.columns if pd.api.types.is_object_dtype(table[column])]:
         table[column] = table[column].map(lambda value: None if value is None or value != value else text(value))
     made = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         table.to_parquet(out / "samples.parquet", index=False)
         (out / DESCRIPTION).write_text(describe(table, guess, path.name.split(".")[0]), encoding="utf-8")
-    except BaseException:
+    except BaseException as error:
         if made:
             shutil.rmtree(out, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise BadInput(f"{out}: cannot be written: {error.strerror}. Name another folder.") from error
         raise
     return guess
 
