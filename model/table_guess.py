@@ -295,7 +295,9 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
         f"sample_id: {_quoted(guess.sample_id)}" + ("   # no column tells the rows apart" if guess.numbered else ""),
         f"patient_id: {_quoted(guess.patient_id)}",
     ]
-    if guess.patient_id == guess.sample_id:
+    if guess.patient_id == guess.sample_id and named_patient(guess.patient_id):
+        lines.append("# ^ one row a patient")
+    elif guess.patient_id == guess.sample_id:
         lines += [
             "# ^ no column looks like a patient's id, so one row a patient is assumed. If a patient may have several,",
             "#   name the column here: otherwise he is in the training and in the test part.",
