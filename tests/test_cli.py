@@ -27,21 +27,27 @@ from tim_search.search import StaticPlan
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("hospdead", "dzclass", "slos_log")
 COMMANDS = [
-    "run",
-    "demo",
-    "plan",
-    "status",
-    "tim",
-    "expand",
-    "confirm",
-    "heatmap",
     "check",
     "cohort export",
+    "cohort haim",
+    "cohort init",
     "cohort synthetic",
+    "confirm",
+    "demo",
+    "expand",
+    "group",
+    "heatmap",
+    "merge",
+    "plan",
+    "predict",
+    "publish",
+    "report",
+    "run",
+    "status",
+    "tim",
+    "train",
+    "tune",
 ]
-COMMANDS += ["cohort haim", "cohort init"]
-COMMANDS += ["merge", "publish"]
-COMMANDS += ["tune"]
 
 Call = Callable[..., tuple[int, str, str]]
 
