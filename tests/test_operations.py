@@ -66,10 +66,10 @@ def test_a_later_publication_joins_the_run_of_the_search(finished: Path) -> None
 
     found = spec.resolve(spec.load(finished / "search.yaml"), finished)
     manifest = search.Manifest.read(finished)
-    one = runner._tracker(manifest, found.out, found.tracking_uri, print, capacity=found.capacity)
-    other = runner._tracker(runner.prepare(found), finished, found.tracking_uri, print)
+    one = runner.tracker_of(manifest, found.out, found.tracking_uri, print, capacity=found.capacity)
+    other = runner.tracker_of(runner.prepare(found), finished, found.tracking_uri, print)
     assert one._tags == other._tags
-    elsewhere = runner._tracker(manifest, finished, "http://mlflow:5000", print)
+    elsewhere = runner.tracker_of(manifest, finished, "http://mlflow:5000", print)
     assert elsewhere._tags["search_id"] != one._tags["search_id"]
 
 

@@ -261,8 +261,10 @@ class Ledger:
 
     def done(self, context: str) -> set[Unit]:
         """Units of a context that have a final answer, a failed one included."""
-        table = self._read("scores", ["context", "subset", "seed", "fold"])
-        table = _where(table, [pc.equal(table["context"], context)])
+        table = self._read("scores", ["context", "subset", "seed", "fold", "task"])
+        # Every unit has a row for each of its tasks: that for the first one is enough.
+        first = pc.equal(pc.list_element(table["subset"], 0), table["task"])
+        table = _where(table, [pc.equal(table["context"], context), first])
         codes, subsets = _coded(table)
         seeds, folds = table["seed"].to_numpy(), table["fold"].to_numpy()
         keys = pd.DataFrame({"subset": codes, "seed": seeds, "fold": folds}).drop_duplicates()

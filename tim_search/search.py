@@ -30,7 +30,7 @@ from tim_search.types import BadInput, Context, Interrupted, Pack, PackResult, S
 _MANY_FILES = 512  # files of the ledger above which they are merged while a search runs
 _SOME_FILES = 32  # ... at its end, because many small files are slow to read
 
-_TABLE_COLUMNS = ("subset", "seed", "fold", "task", "score", "status")
+_TABLE_COLUMNS = ("subset", "seed", "fold", "task", "score", "status", "replicates")
 
 
 class Plan(Protocol):
@@ -146,13 +146,13 @@ def run(
     start = time.monotonic()
     trained = failed = repeated = rounds = earlier = reused = total = peak = 0
 
-    # What a static plan answers depends on no score, and replicates are most of a ledger's bytes.
-    columns = _TABLE_COLUMNS if isinstance(plan, StaticPlan) else (*_TABLE_COLUMNS, "replicates")
+    # What a static plan answers depends on no score, and the table of a large search takes long to read.
+    static = plan if isinstance(plan, StaticPlan) else None
 
     def read_table() -> ScoreTable:
         # Every part: which patients judge a unit follows from its fold, and the table takes the folds of its blocks.
-        rows = ledger.scores(context.key, part=None, columns=columns)
-        return score_table(rows, tuple(tasks), blocks, replicates="replicates" in columns)
+        rows = ledger.scores(context.key, part=None, columns=_TABLE_COLUMNS)
+        return score_table(rows, tuple(tasks), blocks, replicates=True)
 
     def tell(kind: Literal["round", "pack", "stopping", "done"], message: str = "") -> None:
         on_event(Event(kind, earlier + rounds, reused + trained, total, failed, time.monotonic() - start, message))
@@ -167,10 +167,16 @@ def run(
     with ledger.writer_lock(), _Stop(announce) as stop:
         try:
             answered = ledger.done(context.key)
-            table = read_table()
-            reused, earlier = played(plan, table, answered)
+            table = empty(tuple(tasks), blocks) if static else read_table()
+            if static:
+                units = set(static.units(blocks))
+                reused = len(units & answered)
+                earlier = int(0 < reused == len(units))
+                del units
+            else:
+                reused, earlier = played(plan, table, answered)
             total = reused
-            while wanted := plan.ask(table):
+            while wanted := _lacking(static.units(blocks), answered) if static else plan.ask(table):
                 rounds += 1
                 todo = set(wanted) - answered
                 if not todo:
@@ -188,7 +194,7 @@ def run(
                     with stop.held_off():
                         ledger.append(results, context)
                         for result in results:
-                            if not isinstance(plan, StaticPlan):
+                            if not static:
                                 answered.update(result.pack.units)
                             trained += len(result.pack.units)
                             failed += len({score.unit for score in result.scores if score.status == "failed"})
@@ -201,8 +207,8 @@ def run(
                         n_files = ledger.files()
                 if stop.asked:
                     raise KeyboardInterrupt
-                if isinstance(plan, StaticPlan):
-                    break  # no score changes what it wants, and the table of a large ledger takes much memory
+                if static:
+                    break  # no score changes what it wants
                 table = read_table()
             if ledger.files() > _SOME_FILES:
                 ledger.compact()
@@ -213,6 +219,10 @@ def run(
             ) from None
     tell("done", f"{trained} units trained, {failed} of them failed, {reused} were in the ledger already")
     return SearchOutcome(trained, failed, reused, repeated, rounds, time.monotonic() - start, peak)
+
+
+def _lacking(units: Iterable[Unit], answered: set[Unit]) -> list[Unit]:
+    return [unit for unit in units if unit not in answered]
 
 
 def _together(executor: Executor, waiting: Iterable[Pack]) -> Iterator[list[PackResult]]:
