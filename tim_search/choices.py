@@ -224,17 +224,17 @@ def chosen(folder: str | Path, members: Iterable[str]) -> dict[str, Any]:
     content = _read(folder)
     if content is None:
         return settings
-    for record in content["studies"]:
-        if record["subset"] is not None and tuple(record["subset"]) == wanted:
-            tuned = set(record["space"])
-            # What the search itself was tuned in may differ from the base too.
-            tuned |= {name for other in content["studies"] if other["subset"] is None for name in other["space"]}
-            if any(settings[name] != value for name, value in content["base"].items() if name not in tuned):
+    base, own = content["base"], [record for record in content["studies"] if record["subset"] is not None]
+    # What the search was tuned in differs from the base; nothing else may.
+    tuned = {name for record in content["studies"] if record["subset"] is None for name in record["space"]}
+    for record in own:
+        if tuple(record["subset"]) == wanted:
+            if any(settings.get(name) != value for name, value in base.items() if name not in tuned):
                 raise BadInput(
                     f"{folder / FILE} was made for other settings than those of the search in {folder}. Run "
                     "`tim-search tune` again with the file of this search."
                 )
-            return {**settings, **record["choice"]}
+            return {**base, **record["choice"]}
     return settings
 
 
