@@ -127,6 +127,8 @@ def test_a_process_that_dies_again_and_again_is_told_and_the_others_are_kept(led
     assert [trial.values for trial in kept] == [{"rate": 0.1}]
     assert not kept[0].missing(of)
     assert choices.best(of, run(of, ledger)).values == {"rate": 0.3}  # type: ignore[union-attr]
+    with pytest.raises(WorkerError, match="2 trials of the tuning failed"):
+        run(study({"rate": [2.0], "width": [4, 8]}, "optuna", 2), ledger, Payload(lethal=2.0))
 
 
 @pytest.mark.slow

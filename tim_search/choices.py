@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 FILE = "tuning.json"
 #: Columns of the ledger that a study reads.
-COLUMNS = ("cohort", "columns", "split", "network", "settings", "subset", "seed", "fold", "task", "score", "status")
+COLUMNS = (
+    *("cohort", "columns", "split", "network", "settings", "subset", "seed", "fold"),
+    *("task", "score", "status", "created"),
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def skill(metric: str, score: float) -> float:
 
 
 def trials(study: Study, rows: pd.DataFrame) -> list[Trial]:
-    """The trials of a study that a ledger holds, whole or in part; see `COLUMNS` for its rows."""
+    """The trials of a study that a ledger holds, whole or in part, in the order they were begun; rows: `COLUMNS`."""
     for name in ("cohort", "columns", "split", "network"):
         rows = rows[rows[name] == getattr(study.context, name)]
     rows = rows[(rows["seed"] == study.seed) & rows["fold"].isin(study.folds)]
@@ -153,8 +156,8 @@ def trials(study: Study, rows: pd.DataFrame) -> list[Trial]:
                 reached = skill(study.tasks[task].metric, float(score)) if status == "ok" else math.nan
                 skills[members, int(fold), task] = reached
         if skills:
-            found.append(Trial(values, skills))
-    return sorted(found, key=lambda trial: canonical(trial.values))
+            found.append((part["created"].min(), canonical(values), Trial(values, skills)))
+    return [trial for *_, trial in sorted(found, key=lambda one: one[:2])]
 
 
 def best(study: Study, found: Iterable[Trial]) -> Trial | None:

@@ -21,6 +21,9 @@ from tim_search.tracking import Tracker
 from tim_search.types import BadInput, Subset, digest
 
 
+_LONGEST_NAME = 100  # characters of a subset in the name of a figure
+
+
 @dataclass(frozen=True, eq=False)
 class Finished:
     """A search that came to its end.
@@ -145,13 +148,14 @@ def tune(
     for study, own in zip(studies, subsets or (None,), strict=True):
         trials = choices.trials(study, rows)
         records.append(choices.write(found.out, study, trials, own))
-        name = "tuning" if own is None else f"tuning-{'+'.join(own)}"
+        names = "+".join(own or ())
+        name = f"tuning-{names if len(names) <= _LONGEST_NAME else digest(names)}" if own else "tuning"
         paths += tuning.figures(study, trials, found.out / "figures", name)
     table = [row for record in records for row in choices.table(record)]
     write_table(found.out / "tables" / ("tuning-subsets.csv" if subsets else "tuning.csv"), table)
     tuned = spec.resolve(found.file, found.out)
     with _tracker(tuned, _manifest(tuned), warn) as tracker:
-        tracker.tuning(table, paths)
+        tracker.tuning(table, paths, "subsets" if subsets else "search")
     return records
 
 

@@ -201,7 +201,7 @@ def _train(
 ) -> None:
     """A trial, in a worker's process: train what is not answered, and report every pack as it is done."""
     work = config.get("work", config)
-    values = study_values(study, work["settings"])
+    values = _ordered(study, work["settings"])
     name = canonical(values)
     units = [unit for unit in study.units if unit.fold in work.get("folds", study.folds)]
     todo = [unit for unit in units if (name, unit) not in answered]
@@ -214,7 +214,7 @@ def _train(
         executor.close()
 
 
-def study_values(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _ordered(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A combination as its study writes it: settings in the order of the space."""
     return {name: settings[name] for name in study.space}
 
@@ -310,6 +310,7 @@ class _Distinct(OptunaSearch):  # type: ignore[misc]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._of, self._progress = study, progress
         self._asked: dict[str, dict[str, Any]] = {}
+        self._lost: set[str] = set()  # combinations whose process was lost too often
         known = [(trial, trial.value(study)) for trial in progress.trials()]
         known = [(trial, value) for trial, value in known if math.isfinite(value)]
         super().__init__(
@@ -331,11 +332,11 @@ class _Distinct(OptunaSearch):  # type: ignore[misc]
         """
         for _ in range(_PATIENCE):
             under_way = {canonical(values) for values in self._asked.values()}
-            if self._progress.whole() + len(under_way) >= self._of.trials:
+            if self._progress.whole() + len(under_way) + len(self._lost) >= self._of.trials:
                 return tune.search.Searcher.FINISHED if not under_way else None
             found = super().suggest(trial_id)
-            values = study_values(self._of, found["settings"])
-            if self._progress.trial(values).missing(self._of) and canonical(values) not in under_way:
+            values = _ordered(self._of, found["settings"])
+            if self._progress.trial(values).missing(self._of) and canonical(values) not in under_way | self._lost:
                 self._asked[trial_id] = values
                 return found
             self._tell(trial_id, values)
@@ -348,7 +349,10 @@ class _Distinct(OptunaSearch):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         if trial_id in self._asked:
-            self._tell(trial_id, self._asked.pop(trial_id))
+            values = self._asked.pop(trial_id)
+            if error:
+                self._lost.add(canonical(values))
+            self._tell(trial_id, values)
 
     def _tell(self, trial_id: str, values: Mapping[str, Any]) -> None:
         value = self._progress.trial(values).value(self._of)
