@@ -20,7 +20,6 @@ from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
 from tim_search.types import BadInput, Subset, digest
 
-
 _LONGEST_NAME = 100  # characters of a subset in the name of a figure
 
 
