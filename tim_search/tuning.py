@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def figures(study: Study, found: list[Trial], folder: Path, name: str = "tuning"
     plots: dict[str, Callable[[Any], Any]] = {"history": optuna.visualization.matplotlib.plot_optimization_history}
     # Where nothing varies there is nothing whose importance could be told.
     if len(study.space) > 1 and len(whole) > 3 and max(values.values()) > min(values.values()):
-        plots["importance"] = optuna.visualization.matplotlib.plot_param_importances
+        # Of a handful of trials Optuna's usual measure, which compares the best tenth with the rest, says nothing.
+        measure = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        plots["importance"] = partial(optuna.visualization.matplotlib.plot_param_importances, evaluator=measure)
     paths = []
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -128,9 +131,14 @@ def figures(study: Study, found: list[Trial], folder: Path, name: str = "tuning"
         for kind, draw in plots.items():
             axes = draw(again)
             figure = axes.figure
-            axes.set_title({"history": "Trials in turn", "importance": "Importance of the settings"}[kind])
+            axes.set_title("", loc="left")
+            axes.set_title(
+                {"history": "Trials in turn", "importance": "Importance of the settings"}[kind], loc="center"
+            )
             if kind == "history":
                 axes.set_ylabel("mean skill")
+            elif (legend := axes.get_legend()) is not None:
+                legend.remove()
             figure.set_size_inches(7, 4)
             paths.append(folder / f"{name}-{kind}.png")
             figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
