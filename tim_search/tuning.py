@@ -38,6 +38,7 @@ from ray.tune.search.optuna import OptunaSearch
 from tim_search import choices
 from tim_search.choices import Study, Trial
 from tim_search.executors import SerialExecutor, WorkerError, describe
+from tim_search.figures import save_and_close
 from tim_search.ledger import Ledger
 from tim_search.packing import packs
 from tim_search.ray_executor import connect, room
@@ -125,12 +126,10 @@ def figures(study: Study, found: list[Trial], folder: Path, name: str = "tuning"
         measure = optuna.importance.FanovaImportanceEvaluator(seed=0)
         plots["importance"] = partial(optuna.visualization.matplotlib.plot_param_importances, evaluator=measure)
     paths = []
-    folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the drawing is experimental
         for kind, draw in plots.items():
             axes = draw(again)
-            figure = axes.figure
             axes.set_title("", loc="left")
             axes.set_title(
                 {"history": "Trials in turn", "importance": "Importance of the settings"}[kind], loc="center"
@@ -139,9 +138,9 @@ def figures(study: Study, found: list[Trial], folder: Path, name: str = "tuning"
                 axes.set_ylabel("mean skill")
             elif (legend := axes.get_legend()) is not None:
                 legend.remove()
-            figure.set_size_inches(7, 4)
-            paths.append(folder / f"{name}-{kind}.png")
-            figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
+            axes.figure.set_size_inches(7, 4)
+            axes.figure.set_layout_engine("tight")
+            paths.append(save_and_close(axes, folder / f"{name}-{kind}.png"))
     return paths
 
 
