@@ -632,16 +632,20 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("local_ray")
 def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_path: Path) -> None:
-    path, out = write(tmp_path / "tuned.yaml", **TINY, tuning={"space": {"batch_size": [128, 512]}}), tmp_path / "out"
+    training = {"epochs": 1, "replicates": 10, "width": 8}
+    fields = {**TINY, "training": training, "tuning": {"space": {"batch_size": [128, 512]}}}
+    path, out = write(tmp_path / "tuned.yaml", **fields), tmp_path / "out"
     code, _, err = call("plan", path, "--out", out)
     assert code == 0
     assert "Tuning comes first: up to 30 trainings" in err
-    done = command("run", path, "--out", out, "--json")
-    assert done.returncode == 0, done.stderr
-    assert "Chosen: batch_size" in done.stderr
+    code, said, err = call("run", path, "--out", out, "--json")
+    assert code == 0, err
+    assert "Chosen: batch_size" in err
     # What was tuned on is the search's own: alone and together, on the fold of its block.
-    assert json.loads(done.stdout)["units"] == {"trained": 0, "failed": 0, "reused": 3}
+    assert json.loads(said)["units"] == {"trained": 0, "failed": 0, "reused": 3}
     scores = pd.read_parquet(out / "ledger" / "scores")
     units = scores.assign(subset=scores["subset"].map(tuple)).drop_duplicates(["context", "subset", "seed", "fold"])
     assert len(units) == 30
@@ -649,9 +653,9 @@ def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_pa
     (record,) = json.loads((out / "tuning.json").read_text())["studies"]
     assert json.loads(results.manifest.context.settings)["batch_size"] == record["choice"]["batch_size"]
 
-    again = command("tune", path, "--out", out, "--chosen", "--json")
-    assert again.returncode == 0, again.stderr
-    studies = json.loads(again.stdout)["studies"]
+    code, said, err = call("tune", path, "--out", out, "--chosen", "--json")
+    assert code == 0, err
+    studies = json.loads(said)["studies"]
     assert [study["subset"] for study in studies] == [["hospdead"], ["dzclass", "hospdead"], ["dzclass"]]
     for study in studies:
         assert choices.chosen(out, study["subset"]) == {

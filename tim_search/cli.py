@@ -199,11 +199,12 @@ def tune(
 
 def _subset(names: str, found: ResolvedSearch) -> Subset:
     wanted = [name.strip() for name in names.split("+")]
-    unknown = [name for name in wanted if name not in found.tasks]
+    known = [name for name in found.tasks if name != found.design.get("control")]
+    unknown = [name for name in wanted if name not in known]
     if unknown:
         raise BadInput(
             f"--subset: expected names of tasks joined by +, got {names}; no task is called {unknown[0]!r}. The tasks "
-            f"are {', '.join(found.tasks)}."
+            f"are {', '.join(known)}."
         )
     return as_subset(wanted)
 

@@ -41,6 +41,8 @@ from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
 from tim_search.types import BadInput, Interrupted, Subset, canonical
 
+_LONGEST_NAME = 100  # characters of a subset in the name of a figure
+
 
 @dataclass(frozen=True, eq=False)
 class Finished:
@@ -222,13 +224,14 @@ def tune(
     for study, own in zip(studies, subsets or (None,), strict=True):
         trials = choices.trials(study, rows)
         records.append(choices.write(found.out, study, trials, own))
-        name = "tuning" if own is None else f"tuning-{'+'.join(own)}"
+        names = "+".join(own or ())
+        name = f"tuning-{names if len(names) <= _LONGEST_NAME else digest(names)}" if own else "tuning"
         paths += tuning.figures(study, trials, found.out / "figures", name)
     table = [row for record in records for row in choices.table(record)]
     write_table(found.out / "tables" / ("tuning-subsets.csv" if subsets else "tuning.csv"), table)
     tuned = spec.resolve(found.file, found.out)
     with tracker_of(_manifest(tuned), tuned.out, tuned.tracking_uri, warn, capacity=tuned.capacity) as tracker:
-        tracker.tuning(table, paths)
+        tracker.tuning(table, paths, "subsets" if subsets else "search")
     return records
 
 

@@ -290,11 +290,15 @@ class Tracker:
         self._try(f"the model for {source}", publish)
         return found
 
-    def tuning(self, trials: Sequence[Mapping[str, Any]], figures: Iterable[str | Path]) -> None:
-        """Hyperparameters that were tried and chosen, as a nested run of kind "tuning": table and figures."""
+    def tuning(self, trials: Sequence[Mapping[str, Any]], figures: Iterable[str | Path], tuned_for: str) -> None:
+        """Hyperparameters that were tried and chosen, as a nested run of kind "tuning": table and figures.
+
+        `tuned_for` is "search" or "subsets", kept as a tag.
+        """
         table = pd.DataFrame(list(trials))
         best = table.loc[table["chosen"], "skill"]
-        self._publish("tuning", "tuning", table, figures, {}, {"trials": len(table), "skill": float(best.mean())})
+        tags, metrics = {"tuned_for": tuned_for}, {"trials": len(table), "skill": float(best.mean())}
+        self._publish("tuning", f"tuning of the {tuned_for}", table, figures, tags, metrics)
 
     def _publish(
         self,
