@@ -632,6 +632,10 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
         "mlflow",
     ):
         assert word in done.stdout
+    # The report in the folder, and the same page among MLflow's artifacts.
+    pages = list(out.rglob("report.html"))
+    assert len(pages) == 2
+    assert pages[0].read_text() == pages[1].read_text()
     scores = pd.read_parquet(out / "ledger" / "scores")
     assert len(scores.drop_duplicates(["seed", "fold", "task"])) == 2
     assert sorted(path.name for path in (out / "figures").iterdir()) == [

@@ -288,7 +288,7 @@ def words_of(result: tim.TimResult, **options: Any) -> tuple[str, str]:
     tasks = {name: Task(name, "binary") for name in result.tasks}
     status = {"finished": True, "waiting": 0, "failed": 0, "trained": 9, "network": "m3h", "cohort": "ours"}
     overlaps = options.pop("overlaps", ())
-    may = wording.may(result, tasks, overlaps, options.pop("expansions", ()), options.get("confirmation", ()))
+    may = wording.may(result, tasks, overlaps, options.get("expansions", ()), options.get("confirmation", ()))
     return " ".join(may), " ".join(wording.may_not(result, tasks, overlaps, status, **options))
 
 
@@ -312,7 +312,16 @@ def test_what_may_be_said_of_clear_effects() -> None:
     assert "no statement about causes" in may_not
     assert "average over all 4 choices" in may_not
     assert "nothing here is confirmed" in may_not
-    for absent in ("one seed", "negative control", "nested", "silhouette", "failed", "excludes", "not finished"):
+    for absent in (
+        "Combinations",
+        "one seed",
+        "negative control",
+        "nested",
+        "silhouette",
+        "failed",
+        "excludes",
+        "not finished",
+    ):
         assert absent not in may_not
 
 
@@ -340,6 +349,7 @@ def test_noise_is_not_called_an_effect() -> None:
     assert "does not mean that there are none" in may
     assert "same validation patients" in may_not
     assert "labs.x" in may_not
+    assert "Combinations were chosen and measured on the same" in may_not
 
 
 # ---------------------------------------------------------------------------------------------- agreement

@@ -253,7 +253,8 @@ def group(
     notes = _notes(candidates, choice, certainty, largest, overlaps)
     if certainty is None and draws and not choice.predicted:
         notes = (
-            "One block without bootstrap replicates: nothing says how much of the choice is luck. Train several blocks.",
+            "One block without bootstrap replicates: nothing says how much of the choice is luck. Train several "
+            "blocks.",
             *notes,
         )
     return Grouping(objective, gain, largest, candidates, choice, front, certainty, notes)

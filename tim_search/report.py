@@ -101,7 +101,7 @@ def content(
         "version": product_version(),
         "facts": _key_facts(result, status, overlaps),
         "may": wording.may(result, tasks, overlaps, by_rule["lower_bound"], confirmed),
-        "may_not": wording.may_not(result, tasks, overlaps, status, dropped, confirmed),
+        "may_not": wording.may_not(result, tasks, overlaps, status, by_rule["lower_bound"], dropped, confirmed),
         "notes": short["notes"],
         "status": status,
         "asked": _asked(results),
@@ -504,6 +504,7 @@ def _tree(found: Expansion) -> dict[str, Any]:
             for s in found.steps
         ],
         "reason": found.reason,
+        "complete": found.complete,
     }
 
 
