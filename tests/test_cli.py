@@ -284,6 +284,84 @@ def test_before_anything_is_trained(call: Call, tmp_path: Path) -> None:
     assert call("expand", tmp_path / "new")[0] == 0
 
 
+def test_group(call: Call, folder: Path) -> None:
+    code, out, _ = call("group", folder, "--models", 2, "--objective", "worst", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["objective"] == "worst"
+    assert len(found["models"]) <= 2
+    assert sorted(one["task"] for model in found["models"] for one in model["serves"]) == sorted(TASKS)
+    assert found["unmeasured"] == []
+    assert Path(found["figure"]).stat().st_size > 1000
+    kept = json.loads(Path(found["record"]).read_text())
+    assert kept["models"] == found["models"]
+    code, out, _ = call("group", folder)
+    assert code == 0
+    assert "Models to deploy" in out
+    code, _, err = call("group", folder, "--models", 1, "--max-size", 2)
+    assert code == 2
+    assert "cannot serve 3 tasks" in err
+
+
+def test_group_trains_what_it_rests_on(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Part of a search: what the choice rests on unmeasured is trained into the same ledger, until nothing is left."""
+    path = trained(tmp_path / "part", n_subsets=14, tasks=(*TASKS, "dnr_later"))
+    before = summary.open_search(path)
+    # The one model that serves all tasks holds them all, and was not trained.
+    assert before.group(1, max_size=4).unmeasured == (tuple(sorted((*TASKS, "dnr_later"))),)
+    behaviour = fake_trainer.Behaviour(replicates=20)
+
+    def serial(factory: Any, payload: Any, tasks: Any, *_: Any) -> SerialExecutor:
+        for name, task in tasks.items():
+            monkeypatch.setitem(fake_trainer.TASKS, name, task)
+        return SerialExecutor(fake_trainer.trainer, behaviour, tasks)
+
+    monkeypatch.setattr(runner, "RayExecutor", serial)
+    code, out, err = call("group", path, "--models", 1, "--max-size", 4, "--train", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["unmeasured"] == []
+    assert not found["predicted"]
+    assert "not trained yet" in err
+    after = summary.open_search(path)
+    assert before.table.complete < after.table.complete
+    assert found["models"][0]["tasks"] == sorted((*TASKS, "dnr_later"))
+    assert len(after.table.complete) == 15
+
+
+def test_a_subset_that_fails_in_vain_does_not_hold_up_the_choice(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = trained(tmp_path / "part", n_subsets=6)
+    monkeypatch.setattr(
+        runner,
+        "RayExecutor",
+        lambda factory, payload, tasks, *_: SerialExecutor(
+            fake_trainer.trainer, fake_trainer.Behaviour(diverge=(tuple(sorted(TASKS)),)), tasks
+        ),
+    )
+    for name, task in spec.resolve(spec.load(path / "search.yaml")).tasks.items():
+        monkeypatch.setitem(fake_trainer.TASKS, name, task)
+    # One model can only be the whole, which is not trained yet, and then fails.
+    code, _, err = call("group", path, "--models", 1, "--max-size", 3, "--train")
+    assert code == 2
+    assert "Allow" in err
+
+
+def test_report(call: Call, folder: Path, tmp_path: Path) -> None:
+    code, out, _ = call("report", folder, "--out", tmp_path / "there" / "page.html", "--small-cells", 10, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert Path(found["report"]) == tmp_path / "there" / "page.html"
+    assert Path(found["report"]).stat().st_size == found["bytes"]
+    assert "Counts below 10 are hidden" in Path(found["report"]).read_text()
+    assert call("report", folder)[0] == 0
+    assert (folder / "report.html").exists()
+    code, _, err = call("report", tmp_path)
+    assert code == 2
+    assert "search.json" in err
+
+
 def test_the_report_of_a_run(folder: Path) -> None:
     content = summary.report(summary.open_search(folder))
     assert json.loads(json.dumps(content, allow_nan=False)) == content
@@ -607,6 +685,10 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
         "mlflow",
     ):
         assert word in done.stdout
+    # The report in the folder, and the same page among MLflow's artifacts.
+    pages = list(out.rglob("report.html"))
+    assert len(pages) == 2
+    assert pages[0].read_text() == pages[1].read_text()
     scores = pd.read_parquet(out / "ledger" / "scores")
     assert len(scores.drop_duplicates(["seed", "fold", "task"])) == 2
     assert sorted(path.name for path in (out / "figures").iterdir()) == [

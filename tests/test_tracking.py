@@ -130,6 +130,9 @@ def test_a_search_from_start_to_query(store: str, tmp_path: Path) -> None:
         t.metrics({"units_done": 7, "units_failed": 0, "seconds": float("nan")}, step=1)
         t.heatmap(tim_result, [figure(tmp_path), figure(tmp_path, "heatmap_value.png")], round=1)
         t.ledger(rows)
+        (tmp_path / "page").mkdir()
+        (tmp_path / "page" / "report.html").write_text("<!doctype html>")
+        t.report(tmp_path / "page" / "report.html")
     assert warnings == []
     assert t.missed == []
 
@@ -161,6 +164,8 @@ def test_a_search_from_start_to_query(store: str, tmp_path: Path) -> None:
     kept = pd.read_parquet(client.download_artifacts(listed["run_id"], "ledger/ledger.parquet", str(tmp_path)))
     assert kept["score"].tolist()[0] == 0.7
     assert list(kept["subset"][0]) == ["a", "b"]
+    page = client.download_artifacts(listed["run_id"], "report.html", str(tmp_path))
+    assert Path(page).read_text() == "<!doctype html>"
     beside = Path(store.removeprefix("sqlite:///")).parent / "mlartifacts"
     assert list(beside.rglob("heatmap_rank.png")), "artifacts lie beside the database"
 

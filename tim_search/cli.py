@@ -927,6 +927,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         units = {"trained": outcome.trained, "failed": outcome.failed, "reused": outcome.reused}
         files = {"figures": [str(path) for path in finished.figures], "tables": [str(path) for path in finished.tables]}
         where = {"folder": str(results.folder), "ledger": results.ledger.place, "tracking_uri": uri}
+        where["report"] = str(results.folder / "report.html")
         costs = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}
         _print_json({**content, "units": units, **costs, **where, **files})
         return

@@ -39,7 +39,7 @@ from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, Interrupted, Subset, canonical
+from tim_search.types import BadInput, Interrupted, Subset, canonical, digest
 
 _LONGEST_NAME = 100  # characters of a subset in the name of a figure
 

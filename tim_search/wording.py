@@ -90,6 +90,7 @@ def may_not(
     tasks: Mapping[str, Task],
     overlaps: Sequence[tuple[str, str]],
     status: Mapping[str, Any],
+    expansions: Sequence[Expansion] = (),
     dropped: Sequence[str] = (),
     confirmation: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
@@ -134,11 +135,13 @@ def may_not(
             f"All {len(result.blocks)} trainings of a subset were judged on the same validation patients; other "
             "patients can give another answer, by as much as the patients' part of the intervals says."
         )
-    if not confirmation:
+    if not confirmation and any(one.complete for one in expansions):
         lines.append(
             "Combinations were chosen and measured on the same validation scores, so their gains are too large on "
             "average. The test patients were not used; nothing here is confirmed on them."
         )
+    elif not confirmation:
+        lines.append("The test patients were not used; nothing here is confirmed on them.")
     shown = [pair for pair in overlaps if set(pair) <= set(result.tasks)]
     if shown:
         names = "; ".join(" and ".join(pair) for pair in shown)
