@@ -289,7 +289,9 @@ def train(
         places = {
             "model": made.folder,
             "card": made.folder / "model_card.md",
-            "predict": shlex.join(["tim-search", "predict", str(made.folder), "rows.csv"]),
+            "predict": shlex.join(
+                ["tim-search", "predict", str(made.folder), "rows.csv", *(["--allow-code"] if allow_code else [])]
+            ),
             "serve": shlex.join(["mlflow", "models", "serve", "-m", str(made.folder), "--env-manager", "local"]),
             "MLflow": made.published.get("model_uri", "not published (see the warning above)"),
             **({"registered": made.published["registered"]} if "registered" in made.published else {}),
