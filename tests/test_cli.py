@@ -24,7 +24,20 @@ from tim_search.search import StaticPlan
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("hospdead", "dzclass", "slos_log")
-COMMANDS = ["run", "demo", "plan", "status", "tim", "expand", "heatmap", "check", "cohort export", "cohort synthetic"]
+COMMANDS = [
+    "predict",
+    "run",
+    "demo",
+    "plan",
+    "status",
+    "tim",
+    "train",
+    "expand",
+    "heatmap",
+    "check",
+    "cohort export",
+    "cohort synthetic",
+]
 
 Call = Callable[..., tuple[int, str, str]]
 
