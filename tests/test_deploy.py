@@ -244,13 +244,13 @@ def test_a_moved_folder_takes_its_models_along(trained: deploy.Trained, tmp_path
 
 def test_the_command_line_predicts(trained: deploy.Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = rows(trained)
-    some.insert(0, "patient", range(100, 106))
+    some.insert(0, "patient", [f"00{number}" for number in range(6)])
     some.to_csv(tmp_path / "rows.csv", index=False)
     some.to_parquet(tmp_path / "rows.parquet", index=False)
     cli.app(["predict", str(trained.folder), str(tmp_path / "rows.csv"), "--id", "patient"], standalone_mode=False)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("patient,hospdead,phenotype,slos_log,absent_modalities")
-    assert [line.split(",")[0] for line in printed[1:]] == [str(key) for key in range(100, 106)]
+    assert [line.split(",")[0] for line in printed[1:]] == list(some["patient"])
     arguments = ["predict", str(trained.folder), str(tmp_path / "rows.parquet"), "--id", "patient"]
     cli.app([*arguments, "--out", str(tmp_path / "said.parquet")], standalone_mode=False)
     cli.app([*arguments, "--json"], standalone_mode=False)

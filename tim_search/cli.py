@@ -270,17 +270,23 @@ def train(
     """
     from tim_search import deploy, display
 
-    made = deploy.train(
-        folder,
-        source,
-        rule=rule.value if rule else None,
-        members=None if subset is None else [name.strip() for name in subset.split("+")],
-        seeds=seeds,
-        register=register,
-        allow_code=allow_code,
-        note=_note,
-        warn=lambda text: _say("warning", text),
-    )
+    try:
+        made = deploy.train(
+            folder,
+            source,
+            rule=rule.value if rule else None,
+            members=None if subset is None else [name.strip() for name in subset.split("+")],
+            seeds=seeds,
+            register=register,
+            allow_code=allow_code,
+            note=_note,
+            warn=lambda text: _say("warning", text),
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Stopped. Whether the test patients were read meanwhile is in {folder / 'test-readings.jsonl'}; a model "
+            f"that is whole is in {folder / 'models'}."
+        ) from None
     if as_json:
         names = {"source": made.source, "subset": list(made.subset), "folder": str(made.folder)}
         _print_json({**names, "scores": list(made.scores), "mlflow": made.published})
