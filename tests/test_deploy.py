@@ -244,13 +244,13 @@ def test_a_moved_folder_takes_its_models_along(trained: deploy.Trained, tmp_path
 
 def test_the_command_line_predicts(trained: deploy.Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = rows(trained)
-    some.insert(0, "patient", range(100, 106))
+    some.insert(0, "patient", [f"00{number}" for number in range(6)])
     some.to_csv(tmp_path / "rows.csv", index=False)
     some.to_parquet(tmp_path / "rows.parquet", index=False)
     cli.app(["predict", str(trained.folder), str(tmp_path / "rows.csv"), "--id", "patient"], standalone_mode=False)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("patient,hospdead,phenotype,slos_log,absent_modalities")
-    assert [line.split(",")[0] for line in printed[1:]] == [str(key) for key in range(100, 106)]
+    assert [line.split(",")[0] for line in printed[1:]] == list(some["patient"])
     arguments = ["predict", str(trained.folder), str(tmp_path / "rows.parquet"), "--id", "patient"]
     cli.app([*arguments, "--out", str(tmp_path / "said.parquet")], standalone_mode=False)
     cli.app([*arguments, "--json"], standalone_mode=False)
@@ -282,6 +282,7 @@ def ask(port: int, content: bytes, kind: str) -> tuple[int, dict]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_mlflow_serves_the_model(trained: deploy.Trained, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -294,7 +295,7 @@ def test_mlflow_serves_the_model(trained: deploy.Trained, tmp_path: Path) -> Non
             command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "PATH": path}
         )
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while True:
             assert process.poll() is None, (tmp_path / "serve.log").read_text()
             assert time.monotonic() < until, "the model did not come up"
@@ -326,6 +327,7 @@ def test_mlflow_serves_the_model(trained: deploy.Trained, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_mlflow_predicts_from_a_file(trained: deploy.Trained, tmp_path: Path) -> None:
     some = rows(trained)
     some.to_csv(tmp_path / "rows.csv", index=False)
@@ -333,13 +335,14 @@ def test_mlflow_predicts_from_a_file(trained: deploy.Trained, tmp_path: Path) ->
                str(tmp_path / "rows.csv"), "-t", "csv", "-o", str(tmp_path / "said.json"),
                "--env-manager", "local"]  # fmt: skip
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    subprocess.run(command, check=True, env={**os.environ, "PATH": path}, timeout=200)
+    subprocess.run(command, check=True, env={**os.environ, "PATH": path}, timeout=400)
     said = pd.DataFrame(json.loads((tmp_path / "said.json").read_text())["predictions"])
     expected = deploy.load(str(trained.folder)).predict(some)
     assert said["slos_log"].to_numpy() == pytest.approx(expected["slos_log"].to_numpy())
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_model_goes_to_a_remote_server_and_comes_back(folder: Path, server_folder: Path) -> None:  # noqa: F811
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -361,7 +364,7 @@ def test_a_model_goes_to_a_remote_server_and_comes_back(folder: Path, server_fol
                "print(m.predict(m.input_example)['hospdead'].item())"  # fmt: skip
         environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(Path(__file__).parent.parent)}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=200
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=400
         )
         example = deploy.load(str(made.folder)).predict(deploy.load(str(made.folder)).example())
         assert float(done.stdout.split()[-1]) == pytest.approx(example["hospdead"].item())

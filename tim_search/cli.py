@@ -553,17 +553,23 @@ def train(
     """
     from tim_search import deploy, display
 
-    made = deploy.train(
-        folder,
-        source,
-        rule=rule.value if rule else None,
-        members=None if subset is None else [name.strip() for name in subset.split("+")],
-        seeds=seeds,
-        register=register,
-        allow_code=allow_code,
-        note=_note,
-        warn=lambda text: _say("warning", text),
-    )
+    try:
+        made = deploy.train(
+            folder,
+            source,
+            rule=rule.value if rule else None,
+            members=None if subset is None else [name.strip() for name in subset.split("+")],
+            seeds=seeds,
+            register=register,
+            allow_code=allow_code,
+            note=_note,
+            warn=lambda text: _say("warning", text),
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Stopped. Whether the test patients were read meanwhile is in {folder / 'test-readings.jsonl'}; a model "
+            f"that is whole is in {folder / 'models'}."
+        ) from None
     if as_json:
         names = {"source": made.source, "subset": list(made.subset), "folder": str(made.folder)}
         _print_json({**names, "scores": list(made.scores), "mlflow": made.published})
@@ -572,7 +578,9 @@ def train(
         places = {
             "model": made.folder,
             "card": made.folder / "model_card.md",
-            "predict": shlex.join(["tim-search", "predict", str(made.folder), "rows.csv"]),
+            "predict": shlex.join(
+                ["tim-search", "predict", str(made.folder), "rows.csv", *(["--allow-code"] if allow_code else [])]
+            ),
             "serve": shlex.join(["mlflow", "models", "serve", "-m", str(made.folder), "--env-manager", "local"]),
             "MLflow": made.published.get("model_uri", "not published (see the warning above)"),
             **({"registered": made.published["registered"]} if "registered" in made.published else {}),

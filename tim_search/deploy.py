@@ -232,7 +232,10 @@ def read_table(path: Path, index: str | None = None) -> pd.DataFrame:
     Raises BadInput where it cannot be read or lacks the column.
     """
     try:
-        frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path)
+        if path.suffix in (".parquet", ".pq"):
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, dtype=None if index is None else {index: str})  # an id 007 stays one
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as a table ({error}). Give a CSV or .parquet file.") from error
     if index is None:
