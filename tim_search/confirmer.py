@@ -126,10 +126,11 @@ def confirm(
     notes = confirmation.caveats(asked, confirmation.confirmed(results), count, results.manifest.overlaps)
     table = runner.write_table(results.folder / "tables" / "confirmation.csv", rows)
     drawn = gallery.confirmation(results) if chosen else ()
-    tracker = runner.tracker_of(results.manifest, results.folder, found.tracking_uri, warn, capacity=found.capacity)
-    with tracker:
-        tracker.confirmation(rows, drawn)
-        tracker.report(report.write(results, confirmation=rows))
+    tracker = runner.tracker_of(
+        results.manifest, results.folder, found.tracking_uri, warn, beside=True, capacity=found.capacity
+    )
+    tracker.confirmation(rows, drawn)
+    tracker.report(report.write(results, confirmation=rows))
     return Confirmation(results, rows, notes, outcome, drawn, table, tuple(tracker.missed))
 
 

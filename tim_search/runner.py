@@ -165,7 +165,13 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
 
 
 def tracker_of(
-    manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[str], None], **settings: Any
+    manifest: Manifest,
+    out: Path,
+    tracking_uri: str,
+    warn: Callable[[str], None],
+    *,
+    beside: bool = False,
+    **settings: Any,
 ) -> Tracker:
     """What publishes the search of a folder; the same folder and store give the same run in MLflow."""
     context, names = manifest.context, [task.name for task in manifest.tasks]
@@ -183,6 +189,7 @@ def tracker_of(
             "tasks": names,
             **settings,
         },
+        beside=beside,
         again=f"To publish later: tim-search publish {out}",
         warn=warn,
     )
