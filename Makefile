@@ -10,7 +10,7 @@ PYTHON ?= python3
 TEST_WORKERS ?= 2
 TORCH_ARGS ?=
 BIN := .venv/bin
-SOURCES := benchmarks jobs model tests tim_search
+SOURCES := benchmarks examples jobs model tests tim_search
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:

@@ -1,7 +1,7 @@
 """What three strategies of expansion find for how many trainings, against the best of all subsets.
 
-    python benchmarks/strategies.py --games             # synthetic games whose truth is known
-    python benchmarks/strategies.py --search DIR        # replay on a finished exact search
+    python -m benchmarks.strategies --games --repeats 1   # synthetic games whose truth is known
+    python -m benchmarks.strategies --search DIR          # replay on a finished exact search
 
 Each strategy is a plan that is asked and sees nothing but the scores it asked for. Greedy and the surrogate are the
 product's; Optuna (its TPE sampler, one study a source, deduplicated, all of them fed with every training) is here for
@@ -134,6 +134,7 @@ def strategies(tasks: tuple[str, ...], largest: int) -> dict[str, Plan]:
     plans: dict[str, Plan] = {
         "greedy, beam 1, paper": Greedy(tasks, tasks, 1, largest, "paper"),
         "greedy, beam 3, paper": Greedy(tasks, tasks, 3, largest, "paper"),
+        "greedy to 3, beam 3, paper": Greedy(tasks, tasks, 3, min(3, largest), "paper"),
         "greedy, beam 3, lower bound": Greedy(tasks, tasks, 3, largest, "lower_bound"),
     }
     for rounds in (0, 2, 4, 8):

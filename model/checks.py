@@ -80,7 +80,7 @@ def feature_warnings(modalities: Mapping[str, Modality]) -> list[Finding]:
         findings += _named(modality.name, never, "never measured (all NaN)", "Remove it.")
         for value in dict.fromkeys(value for _, value in fixed):
             columns = [name for name, of in fixed if of == value]
-            problem = f"the same ({value}) wherever it is measured"
+            problem = f"the same ({value}) wherever measured"
             fix = "It is used only as whether it was measured; remove it if that is not wanted."
             findings += _named(modality.name, columns, problem, fix)
     return findings

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 
-from model import metrics
+from model import metrics, networks
 from model.clustering import judge
 from model.cohort import Cohort
 from model.data import Fold
@@ -112,6 +112,7 @@ def _ensembles(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fol
     if len(pack.units[0].subset) > 1 or not fitted.plan.supervised:
         return []
     cohort, settings = payload.training.cohort, payload.training.settings
+    network = networks.find(payload.training.network, allow_code=True)  # the trainer has imported it already
     said = predict(fitted, fold.validation, settings)
     totals = {
         unit: _outputs(cohort.tasks[unit.subset[0]], said, member, 0)
@@ -121,7 +122,7 @@ def _ensembles(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fol
     scores = []
     for size in range(2, payload.ensemble + 1):
         further = Pack(tuple(Unit(unit.subset, unit.seed + (size - 1) * SEED_STEP, unit.fold) for unit in pack.units))
-        fit = fit_pack(further, cohort.tasks, fold, settings)
+        fit = fit_pack(further, cohort.tasks, fold, settings, network)
         said = predict(fit, fold.validation, settings)
         for member, unit in enumerate(pack.units):
             task = cohort.tasks[unit.subset[0]]

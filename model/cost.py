@@ -14,14 +14,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
+from model import networks
 from model.cohort import Cohort
 from model.data import Fold
-from model.settings import M3HSettings
+from model.settings import M3HSettings, TrainingSettings
 from model.training import EVALUATION_ROWS, PackTrainer, TrainingPayload, fit_pack, score_pack
 from tim_search.types import Pack, Subset, Task, Unit
 
@@ -137,7 +138,7 @@ def _free_memory() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
 
 
-def steps(fold: Fold, settings: M3HSettings) -> int:
+def steps(fold: Fold, settings: TrainingSettings) -> int:
     """Minibatches of one training."""
     return settings.epochs * -(-len(fold.train) // settings.batch_size)
 
@@ -215,11 +216,12 @@ def calibrate(
     """
     trainer = PackTrainer(payload)
     tasks, settings = payload.cohort.tasks, payload.settings
+    network = networks.find(payload.network, allow_code=True)
     fold = trainer.fold(0)
     few = fold.train.take(
         torch.arange(min(len(fold.train), _STEPS * settings.batch_size)).to(fold.train.targets.device)
     )
-    short = replace(settings, epochs=1)
+    short: Any = replace(cast(Any, settings), epochs=1)
     by_shape: dict[tuple[int, int], list[Subset]] = {}
     for members in subsets:
         clustering = sum(tasks[name].kind == "clustering" for name in members)
@@ -232,10 +234,10 @@ def calibrate(
             chosen = by_shape[size, clustering][:capacity]
             pack = Pack(tuple(Unit(members, 0, 0) for members in chosen))
             warm = replace(fold, train=few.take(torch.arange(min(len(few), settings.batch_size))))
-            fit_pack(pack, tasks, warm, short)
+            fit_pack(pack, tasks, warm, short, network)
             sample = replace(fold, train=few)
             started = time.perf_counter()
-            fitted = fit_pack(pack, tasks, sample, short)
+            fitted = fit_pack(pack, tasks, sample, short, network)
             trained = time.perf_counter()
             score_pack(pack, fitted, tasks, fold, settings)
             scored = time.perf_counter()

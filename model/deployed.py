@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 
-from model import clustering, m3h, metrics
+from model import clustering, metrics, networks
 from model.cohort import Cohort, Modality, text
+from model.contract import Network, layout
 from model.data import Fold, Rows, patient_weights, supervised_tasks, target_scale
 from model.preprocess import Preprocessor, Transform, fit
 from model.seeding import generator
-from model.settings import M3HSettings, settings_class
+from model.settings import TrainingSettings
 from model.training import DTYPES, Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, predict
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Subset, Task, Unit
 
@@ -107,7 +108,7 @@ class DeployedModel:
         tasks: of the combination, by name.
         classes: class names of the binary (negative, positive) and multiclass tasks.
         scales: (mean, spread) of the regression tasks' training labels.
-        network, settings: what was trained and how.
+        network, settings: what was trained and how; `machine` is the network itself.
         inputs: the modalities, in the order of the network.
         preprocessor: fitted on the training part.
         members: one a seed; predictions are averaged over them, and the first one's clusters are given.
@@ -119,11 +120,12 @@ class DeployedModel:
     classes: Mapping[str, tuple[str, ...]]
     scales: Mapping[str, tuple[float, float]]
     network: str
-    settings: M3HSettings
+    settings: TrainingSettings
     inputs: tuple[Inputs, ...]
     preprocessor: Preprocessor
     members: tuple[Member, ...]
     about: Mapping[str, Any]
+    machine: Network
 
     @property
     def columns(self) -> dict[str, tuple[str, str]]:
@@ -230,9 +232,7 @@ class DeployedModel:
                 mean, spread = self.scales[name]
                 result[name] = mean + spread * torch.stack([x[:, 0] for x in logits]).mean(0).numpy()
         for slot, name in enumerate(groups):
-            result[name] = (
-                each[0].latents[0, :, slot].double().cpu().numpy() if each else np.zeros((0, self.settings.width))
-            )
+            result[name] = each[0].latents[0, :, slot].double().cpu().numpy() if each else np.zeros((0, 1))
         return {name: result[name] for name in self.tasks}
 
     def save(self, folder: str | Path) -> None:
@@ -247,7 +247,7 @@ class DeployedModel:
             "classes": self.classes,
             "scales": self.scales,
             "network": self.network,
-            "settings": asdict(self.settings),
+            "settings": json.loads(self.settings.text),
             "inputs": [{**asdict(one), "transform": _plain(transforms[one.name])} for one in self.inputs],
             "members": len(self.members),
             "about": self.about,
@@ -260,8 +260,11 @@ class DeployedModel:
         np.savez(folder / "parameters.npz", **arrays)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, folder: str | Path) -> DeployedModel:
-        """Read what `save` wrote; raises BadInput where there is no model, or one of another format."""
+    def load(cls, folder: str | Path, *, allow_code: bool = False) -> DeployedModel:
+        """Read what `save` wrote; raises BadInput where there is no model, or one of another format.
+
+        The model of a network of one's own needs its code, which is imported where `allow_code` says so.
+        """
         folder = Path(folder)
         try:
             plain = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -282,7 +285,7 @@ class DeployedModel:
                 classes={name: tuple(names) for name, names in plain["classes"].items()},
                 scales={name: (mean, spread) for name, (mean, spread) in plain["scales"].items()},
                 network=plain["network"],
-                settings=settings_class(plain["network"])(**plain["settings"]),
+                settings=networks.settings_of(plain["network"], allow_code=allow_code)(**plain["settings"]),
                 inputs=tuple(
                     Inputs(
                         one["name"],
@@ -302,6 +305,7 @@ class DeployedModel:
                     for m in range(plain["members"])
                 ),
                 about=plain["about"],
+                machine=networks.find(plain["network"], allow_code=allow_code),
             )
         except OSError as error:
             raise BadInput(
@@ -371,8 +375,8 @@ class DeployedModel:
     def _predictions(self, member: Member, rows: Rows) -> Predictions:
         names = tuple(sorted(self.tasks))
         fold = Fold(rows, rows, supervised_tasks(list(self.tasks.values())), np.ones((1, len(rows))))
-        plan = m3h.layout([names], self.tasks, fold, torch.device("cpu"))
-        return predict(Fitted(dict(member.values), plan, torch.zeros(0, 1), (0,)), rows, self.settings)
+        plan = layout([names], self.tasks, fold, torch.device("cpu"))
+        return predict(Fitted(dict(member.values), plan, torch.zeros(0, 1), (0,), self.machine), rows, self.settings)
 
     def _clusters(self, name: str, latents: Array) -> NDArray[np.int64]:
         if not len(latents):
@@ -383,7 +387,7 @@ class DeployedModel:
 def train(
     cohort: Cohort,
     network: str,
-    settings: M3HSettings,
+    settings: TrainingSettings,
     subset: Subset,
     source: str,
     seeds: Sequence[int] = (0,),
@@ -409,10 +413,11 @@ def train(
     worker = PackTrainer(TrainingPayload(blind, network, settings, device, threads))
     fold = worker.fold(FINAL_FOLD)
     tasks = {name: blind.tasks[name] for name in subset}
+    machine = networks.find(network, allow_code=True)
     members = []
     for seed in seeds:
         pack = Pack((Unit(subset, seed, FINAL_FOLD),))
-        fitted = fit_pack(pack, blind.tasks, fold, settings)
+        fitted = fit_pack(pack, blind.tasks, fold, settings, machine)
         if fitted.diverged[0] or not all(value.isfinite().all() for value in fitted.values.values()):
             raise BadInput(
                 f"training {' + '.join(subset)} with seed {seed} diverged in epoch {fitted.diverged[0]}. Search with a "
@@ -442,6 +447,7 @@ def train(
         inputs=tuple(_inputs(modality, preprocessor) for modality in blind.modalities.values()),
         preprocessor=preprocessor,
         members=tuple(members),
+        machine=machine,
         about={
             "cohort": cohort.name,
             "fingerprint": cohort.fingerprint,

@@ -29,7 +29,7 @@ from model.folder_reader import DESCRIPTION, FORMAT
 from model.folder_writer import check_free
 from model.haim_tables import PATHOLOGIES, Source, Tell
 from model.haim_tasks import RADIOLOGY
-from tim_search.types import Task
+from tim_search.types import BadInput, Task
 
 #: Columns of the table that are never an input, and why.
 CLOSED: Mapping[str, str] = {
@@ -130,6 +130,9 @@ def build(
         if out.exists():
             out.rmdir()
         aside.rename(out)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise BadInput(f"{out}: cannot be written: {error.strerror}. Name a folder on a disk with room.") from error
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -93,6 +95,18 @@ def pieces(path: Path, columns: Mapping[str, pa.DataType]) -> Iterator[pa.Record
     except pa.ArrowInvalid as error:
         first = str(error).splitlines()[0]
         raise BadInput(f"{path}: a row cannot be read: {first} Download it again, or mend that row.") from error
+
+
+@contextmanager
+def readable(path: Path, columns: str) -> Iterator[None]:
+    """Whatever fails while a CSV file is read becomes BadInput."""
+    try:
+        yield
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(
+            f"{path}: expected a CSV file with the columns {columns}: {first}. Download it again."
+        ) from error
 
 
 def sources_of(embeddings: Path, header: Sequence[str]) -> tuple[Source, ...]:
@@ -189,10 +203,8 @@ def read_rows(embeddings: Path, key_file: Path, tell: Tell) -> tuple[pd.DataFram
 
 def _keys(key_file: Path, largest: int) -> tuple[pd.DataFrame, str]:
     """haim_id, subject_id, hadm_id (float64) of the key file, and how a row's haim_id was found."""
-    try:
+    with readable(key_file, "subject_id, hadm_id and stay_id"):
         keys = pd.read_csv(key_file)
-    except (ValueError, OSError) as error:
-        raise BadInput(f"{key_file}: cannot be read as CSV: {error}. Use HAIM's {KEYS}.") from error
     keys.columns = [str(name).strip().lower() for name in keys.columns]
     lacking = {"subject_id", "hadm_id"} - set(keys.columns)
     if lacking:
@@ -225,7 +237,8 @@ def admissions_fit(frame: pd.DataFrame, mimic: Path | None, key_file: Path) -> s
     path = mimic_file(mimic, "admissions") if mimic else None
     if path is None or "discharge_location" not in frame:
         return "not compared: no admissions table"
-    admissions = pd.read_csv(path, usecols=["hadm_id", "discharge_location"]).drop_duplicates("hadm_id")
+    with readable(path, "hadm_id and discharge_location"):
+        admissions = pd.read_csv(path, usecols=["hadm_id", "discharge_location"]).drop_duplicates("hadm_id")
     joined = frame[["hadm_id", "discharge_location"]].merge(admissions, on="hadm_id", suffixes=("", "_mimic"))
     both = joined.dropna()
     same = float((both["discharge_location"] == both["discharge_location_mimic"]).mean()) if len(both) else 0.0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model import checks
 from model.cohort import make_split, patient_codes
-from model.haim_tables import PATHOLOGIES, Tell, mimic_file
+from model.haim_tables import PATHOLOGIES, Tell, mimic_file, readable
 from tim_search.types import BadInput, Task
 
 #: Inputs that pathology may not have.
@@ -87,13 +87,16 @@ def _diagnoses(frame: pd.DataFrame, mimic: Path, tell: Tell) -> tuple[dict[str, 
     recorded: set[float] = set()
     has: dict[str, set[float]] = {code.task: set() for code in codes()}
     n_rows = 0
-    try:
-        # As text: the leading zero of 0389 is part of the code, and a code may be padded with spaces.
-        kinds = {"hadm_id": np.float64, "icd_code": str, "icd_version": np.float64}
-        for part in pd.read_csv(
+    # As text: the leading zero of 0389 is part of the code, and a code may be padded with spaces.
+    kinds = {"hadm_id": np.float64, "icd_code": str, "icd_version": np.float64}
+    with (
+        readable(path, "hadm_id, icd_code and icd_version"),
+        pd.read_csv(
             path, usecols=list(kinds), dtype=kinds, keep_default_na=False, na_values=[""], chunksize=500_000
-        ):
-            part = part[part["hadm_id"].isin(wanted)]
+        ) as parts,
+    ):
+        for whole in parts:
+            part = whole[whole["hadm_id"].isin(wanted)]
             recorded |= set(part["hadm_id"].tolist())
             for version, listed in by_version.items():
                 # One text is two things: E030 is a thyroid disease in ICD-10 and an activity in ICD-9.
@@ -106,10 +109,6 @@ def _diagnoses(frame: pd.DataFrame, mimic: Path, tell: Tell) -> tuple[dict[str, 
                             has[code.task] |= admissions
             n_rows += len(part)
             tell("reading diagnoses", n_rows, None)
-    except ValueError as error:
-        raise BadInput(
-            f"{path}: expected the columns hadm_id, icd_code and icd_version of MIMIC-IV: {error}. Download it again."
-        ) from error
     hadm = frame["hadm_id"]
     known = hadm.isin(list(recorded)).to_numpy()
     labels = {task: np.where(known, hadm.isin(list(found)).to_numpy(np.float64), np.nan) for task, found in has.items()}

@@ -20,6 +20,12 @@ from tim_search.types import Finding
 
 #: An input whose AUROC (of either direction) or R2 for a target is above this is a copy of it, or nearly.
 COPY = 0.98
+#: A value of an input that so many samples have, with the same outcome in this share of them, says the outcome ...
+SAYS, SAYS_FEWEST = 0.99, 50
+#: ... unless the outcome is that common anyway.
+COMMON = 0.8
+#: Inputs with at most so many values are looked at value by value.
+MOST_VALUES = 10
 #: Whether a column was measured may tell this much of a target by itself: AUROC, and R2 of a number.
 TELLING_AREA, TELLING_R2 = 0.7, 0.1
 #: A number that all inputs together predict this well, and no single one nearly as well, is computed from them ...
@@ -49,8 +55,11 @@ LATE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), what)
     for pattern, what in (
         (r"disch|hospice", "the discharge"),
-        (r"death|dead$|died|dies$|dod$|deceas|expired?(flag)?$|mortal|surviv|surv\d|autops", "death or survival"),
-        (r"los$|los\d|lengthofstay|icustay$|stayhours|staydays", "the length of the stay"),
+        (
+            r"death|\w*dead$|\w*died$|dies$|dod$|deceas|expired?(flag)?$|mortal|surviv|surv\d|autops",
+            "death or survival",
+        ),
+        (r"(s|icu|hosp|hospital)?los$|los\d|lengthofstay|icustay$|stayhours|staydays", "the length of the stay"),
         (r"readm", "a readmission"),
         (r"outcome|target|label|groundtruth", "an outcome"),
         (r"drg|icd\d*$|icdcode", "codes that are written at the discharge"),
@@ -142,14 +151,20 @@ def _telling(cohort: Cohort, rows: NDArray[np.int64], targets: list[_Target]) ->
     dropped = {
         name: excluded(cohort.modalities, cohort.tasks[name].excludes) for name in {target.task for target in targets}
     }
+    certain: dict[str, list[str]] = {}
     for modality, names, block in _blocks(cohort, rows):
         codes = _codes(block)
         gaps = np.isnan(block)
+        few = [index for index in range(len(names)) if len(np.unique(block[~gaps[:, index], index])) <= MOST_VALUES]
         nominal = [index for index, name in enumerate(names) if name in modality.levels]
         for target in targets:
             told = _areas(codes, target) if not target.numeric else _fits(block, codes, target.values)
             for index in nominal:
                 told[index] = max(told[index], _by_level(block[:, index], target))
+            for index in few if not target.numeric else ():
+                said = "" if told[index] > COPY else _says(modality, names[index], block[:, index], target)
+                if said and (modality.name, names[index]) not in dropped[target.task]:
+                    certain.setdefault(target.task, []).append(said)
             gap = _gap_areas(gaps, target) if not target.numeric else _gap_fits(gaps, target.values)
             least = TELLING_R2 if target.numeric else TELLING_AREA
             for index in np.flatnonzero((told > COPY) | (gap > least)).tolist():
@@ -167,6 +182,9 @@ def _telling(cohort: Cohort, rows: NDArray[np.int64], targets: list[_Target]) ->
         what = told_of[0] if len(told_of) == 1 else f"{len(told_of)} classes of {task}"
         fix = f"Remove what is known only with the outcome, or list it in `excludes` of {task}."
         yield _warning(f"tasks.{task}", f"{columns} by itself tells {what}: a copy, or nearly.", fix)
+    for task, said_of in certain.items():
+        fix = f"Remove what is known only with the outcome, or list it in `excludes` of {task}."
+        yield _warning(f"tasks.{task}", f"{_some(said_of)}.", fix)
     for (task, what, numeric), hits in silent.items():
         measure = "R2" if numeric else "AUROC"
         problem = f"whether {_list(hits, measure)} was measured tells {what} by itself."
@@ -252,6 +270,20 @@ def _by_level(column: NDArray[np.float64], target: _Target) -> float:
         spread = float(((values - values.mean()) ** 2).sum())
         return 1 - float(((values - mean) ** 2).sum()) / spread if spread > 0 else 0.0
     return float(_areas(_codes(mean[:, None]), _Target("", "", values, False))[0])
+
+
+def _says(modality: Modality, name: str, column: NDArray[np.float64], target: _Target) -> str:
+    """The value of an input with which the outcome is nearly certain, in words; empty where there is none."""
+    known = ~np.isnan(column) & ~np.isnan(target.values)
+    if not known.any() or target.values[known].mean() > COMMON:
+        return ""
+    for value in np.unique(column[known]):
+        here = known & (column == value)
+        share = target.values[here].mean()
+        if here.sum() >= SAYS_FEWEST and share >= SAYS:
+            shown = modality.levels[name][int(value)] if name in modality.levels else f"{value:g}"
+            return f"of {int(here.sum())} samples with {modality.name}.{name} = {shown}, {share:.0%} are {target.what}"
+    return ""
 
 
 def _gap_areas(gaps: Bools, target: _Target) -> NDArray[np.float64]:
@@ -447,6 +479,6 @@ def _list(hits: list[_Hit], measure: str) -> str:
     return named if len(hits) == len(shown) else f"{named} or one of {len(hits) - len(shown)} more"
 
 
-def _some(columns: list[str]) -> str:
+def _some(columns: Sequence[str]) -> str:
     shown = ", ".join(columns[:_NAMED])
     return shown if len(columns) <= _NAMED else f"{shown} and {len(columns) - _NAMED} more"

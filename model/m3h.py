@@ -8,75 +8,23 @@ K members, B rows, h width, s supervised tasks and c clustering tasks a member, 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from model.cohort import Cohort
+from model.contract import Layout as Layout
+from model.contract import Output, Parameters, head, supervised_losses
+from model.contract import layout as layout
 from model.contrastive import info_nce
 from model.data import Fold, Rows
 from model.seeding import generator, linear
 from model.settings import M3HSettings
-from tim_search.types import Subset, Task
+from tim_search.types import Task
 
 _FLOOR = 1e-6  # of max |M| in the attention; the paper divides by max(M), which may be zero
-
-Parameters = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which task sits in which slot of which member; supervised slots come first.
-
-    Attributes:
-        names: the k task names of each member, supervised ones sorted, then clustering ones sorted.
-        supervised: s, the number of supervised slots; the same for all members.
-        column: int64 (K * s,) row of each supervised slot in `Rows.targets`.
-        by_kind: for binary, multiclass and regression the int64 slot numbers (member * s + slot) of that kind.
-        classes: int64 (K * s,) outputs of each slot.
-        outputs: C, the widest head of the pack.
-    """
-
-    names: tuple[tuple[str, ...], ...]
-    supervised: int
-    column: Tensor
-    by_kind: Mapping[str, Tensor]
-    classes: Tensor
-    outputs: int
-
-    @property
-    def members(self) -> int:
-        return len(self.names)
-
-    @property
-    def tasks(self) -> int:
-        return len(self.names[0])
-
-    @property
-    def clustering(self) -> int:
-        return self.tasks - self.supervised
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a pack says about B rows.
-
-    Attributes:
-        logits: (K, s, B, C) of the supervised slots; a slot uses its first `Layout.classes` outputs.
-        attention: (K, B, k, k) cross-task attention W; row = the task that draws, column = the task drawn on.
-        latents: (K, B, c, h) attended tokens of the clustering slots.
-        rebuilt: (K, c, B, D) reconstruction of the standardised inputs.
-        embeddings: one (K, B, h) a modality.
-    """
-
-    logits: Tensor
-    attention: Tensor
-    latents: Tensor
-    rebuilt: Tensor
-    embeddings: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -96,29 +44,6 @@ class Losses:
         """(K,) weighted losses in the order in which the sequential update takes them: contrastive, then by slot."""
         slots = torch.cat([self.supervised, self.clustering], dim=1).unbind(1)
         return [settings.contrastive_weight * self.contrastive, *(settings.task_weight * slot for slot in slots)]
-
-
-def layout(subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, device: torch.device) -> Layout:
-    """Slots of a pack; raises ValueError where the subsets differ in size or in their number of clustering tasks."""
-    supervised = [[name for name in members if tasks[name].kind != "clustering"] for members in subsets]
-    clustering = [[name for name in members if tasks[name].kind == "clustering"] for members in subsets]
-    if len({len(names) for names in supervised}) > 1 or len({len(names) for names in clustering}) > 1:
-        raise ValueError("the subsets of a pack have one size and one number of clustering tasks")
-    row = {name: index for index, name in enumerate(fold.supervised)}
-    flat = [name for names in supervised for name in names]
-    classes = [tasks[name].n_outputs if tasks[name].kind == "multiclass" else 1 for name in flat]
-
-    def index(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=device)
-
-    by_kind = {
-        kind: index([slot for slot, name in enumerate(flat) if tasks[name].kind == kind])
-        for kind in ("binary", "multiclass", "regression")
-    }
-    names = tuple((*labelled, *unlabelled) for labelled, unlabelled in zip(supervised, clustering, strict=True))
-    return Layout(
-        names, len(supervised[0]), index([row[name] for name in flat]), by_kind, index(classes), max(classes, default=1)
-    )
 
 
 def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: M3HSettings) -> Parameters:
@@ -161,7 +86,7 @@ def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, s
     if plan.supervised:
         by_task("task", slice(0, plan.supervised), h, h)
         heads = {
-            task: _head(task, tasks, fold, seed, settings, plan.outputs)
+            task: head(task, tasks, fold, seed, settings, plan.outputs)
             for row in plan.names
             for task in row[: plan.supervised]
         }
@@ -179,22 +104,6 @@ def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, s
         by_task("autoencoder.decode.in", slots, 2 * h, h)
         by_task("autoencoder.decode.out", slots, sum(widths), 2 * h)
     return values
-
-
-def _head(
-    name: str, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: M3HSettings, outputs: int
-) -> tuple[Tensor, Tensor]:
-    """Head of one task, padded with zero rows to the pack's widest: an unused output has no gradient and stays zero."""
-    task = tasks[name]
-    used = task.n_outputs if task.kind == "multiclass" else 1
-    weight, bias = linear(seed, "head", name, outputs=used, inputs=settings.width)
-    if task.kind == "binary":
-        row = fold.supervised.index(name)
-        count = float(fold.train.labelled[row].sum())
-        positive = float((fold.train.targets[row] * fold.train.labelled[row]).sum())
-        if 0 < positive < settings.rare * count:
-            bias = torch.full_like(bias, math.log(positive / (count - positive)))
-    return F.pad(weight, (0, 0, 0, outputs - used)), F.pad(bias, (0, outputs - used))
 
 
 def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
@@ -276,24 +185,7 @@ def _decode(values: Parameters, latents: Tensor) -> Tensor:
 def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:
     """Every loss of section 3.5, each a mean over the rows that carry the label; 0 where no row does."""
     contrastive = info_nce(output.embeddings, rows.present, settings.temperature)
-    logits = output.logits.reshape(-1, len(rows), plan.outputs)
-    target, labelled = rows.targets.index_select(0, plan.column), rows.labelled.index_select(0, plan.column)
-    weight = labelled / labelled.sum(1, keepdim=True).clamp_min(1.0)
-    by_slot = logits.new_zeros(len(plan.column))
-    for kind, slots in plan.by_kind.items():
-        if not len(slots):
-            continue
-        said, wanted = logits.index_select(0, slots), target.index_select(0, slots)
-        if kind == "multiclass":
-            absent = torch.arange(plan.outputs, device=said.device) >= plan.classes.index_select(0, slots).unsqueeze(1)
-            chance = said.masked_fill(absent.unsqueeze(1), -math.inf).log_softmax(2)
-            by_row = -chance.gather(2, wanted.long().unsqueeze(2)).squeeze(2)
-        elif kind == "binary":
-            by_row = F.binary_cross_entropy_with_logits(said[:, :, 0], wanted, reduction="none")
-        else:
-            by_row = (said[:, :, 0] - wanted).abs()
-        by_slot = by_slot.index_add(0, slots, (by_row * weight.index_select(0, slots)).sum(1))
-    rebuild = logits.new_zeros(plan.members, 0)
+    rebuild = output.logits.new_zeros(plan.members, 0)
     if plan.clustering:
         error = (output.rebuilt - torch.cat(rows.inputs, dim=1)).square()
         if rows.present is None:
@@ -301,7 +193,13 @@ def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> L
         else:
             cells = seen_cells(rows)
             rebuild = (error * cells).sum(dim=(2, 3)) / cells.sum().clamp_min(1.0)
-    return Losses(contrastive, by_slot.view(plan.members, plan.supervised), rebuild)
+    return Losses(contrastive, supervised_losses(output.logits, plan, rows), rebuild)
+
+
+def unsupported(cohort: Cohort) -> list[str]:
+    """See `model.contract.Network.unsupported`."""
+    wrong = [f"modality {m.name} is a {m.kind}" for m in cohort.modalities.values() if m.kind != "vector"]
+    return wrong + [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "multilabel"]
 
 
 def seen_cells(rows: Rows) -> Tensor:

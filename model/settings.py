@@ -9,9 +9,28 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from tim_search.types import BadInput, canonical
+
+
+class TrainingSettings(Protocol):
+    """What training itself reads of a network's settings."""
+
+    @property
+    def update(self) -> str: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def precision(self) -> Literal["float32", "float64"]: ...
+    @property
+    def replicates(self) -> int: ...
+    @property
+    def text(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +82,60 @@ class M3HSettings:
             ("precision", self.precision in ("float32", "float64"), "float32 or float64"),
             ("replicates", self.replicates >= 0, "a whole number of at least 0"),
         )
-        for name, holds, allowed in rules:
-            value = getattr(self, name)
-            if not holds or (isinstance(value, float) and not math.isfinite(value)):
-                raise ValueError(f"{name}: expected {allowed}, got {value!r}")
+        _check(self, rules)
 
     @property
     def text(self) -> str:
         """Canonical JSON, as the ledger's context holds it."""
         return canonical(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """Settings of a network of one's own (`model/lifted.py`); it may extend them by subclassing, as a frozen dataclass.
+
+    Attributes:
+        width: features of each task's embedding.
+        epochs, batch_size, learning_rate, rare, precision, replicates: as of `M3HSettings`.
+    """
+
+    width: int = 64
+    epochs: int = 15
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    rare: float = 0.1
+    precision: Literal["float32", "float64"] = "float32"
+    replicates: int = 50
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("width", self.width >= 1, "a whole number of at least 1"),
+            ("epochs", self.epochs >= 1, "a whole number of at least 1"),
+            ("batch_size", self.batch_size >= 2, "a whole number of at least 2"),
+            ("learning_rate", self.learning_rate > 0, "a number above 0"),
+            ("rare", 0 <= self.rare <= 1, "a share between 0 and 1"),
+            ("precision", self.precision in ("float32", "float64"), "float32 or float64"),
+            ("replicates", self.replicates >= 0, "a whole number of at least 0"),
+        )
+        _check(self, rules)
+
+    @property
+    def update(self) -> str:
+        """One step on the total of all losses."""
+        return "joint"
+
+    @property
+    def text(self) -> str:
+        """Canonical JSON, as the ledger's context holds it."""
+        return canonical(dataclasses.asdict(self))
+
+
+def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
+    """Raise ValueError for the first rule (field, whether it holds, what is allowed) that does not hold."""
+    for name, holds, allowed in rules:
+        value = getattr(settings, name)
+        if not holds or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{name}: expected {allowed}, got {value!r}")
 
 
 NETWORKS: dict[str, type[M3HSettings]] = {"m3h": M3HSettings}

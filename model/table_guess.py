@@ -113,13 +113,15 @@ def init(path: Path, out: Path) -> Guess:
     for column in [column for column in table.columns if pd.api.types.is_object_dtype(table[column])]:
         table[column] = table[column].map(lambda value: None if value is None or value != value else text(value))
     made = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         table.to_parquet(out / "samples.parquet", index=False)
         (out / DESCRIPTION).write_text(describe(table, guess, path.name.split(".")[0]), encoding="utf-8")
-    except BaseException:
+    except BaseException as error:
         if made:
             shutil.rmtree(out, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise BadInput(f"{out}: cannot be written: {error.strerror}. Name another folder.") from error
         raise
     return guess
 
@@ -293,7 +295,9 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
         f"sample_id: {_quoted(guess.sample_id)}" + ("   # no column tells the rows apart" if guess.numbered else ""),
         f"patient_id: {_quoted(guess.patient_id)}",
     ]
-    if guess.patient_id == guess.sample_id:
+    if guess.patient_id == guess.sample_id and named_patient(guess.patient_id):
+        lines.append("# ^ one row a patient")
+    elif guess.patient_id == guess.sample_id:
         lines += [
             "# ^ no column looks like a patient's id, so one row a patient is assumed. If a patient may have several,",
             "#   name the column here: otherwise he is in the training and in the test part.",

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import m3h, metrics
+from model import m3h, metrics, networks
 from model.clustering import judge
 from model.cohort import Cohort
+from model.contract import Layout, Network, Parameters, layout
 from model.data import Fold, Rows, load_fold
 from model.seeding import batch_order, generator
-from model.settings import M3HSettings
+from model.settings import TrainingSettings
 from tim_search.types import Attention, BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
 
 EVALUATION_ROWS = 2048  # rows a forward pass without gradients
@@ -35,7 +36,7 @@ class TrainingPayload:
 
     Attributes:
         cohort: with the search's tasks and effective columns only (`Cohort.for_tasks`).
-        network: "m3h".
+        network: its name, see `model.networks.find`.
         settings: of the network and its training.
         device: "cpu", "cuda", "cuda:1", ... or "auto": the GPU where there is one.
         threads: of torch in this process; never more than the cores the worker holds.
@@ -43,7 +44,7 @@ class TrainingPayload:
 
     cohort: Cohort
     network: str
-    settings: M3HSettings
+    settings: TrainingSettings
     device: str = "auto"
     threads: int = 1
 
@@ -57,12 +58,14 @@ class Fitted:
         plan: which task sits where.
         history: float64 (epochs, K) mean total loss of each epoch.
         diverged: K entries, the first epoch (from 1) whose loss was not finite, 0 if none.
+        network: what was trained.
     """
 
-    values: m3h.Parameters
-    plan: m3h.Layout
+    values: Parameters
+    plan: Layout
     history: Tensor
     diverged: tuple[int, ...]
+    network: Network = m3h
 
 
 @dataclass(frozen=True)
@@ -72,31 +75,30 @@ class Predictions:
     Attributes:
         logits: (K, s, n, C) of the supervised slots.
         latents: (K, n, c, h) attended tokens of the clustering slots.
-        attention: (K, k, k), mean over the rows.
+        attention: (K, k, k), mean over the rows; None of a network without cross-task attention.
         rebuild_r2: (K, c) share of the inputs' variance that the clustering slots' decoders rebuild.
     """
 
     logits: Tensor
     latents: Tensor
-    attention: Tensor
+    attention: Tensor | None
     rebuild_r2: Tensor
 
 
 def check_supported(cohort: Cohort, network: str) -> None:
     """Raise BadInput where the network cannot learn a task or read a modality of the cohort."""
-    if network != "m3h":
-        raise BadInput(f"network: expected m3h, got {network!r}. Choose m3h.")
-    wrong = [f"modality {m.name} is a {m.kind}" for m in cohort.modalities.values() if m.kind != "vector"]
-    wrong += [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "multilabel"]
+    wrong = networks.find(network, allow_code=True).unsupported(cohort)
     if wrong:
         raise BadInput(
-            "network m3h takes vector modalities and binary, multiclass, regression and clustering tasks, but "
+            f"network {network} takes {networks.takes(network)}, but "
             + "; ".join(wrong)
             + ". Leave these tasks out with `tasks:`, or give these modalities as vectors."
         )
 
 
-def fit_pack(pack: Pack, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings) -> Fitted:
+def fit_pack(
+    pack: Pack, tasks: Mapping[str, Task], fold: Fold, settings: TrainingSettings, network: Network = m3h
+) -> Fitted:
     """Train the subsets of a pack together, Adam from the seed's starting point, the last epoch kept.
 
     Each member sees the minibatches it would see alone and its gradient reaches its own parameters only, so the
@@ -104,8 +106,8 @@ def fit_pack(pack: Pack, tasks: Mapping[str, Task], fold: Fold, settings: M3HSet
     """
     seed = pack.units[0].seed
     like = fold.train.inputs[0]
-    plan = m3h.layout([unit.subset for unit in pack.units], tasks, fold, like.device)
-    values = m3h.initialise(plan, tasks, fold, seed, settings)
+    plan = layout([unit.subset for unit in pack.units], tasks, fold, like.device)
+    values = network.initialise(plan, tasks, fold, seed, settings)
     optimiser = torch.optim.Adam(values.values(), lr=settings.learning_rate, fused=True)
     # One joint step on the total, or one step for each loss in turn. A step that a parameter's gradient does not reach
     # counts for it as a zero gradient, in every pack alike: hence zeros rather than no gradient from the start.
@@ -120,7 +122,7 @@ def fit_pack(pack: Pack, tasks: Mapping[str, Task], fold: Fold, settings: M3HSet
         for rows in batches:
             for turn in range(turns):
                 optimiser.zero_grad(set_to_none=False)
-                parts = m3h.losses(m3h.forward(values, plan, rows, settings), plan, rows, settings)
+                parts = network.losses(network.forward(values, plan, rows, settings), plan, rows, settings)
                 by_member = parts.by_member(settings)
                 # Members add up to one number only so that one backward pass serves all; none sees another's loss.
                 (by_member if turns == 1 else parts.in_turn(settings)[turn]).sum().backward()
@@ -130,11 +132,11 @@ def fit_pack(pack: Pack, tasks: Mapping[str, Task], fold: Fold, settings: M3HSet
         history[epoch] = (total / len(fold.train)).double().cpu()
     bad = ~torch.isfinite(history)
     diverged = tuple(int(bad[:, m].int().argmax()) + 1 if bad[:, m].any() else 0 for m in range(plan.members))
-    return Fitted({name: value.detach() for name, value in values.items()}, plan, history, diverged)
+    return Fitted({name: value.detach() for name, value in values.items()}, plan, history, diverged, network)
 
 
 @torch.no_grad()
-def predict(fitted: Fitted, rows: Rows, settings: M3HSettings) -> Predictions:
+def predict(fitted: Fitted, rows: Rows, settings: TrainingSettings) -> Predictions:
     """Outputs of a trained pack for rows in their order."""
     inputs, cells = torch.cat(rows.inputs, dim=1), m3h.seen_cells(rows)
     mean = (inputs * cells).sum(0) / cells.sum(0).clamp_min(1.0)
@@ -143,22 +145,23 @@ def predict(fitted: Fitted, rows: Rows, settings: M3HSettings) -> Predictions:
     error = spread.new_zeros(())
     for start, part in zip(range(0, len(rows), EVALUATION_ROWS), rows.split(EVALUATION_ROWS), strict=True):
         # Of a part's outputs only these stay: reconstructions and embeddings of all rows would fill the memory.
-        output = m3h.forward(fitted.values, fitted.plan, part, settings)
+        output = fitted.network.forward(fitted.values, fitted.plan, part, settings)
         logits.append(output.logits)
         latents.append(output.latents)
-        attention.append(output.attention.sum(1))
+        if output.attention is not None:
+            attention.append(output.attention.sum(1))
         here = slice(start, start + len(part))
         error = error + ((output.rebuilt - inputs[here]).square_() * cells[here]).sum(dim=(2, 3))
     return Predictions(
         torch.cat(logits, dim=2),
         torch.cat(latents, dim=1),
-        torch.stack(attention).sum(0) / len(rows),
+        torch.stack(attention).sum(0) / len(rows) if attention else None,
         1.0 - error / spread,
     )
 
 
 def score_pack(
-    pack: Pack, fitted: Fitted, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings
+    pack: Pack, fitted: Fitted, tasks: Mapping[str, Task], fold: Fold, settings: TrainingSettings
 ) -> tuple[list[Score], list[Attention]]:
     """Scores of every unit and task on the held-out rows, and the attention weights of every unit.
 
@@ -171,7 +174,7 @@ def score_pack(
     targets = fold.validation.targets.double().cpu().numpy()
     labelled = fold.validation.labelled.cpu().numpy() > 0
     row = {name: index for index, name in enumerate(fold.supervised)}
-    weights = said.attention.double().cpu().numpy()
+    weights = None if said.attention is None else said.attention.double().cpu().numpy()
     scores: list[Score] = []
     attention: list[Attention] = []
     for member, unit in enumerate(pack.units):
@@ -186,6 +189,7 @@ def score_pack(
             Attention(unit, task, other, float(weights[member, i, j]))
             for i, task in enumerate(names)
             for j, other in enumerate(names)
+            if weights is not None
         ]
         for slot, name in enumerate(names):
             task = tasks[name]
@@ -270,7 +274,7 @@ class PackTrainer:
             if self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)
             fold = self.fold(pack.units[0].fold)
-            fitted = fit_pack(pack, tasks, fold, settings)
+            fitted = fit_pack(pack, tasks, fold, settings, networks.find(self._payload.network, allow_code=True))
             scores, attention = score_pack(pack, fitted, tasks, fold, settings)
             more, curves = self._look(pack, fitted, fold)
         seconds = time.perf_counter() - started

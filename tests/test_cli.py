@@ -27,21 +27,27 @@ from tim_search.search import StaticPlan
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("hospdead", "dzclass", "slos_log")
 COMMANDS = [
-    "run",
-    "demo",
-    "plan",
-    "status",
-    "tim",
-    "expand",
-    "confirm",
-    "heatmap",
     "check",
     "cohort export",
+    "cohort haim",
+    "cohort init",
     "cohort synthetic",
+    "confirm",
+    "demo",
+    "expand",
+    "group",
+    "heatmap",
+    "merge",
+    "plan",
+    "predict",
+    "publish",
+    "report",
+    "run",
+    "status",
+    "tim",
+    "train",
+    "tune",
 ]
-COMMANDS += ["cohort haim", "cohort init"]
-COMMANDS += ["merge", "publish"]
-COMMANDS += ["tune"]
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -278,6 +284,84 @@ def test_before_anything_is_trained(call: Call, tmp_path: Path) -> None:
     assert call("expand", tmp_path / "new")[0] == 0
 
 
+def test_group(call: Call, folder: Path) -> None:
+    code, out, _ = call("group", folder, "--models", 2, "--objective", "worst", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["objective"] == "worst"
+    assert len(found["models"]) <= 2
+    assert sorted(one["task"] for model in found["models"] for one in model["serves"]) == sorted(TASKS)
+    assert found["unmeasured"] == []
+    assert Path(found["figure"]).stat().st_size > 1000
+    kept = json.loads(Path(found["record"]).read_text())
+    assert kept["models"] == found["models"]
+    code, out, _ = call("group", folder)
+    assert code == 0
+    assert "Models to deploy" in out
+    code, _, err = call("group", folder, "--models", 1, "--max-size", 2)
+    assert code == 2
+    assert "cannot serve 3 tasks" in err
+
+
+def test_group_trains_what_it_rests_on(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Part of a search: what the choice rests on unmeasured is trained into the same ledger, until nothing is left."""
+    path = trained(tmp_path / "part", n_subsets=14, tasks=(*TASKS, "dnr_later"))
+    before = summary.open_search(path)
+    # The one model that serves all tasks holds them all, and was not trained.
+    assert before.group(1, max_size=4).unmeasured == (tuple(sorted((*TASKS, "dnr_later"))),)
+    behaviour = fake_trainer.Behaviour(replicates=20)
+
+    def serial(factory: Any, payload: Any, tasks: Any, *_: Any) -> SerialExecutor:
+        for name, task in tasks.items():
+            monkeypatch.setitem(fake_trainer.TASKS, name, task)
+        return SerialExecutor(fake_trainer.trainer, behaviour, tasks)
+
+    monkeypatch.setattr(runner, "RayExecutor", serial)
+    code, out, err = call("group", path, "--models", 1, "--max-size", 4, "--train", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["unmeasured"] == []
+    assert not found["predicted"]
+    assert "not trained yet" in err
+    after = summary.open_search(path)
+    assert before.table.complete < after.table.complete
+    assert found["models"][0]["tasks"] == sorted((*TASKS, "dnr_later"))
+    assert len(after.table.complete) == 15
+
+
+def test_a_subset_that_fails_in_vain_does_not_hold_up_the_choice(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = trained(tmp_path / "part", n_subsets=6)
+    monkeypatch.setattr(
+        runner,
+        "RayExecutor",
+        lambda factory, payload, tasks, *_: SerialExecutor(
+            fake_trainer.trainer, fake_trainer.Behaviour(diverge=(tuple(sorted(TASKS)),)), tasks
+        ),
+    )
+    for name, task in spec.resolve(spec.load(path / "search.yaml")).tasks.items():
+        monkeypatch.setitem(fake_trainer.TASKS, name, task)
+    # One model can only be the whole, which is not trained yet, and then fails.
+    code, _, err = call("group", path, "--models", 1, "--max-size", 3, "--train")
+    assert code == 2
+    assert "Allow" in err
+
+
+def test_report(call: Call, folder: Path, tmp_path: Path) -> None:
+    code, out, _ = call("report", folder, "--out", tmp_path / "there" / "page.html", "--small-cells", 10, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert Path(found["report"]) == tmp_path / "there" / "page.html"
+    assert Path(found["report"]).stat().st_size == found["bytes"]
+    assert "Counts below 10 are hidden" in Path(found["report"]).read_text()
+    assert call("report", folder)[0] == 0
+    assert (folder / "report.html").exists()
+    code, _, err = call("report", tmp_path)
+    assert code == 2
+    assert "search.json" in err
+
+
 def test_the_report_of_a_run(folder: Path) -> None:
     content = summary.report(summary.open_search(folder))
     assert json.loads(json.dumps(content, allow_nan=False)) == content
@@ -374,6 +458,8 @@ def test_bad_input_ends_with_2_and_a_clear_message(
     write(tmp_path / "cohort.yaml", cohort="nowhere")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "search.json").write_text('{"name": ')
+    if "--address" in arguments and "ray" in sys.modules:
+        sys.modules["ray"].shutdown()  # an executor that finds Ray running does not look at the address
     code, _, err = call(*(one.format(folder=folder) for one in arguments))
     assert code == 2
     for word in words:
@@ -601,6 +687,10 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
         "mlflow",
     ):
         assert word in done.stdout
+    # The report in the folder, and the same page among MLflow's artifacts.
+    pages = list(out.rglob("report.html"))
+    assert len(pages) == 2
+    assert pages[0].read_text() == pages[1].read_text()
     scores = pd.read_parquet(out / "ledger" / "scores")
     assert len(scores.drop_duplicates(["seed", "fold", "task"])) == 2
     assert sorted(path.name for path in (out / "figures").iterdir()) == [
@@ -626,16 +716,20 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("local_ray")
 def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_path: Path) -> None:
-    path, out = write(tmp_path / "tuned.yaml", **TINY, tuning={"space": {"batch_size": [128, 512]}}), tmp_path / "out"
+    training = {"epochs": 1, "replicates": 10, "width": 8}
+    fields = {**TINY, "training": training, "tuning": {"space": {"batch_size": [128, 512]}}}
+    path, out = write(tmp_path / "tuned.yaml", **fields), tmp_path / "out"
     code, _, err = call("plan", path, "--out", out)
     assert code == 0
     assert "Tuning comes first: up to 30 trainings" in err
-    done = command("run", path, "--out", out, "--json")
-    assert done.returncode == 0, done.stderr
-    assert "Chosen: batch_size" in done.stderr
+    code, said, err = call("run", path, "--out", out, "--json")
+    assert code == 0, err
+    assert "Chosen: batch_size" in err
     # What was tuned on is the search's own: alone and together, on the fold of its block.
-    assert json.loads(done.stdout)["units"] == {"trained": 0, "failed": 0, "reused": 3}
+    assert json.loads(said)["units"] == {"trained": 0, "failed": 0, "reused": 3}
     scores = pd.read_parquet(out / "ledger" / "scores")
     units = scores.assign(subset=scores["subset"].map(tuple)).drop_duplicates(["context", "subset", "seed", "fold"])
     assert len(units) == 30
@@ -643,9 +737,9 @@ def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_pa
     (record,) = json.loads((out / "tuning.json").read_text())["studies"]
     assert json.loads(results.manifest.context.settings)["batch_size"] == record["choice"]["batch_size"]
 
-    again = command("tune", path, "--out", out, "--chosen", "--json")
-    assert again.returncode == 0, again.stderr
-    studies = json.loads(again.stdout)["studies"]
+    code, said, err = call("tune", path, "--out", out, "--chosen", "--json")
+    assert code == 0, err
+    studies = json.loads(said)["studies"]
     assert [study["subset"] for study in studies] == [["hospdead"], ["dzclass", "hospdead"], ["dzclass"]]
     for study in studies:
         assert choices.chosen(out, study["subset"]) == {

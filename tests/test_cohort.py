@@ -691,7 +691,7 @@ def test_warnings_about_features(folder: Path) -> None:
     warnings = {finding.place: finding.problem for finding in check_cohort(folder)}
     assert errors(folder) == []
     assert warnings["modalities.labs.unused"] == "is never measured (all NaN)."
-    assert warnings["modalities.labs.constant"] == "is the same (7) wherever it is measured."
+    assert warnings["modalities.labs.constant"] == "is the same (7) wherever measured."
     assert warnings["labs.parquet: column __index_level_0__"].startswith("is a pandas index")
     assert "__index_level_0__" not in open_cohort(folder).modalities["labs"].columns
 

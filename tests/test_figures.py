@@ -386,3 +386,18 @@ def test_gains_are_readable(tmp_path: Path) -> None:
 def test_no_expansions() -> None:
     with pytest.raises(BadInput, match="no expansions"):
         figures.expansion_data([])
+
+
+def test_the_attention_shown_is_of_the_size_that_knows_the_most_pairs() -> None:
+    def frame(*subsets: str) -> pd.DataFrame:
+        rows = [(tuple(members), a, b) for members in subsets for a in members for b in members]
+        return pd.DataFrame(rows, columns=["subset", "task", "other"])
+
+    names = tuple("abcd")
+    pairs, triples = ("ab", "ac", "ad", "bc", "bd", "cd"), ("abc", "abd", "acd", "bcd")
+    assert figures.attention_size(frame(*pairs, *triples, "abcd"), names) == 3
+    assert figures.attention_size(frame(*pairs, "abc"), names) == 2
+    assert figures.attention_size(frame("ab", "abc", "abcd"), names) == 4
+    assert figures.attention_size(frame("ab", "xyzw"), names) == 2, "subsets with other tasks do not count"
+    assert figures.attention_size(frame("a"), names) is None
+    assert figures.attention_size(frame("a"), ("a",)) is None

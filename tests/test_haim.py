@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -264,7 +265,17 @@ def test_bad_keys(tmp_path: Path) -> None:
         table.to_csv(tmp_path / "spoiled.csv", index=False)
         with pytest.raises(BadInput, match=words):
             haim.build(path, tmp_path / "out", keys=tmp_path / "spoiled.csv", mimic=tmp_path / "mimic")
+    for name, content in {"torn.csv.gz": b"\x1f\x8b\x08\x00 torn", "empty.csv": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadInput, match=f"{name}: expected a CSV file with the columns"):
+            haim.build(path, tmp_path / "out", keys=tmp_path / name)
+    with pytest.raises(BadInput, match="cannot be written"):
+        haim.build(path, tmp_path / "empty.csv" / "out")
     with pytest.raises(BadInput, match=r"diagnoses_icd\.csv\.gz"):
+        haim.build(path, tmp_path / "out", mimic=tmp_path / "mimic")
+    whole = gzip.compress(b"hadm_id,icd_code,icd_version\n" + b"2000,4280,9\n" * 9000)
+    (tmp_path / "mimic" / "diagnoses_icd.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match="expected a CSV file with the columns hadm_id, icd_code"):
         haim.build(path, tmp_path / "out", mimic=tmp_path / "mimic")
     (tmp_path / KEYS).unlink()
     with pytest.raises(BadInput, match="a patient could be on both sides of the split"):

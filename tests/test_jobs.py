@@ -37,7 +37,14 @@ def test_what_the_search_files_ask_for() -> None:
         found = spec.resolve(spec.load(path))
         assert found.file.name == path.stem
         trainings[path.stem] = plans.at_most(found.plan, tuple(found.tasks), found.blocks)
-    assert trainings == {"demo": 3 * 63, "twelve-pairs": 2 * 78, "twelve-sampled": 960, "twelve-greedy": 2 * 298}
+    assert trainings == {
+        "demo": 3 * 63,
+        "tuned": 3 * 63,
+        "twelve-pairs": 2 * 78,
+        "twelve-sampled": 960,
+        "twelve-greedy": 2 * 298,
+        "twelve-surrogate": 2 * (12 + 24 + 6 * 12),
+    }
 
 
 def test_the_demo_command_runs_the_demo_file() -> None:

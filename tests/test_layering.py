@@ -57,7 +57,7 @@ LAYERS: dict[str, int] = {
     "gallery": 10,
     "runner": 11,
     "confirmer": 12,
-    "deploy": 10,
+    "deploy": 11,
     "display": 9,
     "cli": 13,
 }

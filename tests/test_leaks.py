@@ -78,6 +78,19 @@ def test_a_category_that_is_the_class_is_found() -> None:
     assert found.startswith("tasks.ward: labs.lab_5 (AUROC 1.000) by itself tells 3 classes of ward")
 
 
+def test_a_value_that_says_the_outcome_is_found() -> None:
+    """Death in the ward within death at any time: no copy (AUROC .7), but certain where it is there."""
+    parts = sound()
+    dice = np.random.default_rng(5)
+    parts["labs"][:, 8] = (parts["died"] == 1) & (dice.random(N) < 0.4)
+    (found,) = told(build(parts))
+    assert found.startswith("tasks.died: of ")
+    assert "samples with labs.lab_8 = 1, 100% are died" in found
+    assert told(build(parts, tasks=(Task("died", "binary", excludes=("lab_8",)), Task("days", "regression")))) == []
+    parts["labs"][:, 8] = np.where(dice.random(N) < 0.1, 1 - parts["labs"][:, 8], parts["labs"][:, 8])
+    assert told(build(parts)) == []
+
+
 def test_a_strong_but_honest_input_is_none() -> None:
     parts = sound()
     parts["labs"][:, 3] = parts["died"] + 0.6 * np.random.default_rng(3).normal(size=N)  # AUROC .88
@@ -161,6 +174,7 @@ def test_a_score_computed_from_the_inputs_is_found() -> None:
         "discharge_location", "DischTime", "hospital_expire_flag", "deathtime", "death_status", "los", "LOS_days",
         "icu_los", "length_of_stay", "img_length_of_stay", "mortality_30d", "surv2m", "dod", "readmitted_30",
         "DiagnosisDRG", "icd9_code", "total_costs", "charges", "creatinine_next", "outcome2", "split", "Died",
+        "hospdead", "slos",
     ],
 )  # fmt: skip
 def test_names_of_what_comes_later(name: str) -> None:

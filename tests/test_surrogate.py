@@ -49,7 +49,7 @@ def test_the_prediction_is_that_of_bayesian_regression(q: int, n: int) -> None:
     game = estimators.Game(codes, np.full((n, 1), n**-0.5), scores, np.zeros((n, 0)))
     variances, asked = estimators.Variances(1.3, 0.4, 0.2), rng.choice([-1.0, 1.0], (7, q))
     level = np.array([n**0.5])
-    got, want = estimators.predict(game, variances, asked, level), reference(game, variances, asked, level)
+    got, want = estimators.predictor(game, variances, level)(asked), reference(game, variances, asked, level)
     np.testing.assert_allclose(got[0], want[0], rtol=1e-7)
     np.testing.assert_allclose(got[1], want[1], rtol=1e-6)
 

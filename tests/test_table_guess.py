@@ -155,3 +155,5 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="new or empty"):
         table_guess.init(tmp_path / "stays.csv", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["stays.csv"]
+    with pytest.raises(BadInput, match="cannot be written"):
+        table_guess.init(tmp_path / "stays.csv", tmp_path / "stays.csv" / "made")

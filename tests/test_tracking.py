@@ -25,7 +25,7 @@ from mlflow import MlflowClient
 from tim_search import tim
 from tim_search.expansion import Greedy
 from tim_search.games import ScoreTable
-from tim_search.tracking import Tracker, heatmaps, newest_heatmap, searches, shown
+from tim_search.tracking import Tracker, confirmed, heatmaps, models, newest_heatmap, searches, shown
 from tim_search.types import BadInput, Interrupted
 
 TASKS = ("a", "b", "c")
@@ -130,6 +130,9 @@ def test_a_search_from_start_to_query(store: str, tmp_path: Path) -> None:
         t.metrics({"units_done": 7, "units_failed": 0, "seconds": float("nan")}, step=1)
         t.heatmap(tim_result, [figure(tmp_path), figure(tmp_path, "heatmap_value.png")], round=1)
         t.ledger(rows)
+        (tmp_path / "page").mkdir()
+        (tmp_path / "page" / "report.html").write_text("<!doctype html>")
+        t.report(tmp_path / "page" / "report.html")
     assert warnings == []
     assert t.missed == []
 
@@ -161,6 +164,8 @@ def test_a_search_from_start_to_query(store: str, tmp_path: Path) -> None:
     kept = pd.read_parquet(client.download_artifacts(listed["run_id"], "ledger/ledger.parquet", str(tmp_path)))
     assert kept["score"].tolist()[0] == 0.7
     assert list(kept["subset"][0]) == ["a", "b"]
+    page = client.download_artifacts(listed["run_id"], "report.html", str(tmp_path))
+    assert Path(page).read_text() == "<!doctype html>"
     beside = Path(store.removeprefix("sqlite:///")).parent / "mlartifacts"
     assert list(beside.rglob("heatmap_rank.png")), "artifacts lie beside the database"
 
@@ -640,3 +645,53 @@ def test_a_server_that_comes_back_gets_what_is_published_from_then_on(server_fol
         assert again.missed == []
         assert sorted(heatmaps(uri, "late")["round"]) == [1, 2]
         assert searches(uri)["status"].tolist() == ["FINISHED"]
+
+
+# Confirmed gains, and heatmaps by round and estimator -----------------------------------------------------------------
+
+
+def confirmation(difference: float) -> dict[str, object]:
+    return {
+        "source": "a", "metric": "auroc", "chosen": "a + b", "single": 0.7, "multi": 0.7 + difference,
+        "difference": difference, "percent": 100 * difference / 0.7, "low": -0.01, "high": None, "p_value": 0.2,
+        "rejected": False, "single_sd": 0.01, "multi_sd": 0.02, "together": None, "ensemble": None, "verdict": "open",
+    }  # fmt: skip
+
+
+def test_the_newest_confirmation_of_each_search_is_listed(store: str, tmp_path: Path) -> None:
+    for search_id, differences in (("confirm-1", (0.02, 0.03)), ("confirm-2", (0.05,))):
+        with Tracker(store, "to confirm", search_id):
+            pass
+        tracker = Tracker(store, "to confirm", search_id, beside=True)
+        for difference in differences:
+            tracker.confirmation([confirmation(difference)], [figure(tmp_path, "forest.png")])
+        assert tracker.missed == []
+    found = confirmed(store, "to confirm")
+    assert sorted(zip(found["search_id"], found["difference"].round(3), strict=True)) == [
+        ("confirm-1", 0.03), ("confirm-2", 0.05),
+    ]  # fmt: skip
+    assert found["created"].dt.tz is not None
+    runs = MlflowClient(tracking_uri=store).search_runs(["1"], "tags.kind = 'confirmation'")
+    assert {round(run.data.metrics["gain.a"], 3) for run in runs} == {0.02, 0.03, 0.05}
+    assert set(searches(store).query("search == 'to confirm'")["status"]) == {"FINISHED"}
+    with Tracker(store, "unconfirmed", "unconfirmed"):
+        pass
+    assert confirmed(store, "unconfirmed").empty
+    assert models(store, "unconfirmed").empty
+    with pytest.raises(BadInput, match="There is no search 'nix'"):
+        confirmed(store, "nix")
+
+
+def test_heatmaps_by_round_and_estimator(store: str, tmp_path: Path) -> None:
+    with Tracker(store, "rounds", "rounds") as tracker:
+        tracker.heatmap(result(1), [figure(tmp_path)], 1)
+        tracker.heatmap(result(2, "msr"), [figure(tmp_path)], 2)
+        tracker.heatmap(result(3), [figure(tmp_path)], 2)
+    assert tracker.missed == []
+    assert len(heatmaps(store, "rounds")) == 3
+    assert list(heatmaps(store, "rounds", round=2)["estimator"]) == ["exact", "msr"]
+    assert list(heatmaps(store, "rounds", estimator="exact")["round"]) == [2, 1]
+    assert newest_heatmap(store, "rounds", tmp_path / "one", round=1).round == 1
+    assert newest_heatmap(store, "rounds", tmp_path / "msr", estimator="msr").estimator == "msr"
+    with pytest.raises(BadInput, match="no heatmap of round 7"):
+        newest_heatmap(store, "rounds", tmp_path, round=7)

@@ -23,6 +23,9 @@ from tim_search.ledger import Ledger
 from tim_search.search import Event, Manifest
 from tim_search.types import Resources
 
+#: Each start of a trial imports Tune and Optuna in a process of its own, which takes long on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 GRID = {"rate": [0.1, 0.3, 1.0], "width": [4, 8]}
 PLAIN = Payload()
 SUBSETS = (("a",), ("b",), ("c",), ("a", "b", "c"))
@@ -127,6 +130,8 @@ def test_a_process_that_dies_again_and_again_is_told_and_the_others_are_kept(led
     assert [trial.values for trial in kept] == [{"rate": 0.1}]
     assert not kept[0].missing(of)
     assert choices.best(of, run(of, ledger)).values == {"rate": 0.3}  # type: ignore[union-attr]
+    with pytest.raises(WorkerError, match="2 trials of the tuning failed"):
+        run(study({"rate": [2.0], "width": [4, 8]}, "optuna", 2), ledger, Payload(lethal=2.0))
 
 
 @pytest.mark.slow
@@ -166,12 +171,12 @@ def test_an_interrupted_study_goes_on_where_the_ledger_ends(
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(ledger.path), log], env=environment, stdout=subprocess.PIPE, text=True
     )
-    end = time.monotonic() + 200
+    end = time.monotonic() + 300
     while ledger.files() < 4 and time.monotonic() < end and driver.poll() is None:
         time.sleep(0.2)
     assert driver.poll() is None
     driver.send_signal(number)
-    said, _ = driver.communicate(timeout=120)
+    said, _ = driver.communicate(timeout=300)
     if number == signal.SIGINT:
         assert driver.returncode == 130
         assert "Run the same command again" in said
@@ -181,7 +186,7 @@ def test_an_interrupted_study_goes_on_where_the_ledger_ends(
     assert kept
     done = sum(len(of.units) - len(trial.missing(of)) for trial in kept)
     finished = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(ledger.path), log], env=environment, check=True, timeout=250
+        [sys.executable, "-c", DRIVER, str(ledger.path), log], env=environment, check=True, timeout=400
     )
     assert finished.returncode == 0
     after = begun(log)

@@ -9,9 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tim_search.deploy import load as load_model
+    from tim_search.deploy import train as train_model
     from tim_search.expansion import Greedy as Greedy
     from tim_search.ledger import Ledger as Ledger
     from tim_search.runner import run_search as run_search
+    from tim_search.spec import SearchFile as SearchFile
     from tim_search.spec import load as load_search
     from tim_search.spec import resolve as resolve_search
     from tim_search.summary import open_search as open_search
@@ -29,31 +32,37 @@ _PUBLIC = {
     "BadInput": ("types", "BadInput"),
     "Greedy": ("expansion", "Greedy"),
     "Ledger": ("ledger", "Ledger"),
+    "SearchFile": ("spec", "SearchFile"),
     "TimSearchError": ("types", "TimSearchError"),
     "estimate": ("tim", "estimate"),
     "from_ledger": ("tim", "from_ledger"),
     "from_table": ("tim", "from_table"),
     "heatmaps": ("tracking", "heatmaps"),
+    "load_model": ("deploy", "load"),
     "load_search": ("spec", "load"),
     "open_search": ("summary", "open_search"),
     "resolve_search": ("spec", "resolve"),
     "run_search": ("runner", "run_search"),
+    "train_model": ("deploy", "train"),
 }
 
 __all__ = [
     "BadInput",
     "Greedy",
     "Ledger",
+    "SearchFile",
     "TimSearchError",
     "__version__",
     "estimate",
     "from_ledger",
     "from_table",
     "heatmaps",
+    "load_model",
     "load_search",
     "open_search",
     "resolve_search",
     "run_search",
+    "train_model",
 ]
 
 

@@ -99,6 +99,8 @@ def write(
         "mlflow models serve -m MODEL --env-manager local   # POST /invocations {\"inputs\": [{\"column\": value}]}",
         "```",
         "",
+        *(["This model's network is code of its own, which has to be importable where the model runs; allow it with "
+           "`--allow-code` or, for MLflow, TIM_SEARCH_ALLOW_CODE=1.", ""] if ":" in facts["network"] else []),
         "`MODEL` is this folder or its URI in MLflow. It needs tim-search in the environment that runs it, hence "
         "`--env-manager local`; `requirements.txt` pins the versions it was made with. The example beside the model "
         "is made up from means and first levels: it is no patient.",

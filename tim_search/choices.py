@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 FILE = "tuning.json"
 #: Columns of the ledger that a study reads.
-COLUMNS = ("cohort", "columns", "split", "network", "settings", "subset", "seed", "fold", "task", "score", "status")
+COLUMNS = (
+    *("cohort", "columns", "split", "network", "settings", "subset", "seed", "fold"),
+    *("task", "score", "status", "created"),
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def skill(metric: str, score: float) -> float:
 
 
 def trials(study: Study, rows: pd.DataFrame) -> list[Trial]:
-    """The trials of a study that a ledger holds, whole or in part; see `COLUMNS` for its rows."""
+    """The trials of a study that a ledger holds, whole or in part, in the order they were begun; rows: `COLUMNS`."""
     for name in ("cohort", "columns", "split", "network"):
         rows = rows[rows[name] == getattr(study.context, name)]
     rows = rows[(rows["seed"] == study.seed) & rows["fold"].isin(study.folds)]
@@ -153,8 +156,8 @@ def trials(study: Study, rows: pd.DataFrame) -> list[Trial]:
                 reached = skill(study.tasks[task].metric, float(score)) if status == "ok" else math.nan
                 skills[members, int(fold), task] = reached
         if skills:
-            found.append(Trial(values, skills))
-    return sorted(found, key=lambda trial: canonical(trial.values))
+            found.append((part["created"].min(), canonical(values), Trial(values, skills)))
+    return [trial for *_, trial in sorted(found, key=lambda one: one[:2])]
 
 
 def best(study: Study, found: Iterable[Trial]) -> Trial | None:
@@ -224,17 +227,17 @@ def chosen(folder: str | Path, members: Iterable[str]) -> dict[str, Any]:
     content = _read(folder)
     if content is None:
         return settings
-    for record in content["studies"]:
-        if record["subset"] is not None and tuple(record["subset"]) == wanted:
-            tuned = set(record["space"])
-            # What the search itself was tuned in may differ from the base too.
-            tuned |= {name for other in content["studies"] if other["subset"] is None for name in other["space"]}
-            if any(settings[name] != value for name, value in content["base"].items() if name not in tuned):
+    base, own = content["base"], [record for record in content["studies"] if record["subset"] is not None]
+    # What the search was tuned in differs from the base; nothing else may.
+    tuned = {name for record in content["studies"] if record["subset"] is None for name in record["space"]}
+    for record in own:
+        if tuple(record["subset"]) == wanted:
+            if any(settings.get(name) != value for name, value in base.items() if name not in tuned):
                 raise BadInput(
                     f"{folder / FILE} was made for other settings than those of the search in {folder}. Run "
                     "`tim-search tune` again with the file of this search."
                 )
-            return {**settings, **record["choice"]}
+            return {**base, **record["choice"]}
     return settings
 
 

@@ -55,6 +55,9 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder for everything t
 Address = Annotated[
     str | None, typer.Option("--address", help="Ray cluster, such as auto or ray://head:10001. Default: this machine.")
 ]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Import a network of your own that the file names; read its code first.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 
 
@@ -125,12 +128,18 @@ def _version(
 
 
 @app.command(epilog="Example: tim-search run jobs/twelve-pairs.yaml --out runs/pairs")
-def run(path: SearchPath, out: Out = None, address: Address = None, as_json: AsJson = False) -> None:
+def run(
+    path: SearchPath,
+    out: Out = None,
+    address: Address = None,
+    allow_code: AllowCode = False,
+    as_json: AsJson = False,
+) -> None:
     """Run a search, or go on with it: after an interruption the same command continues where the ledger ends."""
     from tim_search import spec
 
     _note(f"Reading {path} and its cohort")
-    _run(spec.load(path), out, address, as_json)
+    _run(spec.load(path, allow_code=allow_code), out, address, as_json, allow_code)
 
 
 @app.command(epilog="Example: tim-search demo --out runs/demo")
@@ -163,12 +172,13 @@ def tune(
         bool,
         typer.Option("--chosen", help="Choose for each task alone and for the best combinations of a finished search."),
     ] = False,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose the network's settings by cross-validation: for a search before it is run, or for single subsets."""
     from tim_search import display, spec
 
-    found = spec.resolve(spec.load(path), out)
+    found = spec.resolve(spec.load(path, allow_code=allow_code), out, allow_code=allow_code)
     if found.file.tuning is None and not (subset or chosen):
         raise BadInput(
             f"{path}: there is nothing to tune for the search. Add a line `tuning: {{}}` (the paper's batch sizes and "
@@ -176,9 +186,9 @@ def tune(
         )
     wanted = [_subset(names, found) for names in subset or ()]
     if chosen:
-        from tim_search import runner, summary
+        from tim_search import confirmer, summary
 
-        wanted += runner.confirmed(summary.open_search(found.out))
+        wanted += confirmer.wanted(summary.open_search(found.out))
     wanted = list(dict.fromkeys(wanted))
     records = _tune(found, wanted, address)
     if as_json:
@@ -189,11 +199,12 @@ def tune(
 
 def _subset(names: str, found: ResolvedSearch) -> Subset:
     wanted = [name.strip() for name in names.split("+")]
-    unknown = [name for name in wanted if name not in found.tasks]
+    known = [name for name in found.tasks if name != found.design.get("control")]
+    unknown = [name for name in wanted if name not in known]
     if unknown:
         raise BadInput(
             f"--subset: expected names of tasks joined by +, got {names}; no task is called {unknown[0]!r}. The tasks "
-            f"are {', '.join(found.tasks)}."
+            f"are {', '.join(known)}."
         )
     return as_subset(wanted)
 
@@ -219,12 +230,13 @@ def plan(
     pilot: Annotated[
         bool, typer.Option("--pilot", help="First train the first subsets of a sampled design here; they count.")
     ] = False,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what would be trained, how long it may take, and how small an effect it can tell; trains nothing itself."""
     from tim_search import spec
 
-    found = spec.resolve(spec.load(path), out)
+    found = spec.resolve(spec.load(path, allow_code=allow_code), out, allow_code=allow_code)
     from tim_search import display, forecast
 
     if found.awaits_tuning:
@@ -405,6 +417,7 @@ def confirm(
         list[str] | None, typer.Option("--by", help="An input column: calibration by its groups. Several times.")
     ] = None,
     address: Address = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Put the chosen combinations to the test: fresh seeds, untouched test patients, against each task alone."""
@@ -415,7 +428,7 @@ def confirm(
     with display.progress(_console) as tell:
         found = confirmer.confirm(
             folder, rule.value, sources=source or (), given=given, seeds=seeds, draws=draws, groups=by or (),
-            address=address, on_event=tell, warn=lambda text: _say("warning", text),
+            address=address, allow_code=allow_code, on_event=tell, warn=lambda text: _say("warning", text),
         )  # fmt: skip
     failed = found.outcome.failed if found.outcome else 0
     rows = [summary.plain(row) for row in found.rows]
@@ -453,6 +466,7 @@ def group(
         bool, typer.Option("--train", help="Train what the choice rests on unmeasured, and choose again, to the end.")
     ] = False,
     address: Address = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose the few models to deploy, so that each task is served by one of them with the largest gain."""
@@ -460,7 +474,7 @@ def group(
 
     options: dict[str, Any] = {"max_size": max_size, "objective": objective.value, "gain": gain.value}
     if train:
-        found = _trained_choice(folder, address, models, options)
+        found = _trained_choice(folder, address, models, options, allow_code)
     else:
         found = summary.open_search(folder).group(models, **options)
     results = summary.open_search(folder)
@@ -473,12 +487,14 @@ def group(
     _output().print(display.places(paths), soft_wrap=True, markup=False)
 
 
-def _trained_choice(folder: Path, address: str | None, models: int | None, options: Mapping[str, Any]) -> Grouping:
+def _trained_choice(
+    folder: Path, address: str | None, models: int | None, options: Mapping[str, Any], allow_code: bool
+) -> Grouping:
     from tim_search import display, spec, summary
 
     summary.open_search(folder)  # a folder that is none is told before the cohort is read
     _note(f"Reading {folder / 'search.yaml'} and its cohort")
-    resolved = spec.resolve(spec.load(folder / "search.yaml"))
+    resolved = spec.resolve(spec.load(folder / "search.yaml", allow_code=allow_code), allow_code=allow_code)
     from tim_search import runner
 
     def announce(choice: Grouping, todo: Sequence[Subset]) -> None:
@@ -528,6 +544,7 @@ def train(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Networks to train; their predictions are averaged.")] = 1,
     register: Annotated[str | None, typer.Option(help="Name in MLflow's model registry.")] = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the chosen combination on the whole training part, score it on the test patients, and publish the model.
@@ -536,16 +553,23 @@ def train(
     """
     from tim_search import deploy, display
 
-    made = deploy.train(
-        folder,
-        source,
-        rule=rule.value if rule else None,
-        members=None if subset is None else [name.strip() for name in subset.split("+")],
-        seeds=seeds,
-        register=register,
-        note=_note,
-        warn=lambda text: _say("warning", text),
-    )
+    try:
+        made = deploy.train(
+            folder,
+            source,
+            rule=rule.value if rule else None,
+            members=None if subset is None else [name.strip() for name in subset.split("+")],
+            seeds=seeds,
+            register=register,
+            allow_code=allow_code,
+            note=_note,
+            warn=lambda text: _say("warning", text),
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Stopped. Whether the test patients were read meanwhile is in {folder / 'test-readings.jsonl'}; a model "
+            f"that is whole is in {folder / 'models'}."
+        ) from None
     if as_json:
         names = {"source": made.source, "subset": list(made.subset), "folder": str(made.folder)}
         _print_json({**names, "scores": list(made.scores), "mlflow": made.published})
@@ -554,7 +578,9 @@ def train(
         places = {
             "model": made.folder,
             "card": made.folder / "model_card.md",
-            "predict": shlex.join(["tim-search", "predict", str(made.folder), "rows.csv"]),
+            "predict": shlex.join(
+                ["tim-search", "predict", str(made.folder), "rows.csv", *(["--allow-code"] if allow_code else [])]
+            ),
             "serve": shlex.join(["mlflow", "models", "serve", "-m", str(made.folder), "--env-manager", "local"]),
             "MLflow": made.published.get("model_uri", "not published (see the warning above)"),
             **({"registered": made.published["registered"]} if "registered" in made.published else {}),
@@ -573,12 +599,13 @@ def predict(
     key: Annotated[str | None, typer.Option("--id", help="Column that names the rows and is no input.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="CSV or .parquet file. Default: CSV to the output.")] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow, for models:/ and runs:/ URIs.")] = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict new rows with a trained model: columns in any order, modalities may be missing."""
     from tim_search import deploy
 
-    found = deploy.predict(deploy.load(model, tracking_uri), deploy.read_table(data, key))
+    found = deploy.predict(deploy.load(model, tracking_uri, allow_code=allow_code), deploy.read_table(data, key))
     if out is not None:
         deploy.write_table(found, out)
         _note(f"{len(found)} predictions written to {out}")
@@ -686,6 +713,7 @@ def check(
         str, typer.Argument(metavar="PATH", help="A search file, a cohort folder, a search folder or a ledger.")
     ],
     strict: Annotated[bool, typer.Option("--strict", help="Take every warning for an error.")] = False,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a search file, a cohort folder or a search folder's ledger: every finding with its place and its fix.
@@ -694,7 +722,7 @@ def check(
     """
     from tim_search import display
 
-    findings, overlap = _findings(path)
+    findings, overlap = _findings(path, allow_code)
     if strict:
         findings = [replace(finding, severity="error") for finding in findings]
     errors = sum(finding.severity == "error" for finding in findings)
@@ -834,24 +862,24 @@ def cohort_synthetic(
     )
 
 
-def _run(file: SearchFile, out: Path | None, address: str | None, as_json: bool) -> None:
+def _run(file: SearchFile, out: Path | None, address: str | None, as_json: bool, allow_code: bool = False) -> None:
     # While training is under way the search has handlers of its own; before and after it, a signal ends it here.
     try:
-        _run_to_its_end(file, out, address, as_json)
+        _run_to_its_end(file, out, address, as_json, allow_code)
     except KeyboardInterrupt:
         raise Interrupted(
             "Stopped outside training: the ledger holds all that was trained. Run the same command again to go on."
         ) from None
 
 
-def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_json: bool) -> None:
+def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_json: bool, allow_code: bool) -> None:
     from tim_search import display, plans, spec
 
-    found = spec.resolve(file, out)
+    found = spec.resolve(file, out, allow_code=allow_code)
     if found.awaits_tuning:
         for record in _tune(found, (), address):
             _note(f"Chosen: {', '.join(f'{name} {value}' for name, value in record['choice'].items())}")
-        found = spec.resolve(file, out)
+        found = spec.resolve(file, out, allow_code=allow_code)
     _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
@@ -907,6 +935,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         units = {"trained": outcome.trained, "failed": outcome.failed, "reused": outcome.reused}
         files = {"figures": [str(path) for path in finished.figures], "tables": [str(path) for path in finished.tables]}
         where = {"folder": str(results.folder), "ledger": results.ledger.place, "tracking_uri": uri}
+        where["report"] = str(results.folder / "report.html")
         costs = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}
         _print_json({**content, "units": units, **costs, **where, **files})
         return
@@ -916,7 +945,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         _say("warning", f"{outcome.failed} units failed; `tim-search status {results.folder}` tells why.")
 
 
-def _findings(place: str) -> tuple[list[Finding], tuple[list[str], list[list[float | None]]] | None]:
+def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[str], list[list[float | None]]] | None]:
     """Everything there is to say about a search file, a cohort folder, a search folder or a ledger.
 
     Beside it how a cohort's tasks overlap; the overlap of two tasks is null where too few samples have both labels.
@@ -943,7 +972,7 @@ def _findings(place: str) -> tuple[list[Finding], tuple[list[str], list[list[flo
         return findings, (list(names), plain)
     from tim_search import spec
 
-    return spec.check(path), None
+    return spec.check(path, allow_code=allow_code), None
 
 
 # ------------------------------------------------------------------------------------------------ output

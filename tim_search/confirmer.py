@@ -70,6 +70,7 @@ def confirm(
     draws: int = 1000,
     groups: Sequence[str] = (),
     address: str | None = None,
+    allow_code: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
     warn: Callable[[str], None] = print,
 ) -> Confirmation:
@@ -88,6 +89,7 @@ def confirm(
         seeds: number of fresh seeds.
         draws: patient-bootstrap draws.
         groups: input columns by which calibration is shown apart.
+        allow_code: whether a network of one's own may be imported.
         address, on_event, warn: see `run_search`.
 
     Raises:
@@ -95,7 +97,8 @@ def confirm(
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
     results = summary.open_search(folder)
-    found = spec.resolve(spec.load(results.folder / "search.yaml"), results.folder)
+    file = spec.load(results.folder / "search.yaml", allow_code=allow_code)
+    found = spec.resolve(file, results.folder, allow_code=allow_code)
     if found.context != results.manifest.context:
         raise BadInput(runner.other_context(found, results.manifest))
     chosen, alone, used_rule = _combinations(results, rule, sources, given)
@@ -123,11 +126,19 @@ def confirm(
     notes = confirmation.caveats(asked, confirmation.confirmed(results), count, results.manifest.overlaps)
     table = runner.write_table(results.folder / "tables" / "confirmation.csv", rows)
     drawn = gallery.confirmation(results) if chosen else ()
-    tracker = runner.tracker_of(results.manifest, results.folder, found.tracking_uri, warn, capacity=found.capacity)
-    with tracker:
-        tracker.confirmation(rows, drawn)
-        tracker.report(report.write(results, confirmation=rows))
+    tracker = runner.tracker_of(
+        results.manifest, results.folder, found.tracking_uri, warn, beside=True, capacity=found.capacity
+    )
+    tracker.confirmation(rows, drawn)
+    tracker.report(report.write(results, confirmation=rows))
     return Confirmation(results, rows, notes, outcome, drawn, table, tuple(tracker.missed))
+
+
+def wanted(results: SearchResults) -> list[Subset]:
+    """Every subset that a confirmation of the search would train, by its default rule."""
+    chosen, _, _ = _combinations(results, "paper", (), ())
+    together = subset(name for name in results.tasks if name != results.control)
+    return list(confirmation.needed(chosen, together))
 
 
 def _train(

@@ -54,6 +54,7 @@ def train(
     members: Sequence[str] | None = None,
     seeds: int = 1,
     register: str | None = None,
+    allow_code: bool = False,
     note: Callable[[str], None] = lambda text: None,
     warn: Callable[[str], None] = print,
 ) -> Trained:
@@ -68,6 +69,7 @@ def train(
         members: the combination itself, instead of the one the search chose; `source` is one of them.
         seeds: so many networks are trained and their predictions averaged.
         register: name in MLflow's model registry.
+        allow_code: whether a network of one's own may be imported.
         note, warn: take lines about what is being done, and about MLflow, which never costs the model.
 
     Raises:
@@ -83,7 +85,9 @@ def train(
     if seeds < 1:
         raise BadInput(f"--seeds: expected a whole number of at least 1, got {seeds}. One network is the default.")
     note(f"Reading the cohort {results.manifest.cohort}")
-    found = spec.resolve(spec.load(results.folder / "search.yaml"), results.folder)
+    found = spec.resolve(
+        spec.load(results.folder / "search.yaml", allow_code=allow_code), results.folder, allow_code=allow_code
+    )
     if found.context != results.manifest.context:
         raise BadInput(
             f"{results.folder}: the cohort {found.cohort.name} or the training settings are no longer those of the "
@@ -93,7 +97,7 @@ def train(
     threads = max(1, int(found.resources.cpus))
     made = fit(
         found.cohort,
-        found.file.network,
+        found.context.network,
         found.settings,
         chosen,
         source,
@@ -113,7 +117,7 @@ def train(
         "search": results.manifest.name,
         "search_id": results.manifest.published_id(results.folder, found.tracking_uri),
         "context": found.context.key,
-        "network": found.file.network,
+        "network": found.context.network,
         "settings": asdict(found.settings),
         "scores": scores,
         "readings": len(readings.read(results.folder)),
@@ -197,27 +201,29 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def load(reference: str, tracking_uri: str | None = None) -> DeployedModel:
+def load(reference: str | Path, tracking_uri: str | None = None, *, allow_code: bool = False) -> DeployedModel:
     """Open a model: a folder that `train` wrote, or an MLflow URI (models:/name/1, models:/m-..., runs:/...).
 
-    Raises BadInput where there is none. Parameters and JSON are read; no code of the model's is run.
+    Parameters and JSON are read. A network of one's own is imported where `allow_code` says so; else no code is run.
+    Raises BadInput where there is none.
     """
     from model.deployed import DeployedModel
     from tim_search import pyfunc
 
-    if not reference.startswith(("models:", "runs:")):
+    name = str(reference)
+    if not name.startswith(("models:", "runs:")):
         folder = Path(reference)
-        return DeployedModel.load(folder / pyfunc.FILES if pyfunc.is_model(folder) else folder)
+        return DeployedModel.load(folder / pyfunc.FILES if pyfunc.is_model(folder) else folder, allow_code=allow_code)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
         raise BadInput(
-            f"{reference} is a model in MLflow: say where with --tracking-uri or in MLFLOW_TRACKING_URI "
+            f"{name} is a model in MLflow: say where with --tracking-uri or in MLFLOW_TRACKING_URI "
             "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
         )
     from tim_search.tracking import fetch_model
 
     with tempfile.TemporaryDirectory() as aside:
-        return DeployedModel.load(fetch_model(uri, reference, aside) / pyfunc.FILES)
+        return DeployedModel.load(fetch_model(uri, name, aside) / pyfunc.FILES, allow_code=allow_code)
 
 
 def read_table(path: Path, index: str | None = None) -> pd.DataFrame:
@@ -226,7 +232,10 @@ def read_table(path: Path, index: str | None = None) -> pd.DataFrame:
     Raises BadInput where it cannot be read or lacks the column.
     """
     try:
-        frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path)
+        if path.suffix in (".parquet", ".pq"):
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, dtype=None if index is None else {index: str})  # an id 007 stays one
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as a table ({error}). Give a CSV or .parquet file.") from error
     if index is None:

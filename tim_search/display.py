@@ -80,13 +80,13 @@ def steps(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
         yield tell
 
 
-def overlaps(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]], least: float = 0.5) -> Table | None:
-    """The pairs of tasks whose targets overlap most, declared ones too; None where no pair reaches `least`."""
+def overlaps(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> Table | None:
+    """The pairs of tasks whose targets overlap most, declared ones too; None where no pair overlaps by half."""
     found = [
         (value, a, b)
         for i, a in enumerate(tasks)
         for j, b in enumerate(tasks)
-        if i < j and (value := matrix[i][j]) is not None and value >= least
+        if i < j and (value := matrix[i][j]) is not None and value >= 0.5
     ]
     if not found:
         return None
@@ -116,7 +116,8 @@ def haim(manifest: Mapping[str, Any]) -> Group:
     lines = [f"Published: {whose}: {numbers}" for whose, numbers in manifest["published"].items()]
     lines += [f"Keys: {manifest['keys']}; {manifest['admissions']}", f"Diagnoses: {manifest['diagnoses']}"]
     lacking = {prefix: source["absent"] for prefix, source in manifest["sources"].items() if source["absent"]}
-    lines += ["Absent: " + ", ".join(f"{prefix} in {count:,} samples" for prefix, count in lacking.items())]
+    if lacking:
+        lines += ["Absent: " + ", ".join(f"{prefix} in {count:,} samples" for prefix, count in lacking.items())]
     lines += [f"Left out: {name}: {why}" for name, why in manifest["left_out"].items()]
     lines += [f"Never inputs: {', '.join(manifest['closed'])} (manifest.json says why)"]
     return Group(rows, tasks, Text("\n".join(lines)))

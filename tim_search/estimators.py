@@ -241,35 +241,36 @@ def mixed_model(game: Game, variances: Variances, size: int | None = None) -> Mi
     return Mixed(blup, gls, interactions, noise * variances.block / q, noise, small)
 
 
-def predict(game: Game, variances: Variances, codes: Array, level: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation (m,) of the noise-free score of other subsets, trained or not, under the model.
+def predictor(game: Game, variances: Variances, level: Array) -> Callable[[Array], tuple[Array, Array]]:
+    """What predicts, under the model, the noise-free score of other subsets, trained or not.
 
-    With k* the covariances of a subset's score with the n scores and w* its level, the prediction is
-    w* b + k* V^-1 (y - W b), b the GLS estimate of the levels, and its variance
-    s^2 (k** - k* V^-1 k*' + r (W' V^-1 W)^-1 r'), r = w* - k* V^-1 W (universal kriging).
+    Codes (m, q) of subsets -> means and standard deviations (m,). With k* the covariances of a subset's score with the
+    n scores and w* its level, the prediction is w* b + k* V^-1 (y - W b), b the GLS estimate of the levels, and its
+    variance s^2 (k** - k* V^-1 k*' + r (W' V^-1 W)^-1 r'), r = w* - k* V^-1 W (universal kriging).
 
-    Args:
-        codes: float64 (m, q), codes of the subsets.
-        level: float64 (r,), the level they are predicted at, in the basis of `game.nuisance`.
+    `level` (r,) is the level the subsets are predicted at, in the basis of `game.nuisance`.
     """
     z, w, y = game.codes, game.nuisance, game.scores
     n, q = z.shape
     n_pairs = max(q * (q - 1) // 2, 1)
     solve, _ = _covariance(game)(variances)
-    gram, size_term = codes @ z.T, _size_term(codes)
-    cross = variances.main / q * gram + variances.pair / (2 * n_pairs) * (gram**2 - q)
-    cross += variances.size * np.outer(size_term, _size_term(z))
-    prior = variances.main + variances.pair * (q > 1) + variances.size * size_term**2
-
     solved = solve(np.column_stack([w, y]))
     vw, vy = solved[:, :-1], solved[:, -1]
     inverse = np.linalg.inv(w.T @ vw)
     beta = inverse @ (w.T @ vy)
     alpha = vy - vw @ beta
     noise = max(float(y @ alpha), 0.0) / (n - w.shape[1])
-    rest = level - cross @ vw
-    variance = prior - np.einsum("mn,nm->m", cross, solve(cross.T)) + np.einsum("mr,rs,ms->m", rest, inverse, rest)
-    return level @ beta + cross @ alpha, np.sqrt(noise * np.maximum(variance, 0.0))
+
+    def predict(codes: Array) -> tuple[Array, Array]:
+        gram, size_term = codes @ z.T, _size_term(codes)
+        cross = variances.main / q * gram + variances.pair / (2 * n_pairs) * (gram**2 - q)
+        cross += variances.size * np.outer(size_term, _size_term(z))
+        prior = variances.main + variances.pair * (q > 1) + variances.size * size_term**2
+        rest = level - cross @ vw
+        variance = prior - np.einsum("mn,nm->m", cross, solve(cross.T)) + np.einsum("mr,rs,ms->m", rest, inverse, rest)
+        return level @ beta + cross @ alpha, np.sqrt(noise * np.maximum(variance, 0.0))
+
+    return predict
 
 
 def mean_code(q: int, size: int) -> float:

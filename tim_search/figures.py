@@ -681,6 +681,15 @@ def save(ax: Axes, path: str | Path) -> Path:
     return path
 
 
+def save_and_close(ax: Axes, path: str | Path) -> Path:
+    """`save` for an axis that another library made with pyplot, which keeps every figure until it is closed."""
+    from matplotlib import pyplot
+
+    saved = save(ax, path)
+    pyplot.close(ax.get_figure(root=True))
+    return saved
+
+
 def _axis(width: float, height: float) -> Axes:
     """An axis on a figure of its own, in inches, free of pyplot's registry."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="compressed")

@@ -246,10 +246,17 @@ def group(
     if choice is None:
         raise BadInput(
             f"--models {models}: at least {front[0].budget} of the candidate models are needed to serve all "
-            f"{len(tasks)} tasks. Allow that many, or larger models (--max-size)."
+            f"{len(tasks)} tasks. Allow that many, or larger models (--max-size), or train more of the search, so that "
+            "more can be predicted."
         )
     certainty = _certainty(table, candidates, choice, objective, gain, draws) if not choice.predicted else None
     notes = _notes(candidates, choice, certainty, largest, overlaps)
+    if certainty is None and draws and not choice.predicted:
+        notes = (
+            "One block without bootstrap replicates: nothing says how much of the choice is luck. Train several "
+            "blocks.",
+            *notes,
+        )
     return Grouping(objective, gain, largest, candidates, choice, front, certainty, notes)
 
 
@@ -670,11 +677,7 @@ def _notes(
             "Models marked ? were not trained in every block: their scores are predictions, chosen because they are "
             "high, so they are too high more often than not. Train them before believing them (--train)."
         )
-    elif certainty is None:
-        notes.append(
-            "One block without bootstrap replicates: nothing says how much of the choice is luck. Train several blocks."
-        )
-    else:
+    if certainty is not None:
         notes.append(
             f"Chosen again on {certainty.draws} bootstrap draws of blocks and patients, the same models win in "
             f"{certainty.same:.0%}."

@@ -101,7 +101,7 @@ def content(
         "version": product_version(),
         "facts": _key_facts(result, status, overlaps),
         "may": wording.may(result, tasks, overlaps, by_rule["lower_bound"], confirmed),
-        "may_not": wording.may_not(result, tasks, overlaps, status, dropped, confirmed),
+        "may_not": wording.may_not(result, tasks, overlaps, status, by_rule["lower_bound"], dropped, confirmed),
         "notes": short["notes"],
         "status": status,
         "asked": _asked(results),
@@ -346,9 +346,9 @@ def _cell_detail(result: TimResult, i: int, j: int, metric: str, hatched: bool) 
     source, task, value = result.tasks[i], result.tasks[j], float(result.estimate[i, j])
     if not math.isfinite(value):
         return f"{source}, trained with {task}: cannot be estimated"
-    words = [f"{source}, trained with {task}: {value:+.4f} {metric}"]
+    words = [f"{source}, trained with {task}: {_signed(value)} {metric}"]
     if math.isfinite(result.low[i, j]):
-        words.append(f"{result.confidence:.0%} interval {result.low[i, j]:+.4f} to {result.high[i, j]:+.4f}")
+        words.append(f"{result.confidence:.0%} interval {_signed(result.low[i, j])} to {_signed(result.high[i, j])}")
     if math.isfinite(result.p_value[i, j]):
         words.append(f"p {result.p_value[i, j]:.2g}")
     if hatched:
@@ -504,6 +504,7 @@ def _tree(found: Expansion) -> dict[str, Any]:
             for s in found.steps
         ],
         "reason": found.reason,
+        "complete": found.complete,
     }
 
 

@@ -39,7 +39,9 @@ from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, Interrupted, Subset, canonical
+from tim_search.types import BadInput, Interrupted, Subset, canonical, digest
+
+_LONGEST_NAME = 100  # characters of a subset in the name of a figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +165,13 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
 
 
 def tracker_of(
-    manifest: Manifest, out: Path, tracking_uri: str, warn: Callable[[str], None], **settings: Any
+    manifest: Manifest,
+    out: Path,
+    tracking_uri: str,
+    warn: Callable[[str], None],
+    *,
+    beside: bool = False,
+    **settings: Any,
 ) -> Tracker:
     """What publishes the search of a folder; the same folder and store give the same run in MLflow."""
     context, names = manifest.context, [task.name for task in manifest.tasks]
@@ -181,6 +189,7 @@ def tracker_of(
             "tasks": names,
             **settings,
         },
+        beside=beside,
         again=f"To publish later: tim-search publish {out}",
         warn=warn,
     )
@@ -222,22 +231,15 @@ def tune(
     for study, own in zip(studies, subsets or (None,), strict=True):
         trials = choices.trials(study, rows)
         records.append(choices.write(found.out, study, trials, own))
-        name = "tuning" if own is None else f"tuning-{'+'.join(own)}"
+        names = "+".join(own or ())
+        name = f"tuning-{names if len(names) <= _LONGEST_NAME else digest(names)}" if own else "tuning"
         paths += tuning.figures(study, trials, found.out / "figures", name)
     table = [row for record in records for row in choices.table(record)]
     write_table(found.out / "tables" / ("tuning-subsets.csv" if subsets else "tuning.csv"), table)
     tuned = spec.resolve(found.file, found.out)
     with tracker_of(_manifest(tuned), tuned.out, tuned.tracking_uri, warn, capacity=tuned.capacity) as tracker:
-        tracker.tuning(table, paths)
+        tracker.tuning(table, paths, "subsets" if subsets else "search")
     return records
-
-
-def confirmed(results: SearchResults) -> list[Subset]:
-    """What a search would have confirmed: every source alone, its best combination, and the highest-scoring one."""
-    found: dict[Subset, None] = {}
-    for one in results.expand()[0]:
-        found |= dict.fromkeys([(one.source,), one.best, *([one.leader.subset] if one.leader else [])])
-    return list(found)
 
 
 def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:

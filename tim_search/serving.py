@@ -5,6 +5,7 @@ MLflow copies this file into each model it saves ("models from code"), so that n
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,9 @@ class Served(PythonModel):  # type: ignore[misc]
         """Read the model's files."""
         from model.deployed import DeployedModel
 
-        self.model = DeployedModel.load(context.artifacts["model"])
+        # The network of one's own that a model may need is imported only where the environment allows it.
+        allowed = os.environ.get("TIM_SEARCH_ALLOW_CODE") == "1"
+        self.model = DeployedModel.load(context.artifacts["model"], allow_code=allowed)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Predict a frame, or what a request held: a list of records, one record, or a dict of lists."""

@@ -304,15 +304,18 @@ class ResolvedSearch:
         return self.file.tuning is not None and self.choice is None
 
 
-def load(path: str | Path) -> SearchFile:
-    """Read a search file; raises BadInput with everything that is wrong in it."""
-    search, findings = read(path)
+def load(path: str | Path, *, allow_code: bool = False) -> SearchFile:
+    """Read a search file; raises BadInput with everything that is wrong in it.
+
+    Only with `allow_code` may it name a network of one's own, whose module is then imported.
+    """
+    search, findings = read(path, allow_code=allow_code)
     if search is None:
         raise BadInput(_report(path, findings))
     return search
 
 
-def read(path: str | Path) -> tuple[SearchFile | None, list[Finding]]:
+def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | None, list[Finding]]:
     """Read a search file without raising: the file (None when it cannot be used) and all findings."""
     path = Path(path)
     try:
@@ -334,7 +337,7 @@ def read(path: str | Path) -> tuple[SearchFile | None, list[Finding]]:
         inner |= {"surrogate": SurrogateDesign, "tuning": TuningSection}
         findings = reading.findings(error, SearchFile, lines, inner)
     if isinstance(raw.get("training", {}), dict):
-        findings += _settings(raw.get("network", "m3h"), raw.get("training", {}), lines)[1]
+        findings += _settings(raw.get("network", "m3h"), raw.get("training", {}), lines, allow_code)[1]
     if search is not None and not findings:
         findings = _space(search, lines)[1]
     if search is None or findings:
@@ -342,33 +345,37 @@ def read(path: str | Path) -> tuple[SearchFile | None, list[Finding]]:
     return _absolute(search, path, named="name" in raw), []
 
 
-def check(path: str | Path) -> list[Finding]:
+def check(path: str | Path, *, allow_code: bool = False) -> list[Finding]:
     """Everything wrong with a search file, its cohort and its tasks included; empty when it can be run."""
     from model.cohort import check_cohort
 
-    search, findings = read(path)
+    search, findings = read(path, allow_code=allow_code)
     if search is None:
         return findings
     findings = check_cohort(search.cohort)
     if any(finding.severity == "error" for finding in findings):
         return findings
     try:
-        return findings + _open(search)[-1]
+        return findings + _open(search, allow_code)[-1]
     except BadInput as error:
         return [*findings, Finding(str(path), str(error), "")]
 
 
-def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch:
+def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bool = False) -> ResolvedSearch:
     """Open the cohort and fix everything the search file leaves open.
 
     Args:
         search: a search file.
         out: the output folder; overrides the file's. Default: runs/NAME under the current folder.
+        allow_code: whether a network of one's own may be imported.
 
     Raises:
         BadInput: with every finding, when the file does not fit its cohort.
     """
-    cohort, settings, design, control, findings = _open(search)
+    # Imported here: torch.
+    from model.networks import identity
+
+    cohort, settings, design, control, findings = _open(search, allow_code)
     if findings:
         raise BadInput(_report(f"search {search.name}", findings))
     names = tuple(cohort.tasks)
@@ -384,7 +391,9 @@ def resolve(search: SearchFile, out: str | Path | None = None) -> ResolvedSearch
             "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
         )
     untuned, choice = settings, None
-    context = Context(cohort.fingerprint, cohort.columns_digest, cohort.split.digest, search.network, settings.text)
+    context = Context(
+        cohort.fingerprint, cohort.columns_digest, cohort.split.digest, identity(search.network), settings.text
+    )
     if search.tuning is not None:
         choice = choices.kept(folder, _study(search, context, cohort, blocks, control))
         settings = dataclasses.replace(settings, **(choice or {}))
@@ -524,13 +533,13 @@ def dump(search: SearchFile) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def _open(search: SearchFile) -> tuple[Cohort, Any, Design, str | None, list[Finding]]:
+def _open(search: SearchFile, allow_code: bool) -> tuple[Cohort, Any, Design, str | None, list[Finding]]:
     """(cohort with the tasks of the search, settings, design, name of the control, what does not fit)."""
     # Imported here: a cohort needs pandas and pyarrow, which reading a search file does not.
     from model.cohort import open_cohort
     from model.control import SUFFIX, control_of, with_control
 
-    settings, findings = _settings(search.network, search.training, {})
+    settings, findings = _settings(search.network, search.training, {}, allow_code)
     cohort = open_cohort(search.cohort)
     asked = search.tasks or tuple(cohort.tasks)
     findings += _unknown("tasks", asked, cohort.tasks)
@@ -628,14 +637,21 @@ def _absolute(search: SearchFile, path: Path, *, named: bool) -> SearchFile:
     return search.model_copy(update=update)
 
 
-def _settings(network: Any, training: Mapping[str, Any], lines: reading.Lines) -> tuple[Any, list[Finding]]:
+def _settings(
+    network: Any, training: Mapping[str, Any], lines: reading.Lines, allow_code: bool = False
+) -> tuple[Any, list[Finding]]:
     """The network's settings from the `training` section, or None and what is wrong."""
     from model.settings import settings_class
 
     if not isinstance(network, str):
         return None, []  # told as a field of the wrong type
     try:
-        settings = settings_class(network)
+        if ":" in network:  # imported here: torch
+            from model.networks import settings_of
+
+            settings = settings_of(network, allow_code=allow_code)
+        else:
+            settings = settings_class(network)
     except BadInput as error:
         return None, [Finding(reading.place(("network",), lines), str(error).removeprefix("network: "), "")]
     # pydantic takes its strictness from the class itself, and the networks' side must not know pydantic.
@@ -661,7 +677,8 @@ def _space(search: SearchFile, lines: reading.Lines) -> tuple[dict[str, Any], li
         return {}, []
 
     def check(name: str, value: Any) -> tuple[Any, str]:
-        settings, findings = _settings(search.network, {**search.training, name: value}, {})
+        # Whoever reads the space has read the file, and so been allowed its network.
+        settings, findings = _settings(search.network, {**search.training, name: value}, {}, allow_code=True)
         return getattr(settings, name, value), " ".join(f"{one.problem} {one.fix}" for one in findings)
 
     values, problems = space.plain(search.tuning, check)
@@ -673,8 +690,10 @@ def _space(search: SearchFile, lines: reading.Lines) -> tuple[dict[str, Any], li
 def _capacity(search: SearchFile, cohort: Cohort, settings: Any, record: Mapping[str, Any]) -> int:
     """Units a pack that fit the memory, whichever subsets of the design are in it."""
     # Imported here: torch.
-    from model.cost import capacity
+    from model.cost import LARGEST_PACK, capacity
 
+    if ":" in search.network:  # what a member takes is known of the built-in networks alone
+        return LARGEST_PACK["cpu"]
     largest = min(len(cohort.tasks), record.get("k", record.get("max_size")) or len(cohort.tasks))
     gpus, workers = search.resources.gpus, _workers_here(search.resources)
     return capacity(cohort, largest, settings, gpus=gpus, workers=workers)

@@ -181,14 +181,6 @@ class Surrogate:
         return first
 
 
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """The scored subsets of every source, and the variance parameters they share."""
-
-    games: tuple[tuple[estimators.Game, Array] | None, ...]
-    variances: Variances
-
-
 def predict(table: ScoreTable, source: str, subsets: NDArray[np.bool_]) -> tuple[Array, Array]:
     """Predicted score of a source in subsets, trained or not: mean and standard deviation, float64 (n,) each.
 
@@ -212,29 +204,28 @@ def predict(table: ScoreTable, source: str, subsets: NDArray[np.bool_]) -> tuple
         raise BadInput(f"subsets: expected shape (n, {len(table.tasks)}), one column a task; got {members.shape}.")
     i = table.tasks.index(source)
     mean, sd = np.full(len(members), np.nan), np.full(len(members), np.nan)
-    fit = _fit(table)
-    found = fit.games[i]
-    if found is None:
+    predictor = _predictors(table)[i]
+    if predictor is None:
         return mean, sd
-    game, level = found
     with_source = np.flatnonzero(members[:, i])
     codes = np.where(np.delete(members, i, axis=1), 1.0, -1.0)
     for start in range(0, len(with_source), _CHUNK):
         rows = with_source[start : start + _CHUNK]
-        mean[rows], sd[rows] = estimators.predict(game, fit.variances, codes[rows], level)
+        mean[rows], sd[rows] = predictor(codes[rows])
     return mean, sd
 
 
 @lru_cache(maxsize=1)
-def _fit(table: ScoreTable) -> _Fit:
-    """Kept for the table asked about last: its sources are usually asked about in turn, and share the variances."""
+def _predictors(table: ScoreTable) -> list[Callable[[Array], tuple[Array, Array]] | None]:
+    """By source; kept for the table asked about last, whose sources are usually asked about in turn."""
     sources = [blocks.source_of(table, i) for i in range(len(table.tasks))]
     sliced = blocks.is_sliced(sources)
     games = [blocks.game_of(source, sliced) for source in sources]
     fitted = estimators.fit_variances([game for game in games if game])
     # To 1 %, which no prediction depends on: how many threads or which machine sums must not change what is proposed.
     variances = Variances(*(float(np.exp(np.round(np.log(value), 2))) if value > 0 else 0.0 for value in fitted))
-    return _Fit(tuple(_levelled(table, i, game) if game else None for i, game in enumerate(games)), variances)
+    levelled = [_levelled(table, i, game) if game else None for i, game in enumerate(games)]
+    return [estimators.predictor(one[0], variances, one[1]) if one else None for one in levelled]
 
 
 def _levelled(table: ScoreTable, i: int, game: estimators.Game) -> tuple[estimators.Game, Array]:
@@ -254,22 +245,38 @@ def _climb(rows: Membership, others: list[int], largest: int, worth: Callable[[M
     values = worth(found)
     for _ in range(_STEPS):
         moved = False
-        for at, row in enumerate(found):
-            inside = [j for j in others if row[j]]
-            near = np.repeat(row[None], len(others), axis=0)
-            near[np.arange(len(others)), others] ^= True
-            if inside:
-                swapped = near[[not row[j] for j in others]]
-                swapped = np.repeat(swapped, len(inside), axis=0)
-                swapped[np.arange(len(swapped)), np.tile(inside, len(swapped) // len(inside))] = False
-                near = np.vstack([near, swapped])
-            near = near[(near.sum(axis=1) <= largest) & (near.sum(axis=1) > 1)]
-            gains = worth(near)
-            if len(near) and gains.max() > values[at]:
-                found[at], values[at], moved = near[int(np.argmax(gains))], gains.max(), True
+        # An exchange is tried only where no change of one task helps: there are many more of them.
+        for neighbours in (_changed, _exchanged):
+            near = [neighbours(row, others, largest) for row in found]
+            gains = worth(np.vstack(near))
+            starts = np.cumsum([0, *map(len, near)])
+            for at, options in enumerate(near):
+                own = gains[starts[at] : starts[at + 1]]
+                if len(own) and own.max() > values[at]:
+                    found[at], values[at], moved = options[int(np.argmax(own))], own.max(), True
+            if moved:
+                break
         if not moved:
             break
     return found
+
+
+def _changed(row: Membership, others: list[int], largest: int) -> Membership:
+    """The subset with one task more or less."""
+    near = np.repeat(row[None], len(others), axis=0)
+    near[np.arange(len(others)), others] ^= True
+    sizes = near.sum(axis=1)
+    kept: Membership = near[(sizes > 1) & (sizes <= largest)]
+    return kept
+
+
+def _exchanged(row: Membership, others: list[int], largest: int) -> Membership:
+    """The subset with one task in place of another."""
+    pairs = [(j, k) for j in others for k in others if row[j] and not row[k]]
+    near = np.repeat(row[None], len(pairs), axis=0)
+    for swapped, (j, k) in zip(near, pairs, strict=True):
+        swapped[j], swapped[k] = False, True
+    return near
 
 
 def _even(n_tasks: int, largest: int, budget: int, seed: int) -> Membership:

@@ -290,11 +290,15 @@ class Tracker:
         self._try(f"the model for {source}", publish)
         return found
 
-    def tuning(self, trials: Sequence[Mapping[str, Any]], figures: Iterable[str | Path]) -> None:
-        """Hyperparameters that were tried and chosen, as a nested run of kind "tuning": table and figures."""
+    def tuning(self, trials: Sequence[Mapping[str, Any]], figures: Iterable[str | Path], tuned_for: str) -> None:
+        """Hyperparameters that were tried and chosen, as a nested run of kind "tuning": table and figures.
+
+        `tuned_for` is "search" or "subsets", kept as a tag.
+        """
         table = pd.DataFrame(list(trials))
         best = table.loc[table["chosen"], "skill"]
-        self._publish("tuning", "tuning", table, figures, {}, {"trials": len(table), "skill": float(best.mean())})
+        tags, metrics = {"tuned_for": tuned_for}, {"trials": len(table), "skill": float(best.mean())}
+        self._publish("tuning", f"tuning of the {tuned_for}", table, figures, tags, metrics)
 
     def _publish(
         self,
@@ -596,23 +600,24 @@ def fetch_model(tracking_uri: str, reference: str, destination: str | Path) -> P
         )
     # By hand: MLflow looks models:/ up at the process-wide tracking URI, which is the caller's.
     with _reading(tracking_uri) as client:
-        model_id = found["id"]
-        if found["run"]:
-            outputs = client.get_run(found["run"]).outputs.model_outputs
-            if not outputs:
-                raise BadInput(f"The run {found['run']} at {shown(tracking_uri)} has no model.")
-            model_id = outputs[0].model_id
-        elif found["name"]:
+        if found["name"]:
             version = (
                 client.get_model_version(found["name"], found["version"])
                 if found["version"]
                 else client.get_model_version_by_alias(found["name"], found["alias"])
             )
-            model_id = version.model_id
-        location = client.get_logged_model(model_id).artifact_location
+            location = client.get_model_version_download_uri(found["name"], version.version)
+        else:
+            model_id = found["id"]
+            if found["run"]:
+                made = client.get_run(found["run"]).outputs.model_outputs
+                if not made:
+                    raise BadInput(f"The run {found['run']} at {shown(tracking_uri)} has no model.")
+                model_id = made[0].model_id
+            location = client.get_logged_model(model_id).artifact_location
         path, stored = _sqlite_path(tracking_uri), _local(location)
         if path is not None and stored is not None and not stored.exists():
-            location = str(path.parent / _ARTIFACTS / "models" / model_id / "artifacts")
+            location = str(path.parent / _ARTIFACTS / Path(*stored.parts[-3:]))  # models/m-ID/artifacts
         return Path(mlflow.artifacts.download_artifacts(location, dst_path=str(destination), tracking_uri=tracking_uri))
 
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from ray.tune.search.optuna import OptunaSearch
 from tim_search import choices
 from tim_search.choices import Study, Trial
 from tim_search.executors import SerialExecutor, WorkerError, describe
+from tim_search.figures import save_and_close
 from tim_search.ledger import Ledger
 from tim_search.packing import packs
 from tim_search.ray_executor import connect, room
@@ -120,20 +122,25 @@ def figures(study: Study, found: list[Trial], folder: Path, name: str = "tuning"
     plots: dict[str, Callable[[Any], Any]] = {"history": optuna.visualization.matplotlib.plot_optimization_history}
     # Where nothing varies there is nothing whose importance could be told.
     if len(study.space) > 1 and len(whole) > 3 and max(values.values()) > min(values.values()):
-        plots["importance"] = optuna.visualization.matplotlib.plot_param_importances
+        # Of a handful of trials Optuna's usual measure, which compares the best tenth with the rest, says nothing.
+        measure = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        plots["importance"] = partial(optuna.visualization.matplotlib.plot_param_importances, evaluator=measure)
     paths = []
-    folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the drawing is experimental
         for kind, draw in plots.items():
             axes = draw(again)
-            figure = axes.figure
-            axes.set_title({"history": "Trials in turn", "importance": "Importance of the settings"}[kind])
+            axes.set_title("", loc="left")
+            axes.set_title(
+                {"history": "Trials in turn", "importance": "Importance of the settings"}[kind], loc="center"
+            )
             if kind == "history":
                 axes.set_ylabel("mean skill")
-            figure.set_size_inches(7, 4)
-            paths.append(folder / f"{name}-{kind}.png")
-            figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
+            elif (legend := axes.get_legend()) is not None:
+                legend.remove()
+            axes.figure.set_size_inches(7, 4)
+            axes.figure.set_layout_engine("tight")
+            paths.append(save_and_close(axes, folder / f"{name}-{kind}.png"))
     return paths
 
 
@@ -201,7 +208,7 @@ def _train(
 ) -> None:
     """A trial, in a worker's process: train what is not answered, and report every pack as it is done."""
     work = config.get("work", config)
-    values = study_values(study, work["settings"])
+    values = _ordered(study, work["settings"])
     name = canonical(values)
     units = [unit for unit in study.units if unit.fold in work.get("folds", study.folds)]
     todo = [unit for unit in units if (name, unit) not in answered]
@@ -214,7 +221,7 @@ def _train(
         executor.close()
 
 
-def study_values(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _ordered(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A combination as its study writes it: settings in the order of the space."""
     return {name: settings[name] for name in study.space}
 
@@ -310,6 +317,7 @@ class _Distinct(OptunaSearch):  # type: ignore[misc]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._of, self._progress = study, progress
         self._asked: dict[str, dict[str, Any]] = {}
+        self._lost: set[str] = set()  # combinations whose process was lost too often
         known = [(trial, trial.value(study)) for trial in progress.trials()]
         known = [(trial, value) for trial, value in known if math.isfinite(value)]
         super().__init__(
@@ -331,11 +339,11 @@ class _Distinct(OptunaSearch):  # type: ignore[misc]
         """
         for _ in range(_PATIENCE):
             under_way = {canonical(values) for values in self._asked.values()}
-            if self._progress.whole() + len(under_way) >= self._of.trials:
+            if self._progress.whole() + len(under_way) + len(self._lost) >= self._of.trials:
                 return tune.search.Searcher.FINISHED if not under_way else None
             found = super().suggest(trial_id)
-            values = study_values(self._of, found["settings"])
-            if self._progress.trial(values).missing(self._of) and canonical(values) not in under_way:
+            values = _ordered(self._of, found["settings"])
+            if self._progress.trial(values).missing(self._of) and canonical(values) not in under_way | self._lost:
                 self._asked[trial_id] = values
                 return found
             self._tell(trial_id, values)
@@ -348,7 +356,10 @@ class _Distinct(OptunaSearch):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         if trial_id in self._asked:
-            self._tell(trial_id, self._asked.pop(trial_id))
+            values = self._asked.pop(trial_id)
+            if error:
+                self._lost.add(canonical(values))
+            self._tell(trial_id, values)
 
     def _tell(self, trial_id: str, values: Mapping[str, Any]) -> None:
         value = self._progress.trial(values).value(self._of)

@@ -74,10 +74,13 @@ def may(
             "the task alone: the plain single-task model is a sound choice for each of them."
         )
     if confirmation:
-        held = [row["source"] for row in confirmation if row["rejected"] and (row["difference"] or 0) > 0]
+        judged = [row for row in confirmation if row["chosen"]]
+        held = [row["source"] for row in judged if row["rejected"] and (row["difference"] or 0) > 0]
+        matched = [row["source"] for row in judged if row["source"] in held and (row.get("over_ensemble") or 1) <= 0]
         lines.append(
-            f"On the test patients, which no choice had seen, {len(held)} of {len(confirmation)} chosen combinations "
+            f"On the test patients, which no choice had seen, {len(held)} of {len(judged)} chosen combinations "
             f"were confirmed{': ' + _joined(held) if held else ''}."
+            + (f" For {_joined(matched)} an ensemble of single-task models does as well or better." if matched else "")
         )
     return lines
 
@@ -87,6 +90,7 @@ def may_not(
     tasks: Mapping[str, Task],
     overlaps: Sequence[tuple[str, str]],
     status: Mapping[str, Any],
+    expansions: Sequence[Expansion] = (),
     dropped: Sequence[str] = (),
     confirmation: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
@@ -131,11 +135,13 @@ def may_not(
             f"All {len(result.blocks)} trainings of a subset were judged on the same validation patients; other "
             "patients can give another answer, by as much as the patients' part of the intervals says."
         )
-    if not confirmation:
+    if not confirmation and any(one.complete for one in expansions):
         lines.append(
             "Combinations were chosen and measured on the same validation scores, so their gains are too large on "
             "average. The test patients were not used; nothing here is confirmed on them."
         )
+    elif not confirmation:
+        lines.append("The test patients were not used; nothing here is confirmed on them.")
     shown = [pair for pair in overlaps if set(pair) <= set(result.tasks)]
     if shown:
         names = "; ".join(" and ".join(pair) for pair in shown)
