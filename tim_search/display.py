@@ -150,7 +150,10 @@ def tuning(record: Mapping[str, Any]) -> Table:
     tuned_for = " + ".join(record["subset"]) if record["subset"] else "the search"
     table = _table(f"Settings tried for {tuned_for}", *record["space"], "mean skill", "less than the chosen")
     best = next(trial for trial in record["trials"] if trial["values"] == record["choice"])
-    order = sorted(record["trials"], key=lambda trial: (trial is not best, -(trial["skill"] or -np.inf)))
+    order = sorted(
+        record["trials"],
+        key=lambda trial: (trial is not best, np.inf if trial["skill"] is None else -trial["skill"]),
+    )
     for trial in order:
         words = "chosen" if trial is best else "not comparable: a training failed or is missing"
         if trial is not best and trial["skill"] is not None:
