@@ -39,8 +39,8 @@ def find(name: str, *, allow_code: bool = False) -> Network:
         settings_class(name)  # says which there are
     if not allow_code:
         raise BadInput(
-            f"network: {name} is code of your own, which a search file may not run by itself. Read it, and add "
-            "--allow-code to the command if you trust it."
+            f"network: {name} is code of your own, which a search file or a model may not run by itself. Read it, and "
+            "add --allow-code to the command (for MLflow: TIM_SEARCH_ALLOW_CODE=1) if you trust it."
         )
     place, _, digest = name.partition("@")
     made = _load(place)

@@ -581,7 +581,8 @@ def train(
             "predict": shlex.join(
                 ["tim-search", "predict", str(made.folder), "rows.csv", *(["--allow-code"] if allow_code else [])]
             ),
-            "serve": shlex.join(["mlflow", "models", "serve", "-m", str(made.folder), "--env-manager", "local"]),
+            "serve": ("TIM_SEARCH_ALLOW_CODE=1 " if allow_code else "")
+            + shlex.join(["mlflow", "models", "serve", "-m", str(made.folder), "--env-manager", "local"]),
             "MLflow": made.published.get("model_uri", "not published (see the warning above)"),
             **({"registered": made.published["registered"]} if "registered" in made.published else {}),
         }
