@@ -97,7 +97,14 @@ def test_watching_sees_a_search_to_its_end(tmp_path: Path) -> None:
 
 def test_watching_ends_with_ctrl_c(started: Path) -> None:
     command = [sys.executable, "-m", "tim_search", "status", str(started), "--watch", "--every", "60"]
-    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watcher = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell ignore Ctrl-C, and what they start would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == "4 of 7 units, 0 failed\n"
     watcher.send_signal(signal.SIGINT)

@@ -683,15 +683,15 @@ def test_the_newest_confirmation_of_each_search_is_listed(store: str, tmp_path: 
 
 
 def test_heatmaps_by_round_and_estimator(store: str, tmp_path: Path) -> None:
-    with Tracker(store, "rounds", "rounds") as tracker:
+    with Tracker(store, "filtered", "filtered") as tracker:
         tracker.heatmap(result(1), [figure(tmp_path)], 1)
         tracker.heatmap(result(2, "msr"), [figure(tmp_path)], 2)
         tracker.heatmap(result(3), [figure(tmp_path)], 2)
     assert tracker.missed == []
-    assert len(heatmaps(store, "rounds")) == 3
-    assert list(heatmaps(store, "rounds", round=2)["estimator"]) == ["exact", "msr"]
-    assert list(heatmaps(store, "rounds", estimator="exact")["round"]) == [2, 1]
-    assert newest_heatmap(store, "rounds", tmp_path / "one", round=1).round == 1
-    assert newest_heatmap(store, "rounds", tmp_path / "msr", estimator="msr").estimator == "msr"
+    assert len(heatmaps(store, "filtered")) == 3
+    assert list(heatmaps(store, "filtered", round=2)["estimator"]) == ["exact", "msr"]
+    assert list(heatmaps(store, "filtered", estimator="exact")["round"]) == [2, 1]
+    assert newest_heatmap(store, "filtered", tmp_path / "one", round=1).round == 1
+    assert newest_heatmap(store, "filtered", tmp_path / "msr", estimator="msr").estimator == "msr"
     with pytest.raises(BadInput, match="no heatmap of round 7"):
-        newest_heatmap(store, "rounds", tmp_path, round=7)
+        newest_heatmap(store, "filtered", tmp_path, round=7)
