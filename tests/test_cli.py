@@ -19,10 +19,11 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from tim_search import choices, cli, display, runner, search, spec, summary
+from tim_search import choices, cli, confirmer, display, expansion, runner, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.search import StaticPlan
+from tim_search.types import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("hospdead", "dzclass", "slos_log")
@@ -466,6 +467,19 @@ def test_bad_input_ends_with_2_and_a_clear_message(
         assert word in err
 
 
+def test_what_is_tuned_for_a_confirmation_is_what_it_trains(folder: Path, tmp_path: Path) -> None:
+    wanted = confirmer.wanted(summary.open_search(folder))
+    chosen = {row["source"]: row["best"] for row in expansion.rows(summary.open_search(folder).expand("paper")[0])}
+    grown = {source for source, best in chosen.items() if best != source}
+    assert {(source,) for source in grown} | {tuple(chosen[source].split(" + ")) for source in grown} <= set(wanted)
+    assert tuple(sorted(TASKS)) in wanted, "all tasks together are a baseline"
+    assert len(wanted) == len(set(wanted))
+    pairs = (("dzclass", "hospdead"), ("hospdead", "slos_log"), ("dzclass", "slos_log"), tuple(sorted(TASKS)))
+    alone = trained(tmp_path / "alone", diverge=pairs)
+    with pytest.raises(BadInput, match=r"every task scores best alone.*--subset"):
+        confirmer.wanted(summary.open_search(alone))
+
+
 def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "small.yaml", training={"epochs": 3})
     before = (folder / "search.json").read_bytes()
@@ -737,7 +751,8 @@ def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_pa
     (record,) = json.loads((out / "tuning.json").read_text())["studies"]
     assert json.loads(results.manifest.context.settings)["batch_size"] == record["choice"]["batch_size"]
 
-    code, said, err = call("tune", path, "--out", out, "--chosen", "--json")
+    named_subsets = ("--subset", "hospdead", "--subset", "hospdead+dzclass", "--subset", "dzclass")
+    code, said, err = call("tune", path, "--out", out, *named_subsets, "--json")
     assert code == 0, err
     studies = json.loads(said)["studies"]
     assert [study["subset"] for study in studies] == [["hospdead"], ["dzclass", "hospdead"], ["dzclass"]]

@@ -135,8 +135,16 @@ def confirm(
 
 
 def wanted(results: SearchResults) -> list[Subset]:
-    """Every subset that a confirmation of the search would train, by its default rule."""
+    """Every subset that a confirmation of the search would train, by its default rule.
+
+    Raises:
+        BadInput: no combination was chosen, so there is nothing to confirm.
+    """
     chosen, _, _ = _combinations(results, "paper", (), ())
+    if not chosen:
+        raise BadInput(
+            f"{results.folder}: every task scores best alone, so no combination was chosen. Name one with --subset a+b."
+        )
     together = subset(name for name in results.tasks if name != results.control)
     return list(confirmation.needed(chosen, together))
 
