@@ -925,6 +925,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
         "report": results.folder / "report.html",
+        "confirm": shlex.join(["tim-search", "confirm", str(results.folder)]) + "  (on untouched test patients)",
         "heatmap": shlex.join(["tim-search", "heatmap", "--tracking-uri", uri, "--search", found.file.name]),
         "MLflow": "not published (see the warning above)"
         if finished.missed
