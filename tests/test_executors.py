@@ -418,7 +418,7 @@ def test_each_device_gets_packs_of_its_size(tmp_path: Path, monkeypatch: pytest.
 
     ray.shutdown()
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    behaviour = Behaviour(log=str(tmp_path / "log"), pids=str(tmp_path / "pids"), seconds=0.2)
+    behaviour = Behaviour(log=str(tmp_path / "log"), pids=str(tmp_path / "pids"), seconds=0.6)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     executor: Executor | None = None
     try:
@@ -427,7 +427,7 @@ def test_each_device_gets_packs_of_its_size(tmp_path: Path, monkeypatch: pytest.
         cluster.add_node(**small, env_vars={"FAKE_DEVICE_UNITS": "2"})
         resources = Resources(cpus=1, gpus=0.5)  # fractions: two workers a GPU where there are two CPUs
         executor = RayExecutor(fake_trainer.trainer, behaviour, TASKS, resources, cluster.address)
-        units = [Unit(members, seed, 0) for members in combinations("abcdef", 3) for seed in range(10)]
+        units = [Unit(members, seed, 0) for members in combinations("abcdef", 3) for seed in range(16)]
         results = list(executor.run(packs(units, TASKS, 10)))
     finally:
         if executor is not None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from tim_search.ledger import write_durably
 from tim_search.summary import SearchResults
@@ -180,8 +181,11 @@ def contrast(one: Array, other: Array, confidence: float = 0.95) -> Contrast:
     """Paired comparison of two models.
 
     A bootstrap over patients and seeds at once: draw r takes the r-th patient weighting, which both models share, and
-    as many seeds as there are, with replacement. The interval is that of the percentiles; the p-value is twice the
-    smaller share of draws on either side of zero, a draw counted extra on each side so that it is never 0.
+    as many seeds as there are, with replacement. A handful of seeds drawn from itself varies too little: what the draw
+    of seeds adds to draw r is therefore widened by sqrt(S / (S - 1)), the bias of a variance of S values, and by the
+    ratio of Student's quantile with S - 1 degrees of freedom to the normal one. The interval is that of the
+    percentiles; the p-value is twice the smaller share of draws on either side of zero, a draw counted extra on each
+    side so that it is never 0. One seed shows the patients' part alone.
 
     Args:
         one, other: float64 (S, 1 + R), a row a seed: the score, then the score under each weighting. A weighting that
@@ -198,7 +202,12 @@ def contrast(one: Array, other: Array, confidence: float = 0.95) -> Contrast:
         return Contrast(value, math.nan, math.nan, math.nan)
     dice = np.random.default_rng(n_draws)
     seeds = dice.integers(0, n_seeds, (n_seeds, n_draws))
-    drawn = np.take_along_axis(draws, seeds, axis=0).mean(axis=0)
+    patients = draws.mean(axis=0)
+    drawn = patients
+    if n_seeds > 1:
+        upper = (1 + confidence) / 2
+        widened = math.sqrt(n_seeds / (n_seeds - 1)) * stats.t.ppf(upper, n_seeds - 1) / stats.norm.ppf(upper)
+        drawn = patients + widened * (np.take_along_axis(draws, seeds, axis=0).mean(axis=0) - patients)
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     return Contrast(value, float(low), float(high), min(1.0, 2.0 * (1 + tail) / (1 + n_draws)))

@@ -216,7 +216,7 @@ class Tracker:
             figures,
             {"n_tasks": len(rows)},
             {f"gain.{row['source']}": row["difference"] for row in rows if row["difference"] is not None}
-            | {"confirmed": sum(row["rejected"] and row["difference"] > 0 for row in rows)},
+            | {"confirmed": sum(bool(row.get("rejected")) and row["difference"] > 0 for row in rows)},
         )
 
     def model(
