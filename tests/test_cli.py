@@ -14,6 +14,7 @@ from typing import Any
 
 import fake_trainer
 import haim_files
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -465,6 +466,15 @@ def test_bad_input_ends_with_2_and_a_clear_message(
     assert code == 2
     for word in words:
         assert word in err
+
+
+def test_the_end_of_a_run_tells_how_far_pairs_and_the_full_scores_part(folder: Path, half: Path) -> None:
+    results = summary.open_search(folder)
+    (note,) = [one for one in summary.report(results)["notes"] if "Pairs alone" in one]
+    full, pairs = results.tim().estimate, results.tim("restricted", size=2).estimate
+    both = ~np.eye(len(full), dtype=bool)
+    assert f"in {(np.sign(full) == np.sign(pairs))[both].mean():.0%} of the signs" in note
+    assert not [one for one in summary.report(summary.open_search(half))["notes"] if "Pairs alone" in one]
 
 
 def test_what_is_tuned_for_a_confirmation_is_what_it_trains(folder: Path, tmp_path: Path) -> None:

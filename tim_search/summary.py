@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tim_search import expansion, grouping, plans, tim
+from tim_search import agreement, expansion, grouping, plans, tim
 from tim_search.blocks import Method
 from tim_search.expansion import BestOf, Expansion, Greedy, Sharing
 from tim_search.games import ScoreTable, score_table
@@ -262,7 +262,7 @@ def report(results: SearchResults, result: TimResult | None = None) -> dict[str,
     return {
         "search": results.manifest.name,
         "label": result.label,
-        "notes": [*result.notes, *_about_silhouettes(results.tasks.values())],
+        "notes": [*result.notes, *_about_pairs(results, result), *_about_silhouettes(results.tasks.values())],
         "stopping": results.stopping(),
         "sources": [
             {
@@ -277,6 +277,26 @@ def report(results: SearchResults, result: TimResult | None = None) -> dict[str,
         ],
         "sharing": {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved},
     }
+
+
+def _about_pairs(results: SearchResults, full: TimResult) -> list[str]:
+    """How far the pairwise picture and the full scores part, where every pair was trained too."""
+    if full.size is not None or full.method == "restricted" or len(full.tasks) < 3:
+        return []
+    try:
+        pairs = results.tim("restricted", size=2)
+    except BadInput:  # not all pairs were trained
+        return []
+    both = np.isfinite(full.estimate) & np.isfinite(pairs.estimate) & ~np.eye(len(full.tasks), dtype=bool)
+    if not both.any():
+        return []
+    signs = float((np.sign(full.estimate) == np.sign(pairs.estimate))[both].mean())
+    ranks = agreement.rank_agreement(full.estimate, pairs.estimate).mean
+    order = f", and rank the tasks of a row alike with a correlation of {ranks:+.2f}" if math.isfinite(ranks) else ""
+    return [
+        f"Pairs alone are another quantity: their scores (|T| <= 2) agree with the full ones in {signs:.0%} of the "
+        f"signs{order} (mean over the sources)."
+    ]
 
 
 def _about_silhouettes(tasks: Iterable[Task]) -> list[str]:
