@@ -151,7 +151,7 @@ def cpu(quick: bool) -> dict[str, Any]:
     subsets = [subset(c) for c in combinations(DEMO, 3) if "phenotype" not in c]
     more = [subset(c) for c in combinations(DEMO, 3) if "phenotype" in c]
     pack = Pack(tuple(Unit(members, 0, 0) for members in (subsets * 2)[: PACK["cpu"]]))
-    count = steps(fold, settings)
+    count = int(steps(fold, cohort.tasks, settings))
     rounds = 3 if quick else 7
     times: dict[str, list[float]] = {}
     rates: dict[int, list[float]] = {1: [], cores: []}
@@ -248,7 +248,7 @@ def cuda(quick: bool) -> dict[str, Any]:
         score_pack(pack, fitted, cohort.tasks, fold, settings)
         training += middle - started
         scoring += time.perf_counter() - middle
-    count = steps(fold, settings)
+    count = int(steps(fold, cohort.tasks, settings))
     pair = next(members for members in subsets if len(members) == 2)
     solo.train(pair, cohort.tasks, fold, short, fused_adam=True)
     alone = timed(lambda: solo.train(pair, cohort.tasks, fold, short, fused_adam=True), device) * settings.epochs

@@ -21,7 +21,8 @@ from model.clustering import judge
 from model.cohort import Cohort
 from model.data import Fold
 from model.seeding import generator
-from model.training import Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, predict
+from model.contract import n_logits
+from model.training import Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, labels_of, predict
 from tim_search.types import BadInput, Curve, Pack, Score, Subset, Task, Trainer, Unit
 
 Array = NDArray[np.float64]
@@ -94,7 +95,7 @@ def _look(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fold) ->
                 if (unit.subset, name) in payload.maps and unit.seed == payload.map_seed and np.isfinite(values).all():
                     curves += _map(unit, task, train, held_out, seed)
             else:
-                known, labels = _labels(fold, name)
+                labels, known = labels_of(fold, task)
                 outputs = _outputs(task, said, member, slot)[known]
                 values = _metric(task, labels, outputs, weights[:, known])
                 curves += _curves(unit, task, cohort, labels, outputs, known, payload.groups)
@@ -131,7 +132,7 @@ def _ensembles(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fol
             if unit not in totals:
                 continue
             totals[unit] = totals[unit] + _outputs(task, said, member, 0)
-            known, labels = _labels(fold, task.name)
+            labels, known = labels_of(fold, task)
             values = _metric(task, labels, totals[unit][known] / size, fold.weights[:, known])
             scores.append(
                 Score(
@@ -159,25 +160,20 @@ def _finite(fitted: Fitted, said: Predictions, member: int) -> bool:
     return not fitted.diverged[member] and all(bool(torch.isfinite(output).all()) for output in outputs)
 
 
-def _labels(fold: Fold, name: str) -> tuple[NDArray[np.bool_], Array]:
-    """Which held-out rows carry a task's label, and those labels."""
-    row = fold.supervised.index(name)
-    known = fold.validation.labelled[row].cpu().numpy() > 0
-    return known, fold.validation.targets[row].double().cpu().numpy()[known]
-
-
 def _outputs(task: Task, said: Predictions, member: int, slot: int) -> Array:
-    """(n, C) probabilities of the classes, (n, 1) probability of the positive, or (n, 1) standardised value."""
-    logits = said.logits[member, slot].double().cpu()
+    """(n, C) probabilities of the classes or labels, (n, 1) of the positive, or (n, 1) standardised value."""
+    logits = said.logits[member, slot, :, : n_logits(task)].double().cpu()
     if task.kind == "multiclass":
-        return np.asarray(logits[:, : task.n_outputs].softmax(1).numpy())
-    return np.asarray((logits[:, :1].sigmoid() if task.kind == "binary" else logits[:, :1]).numpy())
+        logits = logits.softmax(1)
+    elif task.kind in ("binary", "multilabel"):
+        logits = logits.sigmoid()
+    return np.asarray(logits.numpy())
 
 
 def _metric(task: Task, labels: Array, outputs: Array, weights: Array) -> Array:
-    if task.kind == "multiclass":
-        return metrics.macro_auroc(labels, outputs, weights)
-    return (metrics.auroc if task.kind == "binary" else metrics.r2)(labels, outputs[:, 0], weights)
+    # Logarithms of probabilities are logits whose softmax gives them back; elsewhere ranks are enough.
+    logits = np.log(outputs.clip(1e-300)) if task.kind == "multiclass" else outputs
+    return metrics.score(task.metric, task.kind, labels, logits, weights)
 
 
 # Curves ---------------------------------------------------------------------------------------------------------------
@@ -206,6 +202,12 @@ def _curves(
     if task.kind == "multiclass":
         names = cohort.classes[task.name]
         each = [(names[c], (labels == c).astype(float), outputs[:, c]) for c in range(task.n_outputs)]
+        return [curve for name, hit, risk in each for curve in _roc(unit, task, name, hit, risk)]
+    if task.kind == "multilabel":
+        each = []
+        for c, name in enumerate(cohort.classes[task.name]):
+            seen = np.isfinite(labels[:, c])
+            each.append((name, labels[seen, c], outputs[seen, c]))
         return [curve for name, hit, risk in each for curve in _roc(unit, task, name, hit, risk)]
     found = _roc(unit, task, "all", labels, outputs[:, 0])
     everybody = {"all": np.ones(len(cohort), bool), **groups}

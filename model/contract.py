@@ -7,6 +7,7 @@ contract in words, `tests/network_conformance.py` the suite every network passes
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from model.cohort import Cohort
 from model.data import Fold, Rows
-from model.seeding import linear
+from model.seeding import generator, linear
 from tim_search.types import Subset, Task
 
 Parameters = dict[str, Tensor]
@@ -31,8 +32,8 @@ class Layout:
     Attributes:
         names: the k task names of each member, supervised ones sorted, then clustering ones sorted.
         supervised: s, the number of supervised slots; the same for all members.
-        column: int64 (K * s,) row of each supervised slot in `Rows.targets`.
-        by_kind: for binary, multiclass and regression the int64 slot numbers (member * s + slot) of that kind.
+        column: int64 (K * s,) row of each supervised slot in `Rows.targets`; the first one of a multilabel task.
+        by_kind: for each kind with labels the int64 slot numbers (member * s + slot) of that kind.
         classes: int64 (K * s,) outputs of each slot.
         outputs: C, the widest head of the pack.
     """
@@ -56,6 +57,21 @@ class Layout:
     def clustering(self) -> int:
         return self.tasks - self.supervised
 
+    def holding(self, task: str) -> tuple[list[int], list[int]]:
+        """The members that have a supervised task, and the slot it sits in there."""
+        found = [(member, names.index(task)) for member, names in enumerate(self.names) if task in names]
+        return [member for member, _ in found], [slot for _, slot in found]
+
+    def only(self, task: str) -> Layout:
+        """The layout of the members that have a supervised task, with that task alone."""
+        members, slots = self.holding(task)
+        at = [member * self.supervised + slot for member, slot in zip(members, slots, strict=True)]
+        index = torch.tensor(at, dtype=torch.int64, device=self.column.device)
+        everywhere = torch.arange(len(at), device=self.column.device)
+        by_kind = {kind: everywhere if bool((of == at[0]).any()) else everywhere[:0] for kind, of in self.by_kind.items()}
+        classes = self.classes.index_select(0, index)
+        return Layout(((task,),) * len(at), 1, self.column.index_select(0, index), by_kind, classes, self.outputs)
+
 
 @dataclass(frozen=True)
 class Output:
@@ -67,14 +83,44 @@ class Output:
             network without one.
         latents: (K, B, c, h) attended tokens of the clustering slots.
         rebuilt: (K, c, B, D) reconstruction of the standardised inputs.
-        embeddings: one (K, B, h) a modality.
+        inner: what else the network's own `losses` read.
     """
 
     logits: Tensor
     attention: Tensor | None
     latents: Tensor
     rebuilt: Tensor
-    embeddings: tuple[Tensor, ...]
+    inner: Any = None
+
+
+class Dice:
+    """The random numbers of one training step, by name: every member of a pack draws the same ones.
+
+    Args:
+        names: of the step, e.g. seed, epoch, task and minibatch. The numbers depend on them and on the kind of device.
+        device: where the numbers are made.
+    """
+
+    def __init__(self, *names: object, device: torch.device) -> None:
+        self._names = names
+        self._device = device
+
+    @functools.cached_property
+    def _generator(self) -> torch.Generator:
+        made = generator(*self._names)
+        if self._device.type == "cpu":
+            return made
+        # Drawing where the numbers are used spares a transfer of each.
+        return torch.Generator(self._device).manual_seed(made.initial_seed())
+
+    def kept(self, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
+        """Dropout mask: 0 with probability `rate`, else 1 / (1 - rate)."""
+        drawn = torch.rand(*shape, generator=self._generator, device=self._device, dtype=torch.float32)
+        return (drawn >= rate).to(dtype).div_(1.0 - rate)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Standard normal numbers."""
+        return torch.randn(*shape, generator=self._generator, device=self._device, dtype=torch.float32).to(dtype)
 
 
 class PackLosses(Protocol):
@@ -89,11 +135,39 @@ class PackLosses(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How large one member of a pack is.
+
+    Attributes:
+        size: k, tasks of the subset.
+        clustering: c, clustering tasks among them.
+        outputs: C, outputs of the widest head.
+        inputs: the shape of one row's input of each modality, as the network sees it.
+        rows: numbers of training and validation rows.
+    """
+
+    size: int
+    clustering: int
+    outputs: int
+    inputs: tuple[tuple[int, ...], ...]
+    rows: tuple[int, int]
+
+
 class Network(Protocol):
     """A network as training sees it; a module with these functions is one. `settings` is its settings dataclass."""
 
-    def unsupported(self, cohort: Cohort) -> list[str]:
+    #: What it reads and learns, in words.
+    @property
+    def TAKES(self) -> str: ...  # noqa: N802
+
+    def unsupported(self, cohort: Cohort, settings: Any) -> list[str]:
         """What of a cohort the network cannot read or learn, in words; [] if nothing."""
+        ...
+
+    def member_bytes(self, shape: Shape, settings: Any) -> int | None:
+        """Peak bytes that one more member adds to a pack while it is trained and scored, within a factor of about 1.5;
+        None where that is not known."""
         ...
 
     def initialise(self, plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any) -> Parameters:
@@ -101,8 +175,16 @@ class Network(Protocol):
         (seed, task)."""
         ...
 
-    def forward(self, values: Parameters, plan: Layout, rows: Rows, settings: Any) -> Output:
-        """The pack's outputs for some rows; a row's outputs depend on that row alone."""
+    def by_slot(self, name: str) -> bool:
+        """Whether a parameter is (K, slots, ...), a part for every slot, rather than shared by a member's tasks."""
+        ...
+
+    def forward(self, values: Parameters, plan: Layout, rows: Rows, settings: Any, dice: Dice | None = None) -> Output:
+        """The pack's outputs for some rows; a row's outputs depend on that row and, while it trains, on the dice.
+
+        Args:
+            dice: of one training step, the same for all members; None where nothing is trained.
+        """
         ...
 
     def losses(self, output: Output, plan: Layout, rows: Rows, settings: Any) -> PackLosses:
@@ -116,32 +198,39 @@ def layout(subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, dev
     clustering = [[name for name in members if tasks[name].kind == "clustering"] for members in subsets]
     if len({len(names) for names in supervised}) > 1 or len({len(names) for names in clustering}) > 1:
         raise ValueError("the subsets of a pack have one size and one number of clustering tasks")
-    row = {name: index for index, name in enumerate(fold.supervised)}
     flat = [name for names in supervised for name in names]
-    classes = [tasks[name].n_outputs if tasks[name].kind == "multiclass" else 1 for name in flat]
+    classes = [n_logits(tasks[name]) for name in flat]
 
     def index(values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
 
     by_kind = {
         kind: index([slot for slot, name in enumerate(flat) if tasks[name].kind == kind])
-        for kind in ("binary", "multiclass", "regression")
+        for kind in ("binary", "multiclass", "multilabel", "regression")
     }
     names = tuple((*labelled, *unlabelled) for labelled, unlabelled in zip(supervised, clustering, strict=True))
     return Layout(
-        names, len(supervised[0]), index([row[name] for name in flat]), by_kind, index(classes), max(classes, default=1)
+        names, len(supervised[0]), index([fold.first[name] for name in flat]), by_kind, index(classes), max(classes, default=1)
     )
 
 
+def n_logits(task: Task) -> int:
+    """Outputs of a supervised task's head."""
+    return task.n_outputs if task.kind in ("multiclass", "multilabel") else 1
+
+
 def head(
-    name: str, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any, outputs: int
+    name: str, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any, outputs: int, inputs: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Head of one task, padded with zero rows to the pack's widest: an unused output has no gradient and stays zero."""
+    """Head of one task, padded with zero rows to the pack's widest: an unused output has no gradient and stays zero.
+
+    It reads `inputs` features, the settings' width by default.
+    """
     task = tasks[name]
-    used = task.n_outputs if task.kind == "multiclass" else 1
-    weight, bias = linear(seed, "head", name, outputs=used, inputs=settings.width)
+    used = n_logits(task)
+    weight, bias = linear(seed, "head", name, outputs=used, inputs=inputs or settings.width)
     if task.kind == "binary":
-        row = fold.supervised.index(name)
+        row = fold.first[name]
         count = float(fold.train.labelled[row].sum())
         positive = float((fold.train.targets[row] * fold.train.labelled[row]).sum())
         if 0 < positive < settings.rare * count:
@@ -162,6 +251,9 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     for kind, slots in plan.by_kind.items():
         if not len(slots):
             continue
+        if kind == "multilabel":
+            by_slot = by_slot.index_add(0, slots, _multilabel_losses(logits.index_select(0, slots), plan, slots, rows))
+            continue
         said, wanted = logits.index_select(0, slots), target.index_select(0, slots)
         if kind == "multiclass":
             absent = torch.arange(plan.outputs, device=said.device) >= plan.classes.index_select(0, slots).unsqueeze(1)
@@ -173,3 +265,14 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
             by_row = (said[:, :, 0] - wanted).abs()
         by_slot = by_slot.index_add(0, slots, (by_row * weight.index_select(0, slots)).sum(1))
     return by_slot.view(plan.members, plan.supervised)
+
+
+def _multilabel_losses(said: Tensor, plan: Layout, slots: Tensor, rows: Rows) -> Tensor:
+    """(S,) mean binary cross entropy over the labels that are known, of (S, B, C) logits."""
+    number = torch.arange(plan.outputs, device=said.device)
+    used = number < plan.classes.index_select(0, slots).unsqueeze(1)  # (S, C)
+    at = plan.column.index_select(0, slots).unsqueeze(1) + torch.where(used, number, 0)
+    wanted = rows.targets[at].transpose(1, 2)  # (S, B, C)
+    known = rows.labelled[at].transpose(1, 2) * used.unsqueeze(1)
+    by_cell = F.binary_cross_entropy_with_logits(said, wanted, reduction="none")
+    return (by_cell * known).sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp_min(1.0)

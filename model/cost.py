@@ -19,11 +19,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from model import networks
+from model import asynchronous, networks
 from model.cohort import Cohort
+from model.contract import Shape, n_logits
 from model.data import Fold
 from model.settings import M3HSettings, TrainingSettings
-from model.training import EVALUATION_ROWS, PackTrainer, TrainingPayload, fit_pack, score_pack
+from model.training import PackTrainer, TrainingPayload, fit_pack, score_pack
 from tim_search.types import Pack, Subset, Task, Unit
 
 #: The most members a pack has by default: as many as a core's cache serves well, or as fill a GPU.
@@ -52,82 +53,55 @@ def step_flops(members: Subset, tasks: Mapping[str, Task], fold: Fold, settings:
     return float(first + sum(6 * rows * a * b for a, b in layers) + contrastive)
 
 
-def member_bytes(
-    size: int, clustering: int, outputs: int, widths: Sequence[int], rows: tuple[int, int], settings: M3HSettings
-) -> int:
-    """Peak bytes that one more member adds to a pack while it is trained and scored, within a factor of about 1.5.
-
-    Args:
-        size: k, tasks of the subset.
-        clustering: c, clustering tasks among them.
-        outputs: C, outputs of the widest head.
-        widths: features of each modality, as the network sees them.
-        rows: numbers of training and validation rows.
-        settings: of the network and its training.
-    """
-    h, m, d, s = settings.width, len(widths), sum(widths), size - clustering
-    item = 8 if settings.precision == "float64" else 4
-    encoders = sum(width * 2 * h + 2 * h + 2 * h * h + h for width in widths)
-    shared = h * h * m + h * h + 3 * h * h + 5 * h if s else 3 * h * h + 3 * h
-    own = s * (h * h + h + outputs * (h + 1)) + size * h
-    autoencoders = clustering * (h * (h * m + 1) + 2 * h * (h + 1) + d * (2 * h + 1))
-    parameters = encoders + shared + own + autoencoders
-    readers = size + s * outputs
-
-    def forward(n: int) -> int:
-        """Numbers of n rows: what forward makes and a backward pass needs again."""
-        hidden, embeddings = n * 2 * h, n * m * h * 2
-        tokens = n * h * ((2 + 2 * s if s else 0) + 2 * clustering)
-        attention = n * (size * readers + 4 * size * size + 2 * size * s * outputs)
-        return hidden + embeddings + tokens + attention + clustering * n * (3 * h + d)
-
-    # Training rows are looked at again only for the latents that k-means learns from.
-    batch, score = min(settings.batch_size, rows[0]), min(EVALUATION_ROWS, max(rows) if clustering else rows[1])
-    # Adam's two moments and the gradient stand beside the parameters; encoders keep all their hidden layers; of the
-    # contrastive term unit vectors, slopes and products stay; backward holds the gradients of the widest layers.
-    training = 4 * parameters + forward(batch) + batch * h * (4 * m + 2 * (m - 1)) + clustering * 2 * batch * d
-    latents = 3 * sum(rows) * h * clustering  # also in double precision
-    scoring = parameters + forward(score) + clustering * score * d + latents
-    return item * max(training, scoring)
-
-
-def capacity(cohort: Cohort, largest: int, settings: M3HSettings, *, gpus: float, workers: int) -> int:
+def capacity(cohort: Cohort, network: str, largest: int, settings: Any, *, gpus: float, workers: int) -> int:
     """Members a pack that fit a worker's memory, also when all are of the largest subset; at least 1.
 
     The memory is that of this machine. Where it has no GPU but the workers do, a pack that is too large is split when
-    it fails.
+    it fails. What a member of one's own network takes is not known: its packs have as many as a core serves well.
 
     Args:
         cohort: with the tasks of the search.
+        network: its name; one's own has been allowed before.
         largest: tasks of the largest subset.
         settings: of the network and its training.
         gpus: a worker's share of a GPU; 0 trains on CPU cores.
         workers: that share this machine's memory, at least 1.
     """
     kind = "gpu" if gpus else "cpu"
+    tasks = cohort.tasks.values()
+    clustering = min(largest, sum(task.kind == "clustering" for task in tasks))
+    outputs = max(map(n_logits, tasks), default=1)
+    split = cohort.split
+    rows = (int(split.train(0).sum()), int(split.validation(0).sum()))
+    machine = networks.find(network, allow_code=True)
+    counted = [
+        machine.member_bytes(Shape(largest, c, outputs, _inputs(cohort), rows), settings) for c in {0, clustering}
+    ]
+    if None in counted:
+        return LARGEST_PACK["cpu"]
     if not gpus:
         free = _free_memory() / workers
     elif torch.cuda.is_available():
         free = torch.cuda.mem_get_info()[0] * min(gpus, 1.0)
     else:
         return _UNKNOWN_GPU
-    tasks = cohort.tasks.values()
-    clustering = min(largest, sum(task.kind == "clustering" for task in tasks))
-    outputs = max((task.n_outputs for task in tasks if task.kind == "multiclass"), default=1)
-    split = cohort.split
-    rows = (int(split.train(0).sum()), int(split.validation(0).sum()))
-    each = max(member_bytes(largest, c, outputs, _widths(cohort), rows, settings) for c in {0, clustering})
-    return max(1, min(LARGEST_PACK[kind], int(_SHARE[kind] * free // each)))
+    return max(1, min(LARGEST_PACK[kind], int(_SHARE[kind] * free // max(each or 1 for each in counted))))
 
 
-def _widths(cohort: Cohort) -> list[int]:
-    """Features of each modality once a network sees them, at most: levels and whether a value was measured count."""
-    found = []
+def _inputs(cohort: Cohort) -> tuple[tuple[int, ...], ...]:
+    """Shape of a row's input of each modality as a network sees it, at most.
+
+    Levels of a vector's columns count, and whether a value was measured.
+    """
+    found: list[tuple[int, ...]] = []
     for modality in cohort.modalities.values():
+        if modality.kind != "vector":
+            found.append(modality.values.shape[1:])
+            continue
         incomplete = int(np.isnan(modality.values[modality.present]).any(axis=0).sum())
         levels = sum(len(names) - 1 for names in modality.levels.values())
-        found.append(len(modality.columns) + incomplete + levels)
-    return found
+        found.append((len(modality.columns) + incomplete + levels,))
+    return tuple(found)
 
 
 def _free_memory() -> float:
@@ -138,8 +112,11 @@ def _free_memory() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
 
 
-def steps(fold: Fold, settings: TrainingSettings) -> int:
-    """Minibatches of one training."""
+def steps(fold: Fold, tasks: Mapping[str, Task], settings: TrainingSettings) -> float:
+    """Minibatches of one training; of one that takes tasks in turn, those of a task, on average over the tasks."""
+    if settings.update == "asynchronous":
+        by_task = asynchronous.steps(fold, tasks, settings.batch_size)
+        return settings.epochs * sum(by_task.values()) / max(1, len(by_task))
     return settings.epochs * -(-len(fold.train) // settings.batch_size)
 
 
@@ -155,7 +132,7 @@ class CostModel:
 
     step_seconds: Mapping[tuple[int, int], float]
     score_seconds: Mapping[tuple[int, int], float]
-    steps: int
+    steps: float
 
     def unit_seconds(self, size: int, clustering: int) -> float:
         """Predicted seconds of one worker to train and score one unit of this shape, in a full pack."""
@@ -218,8 +195,9 @@ def calibrate(
     tasks, settings = payload.cohort.tasks, payload.settings
     network = networks.find(payload.network, allow_code=True)
     fold = trainer.fold(0)
+    in_turn = len(tasks) if settings.update == "asynchronous" else 1  # a row may be one task's alone
     few = fold.train.take(
-        torch.arange(min(len(fold.train), _STEPS * settings.batch_size)).to(fold.train.targets.device)
+        torch.arange(min(len(fold.train), _STEPS * settings.batch_size * in_turn)).to(fold.train.targets.device)
     )
     short: Any = replace(cast(Any, settings), epochs=1)
     by_shape: dict[tuple[int, int], list[Subset]] = {}
@@ -233,15 +211,15 @@ def calibrate(
         for size in sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]}):
             chosen = by_shape[size, clustering][:capacity]
             pack = Pack(tuple(Unit(members, 0, 0) for members in chosen))
-            warm = replace(fold, train=few.take(torch.arange(min(len(few), settings.batch_size))))
+            warm = replace(fold, train=few.take(torch.arange(min(len(few), settings.batch_size))), stopping=None)
             fit_pack(pack, tasks, warm, short, network)
-            sample = replace(fold, train=few)
+            sample = replace(fold, train=few, stopping=None)
             started = time.perf_counter()
             fitted = fit_pack(pack, tasks, sample, short, network)
             trained = time.perf_counter()
             score_pack(pack, fitted, tasks, fold, settings)
             scored = time.perf_counter()
             count = len(chosen)
-            step_seconds[size, clustering] = (trained - started) / steps(sample, short) / count
+            step_seconds[size, clustering] = (trained - started) / steps(sample, tasks, short) / count
             score_seconds[size, clustering] = (scored - trained) / count
-    return CostModel(step_seconds, score_seconds, steps(fold, settings))
+    return CostModel(step_seconds, score_seconds, steps(fold, tasks, settings))

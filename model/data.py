@@ -5,15 +5,16 @@ All members of a pack share a fold, hence these tensors and every minibatch draw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.cohort import Cohort
+from model.cohort import Cohort, text
 from model.preprocess import fit
 from tim_search.types import FINAL_FOLD, BadInput, Task
 
@@ -23,40 +24,44 @@ class Rows:
     """Some rows of a fold.
 
     Attributes:
-        inputs: one (n, d_m) tensor a modality, standardised; rows of an absent modality are zero.
+        inputs: one tensor a modality, standardised: (n, d_m) of a vector, (n, T, c) of a sequence, (n, c, H, W) of an
+            image; rows of an absent modality are zero.
         present: bool (n, n_modalities), or None where every row has every modality.
-        targets: (n_tasks, n) labels of the supervised tasks: 0 or 1, class number, or standardised value; 0 if missing.
-        labelled: (n_tasks, n), 1 where the row carries the task's label, else 0.
+        targets: (n_columns, n) labels of the supervised tasks: 0 or 1, class number, or standardised value; 0 if missing.
+            A multilabel task has a row for each of its labels, every other task has one.
+        labelled: (n_columns, n), 1 where the row carries the label, else 0.
+        steps: one a modality: bool (n, T), which steps of a sequence hold a measured value; None of other kinds. Empty
+            where no modality is a sequence.
     """
 
     inputs: tuple[Tensor, ...]
     present: Tensor | None
     targets: Tensor
     labelled: Tensor
+    steps: tuple[Tensor | None, ...] = ()
 
     def __len__(self) -> int:
         return self.inputs[0].shape[0]
 
     def take(self, index: Tensor) -> Rows:
         """The rows of an int64 index."""
-        return Rows(
-            tuple(x.index_select(0, index) for x in self.inputs),
-            None if self.present is None else self.present.index_select(0, index),
-            self.targets.index_select(1, index),
-            self.labelled.index_select(1, index),
-        )
+        return self._each(lambda x: x.index_select(0, index), lambda x: x.index_select(1, index))
 
     def split(self, size: int) -> list[Rows]:
         """Consecutive views of at most `size` rows."""
-        return [
-            Rows(
-                tuple(x[start : start + size] for x in self.inputs),
-                None if self.present is None else self.present[start : start + size],
-                self.targets[:, start : start + size],
-                self.labelled[:, start : start + size],
-            )
-            for start in range(0, len(self), size)
-        ]
+        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def _part(self, where: slice) -> Rows:
+        return self._each(lambda x: x[where], lambda x: x[:, where])
+
+    def _each(self, by_row: Callable[[Tensor], Tensor], by_column: Callable[[Tensor], Tensor]) -> Rows:
+        return Rows(
+            tuple(by_row(x) for x in self.inputs),
+            None if self.present is None else by_row(self.present),
+            by_column(self.targets),
+            by_column(self.labelled),
+            tuple(None if x is None else by_row(x) for x in self.steps),
+        )
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,30 @@ class Fold:
         supervised: names of the tasks with labels, in the order of `Rows.targets`.
         weights: float64 (1 + replicates, n_validation); row 0 is all ones, the others count how often a bootstrap draw
             of the validation patients holds each row's patient. They depend on the split and the fold alone.
+        first: row of `Rows.targets` in which each task's labels begin; by default every task has one row.
+        stopping: rows of training patients that `train` lacks, by which training chooses its epoch; None where it does
+            not choose. They are no validation rows: a score is never read from rows that chose something.
     """
 
     train: Rows
     validation: Rows
     supervised: tuple[str, ...]
     weights: NDArray[np.float64]
+    first: Mapping[str, int] = field(default_factory=dict)
+    stopping: Rows | None = None
+
+    def __post_init__(self) -> None:
+        if not self.first:
+            object.__setattr__(self, "first", {name: row for row, name in enumerate(self.supervised)})
+
+
+def target_rows(tasks: Mapping[str, Task]) -> tuple[dict[str, int], int]:
+    """The row of `Rows.targets` in which each supervised task's labels begin, and the number of rows."""
+    first, count = {}, 0
+    for name in supervised_tasks(list(tasks.values())):
+        first[name] = count
+        count += tasks[name].n_outputs if tasks[name].kind == "multilabel" else 1
+    return first, count
 
 
 def supervised_tasks(tasks: Sequence[Task]) -> tuple[str, ...]:
@@ -108,11 +131,41 @@ def patient_weights(patients: NDArray[np.int64], replicates: int, key: str) -> N
     return weights
 
 
-def load_fold(cohort: Cohort, fold: int, *, dtype: torch.dtype, device: torch.device, replicates: int) -> Fold:
+def stopping_patients(cohort: Cohort, learn: NDArray[np.bool_], share: float, key: str) -> NDArray[np.bool_]:
+    """Which of the training samples are set aside to choose the epoch: those of a share of the training patients.
+
+    Args:
+        learn: bool (n,), the training samples.
+        share: of their patients; at least one patient is set aside where it is above 0 and one stays.
+        key: what the choice depends on beside the patients' ids.
+
+    Returns:
+        bool (n,)
+    """
+    chosen = np.zeros(len(learn), bool)
+    codes = np.unique(cohort.patients[learn])
+    count = min(len(codes) - 1, max(1, round(share * len(codes)))) if share else 0
+    if count > 0:
+        names = [text(cohort.patient_ids[code]) for code in codes.tolist()]
+        drawn = [hashlib.sha256(f"{key} stopping {name}".encode()).hexdigest() for name in names]
+        chosen = learn & np.isin(cohort.patients, codes[np.argsort(drawn, kind="stable")[:count]])
+    return chosen
+
+
+def load_fold(
+    cohort: Cohort,
+    fold: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    replicates: int,
+    stop_share: float = 0.0,
+) -> Fold:
     """Fold `fold` of the cohort's training part: its rows validate, the other folds' rows train.
 
     `FINAL_FOLD` trains on the whole training part, and the test patients take the place of the validation rows. The
-    preprocessing and the scale of the regression targets are fitted on the training rows alone.
+    preprocessing and the scale of the regression targets are fitted on the training rows alone, those that
+    `stop_share` sets aside among them.
 
     Raises:
         BadInput: the cohort has no such fold.
@@ -128,16 +181,24 @@ def load_fold(cohort: Cohort, fold: int, *, dtype: torch.dtype, device: torch.de
     names = list(cohort.modalities)
     present = np.stack([cohort.modalities[name].present for name in names], axis=1)
     supervised = supervised_tasks(list(cohort.tasks.values()))
-    targets = np.zeros((len(supervised), len(present)))
+    first, count = target_rows(cohort.tasks)
+    targets = np.zeros((count, len(present)))
     labelled = np.zeros_like(targets)
-    for row, name in enumerate(supervised):
+    for name in supervised:
         values = np.asarray(cohort.labels[name], dtype=np.float64)
-        known = np.isfinite(values)
         if cohort.tasks[name].kind == "regression":
             mean, spread = target_scale(values, learn)
             values = (values - mean) / spread
-        targets[row] = np.where(known, values, 0.0)
-        labelled[row] = known
+        by_label = values.reshape(len(present), -1).T  # one row, or one a label
+        known = np.isfinite(by_label)
+        at = slice(first[name], first[name] + len(by_label))
+        targets[at] = np.where(known, by_label, 0.0)
+        labelled[at] = known
+    # A step of a sequence that lacks every value is no token: padding, or an hour without a measurement.
+    steps = [
+        ~np.isnan(modality.values).all(axis=2) if modality.kind == "sequence" else None
+        for modality in cohort.modalities.values()
+    ]
 
     def rows(chosen: NDArray[np.bool_]) -> Rows:
         def tensor(array: NDArray[np.generic], kind: torch.dtype = dtype) -> Tensor:
@@ -149,7 +210,12 @@ def load_fold(cohort: Cohort, fold: int, *, dtype: torch.dtype, device: torch.de
             None if mask.all() else tensor(mask, torch.bool),
             tensor(targets[:, chosen]),
             tensor(labelled[:, chosen]),
+            tuple(None if one is None else tensor(one[chosen], torch.bool) for one in steps)
+            if any(one is not None for one in steps)
+            else (),
         )
 
+    set_aside = stopping_patients(cohort, learn, stop_share, f"{cohort.split.digest} fold {fold}")
+    stopping = rows(set_aside) if set_aside.any() else None
     weights = patient_weights(cohort.patients[judge], replicates, f"{cohort.split.digest} fold {fold}")
-    return Fold(rows(learn), rows(judge), supervised, weights)
+    return Fold(rows(learn & ~set_aside), rows(judge), supervised, weights, first, stopping)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from model.cohort import Cohort
-from model.contract import Layout, Output, Parameters, head, supervised_losses
+from model.contract import Dice, Layout, Output, Parameters, Shape, head, supervised_losses
 from model.data import Fold, Rows
 from model.seeding import generator
 from model.settings import OwnSettings
@@ -104,7 +104,16 @@ class Lifted:
         """Its settings dataclass."""
         return self.make.Settings
 
-    def unsupported(self, cohort: Cohort) -> list[str]:
+    @property
+    def TAKES(self) -> str:  # noqa: N802
+        """See `model.contract.Network`."""
+        return "vector modalities and binary, multiclass and regression tasks"
+
+    def member_bytes(self, shape: Shape, settings: Any) -> int | None:
+        """See `model.contract.Network.member_bytes`; what a module keeps is not known."""
+        return None
+
+    def unsupported(self, cohort: Cohort, settings: Any) -> list[str]:
         """See `model.contract.Network.unsupported`."""
         wrong = [f"modality {m.name} is a {m.kind}" for m in cohort.modalities.values() if m.kind != "vector"]
         kinds = ("multilabel", "clustering")
@@ -130,8 +139,12 @@ class Lifted:
             for name, value in values.items()
         }
 
-    def forward(self, values: Parameters, plan: Layout, rows: Rows, settings: Any) -> Output:
-        """See `model.contract.Network.forward`."""
+    def by_slot(self, name: str) -> bool:
+        """See `model.contract.Network.by_slot`. A part of a lifted module is a parameter of its own."""
+        return name.startswith(f"{_HEAD}.")
+
+    def forward(self, values: Parameters, plan: Layout, rows: Rows, settings: Any, dice: Dice | None = None) -> Output:
+        """See `model.contract.Network.forward`; a lifted module has no use for dice."""
         like, size = rows.inputs[0], len(rows)
         widths = tuple(x.shape[1] for x in rows.inputs)
         skeleton = _skeleton(self, widths, plan.tasks, settings)
@@ -159,7 +172,7 @@ class Lifted:
             )
         logits = tokens @ values[f"{_HEAD}.weight"].transpose(2, 3) + values[f"{_HEAD}.bias"].unsqueeze(2)
         nothing = like.new_zeros(plan.members, 0, size, sum(x.shape[1] for x in rows.inputs))
-        return Output(logits, None, like.new_zeros(plan.members, size, 0, settings.width), nothing, ())
+        return Output(logits, None, like.new_zeros(plan.members, size, 0, settings.width), nothing)
 
     def losses(self, output: Output, plan: Layout, rows: Rows, settings: Any) -> SupervisedLosses:
         """See `model.contract.Network.losses`."""

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from model.cohort import Cohort
 from model.contract import Layout as Layout
-from model.contract import Output, Parameters, head, supervised_losses
+from model.contract import Dice, Output, Parameters, Shape, head, supervised_losses
 from model.contract import layout as layout
 from model.contrastive import info_nce
 from model.data import Fold, Rows
 from model.seeding import generator, linear
 from model.settings import M3HSettings
 from tim_search.types import Task
+
+TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
 
 _FLOOR = 1e-6  # of max |M| in the attention; the paper divides by max(M), which may be zero
 
@@ -113,7 +115,14 @@ def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
     return torch.baddbmm(bias.reshape(members, 1, -1), x, weight.reshape(members, -1, x.shape[2]).transpose(1, 2))
 
 
-def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings) -> Output:
+def by_slot(name: str) -> bool:
+    """See `model.contract.Network.by_slot`."""
+    return name.startswith(("task.", "head.", "autoencoder.", "attention.token"))
+
+
+def forward(
+    values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings, dice: Dice | None = None
+) -> Output:
     """The pack's outputs for some rows (M3H paper, sections 3.3 and 3.4).
 
     The attention's value map and a head are both linear, and the rows of W sum to one, so a supervised task's logit
@@ -184,7 +193,7 @@ def _decode(values: Parameters, latents: Tensor) -> Tensor:
 
 def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:
     """Every loss of section 3.5, each a mean over the rows that carry the label; 0 where no row does."""
-    contrastive = info_nce(output.embeddings, rows.present, settings.temperature)
+    contrastive = info_nce(output.inner, rows.present, settings.temperature)
     rebuild = output.logits.new_zeros(plan.members, 0)
     if plan.clustering:
         error = (output.rebuilt - torch.cat(rows.inputs, dim=1)).square()
@@ -196,7 +205,7 @@ def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> L
     return Losses(contrastive, supervised_losses(output.logits, plan, rows), rebuild)
 
 
-def unsupported(cohort: Cohort) -> list[str]:
+def unsupported(cohort: Cohort, settings: M3HSettings) -> list[str]:
     """See `model.contract.Network.unsupported`."""
     wrong = [f"modality {m.name} is a {m.kind}" for m in cohort.modalities.values() if m.kind != "vector"]
     return wrong + [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "multilabel"]
@@ -208,3 +217,33 @@ def seen_cells(rows: Rows) -> Tensor:
     if rows.present is None:
         return whole(len(rows), sum(x.shape[1] for x in rows.inputs))
     return torch.cat([whole(x.shape) * rows.present[:, number, None] for number, x in enumerate(rows.inputs)], dim=1)
+
+
+def member_bytes(shape: Shape, settings: M3HSettings) -> int:
+    """See `model.contract.Network.member_bytes`."""
+    widths = [width for (width,) in shape.inputs]
+    size, clustering, outputs, rows = shape.size, shape.clustering, shape.outputs, shape.rows
+    h, m, d, s = settings.width, len(widths), sum(widths), size - clustering
+    item = 8 if settings.precision == "float64" else 4
+    encoders = sum(width * 2 * h + 2 * h + 2 * h * h + h for width in widths)
+    shared = h * h * m + h * h + 3 * h * h + 5 * h if s else 3 * h * h + 3 * h
+    own = s * (h * h + h + outputs * (h + 1)) + size * h
+    autoencoders = clustering * (h * (h * m + 1) + 2 * h * (h + 1) + d * (2 * h + 1))
+    parameters = encoders + shared + own + autoencoders
+    readers = size + s * outputs
+
+    def forward(n: int) -> int:
+        """Numbers of n rows: what forward makes and a backward pass needs again."""
+        hidden, embeddings = n * 2 * h, n * m * h * 2
+        tokens = n * h * ((2 + 2 * s if s else 0) + 2 * clustering)
+        attention = n * (size * readers + 4 * size * size + 2 * size * s * outputs)
+        return hidden + embeddings + tokens + attention + clustering * n * (3 * h + d)
+
+    # Training rows are looked at again only for the latents that k-means learns from.
+    batch, score = min(settings.batch_size, rows[0]), min(settings.evaluation_rows, max(rows) if clustering else rows[1])
+    # Adam's two moments and the gradient stand beside the parameters; encoders keep all their hidden layers; of the
+    # contrastive term unit vectors, slopes and products stay; backward holds the gradients of the widest layers.
+    training = 4 * parameters + forward(batch) + batch * h * (4 * m + 2 * (m - 1)) + clustering * 2 * batch * d
+    latents = 3 * sum(rows) * h * clustering  # also in double precision
+    scoring = parameters + forward(score) + clustering * score * d + latents
+    return item * max(training, scoring)

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model import m3h
+from model import flexcare, m3h
 from model.contract import Network
 from model.lifted import Lifted, OwnNetwork
 from model.settings import settings_class
 from tim_search.types import BadInput
 
-_BUILT_IN: dict[str, Network] = {"m3h": m3h}
+_BUILT_IN: dict[str, Network] = {"flexcare": flexcare, "m3h": m3h}
 
 
 def find(name: str, *, allow_code: bool = False) -> Network:
@@ -64,14 +64,6 @@ def settings_of(name: str, *, allow_code: bool = False) -> type[Any]:
 def identity(name: str) -> str:
     """The name as scores are keyed by it: with the digest of its source file, where it is one's own."""
     return name if ":" not in name or "@" in name else f"{name}@{_digest(_load(name))}"
-
-
-def takes(name: str) -> str:
-    """What a network reads and learns, in words."""
-    kinds = "binary, multiclass and regression tasks"
-    if ":" not in name:
-        kinds = "binary, multiclass, regression and clustering tasks"
-    return f"vector modalities and {kinds}"
 
 
 def _load(place: str) -> type[OwnNetwork]:

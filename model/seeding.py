@@ -1,7 +1,7 @@
 """Where every random number of a training comes from, by name.
 
 Common random numbers: shared parameters start from (seed), a task's own parameters from (seed, task), the batch order
-from (seed, epoch). The same task thus starts from the same place in every subset, so that the difference between two
+from (seed, epoch), or (seed, epoch, task) where tasks train in turn. The same task thus starts from the same place in every subset, so that the difference between two
 subsets is the tasks' doing and not the dice's.
 """
 
@@ -29,6 +29,6 @@ def linear(*names: object, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
     return (2 * weight - 1) * bound, (2 * bias - 1) * bound
 
 
-def batch_order(seed: int, epoch: int, rows: int) -> Tensor:
-    """Permutation of the training rows, int64 (rows,)."""
-    return torch.randperm(rows, generator=generator("batches", seed, epoch))
+def batch_order(seed: int, epoch: int, rows: int, *task: str) -> Tensor:
+    """Permutation of the training rows, or of those that carry a task's label, int64 (rows,)."""
+    return torch.randperm(rows, generator=generator("batches", seed, epoch, *task))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from tim_search.types import BadInput, canonical
@@ -29,6 +29,16 @@ class TrainingSettings(Protocol):
     def precision(self) -> Literal["float32", "float64"]: ...
     @property
     def replicates(self) -> int: ...
+    @property
+    def evaluation_rows(self) -> int:
+        """Rows a forward pass without gradients."""
+        ...
+
+    @property
+    def stop_share(self) -> float:
+        """Share of the training patients that chooses the epoch, 0 where the last one is kept."""
+        ...
+
     @property
     def text(self) -> str: ...
 
@@ -85,6 +95,121 @@ class M3HSettings:
         _check(self, rules)
 
     @property
+    def evaluation_rows(self) -> int:
+        """Rows a forward pass without gradients."""
+        return 2048
+
+    @property
+    def stop_share(self) -> float:
+        """The last epoch is kept."""
+        return 0.0
+
+    @property
+    def text(self) -> str:
+        """Canonical JSON, as the ledger's context holds it."""
+        return canonical(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class FlexCareSettings:
+    """FlexCare and its training (FlexCare paper, sections 4, 5.1.2 and A.4).
+
+    Attributes:
+        width: d, features of every token (A.4: 128).
+        layers, heads, hidden: of the encoder (A.4: 4 layers, 2 heads); features of its feed-forward networks.
+        dropout: in the encoder, while it trains.
+        combinations: which modality combinations have a token: "all", "pairs" (single modalities, pairs, and all
+            together), "single" (none but each modality's class token: the paper's variant a-), or "auto": all of them up
+            to four modalities, pairs from five on.
+        mask: "paper" masks the encoder as Eq. 4 says; "published_code" adds 1 to what Eq. 4 excludes, as the authors'
+            code does, which masks nothing.
+        covariance_weight: beta of Eq. 13; 0 leaves the decorrelation out (variants a- and b-).
+        experts, top: experts, and how many of them a token is sent to (A.4: 10 and 2); `experts: 1` leaves the mixture
+            out, one network serves all (variants a- to c-).
+        expert_hidden: features of an expert's hidden layer; the paper does not say.
+        gate_noise: least standard deviation of the router's noise while it trains.
+        balance_weight: of the term that spreads the load over the experts.
+        fusion_temperature: of Eq. 11.
+        task_token: "learned", or "none" for the paper's comparison in appendix B.
+        patch: side of an image's patches, in pixels.
+        update: "asynchronous" trains on one task at a time (Algorithm 1); "joint" makes one step on all losses.
+        order: the tasks in the order in which an epoch takes them; those not named follow by name.
+        task_weights: weight of a task's loss, 1 where not named (A.4: 0.2 to 1).
+        epochs: passes over the rows of every task (A.4: 40).
+        batch_size, learning_rate: rows a step and Adam's rate at the start (A.4: 32; 1e-3 or 5e-4).
+        patience: a task's rate is halved when its loss on the stopping rows has not fallen for so many epochs.
+        stop_share: share of the training patients that is set aside to halve the rates and to choose the epoch, as the
+            paper sets 1 in 8 aside; 0 keeps the last epoch. Validation rows and test patients never choose.
+        rare, precision, replicates: as of `M3HSettings`.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 2
+    hidden: int = 512
+    dropout: float = 0.1
+    combinations: Literal["auto", "all", "pairs", "single"] = "auto"
+    mask: Literal["paper", "published_code"] = "paper"
+    covariance_weight: float = 0.5
+    experts: int = 10
+    top: int = 2
+    expert_hidden: int = 128
+    gate_noise: float = 1e-2
+    balance_weight: float = 1e-2
+    fusion_temperature: float = 0.2
+    task_token: Literal["learned", "none"] = "learned"
+    patch: int = 16
+    update: Literal["asynchronous", "joint"] = "asynchronous"
+    order: tuple[str, ...] = ()
+    task_weights: dict[str, float] = field(default_factory=dict)
+    epochs: int = 40
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    patience: int = 2
+    stop_share: float = 0.125
+    rare: float = 0.0
+    precision: Literal["float32", "float64"] = "float32"
+    replicates: int = 50
+
+    def __post_init__(self) -> None:
+        weights = all(math.isfinite(weight) and weight > 0 for weight in self.task_weights.values())
+        rules = (
+            ("width", self.width >= 1, "a whole number of at least 1"),
+            ("layers", self.layers >= 1, "a whole number of at least 1"),
+            ("heads", self.heads >= 1 and self.width % max(1, self.heads) == 0, "a whole number that divides width"),
+            ("hidden", self.hidden >= 1, "a whole number of at least 1"),
+            ("dropout", 0 <= self.dropout < 1, "a share of at least 0 and under 1"),
+            ("combinations", self.combinations in ("auto", "all", "pairs", "single"), "auto, all, pairs or single"),
+            ("mask", self.mask in ("paper", "published_code"), "paper or published_code"),
+            ("covariance_weight", self.covariance_weight >= 0, "a number of at least 0"),
+            ("experts", self.experts >= 1, "a whole number of at least 1"),
+            ("top", self.top >= 1, "a whole number of at least 1"),
+            ("expert_hidden", self.expert_hidden >= 1, "a whole number of at least 1"),
+            ("gate_noise", self.gate_noise > 0, "a number above 0"),
+            ("balance_weight", self.balance_weight >= 0, "a number of at least 0"),
+            ("fusion_temperature", self.fusion_temperature > 0, "a number above 0"),
+            ("task_token", self.task_token in ("learned", "none"), "learned or none"),
+            ("patch", self.patch >= 1, "a whole number of at least 1"),
+            ("update", self.update in ("asynchronous", "joint"), "asynchronous or joint"),
+            ("order", len(set(self.order)) == len(self.order), "each task once"),
+            ("task_weights", weights, "numbers above 0"),
+            ("epochs", self.epochs >= 1, "a whole number of at least 1"),
+            ("batch_size", self.batch_size >= 2, "a whole number of at least 2"),
+            ("learning_rate", self.learning_rate > 0, "a number above 0"),
+            ("patience", self.patience >= 1, "a whole number of at least 1"),
+            ("stop_share", 0 <= self.stop_share <= 0.5, "a share between 0 and 0.5"),
+            ("rare", 0 <= self.rare <= 1, "a share between 0 and 1"),
+            ("precision", self.precision in ("float32", "float64"), "float32 or float64"),
+            ("replicates", self.replicates >= 0, "a whole number of at least 0"),
+        )
+        _check(self, rules)
+
+    @property
+    def evaluation_rows(self) -> int:
+        """A sequence of tokens takes many times the memory of a vector."""
+        return 128
+
+    @property
     def text(self) -> str:
         """Canonical JSON, as the ledger's context holds it."""
         return canonical(dataclasses.asdict(self))
@@ -125,6 +250,16 @@ class OwnSettings:
         return "joint"
 
     @property
+    def evaluation_rows(self) -> int:
+        """Rows a forward pass without gradients."""
+        return 2048
+
+    @property
+    def stop_share(self) -> float:
+        """The last epoch is kept."""
+        return 0.0
+
+    @property
     def text(self) -> str:
         """Canonical JSON, as the ledger's context holds it."""
         return canonical(dataclasses.asdict(self))
@@ -138,10 +273,10 @@ def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
             raise ValueError(f"{name}: expected {allowed}, got {value!r}")
 
 
-NETWORKS: dict[str, type[M3HSettings]] = {"m3h": M3HSettings}
+NETWORKS: dict[str, type[Any]] = {"flexcare": FlexCareSettings, "m3h": M3HSettings}
 
 
-def settings_class(network: str) -> type[M3HSettings]:
+def settings_class(network: str) -> type[Any]:
     """Settings dataclass of a network; raises BadInput for an unknown one."""
     try:
         return NETWORKS[network]

@@ -10,23 +10,23 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import m3h, metrics, networks
+from model import asynchronous, m3h, metrics, networks
 from model.clustering import judge
 from model.cohort import Cohort
-from model.contract import Layout, Network, Parameters, layout
+from model.asynchronous import AfterTurn, Course
+from model.contract import Dice, Layout, Network, Parameters, layout, n_logits
 from model.data import Fold, Rows, load_fold
 from model.seeding import batch_order, generator
 from model.settings import TrainingSettings
-from tim_search.types import Attention, BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
+from tim_search.types import ALLOWED, Attention, BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
 
-EVALUATION_ROWS = 2048  # rows a forward pass without gradients
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -59,6 +59,7 @@ class Fitted:
         history: float64 (epochs, K) mean total loss of each epoch.
         diverged: K entries, the first epoch (from 1) whose loss was not finite, 0 if none.
         network: what was trained.
+        course: of a training in turns.
     """
 
     values: Parameters
@@ -66,6 +67,7 @@ class Fitted:
     history: Tensor
     diverged: tuple[int, ...]
     network: Network = m3h
+    course: Course | None = None
 
 
 @dataclass(frozen=True)
@@ -85,29 +87,40 @@ class Predictions:
     rebuild_r2: Tensor
 
 
-def check_supported(cohort: Cohort, network: str) -> None:
-    """Raise BadInput where the network cannot learn a task or read a modality of the cohort."""
-    wrong = networks.find(network, allow_code=True).unsupported(cohort)
+def check_supported(cohort: Cohort, network: str, settings: TrainingSettings) -> None:
+    """Raise BadInput where the network cannot learn a task, read a modality of the cohort or follow the settings."""
+    found = networks.find(network, allow_code=True)
+    wrong = found.unsupported(cohort, settings)
     if wrong:
         raise BadInput(
-            f"network {network} takes {networks.takes(network)}, but "
+            f"network {network} takes {found.TAKES}, but "
             + "; ".join(wrong)
-            + ". Leave these tasks out with `tasks:`, or give these modalities as vectors."
+            + ". Leave such tasks out with `tasks:`, give such modalities as vectors, or choose another `network:`."
         )
 
 
 def fit_pack(
-    pack: Pack, tasks: Mapping[str, Task], fold: Fold, settings: TrainingSettings, network: Network = m3h
+    pack: Pack,
+    tasks: Mapping[str, Task],
+    fold: Fold,
+    settings: TrainingSettings,
+    network: Network = m3h,
+    after_turn: AfterTurn | None = None,
 ) -> Fitted:
-    """Train the subsets of a pack together, Adam from the seed's starting point, the last epoch kept.
+    """Train the subsets of a pack together, Adam from the seed's starting point.
 
     Each member sees the minibatches it would see alone and its gradient reaches its own parameters only, so the
-    result for a subset does not depend on its pack mates beyond the rounding of batched matrix products.
+    result for a subset does not depend on its pack mates beyond the rounding of batched matrix products. The last epoch
+    is kept, except where `update: asynchronous` chooses one (`model.asynchronous`, also for `after_turn`).
     """
     seed = pack.units[0].seed
     like = fold.train.inputs[0]
     plan = layout([unit.subset for unit in pack.units], tasks, fold, like.device)
     values = network.initialise(plan, tasks, fold, seed, settings)
+    if settings.update == "asynchronous":
+        turns_of = cast(asynchronous.AsynchronousSettings, settings)
+        kept, history, course = asynchronous.fit(values, plan, tasks, fold, seed, turns_of, network, after_turn)
+        return Fitted(kept, plan, history, _diverged(history), network, course)
     optimiser = torch.optim.Adam(values.values(), lr=settings.learning_rate, fused=True)
     # One joint step on the total, or one step for each loss in turn. A step that a parameter's gradient does not reach
     # counts for it as a zero gradient, in every pack alike: hence zeros rather than no gradient from the start.
@@ -119,10 +132,11 @@ def fit_pack(
         order = batch_order(seed, epoch, len(fold.train)).to(like.device)
         batches = fold.train.take(order).split(settings.batch_size)
         total = like.new_zeros(plan.members)
-        for rows in batches:
+        for number, rows in enumerate(batches):
             for turn in range(turns):
                 optimiser.zero_grad(set_to_none=False)
-                parts = network.losses(network.forward(values, plan, rows, settings), plan, rows, settings)
+                dice = Dice("step", seed, epoch, number, turn, device=like.device)
+                parts = network.losses(network.forward(values, plan, rows, settings, dice), plan, rows, settings)
                 by_member = parts.by_member(settings)
                 # Members add up to one number only so that one backward pass serves all; none sees another's loss.
                 (by_member if turns == 1 else parts.in_turn(settings)[turn]).sum().backward()
@@ -130,34 +144,56 @@ def fit_pack(
                 if turn == 0:
                     total += by_member.detach() * len(rows)
         history[epoch] = (total / len(fold.train)).double().cpu()
+    return Fitted({name: value.detach() for name, value in values.items()}, plan, history, _diverged(history), network)
+
+
+def _diverged(history: Tensor) -> tuple[int, ...]:
+    """First epoch (from 1) of each member whose loss is not finite, 0 if none; of (epochs, K) losses."""
     bad = ~torch.isfinite(history)
-    diverged = tuple(int(bad[:, m].int().argmax()) + 1 if bad[:, m].any() else 0 for m in range(plan.members))
-    return Fitted({name: value.detach() for name, value in values.items()}, plan, history, diverged, network)
+    return tuple(int(bad[:, m].int().argmax()) + 1 if bad[:, m].any() else 0 for m in range(bad.shape[1]))
 
 
 @torch.no_grad()
 def predict(fitted: Fitted, rows: Rows, settings: TrainingSettings) -> Predictions:
     """Outputs of a trained pack for rows in their order."""
-    inputs, cells = torch.cat(rows.inputs, dim=1), m3h.seen_cells(rows)
-    mean = (inputs * cells).sum(0) / cells.sum(0).clamp_min(1.0)
-    spread = ((inputs - mean).square() * cells).sum().clamp_min(1e-12)
     logits, latents, attention = [], [], []
-    error = spread.new_zeros(())
-    for start, part in zip(range(0, len(rows), EVALUATION_ROWS), rows.split(EVALUATION_ROWS), strict=True):
+    rebuilt = _Rebuilt(rows) if fitted.plan.clustering else None
+    for part in rows.split(settings.evaluation_rows):
         # Of a part's outputs only these stay: reconstructions and embeddings of all rows would fill the memory.
         output = fitted.network.forward(fitted.values, fitted.plan, part, settings)
         logits.append(output.logits)
         latents.append(output.latents)
         if output.attention is not None:
             attention.append(output.attention.sum(1))
-        here = slice(start, start + len(part))
-        error = error + ((output.rebuilt - inputs[here]).square_() * cells[here]).sum(dim=(2, 3))
+        if rebuilt is not None:
+            rebuilt.add(output.rebuilt)
     return Predictions(
         torch.cat(logits, dim=2),
         torch.cat(latents, dim=1),
         torch.stack(attention).sum(0) / len(rows) if attention else None,
-        1.0 - error / spread,
+        logits[0].new_zeros(fitted.plan.members, 0) if rebuilt is None else rebuilt.r2(),
     )
+
+
+class _Rebuilt:
+    """Share of the inputs' variance that decoders rebuild, summed up part by part."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._inputs, self._cells = torch.cat(rows.inputs, dim=1), m3h.seen_cells(rows)
+        mean = (self._inputs * self._cells).sum(0) / self._cells.sum(0).clamp_min(1.0)
+        self._spread = ((self._inputs - mean).square() * self._cells).sum().clamp_min(1e-12)
+        self._error: Tensor | float = 0.0
+        self._row = 0
+
+    def add(self, rebuilt: Tensor) -> None:
+        """(K, c, B, D) of the next B rows."""
+        here = slice(self._row, self._row + rebuilt.shape[2])
+        self._error = self._error + ((rebuilt - self._inputs[here]).square_() * self._cells[here]).sum(dim=(2, 3))
+        self._row = here.stop
+
+    def r2(self) -> Tensor:
+        """(K, c)"""
+        return cast(Tensor, 1.0 - self._error / self._spread)
 
 
 def score_pack(
@@ -171,9 +207,6 @@ def score_pack(
     learned = predict(fitted, fold.train, settings).latents.double().cpu().numpy() if fitted.plan.clustering else None
     logits = said.logits.double().cpu().numpy()
     latents, rebuilt = said.latents.double().cpu().numpy(), said.rebuild_r2.double().cpu().numpy()
-    targets = fold.validation.targets.double().cpu().numpy()
-    labelled = fold.validation.labelled.cpu().numpy() > 0
-    row = {name: index for index, name in enumerate(fold.supervised)}
     weights = None if said.attention is None else said.attention.double().cpu().numpy()
     scores: list[Score] = []
     attention: list[Attention] = []
@@ -209,11 +242,37 @@ def score_pack(
                     )
                 ]
                 continue
-            known = labelled[row[name]]
-            said_here = logits[member, slot, known, : task.n_outputs]
-            values = metrics.supervised(task.kind, targets[row[name], known], said_here, fold.weights[:, known])
-            scores.append(_scored(unit, task, values, ""))
+            labels, known = labels_of(fold, task)
+            said_here = logits[member, slot, known, : n_logits(task)]
+            weights_here = fold.weights[:, known]
+            scores.append(
+                _scored(unit, task, metrics.score(task.metric, task.kind, labels, said_here, weights_here), "")
+            )
+            others = tuple(name for name in ALLOWED[task.kind] if name != task.metric)
+            if others and scores[-1].status == "ok":
+                found_too = metrics.every(task.kind, labels, said_here, weights_here[:1], others)
+                scores += [
+                    Score(unit, name, metric, unit.part, float(value[0]), primary=False)
+                    for metric, value in found_too.items()
+                ]
+        if fitted.course is not None:
+            chosen = float(fitted.course.chosen[member])
+            scores += [Score(unit, name, "chosen_epoch", unit.part, chosen, primary=False) for name in names]
     return scores, attention
+
+
+def labels_of(fold: Fold, task: Task) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Labels of the held-out rows that carry any, and which rows those are.
+
+    Returns:
+        float64 (m,), or (m, L) of a multilabel task, NaN where a single label is missing; and bool (n,).
+    """
+    first = fold.first[task.name]
+    at = slice(first, first + (task.n_outputs if task.kind == "multilabel" else 1))
+    labelled = fold.validation.labelled[at].cpu().numpy() > 0
+    targets = np.where(labelled, fold.validation.targets[at].double().cpu().numpy(), np.nan)
+    known = labelled.any(0)
+    return (targets[:, known].T if task.kind == "multilabel" else targets[0, known]), known
 
 
 def _scored(unit: Unit, task: Task, values: NDArray[np.float64], why: str) -> Score:
@@ -244,7 +303,7 @@ class PackTrainer:
     """
 
     def __init__(self, payload: TrainingPayload, look: Look = lambda pack, fitted, fold: ([], [])) -> None:
-        check_supported(payload.cohort, payload.network)
+        check_supported(payload.cohort, payload.network, payload.settings)
         self._payload = payload
         self._look = look
         self._device = _device(payload.device)
@@ -263,6 +322,7 @@ class PackTrainer:
                 dtype=DTYPES[settings.precision],
                 device=self._device,
                 replicates=settings.replicates,
+                stop_share=settings.stop_share,
             )
         return self._folds[number]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.contract import Layout, Network, Parameters, layout
+from model.contract import Layout, Network, Parameters, layout, n_logits
 from model.data import Fold, Rows
 from model.training import Fitted, fit_pack, predict
 from tests.folds import TASKS, make_fold
@@ -66,8 +66,7 @@ class NetworkConformance:
     def own(self, values: Parameters, plan: Layout, member: int, name: str) -> list[Tensor]:
         """A task's own parameters in a member: as a lifted network has them."""
         slot = plan.names[member].index(name)
-        kind = TASKS[name]
-        used = kind.n_outputs if kind.kind == "multiclass" else 1
+        used = n_logits(TASKS[name])
         parts = [value[member] for key, value in values.items() if key.startswith(f"parts.{slot}.")]
         return [*parts, values["head.weight"][member, slot, :used], values["head.bias"][member, slot, :used]]
 
@@ -88,7 +87,7 @@ class NetworkConformance:
         found = {}
         for member, names in enumerate(fitted.plan.names):
             for slot, name in enumerate(names[: fitted.plan.supervised]):
-                used = TASKS[name].n_outputs if TASKS[name].kind == "multiclass" else 1
+                used = n_logits(TASKS[name])
                 found[tuple(sorted(names)), name] = logits[member, slot, :, :used].numpy()
         return found
 

@@ -49,21 +49,21 @@ def test_counted_bytes_are_those_allocated(cohort: Cohort, names: tuple[str, ...
     fold = load_fold(cohort, 0, dtype=torch.float32, device=torch.device("cpu"), replicates=0)
     members = subset(names)
     few, many = (measured(cohort, fold, members, n_members) for n_members in (4, 20))
-    counted = cost.member_bytes(
+    shape = Shape(
         len(members),
         int("phenotype" in names),
         8 if "pathology" in names else 1,
-        [x.shape[1] for x in fold.train.inputs],
+        tuple(tuple(x.shape[1:]) for x in fold.train.inputs),
         (len(fold.train), len(fold.validation)),
-        SETTINGS,
     )
+    counted = m3h.member_bytes(shape, SETTINGS)
     assert 1 / 1.5 < counted / ((many - few) / 16) < 1.5
 
 
 def test_capacity_follows_the_memory(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     def found(free: float, largest: int = 6, workers: int = 1, **settings: object) -> int:
         monkeypatch.setattr(cost, "_free_memory", lambda: free)
-        return cost.capacity(cohort, largest, replace(SETTINGS, **settings), gpus=0, workers=workers)  # type: ignore[arg-type]
+        return cost.capacity(cohort, "m3h", largest, replace(SETTINGS, **settings), gpus=0, workers=workers)  # type: ignore[arg-type]
 
     plenty = 1e12
     assert found(plenty) == cost.LARGEST_PACK["cpu"] == 16
@@ -77,7 +77,7 @@ def test_capacity_follows_the_memory(cohort: Cohort, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens where no GPU can be asked")
 def test_capacity_of_gpu_workers_elsewhere_is_a_fixed_one(cohort: Cohort) -> None:
-    assert cost.capacity(cohort, 3, SETTINGS, gpus=1, workers=1) == 64
+    assert cost.capacity(cohort, "m3h", 3, SETTINGS, gpus=1, workers=1) == 64
 
 
 def test_free_memory_is_a_number_of_bytes() -> None:

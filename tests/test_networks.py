@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model import deployed, m3h, networks, synthetic
-from model.contract import Layout, Parameters, layout
+from model import deployed, flexcare, m3h, networks, synthetic
+from model.contract import Layout, Parameters, layout, n_logits
 from model.lifted import Lifted, OwnNetwork
-from model.settings import M3HSettings, OwnSettings
+from model.settings import FlexCareSettings, M3HSettings, OwnSettings
 from model.training import TrainingPayload, check_supported, trainer
 from tests.folds import TASKS, make_fold
 from tests.network_conformance import NetworkConformance
@@ -52,6 +52,39 @@ class TestM3H(NetworkConformance):
     def shared(self, values: Parameters, member: int) -> list[Tensor]:
         return [
             value[member] for key, value in values.items() if key.startswith(("encoder.", "shared.", "attention.k"))
+        ]
+
+
+class TestFlexCare(NetworkConformance):
+    network = flexcare
+    settings = FlexCareSettings(
+        width=6,
+        layers=2,
+        heads=2,
+        hidden=10,
+        experts=3,
+        expert_hidden=5,
+        epochs=3,
+        batch_size=40,
+        learning_rate=3e-3,
+        stop_share=0.0,
+        precision="float64",
+    )
+
+    def own(self, values: Parameters, plan: Layout, member: int, name: str) -> list[Tensor]:
+        slot = plan.names[member].index(name)
+        used = n_logits(TASKS[name])
+        return [
+            values["task.token"][member, slot],
+            values["head.weight"][member, slot, :used],
+            values["head.bias"][member, slot, :used],
+        ]
+
+    def shared(self, values: Parameters, member: int) -> list[Tensor]:
+        return [
+            value[member]
+            for key, value in values.items()
+            if not key.startswith(("task.", "head.")) and ".norm" not in key
         ]
 
 
@@ -127,7 +160,7 @@ def test_code_of_ones_own_runs_only_where_it_is_allowed(tmp_path: Path, monkeypa
     with pytest.raises(SystemExit, match="ran"):
         spec.load("search.yaml", allow_code=True)
     for name, words in (
-        ("m4h", "expected one of m3h"),
+        ("m4h", "expected one of flexcare, m3h"),
         ("nowhere:Net", "cannot be imported"),
         ("pathlib:Nix", "cannot be imported"),
         ("pathlib:Path", "expected a subclass"),
@@ -161,7 +194,7 @@ def test_an_own_network_trains_scores_and_deploys(tmp_path: Path) -> None:
     cohort, _ = synthetic.haim_like(400, 300, seed=4, widths=(4, 9, 5, 5), n_binary=2, n_classes=3)
     names = tuple(sorted(name for name, task in cohort.tasks.items() if task.kind != "clustering"))
     with pytest.raises(BadInput, match="is clustering"):
-        check_supported(cohort, "own_network:Gated")
+        check_supported(cohort, "own_network:Gated", example().GatedSettings())
     cohort = cohort.for_tasks(names)
     settings = example().GatedSettings(width=8, epochs=3, batch_size=64, learning_rate=3e-3, replicates=2)
     name = networks.identity("own_network:Gated")

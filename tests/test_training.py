@@ -229,7 +229,7 @@ def test_sequences_and_multilabel_tasks_are_refused_with_a_way_out(cohort: Cohor
         cohort, tasks={**cohort.tasks, name: dataclasses.replace(cohort.tasks[name], kind="multilabel")}
     )
     with pytest.raises(BadInput, match=f"task {name} is multilabel"):
-        check_supported(many, "m3h")
+        check_supported(many, "m3h", SETTINGS)
 
 
 def test_patient_weights_are_drawn_by_patient_from_their_key_alone() -> None:

@@ -557,7 +557,7 @@ def _open(search: SearchFile, allow_code: bool) -> tuple[Cohort, Any, Design, st
     from model.training import check_supported
 
     cohort = cohort.for_tasks(names)
-    check_supported(cohort, search.network)
+    check_supported(cohort, search.network, settings)
     if copied is None:
         return cohort, settings, design, None, []
     return with_control(cohort, copied), settings, design, copied + SUFFIX, []
@@ -690,13 +690,11 @@ def _space(search: SearchFile, lines: reading.Lines) -> tuple[dict[str, Any], li
 def _capacity(search: SearchFile, cohort: Cohort, settings: Any, record: Mapping[str, Any]) -> int:
     """Units a pack that fit the memory, whichever subsets of the design are in it."""
     # Imported here: torch.
-    from model.cost import LARGEST_PACK, capacity
+    from model.cost import capacity
 
-    if ":" in search.network:  # what a member takes is known of the built-in networks alone
-        return LARGEST_PACK["cpu"]
     largest = min(len(cohort.tasks), record.get("k", record.get("max_size")) or len(cohort.tasks))
     gpus, workers = search.resources.gpus, _workers_here(search.resources)
-    return capacity(cohort, largest, settings, gpus=gpus, workers=workers)
+    return capacity(cohort, search.network, largest, settings, gpus=gpus, workers=workers)
 
 
 def _workers_here(resources: Resources | ResourcesSection) -> int:
