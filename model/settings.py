@@ -273,6 +273,9 @@ def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
             raise ValueError(f"{name}: expected {allowed}, got {value!r}")
 
 
+#: The network of a search file that names none.
+DEFAULT_NETWORK = "m3h"
+
 NETWORKS: dict[str, type[Any]] = {"flexcare": FlexCareSettings, "m3h": M3HSettings}
 
 

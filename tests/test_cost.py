@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from model import cost
+from model import cost, m3h
 from model.cohort import Cohort
+from model.contract import Shape
 from model.data import Fold, load_fold
 from model.settings import M3HSettings
 from model.synthetic import haim_like

@@ -200,10 +200,10 @@ def test_an_own_network_trains_scores_and_deploys(tmp_path: Path) -> None:
     name = networks.identity("own_network:Gated")
     worker = trainer(TrainingPayload(cohort, name, settings, "cpu"))
     result = worker.train(Pack((Unit(names, 0, FINAL_FOLD),)))
-    assert {row.task: row.status for row in result.scores} == dict.fromkeys(names, "ok")
+    assert {row.task: row.status for row in result.scores if row.primary} == dict.fromkeys(names, "ok")
     assert result.attention == ()
     model = deployed.train(cohort, name, settings, names, names[0], device="cpu")
-    expected = {row.task: row.value for row in result.scores}
+    expected = {row.task: row.value for row in result.scores if row.primary}
     assert {row.task: pytest.approx(row.value, abs=1e-5) for row in deployed.evaluate(model, cohort)} == expected
     model.save(tmp_path)
     with pytest.raises(BadInput, match="--allow-code"):

@@ -59,7 +59,8 @@ def test_every_unit_and_task_gets_a_score_its_replicates_and_its_attention(cohor
     assert all(row.metric == cohort.tasks[row.task].metric and len(row.replicates) == 5 for row in primary)
     assert len({round(draw, 9) for draw in primary[0].replicates}) > 1
     diagnostics = {row.metric for row in result.scores if not row.primary}
-    assert diagnostics == {"occupied_clusters", "effective_rank", "label_agreement", "reconstruction_r2"}
+    clusters = {"occupied_clusters", "effective_rank", "label_agreement", "reconstruction_r2"}
+    assert diagnostics == clusters | {"auprc", "macro_f1", "micro_f1"}
     weights = np.array([row.weight for row in result.attention]).reshape(4, 4)
     assert weights.sum(1) == pytest.approx(1.0, abs=1e-6)
     assert result.seconds > 0
@@ -108,7 +109,7 @@ def test_a_diverged_member_is_a_failed_row_and_its_mates_are_not(cohort: Cohort,
     calm = values(trainer(payload(cohort)).train(pack((names[0],), (names[1],))))
     monkeypatch.setattr(m3h, "initialise", poisoned)
     result = trainer(payload(cohort)).train(pack((names[0],), (names[1],)))
-    lost, kept = sorted(result.scores, key=lambda row: row.task)
+    lost, kept = sorted((row for row in result.scores if row.primary), key=lambda row: row.task)
     assert (lost.status, lost.task) == ("failed", names[0])
     assert "diverged" in lost.error
     assert "learning_rate" in lost.error
@@ -219,7 +220,7 @@ def test_settings_out_of_range_name_the_field_and_what_is_allowed(field: str, va
 
 
 def test_an_unknown_network_lists_the_known_ones() -> None:
-    with pytest.raises(BadInput, match="expected one of m3h, got 'm4h'"):
+    with pytest.raises(BadInput, match="expected one of flexcare, m3h, got 'm4h'"):
         settings_class("m4h")
 
 

@@ -205,6 +205,12 @@ class ResourcesSection(_Section):
     )
 
 
+def _default_network() -> str:
+    from model.settings import DEFAULT_NETWORK
+
+    return DEFAULT_NETWORK
+
+
 class SearchFile(_Section):
     """A search file. Only `cohort` has no default; after `load` every path in it is absolute."""
 
@@ -217,7 +223,7 @@ class SearchFile(_Section):
     tasks: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
         default=None, description="`all` or a list of task names"
     )
-    network: str = Field(default="m3h", description="the name of a network")
+    network: str = Field(default_factory=_default_network, description="the name of a network")
     training: dict[str, Any] = Field(default_factory=dict, description="settings of the network, such as `epochs: 15`")
     tuning: Annotated[TuningSection | None, BeforeValidator(lambda value: {} if value is None else value)] = Field(
         default=None, description="space, sampler and trials"
@@ -337,7 +343,7 @@ def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | No
         inner |= {"surrogate": SurrogateDesign, "tuning": TuningSection}
         findings = reading.findings(error, SearchFile, lines, inner)
     if isinstance(raw.get("training", {}), dict):
-        findings += _settings(raw.get("network", "m3h"), raw.get("training", {}), lines, allow_code)[1]
+        findings += _settings(raw.get("network", _default_network()), raw.get("training", {}), lines, allow_code)[1]
     if search is not None and not findings:
         findings = _space(search, lines)[1]
     if search is None or findings:
