@@ -175,9 +175,12 @@ def _outputs(task: Task, said: Predictions, member: int, slot: int) -> Array:
 
 
 def _metric(task: Task, labels: Array, outputs: Array, weights: Array) -> Array:
-    if task.kind == "multiclass":
+    if (task.kind, task.metric) == (
+        "multiclass",
+        "macro_auroc",
+    ):  # of probabilities as they are: their logarithms would only give them back
         return metrics.macro_auroc(labels, outputs, weights)
-    return (metrics.auroc if task.kind == "binary" else metrics.r2)(labels, outputs[:, 0], weights)
+    return metrics.score(task.metric, task.kind, labels, outputs, weights)
 
 
 # Curves ---------------------------------------------------------------------------------------------------------------
