@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search.types import BadInput, Finding, Task, digest
+from tim_search.types import ALLOWED, METRICS, BadInput, Finding, Task, digest
 
 ModalityKind: TypeAlias = Literal["vector", "sequence", "image"]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -128,8 +128,8 @@ class Cohort:
         classes: class names of binary (negative, positive) and multiclass tasks, label names of multilabel tasks.
         split: the stored split.
         overlaps: pairs of tasks whose targets are nested or near-identical; names sorted within a pair, pairs sorted.
-        fingerprint: 16 hexadecimal digits of the content: ids, patients, features and labels. It depends neither on
-            names for people, descriptions or the split, nor on how the files were written.
+        fingerprint: 16 hexadecimal digits of the content: ids, patients, features, labels and metrics. It depends
+            neither on names for people, descriptions or the split, nor on how the files were written.
         info: free description: origin, licence, counts at each filter.
         dropped: (modality, column) of the input columns that `for_tasks` took out, in input order.
     """
@@ -260,6 +260,10 @@ def _check_parts(
     for modality in modalities.values():
         if len(modality.values) != n:
             raise ValueError(f"modality {modality.name}: {n} samples, {len(modality.values)} rows")
+    for task in tasks.values():
+        if task.metric not in ALLOWED[task.kind]:
+            allowed = " or ".join(ALLOWED[task.kind])
+            raise ValueError(f"task {task.name}: a {task.kind} task is scored by {allowed}, given {task.metric}")
     with_labels = {task.name for task in tasks.values() if task.kind != "clustering"}
     if set(labels) != with_labels:
         raise ValueError(f"expected labels of {sorted(with_labels)}; given {sorted(labels)}")
@@ -429,7 +433,10 @@ def _fingerprint(
         content.update(np.ascontiguousarray(modality.present, np.uint8).tobytes())
     for name in sorted(tasks):
         task = tasks[name]
-        content.update(digest([name, task.kind, task.n_outputs, list(classes.get(name, ()))]).encode())
+        about = [name, task.kind, task.n_outputs, list(classes.get(name, ()))]
+        # Scores by another metric are no answers to this search; the default is not named, as ever.
+        about += [task.metric] if task.metric != METRICS[task.kind] else []
+        content.update(digest(about).encode())
         if name in labels:
             _add(content, labels[name])
     return content.hexdigest()

@@ -495,7 +495,7 @@ def evaluate(model: DeployedModel, cohort: Cohort) -> list[TestScore]:
             # Logarithms of probabilities are logits whose softmax gives them back; ranks stay.
             guess = said[name][known_labels]
             logits = np.log(guess.clip(1e-300)) if task.kind == "multiclass" else guess[:, None]
-            values = metrics.supervised(task.kind, label[known_labels], logits, weights[:, known_labels])
+            values = metrics.score(task.metric, task.kind, label[known_labels], logits, weights[:, known_labels])
         if not why and not np.isfinite(values[0]):
             why = "the labels of the test patients do not vary"
         drawn, paper = values[1 : 1 + DRAWS], values[1 + DRAWS :]

@@ -25,7 +25,7 @@ from model.folder_reader import (
     some,
     texts,
 )
-from tim_search.types import KINDS, METRICS, Task
+from tim_search.types import ALLOWED, KINDS, METRICS, Task
 
 #: Clusters of a clustering task that does not say.
 CLUSTERS = 15
@@ -48,9 +48,10 @@ def read_tasks(
                 reader.error(f"{place}.kind", problem, "Name one of them.")
             continue
         metric = fields.get("metric", METRICS[kind])
-        if metric != METRICS[kind]:
-            problem = f"a {kind} task is scored by {METRICS[kind]}; given {metric}."
-            reader.error(f"{place}.metric", problem, "Name that, or leave the key out.")
+        if metric not in ALLOWED[kind]:
+            allowed = " or ".join(ALLOWED[kind])
+            problem = f"a {kind} task is scored by {allowed}; given {metric}.{near(metric, ALLOWED[kind])}"
+            reader.error(f"{place}.metric", problem, f"Name one of them; without the key it is {METRICS[kind]}.")
         excludes = texts(reader, fields.get("excludes", []), f"{place}.excludes")
         n_outputs = 1
         if kind == "clustering":

@@ -229,6 +229,28 @@ def test_a_cohort_made_in_code_is_checked(folder: Path, task: Task, label: np.nd
         make_cohort("c", cohort.sample_ids, cohort.patients, cohort.modalities.values(), [task], {"y": label})
 
 
+def test_a_metric_may_be_chosen_and_is_kept(folder: Path, tmp_path: Path) -> None:
+    plain = open_cohort(folder)
+    chosen = {"died": "auprc", "ward": "macro_f1", "symptoms": "micro_auroc", "days": "r2"}
+    description = yaml.safe_load((folder / "cohort.yaml").read_text())
+    for name, metric in chosen.items():
+        description["tasks"][name]["metric"] = metric
+    save(folder, description)
+    cohort = open_cohort(folder)
+    assert {name: cohort.tasks[name].metric for name in chosen} == chosen
+    # Scores by another metric must not be taken for answers to this search.
+    assert cohort.fingerprint != plain.fingerprint
+    write_cohort(cohort, tmp_path / "copy")
+    again = open_cohort(tmp_path / "copy")
+    assert again.tasks == cohort.tasks
+    assert again.fingerprint == cohort.fingerprint
+
+
+def test_a_metric_of_another_kind_is_no_cohort() -> None:
+    with pytest.raises(ValueError, match="task y: a binary task is scored by auroc or auprc, given r2"):
+        make_cohort("c", range(20), range(20), [], [Task("y", "binary", metric="r2")], {"y": np.tile([0.0, 1.0], 10)})
+
+
 # --------------------------------------------------------------------------------------------------- fingerprint
 
 
@@ -506,7 +528,12 @@ def _at(*keys: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
         (_at("split", value={"folds": 90}), "cohort.yaml: split", "120 patients are too few"),
         (_at("tasks", "died", "kind", value="binry"), "cohort.yaml: tasks.died.kind", "Did you mean binary?"),
         (_at("tasks", "died", "metrics", value="r2"), "cohort.yaml: tasks.died: metrics", "Did you mean metric?"),
-        (_at("tasks", "died", "metric", value="r2"), "cohort.yaml: tasks.died.metric", "scored by auroc; given r2"),
+        (
+            _at("tasks", "died", "metric", value="r2"),
+            "cohort.yaml: tasks.died.metric",
+            "scored by auroc or auprc; given r2",
+        ),
+        (_at("tasks", "ward", "metric", value="macrof1"), "cohort.yaml: tasks.ward.metric", "Did you mean macro_f1?"),
         (_at("tasks", "died", "label", value="dead"), "cohort.yaml: tasks.died.label", "Did you mean died?"),
         (_at("tasks", "died", "label", value=["died"]), "cohort.yaml: tasks.died.label", "name of one column"),
         (_at("tasks", "symptoms", "label", value="fever"), "cohort.yaml: tasks.symptoms.label", "two or more"),

@@ -134,7 +134,10 @@ class Trial:
 
 
 def skill(metric: str, score: float) -> float:
-    """A score on the scale from knowing nothing (0) to perfection (1)."""
+    """A score on a scale that ends at perfection (1) and begins, for AUROC and R2, at knowing nothing (0).
+
+    What knowing nothing reaches by AUPRC or F1 depends on the labels; these scores stay as they are.
+    """
     return 2 * score - 1 if metric.endswith("auroc") else score
 
 

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from tim_search.figures import BLUE, DPI, GREY, INK, METRIC_NAMES, RED, save
-from tim_search.types import Subset, Task
+from tim_search.figures import BLUE, DPI, GREY, INK, RED, save
+from tim_search.types import METRIC_WORDS, Subset, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,7 @@ def forest_data(rows: Sequence[Mapping[str, Any]], search: str) -> ForestData:
     labels = []
     for row in shown:
         others = " + ".join(name for name in row["chosen"].split(" + ") if name != row["source"])
-        labels.append(f"{row['source']} ({METRIC_NAMES.get(row['metric'], row['metric'])})\n+ {others}")
+        labels.append(f"{row['source']} ({METRIC_WORDS.get(row['metric'], row['metric'])})\n+ {others}")
     return ForestData(
         f"{search}: combinations on untouched test patients",
         tuple(labels),

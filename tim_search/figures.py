@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from tim_search.expansion import Expansion
 from tim_search.grouping import Grouping
 from tim_search.tim import SizeProfile, TimResult, rank_heatmap
-from tim_search.types import BadInput, Task
+from tim_search.types import METRIC_WORDS, BadInput, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,6 @@ HATCH, HATCH_INK = "////", "#808080"
 RED, BLUE, GREY, INK = "#b2182b", "#2166ac", "#8c8c8c", "#222222"
 MISSING = "#d5d5d5"
 CONTROL = "negative control"
-METRIC_NAMES = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "r2": "R²", "silhouette": "silhouette"}
 
 
 # The heatmap (M3H paper, Fig. 6) --------------------------------------------------------------------------------------
@@ -859,4 +858,4 @@ def _overlapping(names: Sequence[str], overlaps: Overlaps) -> NDArray[np.bool_]:
 
 def _with_metric(name: str, tasks: Mapping[str, Task]) -> str:
     metric = tasks[name].metric if name in tasks else ""
-    return f"{name} ({METRIC_NAMES.get(metric, metric)})" if metric else name
+    return f"{name} ({METRIC_WORDS.get(metric, metric)})" if metric else name

@@ -31,7 +31,7 @@ from tim_search.expansion import Expansion
 from tim_search.ledger import product_version
 from tim_search.summary import SearchResults
 from tim_search.tim import TimResult
-from tim_search.types import Task, Unit, subset
+from tim_search.types import METRIC_WORDS, Task, Unit, subset
 
 #: Columns of a modality whose missing values are listed one by one; the fullest are left out first.
 _COLUMNS_SHOWN = 40
@@ -183,7 +183,7 @@ def _asked(results: SearchResults) -> dict[str, Any]:
             {
                 "name": task.name,
                 "kind": task.kind,
-                "metric": wording.METRIC_WORDS.get(task.metric, task.metric),
+                "metric": METRIC_WORDS.get(task.metric, task.metric),
                 "department": task.department,
                 "excludes": list(task.excludes),
                 "control": task.name == results.control,
@@ -318,7 +318,7 @@ def _heatmap(
     order = [result.tasks.index(name) for name in data.tasks]
     rows = []
     for r, i in enumerate(order):
-        metric = wording.METRIC_WORDS.get(tasks[result.tasks[i]].metric, "")
+        metric = METRIC_WORDS.get(tasks[result.tasks[i]].metric, "")
         cells = []
         for c, j in enumerate(order):
             value = float(data.cells[r, c])
@@ -464,7 +464,7 @@ def _source(
         )
     return {
         **row,
-        "metric_words": wording.METRIC_WORDS.get(row["metric"], row["metric"]),
+        "metric_words": METRIC_WORDS.get(row["metric"], row["metric"]),
         "helpers": bars,
         "limit": limit,
         "tree": _tree(paper),

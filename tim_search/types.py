@@ -23,13 +23,29 @@ Status: TypeAlias = Literal["ok", "failed"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-#: Default metric of each problem class, higher is better (M3H paper, section 3.2).
-METRICS: Mapping[Kind, str] = {
-    "binary": "auroc",
-    "multiclass": "macro_auroc",
-    "multilabel": "macro_auroc",
-    "regression": "r2",
-    "clustering": "silhouette",
+#: Metrics a task of each problem class may be searched by, the default first; higher is better (M3H paper, section 3.2;
+#: FlexCare paper, section 5.1.2; `model/metrics.py` says what each is).
+ALLOWED: Mapping[Kind, tuple[str, ...]] = {
+    "binary": ("auroc", "auprc"),
+    "multiclass": ("macro_auroc", "macro_f1", "micro_f1"),
+    "multilabel": ("macro_auroc", "micro_auroc"),
+    "regression": ("r2",),
+    "clustering": ("silhouette",),
+}
+
+#: Default metric of each problem class.
+METRICS: Mapping[Kind, str] = {kind: names[0] for kind, names in ALLOWED.items()}
+
+#: What people call the metrics.
+METRIC_WORDS: Mapping[str, str] = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "macro_auroc": "macro AUROC",
+    "micro_auroc": "micro AUROC",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "r2": "R²",
+    "silhouette": "silhouette",
 }
 
 #: The fold that holds no training patient out: trained on the whole training part, judged on the test patients.

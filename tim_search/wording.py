@@ -13,9 +13,7 @@ import numpy as np
 
 from tim_search.expansion import Expansion
 from tim_search.tim import TimResult
-from tim_search.types import Task
-
-METRIC_WORDS = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "r2": "R²", "silhouette": "silhouette"}
+from tim_search.types import METRIC_WORDS, Task
 
 
 def may(
