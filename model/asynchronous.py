@@ -1,4 +1,4 @@
-"""Tasks trained in turn: each epoch is one pass a task over the rows that carry its label (FlexCare paper, Algorithm 1).
+"""Tasks trained in turn: an epoch is one pass a task over the rows that carry its label (FlexCare paper, Algorithm 1).
 
 A pass of a task trains the members of a pack that have it, and they share its minibatches; the others wait. So every
 member takes exactly the steps it would take alone, none is padded, and nothing is computed that teaches nobody. Which
@@ -86,7 +86,9 @@ class _Store:
 class _Turn:
     """Parameters, gradients and Adam of the members that have one task, taken out of the stores and put back."""
 
-    def __init__(self, shared: _Store, own: _Store, members: list[int], slots: list[int], rates: Sequence[float]) -> None:
+    def __init__(
+        self, shared: _Store, own: _Store, members: list[int], slots: list[int], rates: Sequence[float]
+    ) -> None:
         device = shared.values.device
         rows = torch.tensor(members, device=device)
         self._places = ((shared, (rows,)), (own, (rows, torch.tensor(slots, device=device))))
@@ -191,12 +193,12 @@ def fit(
             if after_turn is not None:
                 after_turn(epoch, name, {**shared.named(shared.values), **own.named(own.values)})
         history[epoch] /= seen.clamp_min(1.0)
-        for name, rows in judges.items():
-            if rows is None or not len(rows):
+        for name, judge in judges.items():
+            if judge is None or not len(judge):
                 continue
             having, slots = plan.holding(name)
             turn = _Turn(shared, own, having, slots, [0.0] * len(having))
-            losses[epoch, having, slots] = _loss(turn.values, plan.only(name), rows, settings, network)
+            losses[epoch, having, slots] = _loss(turn.values, plan.only(name), judge, settings, network)
         judged = ~losses[epoch].isnan()
         fell = judged & (losses[epoch] < least)
         least = torch.where(fell, losses[epoch], least)
@@ -223,7 +225,9 @@ def in_order(names: set[str], first: Sequence[str]) -> list[str]:
 
 def steps(fold: Fold, tasks: Mapping[str, Task], batch: int) -> dict[str, int]:
     """Minibatches of one pass of each task."""
-    return {name: -(-len(_labelled(fold.train, fold, tasks[name])) // batch) for name in fold.supervised if name in tasks}
+    return {
+        name: -(-len(_labelled(fold.train, fold, tasks[name])) // batch) for name in fold.supervised if name in tasks
+    }
 
 
 def _labelled(rows: Rows, fold: Fold, task: Task) -> Tensor:

@@ -19,9 +19,9 @@ from sklearn.manifold import TSNE
 from model import metrics, networks
 from model.clustering import judge
 from model.cohort import Cohort
+from model.contract import n_logits
 from model.data import Fold
 from model.seeding import generator
-from model.contract import n_logits
 from model.training import Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, labels_of, predict
 from tim_search.types import BadInput, Curve, Pack, Score, Subset, Task, Trainer, Unit
 

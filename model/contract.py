@@ -68,7 +68,9 @@ class Layout:
         at = [member * self.supervised + slot for member, slot in zip(members, slots, strict=True)]
         index = torch.tensor(at, dtype=torch.int64, device=self.column.device)
         everywhere = torch.arange(len(at), device=self.column.device)
-        by_kind = {kind: everywhere if bool((of == at[0]).any()) else everywhere[:0] for kind, of in self.by_kind.items()}
+        by_kind = {
+            kind: everywhere if bool((of == at[0]).any()) else everywhere[:0] for kind, of in self.by_kind.items()
+        }
         classes = self.classes.index_select(0, index)
         return Layout(((task,),) * len(at), 1, self.column.index_select(0, index), by_kind, classes, self.outputs)
 
@@ -159,7 +161,7 @@ class Network(Protocol):
 
     #: What it reads and learns, in words.
     @property
-    def TAKES(self) -> str: ...  # noqa: N802
+    def TAKES(self) -> str: ...
 
     def unsupported(self, cohort: Cohort, settings: Any) -> list[str]:
         """What of a cohort the network cannot read or learn, in words; [] if nothing."""
@@ -210,7 +212,12 @@ def layout(subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, dev
     }
     names = tuple((*labelled, *unlabelled) for labelled, unlabelled in zip(supervised, clustering, strict=True))
     return Layout(
-        names, len(supervised[0]), index([fold.first[name] for name in flat]), by_kind, index(classes), max(classes, default=1)
+        names,
+        len(supervised[0]),
+        index([fold.first[name] for name in flat]),
+        by_kind,
+        index(classes),
+        max(classes, default=1),
     )
 
 

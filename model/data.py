@@ -27,8 +27,8 @@ class Rows:
         inputs: one tensor a modality, standardised: (n, d_m) of a vector, (n, T, c) of a sequence, (n, c, H, W) of an
             image; rows of an absent modality are zero.
         present: bool (n, n_modalities), or None where every row has every modality.
-        targets: (n_columns, n) labels of the supervised tasks: 0 or 1, class number, or standardised value; 0 if missing.
-            A multilabel task has a row for each of its labels, every other task has one.
+        targets: (n_columns, n) labels of the supervised tasks: 0 or 1, class number, or standardised value; 0 where
+            missing. A multilabel task has a row for each of its labels, every other task has one.
         labelled: (n_columns, n), 1 where the row carries the label, else 0.
         steps: one a modality: bool (n, T), which steps of a sequence hold a measured value; None of other kinds. Empty
             where no modality is a sequence.
@@ -196,7 +196,7 @@ def load_fold(
         labelled[at] = known
     # A step of a sequence that lacks every value is no token: padding, or an hour without a measurement.
     steps = [
-        ~np.isnan(modality.values).all(axis=2) if modality.kind == "sequence" else None
+        np.asarray(~np.isnan(modality.values).all(axis=2), bool) if modality.kind == "sequence" else None
         for modality in cohort.modalities.values()
     ]
 

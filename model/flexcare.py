@@ -86,7 +86,9 @@ def combinations_of(modalities: int, which: str) -> tuple[tuple[int, ...], ...]:
     if which == "auto":
         which = "all" if modalities <= 4 else "pairs"
     sizes = {"all": range(1, modalities + 1), "pairs": (1, 2, modalities), "single": (1,)}[which]
-    return tuple(c for size in sorted({s for s in sizes if s <= modalities}) for c in combinations(range(modalities), size))
+    return tuple(
+        c for size in sorted({s for s in sizes if s <= modalities}) for c in combinations(range(modalities), size)
+    )
 
 
 def counts_of(inputs: Sequence[Sequence[int]], patch: int) -> tuple[int, ...]:
@@ -396,7 +398,9 @@ def _experts(
     weight, bias = values["expert.in.weight"], values["expert.in.bias"]
     f = weight.shape[2]
     hidden = torch.baddbmm(
-        bias.reshape(members, 1, -1), combination.reshape(members, -1, d), weight.reshape(members, -1, d).transpose(1, 2)
+        bias.reshape(members, 1, -1),
+        combination.reshape(members, -1, d),
+        weight.reshape(members, -1, d).transpose(1, 2),
     ).relu()
     hidden = hidden.view(members, size, 1, c, e, f) * routing.unsqueeze(5)
     out = values["expert.out.weight"].transpose(1, 2).reshape(members, d, e * f)  # (K, E, d, f) to (K, d, E * f)
@@ -491,4 +495,3 @@ def member_bytes(shape: Shape, settings: FlexCareSettings) -> int:
     training = 7 * parameters + kept(min(settings.batch_size, shape.rows[0]), 1, layers=settings.layers)
     scoring = 4 * parameters + kept(min(settings.evaluation_rows, shape.rows[1]), k, layers=1)
     return item * max(training, scoring)
-

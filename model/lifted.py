@@ -105,7 +105,7 @@ class Lifted:
         return self.make.Settings
 
     @property
-    def TAKES(self) -> str:  # noqa: N802
+    def TAKES(self) -> str:
         """See `model.contract.Network`."""
         return "vector modalities and binary, multiclass and regression tasks"
 

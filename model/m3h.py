@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from model.cohort import Cohort
-from model.contract import Layout as Layout
 from model.contract import Dice, Output, Parameters, Shape, head, supervised_losses
+from model.contract import Layout as Layout
 from model.contract import layout as layout
 from model.contrastive import info_nce
 from model.data import Fold, Rows
@@ -120,9 +120,7 @@ def by_slot(name: str) -> bool:
     return name.startswith(("task.", "head.", "autoencoder.", "attention.token"))
 
 
-def forward(
-    values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings, dice: Dice | None = None
-) -> Output:
+def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings, dice: Dice | None = None) -> Output:
     """The pack's outputs for some rows (M3H paper, sections 3.3 and 3.4).
 
     The attention's value map and a head are both linear, and the rows of W sum to one, so a supervised task's logit
@@ -240,7 +238,10 @@ def member_bytes(shape: Shape, settings: M3HSettings) -> int:
         return hidden + embeddings + tokens + attention + clustering * n * (3 * h + d)
 
     # Training rows are looked at again only for the latents that k-means learns from.
-    batch, score = min(settings.batch_size, rows[0]), min(settings.evaluation_rows, max(rows) if clustering else rows[1])
+    batch, score = (
+        min(settings.batch_size, rows[0]),
+        min(settings.evaluation_rows, max(rows) if clustering else rows[1]),
+    )
     # Adam's two moments and the gradient stand beside the parameters; encoders keep all their hidden layers; of the
     # contrastive term unit vectors, slopes and products stay; backward holds the gradients of the widest layers.
     training = 4 * parameters + forward(batch) + batch * h * (4 * m + 2 * (m - 1)) + clustering * 2 * batch * d

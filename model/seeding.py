@@ -1,8 +1,8 @@
 """Where every random number of a training comes from, by name.
 
 Common random numbers: shared parameters start from (seed), a task's own parameters from (seed, task), the batch order
-from (seed, epoch), or (seed, epoch, task) where tasks train in turn. The same task thus starts from the same place in every subset, so that the difference between two
-subsets is the tasks' doing and not the dice's.
+from (seed, epoch), or (seed, epoch, task) where tasks train in turn. The same task thus starts from the same place in
+every subset, so that the difference between two subsets is the tasks' doing and not the dice's.
 """
 
 from __future__ import annotations

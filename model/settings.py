@@ -119,8 +119,8 @@ class FlexCareSettings:
         layers, heads, hidden: of the encoder (A.4: 4 layers, 2 heads); features of its feed-forward networks.
         dropout: in the encoder, while it trains.
         combinations: which modality combinations have a token: "all", "pairs" (single modalities, pairs, and all
-            together), "single" (none but each modality's class token: the paper's variant a-), or "auto": all of them up
-            to four modalities, pairs from five on.
+            together), "single" (none but each modality's class token: the paper's variant a-), or "auto": all of them
+            up to four modalities, pairs from five on.
         mask: "paper" masks the encoder as Eq. 4 says; "published_code" adds 1 to what Eq. 4 excludes, as the authors'
             code does, which masks nothing.
         covariance_weight: beta of Eq. 13; 0 leaves the decorrelation out (variants a- and b-).

@@ -18,14 +18,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model import asynchronous, m3h, metrics, networks
+from model.asynchronous import AfterTurn, Course
 from model.clustering import judge
 from model.cohort import Cohort
-from model.asynchronous import AfterTurn, Course
 from model.contract import Dice, Layout, Network, Parameters, layout, n_logits
 from model.data import Fold, Rows, load_fold
 from model.seeding import batch_order, generator
 from model.settings import TrainingSettings
-from tim_search.types import ALLOWED, Attention, BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Task, Trainer, Unit
+from tim_search.types import (
+    ALLOWED,
+    Attention,
+    BadInput,
+    Curve,
+    OutOfMemory,
+    Pack,
+    PackResult,
+    Score,
+    Task,
+    Trainer,
+    Unit,
+)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -193,7 +205,7 @@ class _Rebuilt:
 
     def r2(self) -> Tensor:
         """(K, c)"""
-        return cast(Tensor, 1.0 - self._error / self._spread)
+        return 1.0 - self._error / self._spread
 
 
 def score_pack(
@@ -271,7 +283,7 @@ def labels_of(fold: Fold, task: Task) -> tuple[NDArray[np.float64], NDArray[np.b
     at = slice(first, first + (task.n_outputs if task.kind == "multilabel" else 1))
     labelled = fold.validation.labelled[at].cpu().numpy() > 0
     targets = np.where(labelled, fold.validation.targets[at].double().cpu().numpy(), np.nan)
-    known = labelled.any(0)
+    known = np.asarray(labelled.any(axis=0), bool)
     return (targets[:, known].T if task.kind == "multilabel" else targets[0, known]), known
 
 

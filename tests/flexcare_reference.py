@@ -139,7 +139,9 @@ class Reference:
             ]
             best = sorted(range(self.s.experts), key=lambda e: -float(logits[e]))[: self.s.top]
             total = sum(torch.exp(logits[e]) for e in best)
-            gates = [torch.exp(logits[e]) / total if e in best else torch.zeros(()).double() for e in range(len(logits))]
+            gates = [
+                torch.exp(logits[e]) / total if e in best else torch.zeros(()).double() for e in range(len(logits))
+            ]
             made = torch.zeros_like(token)
             for e, gate in enumerate(gates):
                 hidden = (self.p["expert.in.weight"][e] @ token + self.p["expert.in.bias"][e]).relu()

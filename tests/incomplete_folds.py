@@ -1,4 +1,4 @@
-"""A small made-up fold with a vector, a sequence of uneven length and an image, and tasks of every kind FlexCare has."""
+"""A small made-up fold: a vector, a sequence of uneven length and an image; tasks of every kind FlexCare takes."""
 
 from __future__ import annotations
 

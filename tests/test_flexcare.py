@@ -41,7 +41,9 @@ def fold() -> Fold:
     return make_fold()
 
 
-def started(fold: Fold, subsets: tuple[Subset, ...], settings: FlexCareSettings = SETTINGS) -> tuple[Layout, Parameters]:
+def started(
+    fold: Fold, subsets: tuple[Subset, ...], settings: FlexCareSettings = SETTINGS
+) -> tuple[Layout, Parameters]:
     plan = layout(subsets, TASKS, fold, CPU)
     values = flexcare.initialise(plan, TASKS, fold, 0, settings)
     return plan, {name: shaken(value, name) for name, value in values.items()}
@@ -53,7 +55,9 @@ def shaken(value: Tensor, name: str) -> Tensor:
     return value.detach() + 0.3 * noise
 
 
-def fitted(fold: Fold, subsets: tuple[Subset, ...], settings: FlexCareSettings = SETTINGS, seed: int = 0) -> list[Fitted]:
+def fitted(
+    fold: Fold, subsets: tuple[Subset, ...], settings: FlexCareSettings = SETTINGS, seed: int = 0
+) -> list[Fitted]:
     """One pack for each size, as packs are made."""
     by_size: dict[int, list[Unit]] = {}
     for members in subsets:
@@ -61,7 +65,9 @@ def fitted(fold: Fold, subsets: tuple[Subset, ...], settings: FlexCareSettings =
     return [fit_pack(Pack(tuple(units)), TASKS, fold, settings, flexcare) for units in by_size.values()]
 
 
-def said(packs: list[Fitted], fold: Fold, settings: FlexCareSettings = SETTINGS) -> dict[tuple[Subset, str], np.ndarray]:
+def said(
+    packs: list[Fitted], fold: Fold, settings: FlexCareSettings = SETTINGS
+) -> dict[tuple[Subset, str], np.ndarray]:
     found = {}
     for one in packs:
         logits = predict(one, fold.validation, settings).logits
@@ -278,9 +284,7 @@ def test_steps_that_were_not_measured_say_nothing(fold: Fold) -> None:
     steps = fold.validation.steps[1]
     assert steps is not None
     garbled = torch.where(steps.unsqueeze(2), fold.validation.inputs[1], 7.0)
-    other = dataclasses.replace(
-        fold.validation, inputs=(fold.validation.inputs[0], garbled, fold.validation.inputs[2])
-    )
+    other = dataclasses.replace(fold.validation, inputs=(fold.validation.inputs[0], garbled, fold.validation.inputs[2]))
     here, there = (flexcare.forward(values, plan, rows, SETTINGS).logits for rows in (fold.validation, other))
     assert torch.equal(here, there)
 
