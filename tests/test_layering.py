@@ -59,6 +59,8 @@ LAYERS: dict[str, int] = {
     "confirmer": 12,
     "deploy": 11,
     "display": 9,
+    "inside": 9,
+    "inside_figures": 7,
     "cli": 13,
 }
 
@@ -69,7 +71,7 @@ OWNERS: dict[str, set[str]] = {
     "ray": {"ray_executor", "tuning"},
     "optuna": {"tuning"},
     "mlflow": {"tracking", "pyfunc", "serving"},
-    "matplotlib": {"figures", "confirmed_figures"},
+    "matplotlib": {"figures", "confirmed_figures", "inside_figures"},
     "pyarrow": {"ledger", "storage"},
     "pandas": {"ledger", "tracking", "tim", "confirmation", "gallery", "deploy", "serving"},
     "scipy": {

@@ -591,6 +591,38 @@ def train(
         raise typer.Exit(FINISHED_WITH_FAILURES)
 
 
+@app.command(epilog="Example: tim-search inspect runs/flexcare --subset hospdead+dnr_later --seeds 5")
+def inspect(
+    folder: Folder,
+    subset: Annotated[
+        str | None, typer.Option(help="The tasks, such as hospdead+dnr_later. Default: all of the search.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings that the mean scores rest on.")] = 5,
+    allow_code: AllowCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look inside the network of one subset: experts, turns, representations, and what the task tokens are worth.
+
+    The subset is trained again, and its tasks alone; test patients are not read. Tables and figures go to DIR/inside.
+    """
+    from tim_search import display, inside, inside_figures
+
+    found = inside.look(
+        folder,
+        None if subset is None else [name.strip() for name in subset.split("+")],
+        seeds,
+        allow_code=allow_code,
+        note=_note,
+    )
+    figures = inside_figures.draw_all(found.folder, found.tables, found.order, " + ".join(found.subset))
+    scores: list[Any] = found.tables["scores"].to_dict("records")
+    if as_json:
+        _print_json({"subset": list(found.subset), "order": list(found.order), "scores": scores, "figures": figures})
+        return
+    _output().print(display.inside(scores))
+    _output().print(display.places({"tables": found.folder, **figures}), soft_wrap=True, markup=False)
+
+
 @app.command(epilog="Example: tim-search predict runs/demo/models/hospdead-1 rows.csv --id patient --out said.csv")
 def predict(
     model: Annotated[

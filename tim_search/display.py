@@ -436,6 +436,25 @@ def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Ren
     return Group(table, *(Text(f"  {line}") for line in verdicts), *(Text(f"  {line}", style="dim") for line in lines))
 
 
+def inside(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Scores of a subset with its tasks alone and without task tokens, mean (SD) over the seeds (`inside.Looked`)."""
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    table = _table("On the validation fold, mean (SD) over the seeds", "task", "metric", *variants)
+    keys = dict.fromkeys((row["task"], row["metric"]) for row in rows)
+    told = ""
+    for task, metric in keys:
+        said = {row["variant"]: row for row in rows if (row["task"], row["metric"]) == (task, metric)}
+        cells = [
+            f"{said[name]['mean']:.4f}" + (f" ({said[name]['sd']:.3f})" if said[name]["seeds"] > 1 else "")
+            if name in said
+            else ""
+            for name in variants
+        ]
+        table.add_row(Text("" if task == told else task, style="bold"), metric, *cells)
+        told = task
+    return table
+
+
 def test_scores(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """A model's scores on the test patients, one task a line (`deploy.Trained.scores`)."""
     table = _table("Scores on the test patients", "task", "metric", "score", "SD (90 %)", "interval", "samples")
