@@ -207,5 +207,5 @@ def _maps(subset: Subset, inner: dict[str, dict[str, _Seen]], seed: int) -> dict
                 {"variant": variant, "task": name, "x": a, "y": b, "patients": int(n)}
                 for a, b, n in zip(*cells(place[:, 0], place[:, 1], spans[0], spans[1]), strict=True)
             ]
-    columns = ["variant", "task", "x", "y", "patients"]
-    return {"patients": pd.DataFrame(places, columns=columns), "apart": pd.DataFrame(apart)}
+    kinds = {"variant": str, "task": str, "x": float, "y": float, "patients": int}  # also of a map without a dense cell
+    return {"patients": pd.DataFrame(places, columns=list(kinds)).astype(kinds), "apart": pd.DataFrame(apart)}

@@ -607,7 +607,7 @@ def inspect(
 
     The subset is trained again, and its tasks alone; test patients are not read. Tables and figures go to DIR/inside.
     """
-    from tim_search import display, inside, inside_figures
+    from tim_search import display, inside, inside_figures, summary
 
     found = inside.look(
         folder,
@@ -617,7 +617,7 @@ def inspect(
         note=_note,
     )
     figures = inside_figures.draw_all(found.folder, found.tables, found.order, " + ".join(found.subset))
-    scores: list[Any] = found.tables["scores"].to_dict("records")
+    scores = [summary.plain(row) for row in found.tables["scores"].to_dict("records")]
     if as_json:
         _print_json({"subset": list(found.subset), "order": list(found.order), "scores": scores, "figures": figures})
         return
