@@ -617,7 +617,8 @@ def inspect(
         note=_note,
     )
     figures = inside_figures.draw_all(found.folder, found.tables, found.order, " + ".join(found.subset))
-    scores = [summary.plain(row) for row in found.tables["scores"].to_dict("records")]
+    rows: list[Any] = found.tables["scores"].to_dict("records")
+    scores = [summary.plain(row) for row in rows]
     if as_json:
         _print_json({"subset": list(found.subset), "order": list(found.order), "scores": scores, "figures": figures})
         return
