@@ -280,7 +280,14 @@ def _suppressed_task(
         return dict(one)
     labelled, parts, classes = one["labelled"], one["parts"], one.get("classes", [])
     of_parts = [value for part in parts if part["positive"] is not None for value in _both_classes(part)]
-    hidden = few([*(value for _, value in classes), *of_parts, *(part["labelled"] for part in parts), n - labelled])
+    # Of a multilabel task a share is one of the samples that carry the label.
+    known = one.get("known", [labelled] * len(classes))
+    of_labels = [
+        abs(a - b) for (_, value), of in zip(classes, known, strict=True) for a, b in ((of, value), (labelled, of))
+    ]
+    of_labels = of_labels if "known" in one else []
+    of_classes = [*(value for _, value in classes), *of_labels]
+    hidden = few([*of_classes, *of_parts, *(part["labelled"] for part in parts), n - labelled])
     # One hidden count of a task could be had from its others and their sum.
     show = near if hidden else count
     return {
@@ -288,8 +295,8 @@ def _suppressed_task(
         "labelled": show(labelled),
         "missing_share": None if hidden else 1 - labelled / n,
         "classes": [
-            {"name": name, "count": show(value), "share": None if hidden else value / max(labelled, 1)}
-            for name, value in classes
+            {"name": name, "count": show(value), "share": None if hidden else value / max(of, 1)}
+            for (name, value), of in zip(classes, known, strict=True)
         ],
         "values": None if "mean" not in one or few([labelled]) else (one["mean"], one["sd"]),
         "parts": [
