@@ -60,6 +60,7 @@ LAYERS: dict[str, int] = {
     "deploy": 11,
     "display": 9,
     "inside": 9,
+    "comparison": 9,
     "inside_figures": 7,
     "cli": 13,
 }

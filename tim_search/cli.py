@@ -367,6 +367,22 @@ def tim(
     console.print(display.matrix(result, console.width))
 
 
+@app.command(epilog="Example: tim-search compare runs/m3h runs/flexcare")
+def compare(
+    folder: Folder,
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The output folder of another search.")],
+    as_json: AsJson = False,
+) -> None:
+    """Lay the TIM scores of two searches side by side: two networks, two cohorts, or two settings."""
+    from tim_search import comparison, display, summary
+
+    content = comparison.compare(summary.open_search(folder), summary.open_search(other)).record()
+    if as_json:
+        _print_json(content)
+        return
+    _output().print(display.comparison(content))
+
+
 @app.command(epilog="Example: tim-search expand runs/demo --rule paper --source hospdead")
 def expand(
     folder: Folder,

@@ -436,6 +436,39 @@ def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Ren
     return Group(table, *(Text(f"  {line}") for line in verdicts), *(Text(f"  {line}", style="dim") for line in lines))
 
 
+def comparison(content: Mapping[str, Any]) -> Group:
+    """Two searches side by side: `comparison.Comparison.record`. A score marked * has an interval without zero."""
+    first, second = content["searches"]
+    table = _table("TIM scores side by side", "source task", "trained with", first, second, "ranks agree")
+
+    def score(cell: Mapping[str, Any], which: str, place: int) -> Text:
+        value = cell[which]
+        if value is None:
+            return Text("")
+        return Text(f"{value:+.4f}", style=_colour(value)).append("*" if cell["certain"][place] else " ")
+
+    for source in content["tasks"]:
+        cells = [cell for cell in content["cells"] if cell["source"] == source]
+        agree = content["rows"][source]
+        for number, cell in enumerate(cells):
+            table.add_row(
+                Text(source if number == 0 else "", style="bold"),
+                cell["task"],
+                score(cell, "first", 0),
+                score(cell, "second", 1),
+                f"{agree:+.2f}" if number == 0 and agree is not None else "",
+                end_section=number == len(cells) - 1,
+            )
+    facts = {}
+    if content["agreement"] is not None:
+        facts["rank agreement"] = (
+            f"{content['agreement']:+.2f} on average; as far from 0 by chance: {content['chance']:.2f}"
+        )
+    if content["same_sign"] is not None:
+        facts["same sign"] = f"{content['same_sign']:.0%} of the cells that are certain in both"
+    return Group(table, pairs({**facts, **{f"note {n}": text for n, text in enumerate(content["notes"], 1)}}))
+
+
 def inside(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Scores of a subset with its tasks alone and without task tokens, mean (SD) over the seeds (`inside.Looked`)."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))
