@@ -10,16 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model import cost, flexcare_inside, networks
+from model import confirming, cost, flexcare_inside, networks
 from model.cohort import write_cohort
 from model.contract import Shape
 from model.settings import FlexCareSettings
 from model.synthetic_incomplete import incomplete
+from model.training import TrainingPayload
 from tests.test_cli import Call, call  # noqa: F401
 from tim_search import inside, inside_figures, report, runner, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
-from tim_search.types import BadInput
+from tim_search.types import FINAL_FOLD, BadInput, Pack, Unit
 
 SEARCH = """
 cohort: cohort
@@ -176,3 +177,26 @@ def test_a_pack_of_sequences_fits_the_memory(finished: Path, monkeypatch: pytest
         monkeypatch.setattr(cost, "_free_memory", lambda free=free: free)
         found.append(cost.capacity(cohort, "flexcare", 3, settings, gpus=0, workers=1))
     assert found == [1, 16]
+
+
+def test_a_confirmation_reads_every_kind_of_task() -> None:
+    cohort, _ = incomplete(700, seed=3, steps=4, side=6, tokens=3, token_width=6)
+    cohort = cohort.for_tasks(["dec", "dia", "los", "phe"])
+    settings = FlexCareSettings(
+        width=8, layers=1, hidden=8, experts=3, expert_hidden=4, patch=4, epochs=1, replicates=3
+    )  # fmt: skip
+    training = TrainingPayload(cohort, "flexcare", settings, "cpu", 1)
+    worker = confirming.trainer(confirming.ConfirmingPayload(training, ensemble=2))
+    for names in (("dec", "dia", "los", "phe"), ("phe",)):
+        result = worker.train(Pack((Unit(names, 0, FINAL_FOLD),)))
+        found = {(row.task, row.metric): row for row in result.scores}
+        for name in names:
+            row = found[name, cohort.tasks[name].metric]
+            assert row.status == "ok"
+            assert row.part == "test"
+            assert len(row.replicates) == 3
+            assert np.isfinite(found[name, f"{row.metric}_paper_sd"].value)
+        assert {curve.task for curve in result.curves} >= {"phe"}
+        assert all(curve.kind == "roc" for curve in result.curves if curve.task == "phe")
+        assert {curve.group for curve in result.curves if curve.task == "phe"} <= set(cohort.classes["phe"])
+    assert np.isfinite(found["phe", "ensemble_2_macro_auroc"].value)
