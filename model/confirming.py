@@ -175,10 +175,8 @@ def _outputs(task: Task, said: Predictions, member: int, slot: int) -> Array:
 
 
 def _metric(task: Task, labels: Array, outputs: Array, weights: Array) -> Array:
-    if (task.kind, task.metric) == (
-        "multiclass",
-        "macro_auroc",
-    ):  # of probabilities as they are: their logarithms would only give them back
+    # Of probabilities as they are; `metrics.score` would take them for logits, which ranks and likeliest classes allow.
+    if task.kind == "multiclass" and task.metric == "macro_auroc":
         return metrics.macro_auroc(labels, outputs, weights)
     return metrics.score(task.metric, task.kind, labels, outputs, weights)
 
