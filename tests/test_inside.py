@@ -180,7 +180,7 @@ def test_a_pack_of_sequences_fits_the_memory(finished: Path, monkeypatch: pytest
 
 
 def test_a_confirmation_reads_every_kind_of_task() -> None:
-    cohort, _ = incomplete(700, seed=3, steps=4, side=6, tokens=3, token_width=6)
+    cohort, _ = incomplete(2500, seed=3, steps=3, side=4, tokens=2, token_width=4)
     cohort = cohort.for_tasks(["dec", "dia", "los", "phe"])
     settings = FlexCareSettings(
         width=8, layers=1, hidden=8, experts=3, expert_hidden=4, patch=4, epochs=1, replicates=3

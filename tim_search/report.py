@@ -282,11 +282,11 @@ def _suppressed_task(
     of_parts = [value for part in parts if part["positive"] is not None for value in _both_classes(part)]
     # Of a multilabel task a share is one of the samples that carry the label.
     known = one.get("known", [labelled] * len(classes))
-    of_labels = [
-        abs(a - b) for (_, value), of in zip(classes, known, strict=True) for a, b in ((of, value), (labelled, of))
-    ]
-    of_labels = of_labels if "known" in one else []
-    of_classes = [*(value for _, value in classes), *of_labels]
+    of_classes = [value for _, value in classes]
+    if "known" in one:  # and what is left of the label, and of the task
+        of_classes += [of - value for value, of in zip(of_classes, known, strict=True)] + [
+            labelled - of for of in known
+        ]
     hidden = few([*of_classes, *of_parts, *(part["labelled"] for part in parts), n - labelled])
     # One hidden count of a task could be had from its others and their sum.
     show = near if hidden else count
