@@ -316,6 +316,7 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
         "units planned": planned,
         "units trained": content["trained"],
         "units failed": content["failed"],
+        **({"trainings": _tuning_words(content["tuning"])} if content["tuning"] else {}),
         "units waiting": content["waiting"],
         "finished": "yes" if content["finished"] else "no",
         "training time": display.duration(content["training_seconds"]),
@@ -323,6 +324,11 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
         "last written": content["last_written"] or "never",
         "ledger": content["ledger"],
     }
+
+
+def _tuning_words(content: Mapping[str, Any]) -> str:
+    planned = "" if content["planned"] is None else f" of {content['planned']}"
+    return f"{content['trained']}{planned}, with {content['combinations']} combinations of settings for every subset"
 
 
 @app.command(epilog="Example: tim-search tim runs/demo --source hospdead --size 5")
@@ -884,6 +890,8 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
+    if found.own is not None:
+        amount += f", each with {len(found.own.values)} combinations of settings"
     _note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
     # Only now: a mistake in the search file should not wait for these imports.
     from tim_search import runner

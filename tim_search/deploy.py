@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tim_search import card, expansion, readings, spec, summary
+from tim_search import card, choices, expansion, readings, spec, summary
 from tim_search.types import BadInput, Subset, subset
 
 if TYPE_CHECKING:
@@ -93,12 +93,13 @@ def train(
             f"{results.folder}: the cohort {found.cohort.name} or the training settings are no longer those of the "
             "search, so its choice does not hold for them. Bring the cohort back, or search again."
         )
+    settings = replace(found.settings, **choices.chosen(results.folder, chosen))
     note(f"Training {' + '.join(chosen)} on the whole training part with {seeds} seed{'s' if seeds > 1 else ''}")
     threads = max(1, int(found.resources.cpus))
     made = fit(
         found.cohort,
         found.context.network,
-        found.settings,
+        settings,
         chosen,
         source,
         tuple(range(seeds)),
@@ -118,7 +119,7 @@ def train(
         "search_id": results.manifest.published_id(results.folder, found.tracking_uri),
         "context": found.context.key,
         "network": found.context.network,
-        "settings": asdict(found.settings),
+        "settings": asdict(settings),
         "scores": scores,
         "readings": len(readings.read(results.folder)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

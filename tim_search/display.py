@@ -261,7 +261,8 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "search": f"{content['name']}: {', '.join(content['tasks'])}",
         "design": ", ".join(f"{key} {_words(value)}" for key, value in content["design"].items()).removeprefix("kind "),
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
-        "units in all": f"decided as it goes, at most {content['at_most']}" if units is None else units,
+        "units in all": (f"decided as it goes, at most {content['at_most']}" if units is None else str(units))
+        + (f", each with {content['combinations']} combinations of settings" if content["combinations"] > 1 else ""),
         "in the ledger": content["held"],
         "to be trained": f"{content['todo']}{' in the next round' if units is None else ''}",
         "by subset size": ", ".join(f"{size}: {count}" for size, count in content["by_size"].items()) or "none",
