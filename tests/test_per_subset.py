@@ -32,10 +32,11 @@ from tim_search.per_subset import PerSubset
 from tim_search.search import Event, Manifest, Plan, SearchOutcome, StaticPlan
 from tim_search.types import BadInput, Interrupted, Subset, Unit
 
-SPACE = {"rate": [0.1, 0.3, 1.0], "width": [4, 8]}
-BLOCKS = ((0, 0), (1, 1), (2, 2), (3, 0))
+SPACE = {"rate": [0.1, 0.3], "width": [4, 8]}
+BLOCKS = ((0, 0), (1, 1), (2, 0))
 SUBSETS = tuple(members for size in (1, 2) for members in combinations("abce", size))
 ALL = StaticPlan(SUBSETS)
+CAPACITY = 4
 PLAIN = Payload()
 
 
@@ -67,7 +68,7 @@ def run(
         noted = str(log_of(log, values)) if log else ""
         return SerialExecutor(trainer, replace(payload, settings=Settings(**values), log=noted), TASKS)
 
-    return tuned.run(plan, of or own(), ledger, TASKS, workers, 3, on_event)
+    return tuned.run(plan, of or own(), ledger, TASKS, workers, CAPACITY, on_event)
 
 
 def begun_in(log: Path) -> Counter[tuple[str, Unit]]:
@@ -158,7 +159,7 @@ def test_the_context_names_space_and_blocks_and_leads_to_those_of_the_trainings(
     assert own(BLOCKS[:2]).context.key != found.context.key
     assert own(space={**SPACE, "width": [4]}).context.key != found.context.key
     # Neither the order in which it is written nor the untuned value of a tuned setting makes it another search.
-    turned = {"width": [8, 4], "rate": [1.0, 0.1, 0.3]}
+    turned = {"width": [8, 4], "rate": [0.3, 0.1]}
     assert own(space=turned).context == found.context
     other = replace(base, settings=Settings(rate=0.7).text)
     assert per_subset.context_of_search(other, SPACE, BLOCKS) == found.context
@@ -218,7 +219,7 @@ def test_a_combination_that_fails_costs_no_score(ledger: Ledger) -> None:
     assert np.isfinite(table_of(ledger).scores).sum() == sum(map(len, SUBSETS)) * len(BLOCKS)
     rows = own().records(ledger, TASKS, [("a",), ("b",)])
     assert [row["choice"] for row in rows] == [{"rate": 0.1, "width": 8}] * 2
-    assert [trial["skill"] is None for trial in rows[0]["trials"]] == [False, False, True, True, False, False]
+    assert [trial["skill"] is None for trial in rows[0]["trials"]] == [False, False, True, True]
 
 
 def test_a_subset_that_always_fails_has_a_failure_for_an_answer(ledger: Ledger) -> None:
@@ -229,7 +230,7 @@ def test_a_subset_that_always_fails_has_a_failure_for_an_answer(ledger: Ledger) 
     assert run(ledger, payload=Payload(diverges=0.3), of=of).trained == 0
 
 
-@pytest.mark.parametrize("after", [1, 5, 23, 61])
+@pytest.mark.parametrize("after", [1, 9, 30])
 def test_a_search_that_is_cut_short_goes_on(ledger: Ledger, tmp_path: Path, after: int) -> None:
     log, seen = tmp_path / "log", Counter[str]()
     log.mkdir()
@@ -261,7 +262,7 @@ def test_a_killed_search_goes_on_from_its_ledger(ledger: Ledger, tmp_path: Path)
     log.mkdir()
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
-    for files in (3, 20, 50):
+    for files in (3, 12):
         driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(ledger.path), str(log)], env=environment)
         end = time.monotonic() + 120
         while ledger.files() < files and time.monotonic() < end and driver.poll() is None:
@@ -272,15 +273,15 @@ def test_a_killed_search_goes_on_from_its_ledger(ledger: Ledger, tmp_path: Path)
     assert_answered(table_of(ledger), SUBSETS)
     counts = begun_in(log)
     assert len(counts) == len(own().values) * len(BLOCKS) * len(SUBSETS)
-    # What was in flight at a kill is begun again: a pack of at most three units each time.
-    assert sum(counts.values()) - len(counts) <= 3 * 3
+    # What was in flight at a kill is begun again: a pack each time.
+    assert sum(counts.values()) - len(counts) <= 2 * CAPACITY
 
 
 # -------------------------------------------------------------------- reading it back
 
 
 def test_a_folder_tells_the_settings_of_a_subset(ledger: Ledger, tmp_path: Path) -> None:
-    run(ledger)
+    run(ledger, StaticPlan((("a",), ("b",), ("a", "b"))))
     Manifest("s", "c", own().context, tuple(TASKS.values()), (), {"kind": "exact"}, BLOCKS, ()).write(tmp_path)
     assert choices.chosen(tmp_path, ["a"]) == {"rate": 0.3, "width": 8, "epochs": 3}
     assert choices.chosen(tmp_path, ["b"]) == {"rate": 0.1, "width": 8, "epochs": 3}
@@ -296,9 +297,9 @@ def test_settled_subsets_have_settings_but_no_answer(ledger: Ledger) -> None:
         return SerialExecutor(trainer, Payload(Settings(**values)), TASKS)
 
     assert own().lacking(ledger, [("a",), ("b",)]) == [("a",), ("b",)]
-    tuned.settle(own(), ledger, TASKS, [("b",)], workers, 3)
+    tuned.settle(own(), ledger, TASKS, [("b",)], workers, CAPACITY)
     assert own().lacking(ledger, [("a",), ("b",)]) == [("a",)]
     assert own().records(ledger, TASKS, [("b",)])[0]["choice"] == {"rate": 0.1, "width": 8}
     assert ledger.done(own().context.key) == set()
-    assert own().trained(ledger, TASKS) == len(own().values) * len(BLOCKS)
+    assert own().trained(ledger, TASKS)[0] == len(own().values) * len(BLOCKS)
     assert search.played(ALL, table_of(ledger), set()) == (0, 0)

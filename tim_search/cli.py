@@ -924,6 +924,8 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
 
     results, outcome = finished.results, finished.outcome
     content = summary.report(results)
+    # A sampled search has no expansion whose end could be confirmed.
+    by_rule = ["--rule", "predicted"] if found.design["kind"] == "sampled" else []
     uri = tracking.shown(found.tracking_uri)
     places = {
         "trained": f"{outcome.trained} units in {display.duration(outcome.seconds)}, {outcome.failed} of them failed; "
@@ -933,7 +935,8 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
         "report": results.folder / "report.html",
-        "confirm": shlex.join(["tim-search", "confirm", str(results.folder)]) + "  (on untouched test patients)",
+        "confirm": shlex.join(["tim-search", "confirm", str(results.folder), *by_rule])
+        + "  (on untouched test patients)",
         "heatmap": shlex.join(["tim-search", "heatmap", "--tracking-uri", uri, "--search", found.file.name]),
         "MLflow": "not published (see the warning above)"
         if finished.missed
@@ -988,12 +991,14 @@ def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[s
 # ------------------------------------------------------------------------------------------------ output
 
 _python_shows = warnings.showwarning
+_FILE_WIDTH = 120
 _console = Console(stderr=True, highlight=False)
 
 
 def _output() -> Console:
-    """The standard output as it is now; tests and pipes exchange it."""
-    return Console(highlight=False)
+    """The standard output as it is now; tests and pipes exchange it. A file has no width: names need not be cut."""
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
+    return Console(highlight=False, width=wide)
 
 
 def _note(text: str) -> None:

@@ -220,6 +220,14 @@ def _partners(source: str, found: Mapping[str, Any]) -> Text:
     return Text(" + ".join(others) + waiting) if others else Text(f"alone{waiting}", style="dim")
 
 
+#: Said where no source's expansion has come to its end.
+NO_COMBINATIONS = (
+    "Best combinations: not known, because the single tasks and pairs they start from are not all trained. Search them "
+    "with `design: greedy`; of a sampled search, `tim-search confirm --rule predicted` tests the best that its model "
+    "predicts."
+)
+
+
 def report(content: Mapping[str, Any]) -> Group:
     """The end of a run: helpers, combinations, and what the marks mean."""
     sharing = content["sharing"]
@@ -235,10 +243,7 @@ def report(content: Mapping[str, Any]) -> Group:
             f"Trainings of the expansion: {sharing['shared']} (shared), {sharing['alone']} (each source alone).",
         ]
     else:
-        best = Text(
-            "Best combinations: not known, because the single tasks and pairs they start from are not all trained. "
-            "Search them with `design: greedy`."
-        )
+        best = Text(NO_COMBINATIONS)
     return Group(
         helpers(content["sources"], content["label"]),
         best,
@@ -270,7 +275,8 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "training time": "not measured for GPU workers" if seconds is None else duration(seconds),
     }
     if wall is not None and seconds:
-        rows["expected"] = f"about {duration(wall)} with {content['workers']} workers of this machine's speed"
+        workers = f"{content['workers']} worker{'s' * (content['workers'] != 1)}"
+        rows["expected"] = f"about {duration(wall)} with {workers} of this machine's speed"
     if content["power"] is None:
         return pairs(rows)
     power = content["power"]
@@ -403,7 +409,13 @@ def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greed
             f"{row['gain']:+.4f}" if grown and row["gain"] is not None else "",
             interval(row["low"], row["high"]) if grown else "",
         )
-    return Group(table, *(Text(f"  {row['source']}: {row['reason']}", style="dim") for row in rows))
+    shown: list[RenderableType] = [table]
+    if not any(row["complete"] for row in rows):
+        shown.append(Text(f"  {NO_COMBINATIONS}"))
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        by_reason.setdefault(row["reason"], []).append(row["source"])
+    return Group(*shown, *(Text(f"  {', '.join(names)}: {reason}", style="dim") for reason, names in by_reason.items()))
 
 
 def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> RenderableType:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tim_search import plans, power, spec
-from tim_search.games import score_table
+from tim_search.games import COLUMNS, score_table
 from tim_search.ledger import Ledger
 from tim_search.packing import packs
 from tim_search.search import StaticPlan
@@ -29,8 +29,7 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     """
     context, tasks, own = found.context.key, tuple(found.tasks), found.own
     ledger = Ledger(found.ledger)
-    columns = ("subset", "seed", "fold", "task", "score", "status", "replicates")
-    table = score_table(ledger.scores(context, columns=columns), tasks, found.blocks, replicates=True)
+    table = score_table(ledger.scores(context, columns=COLUMNS), tasks, found.blocks, replicates=True)
     wanted = found.plan.ask(table)
     # Where every subset tries all combinations of settings, a unit is that many trainings.
     contexts = [context] if own is None else [own.context_of(values).key for values in own.values]
@@ -91,8 +90,7 @@ def _power(found: spec.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:
     design = sample(found)
     if design is None:
         return None
-    columns = ("subset", "seed", "fold", "task", "score", "status", "replicates")
-    pilot = score_table(ledger.scores(found.context.key, columns=columns), tuple(found.tasks), replicates=True)
+    pilot = score_table(ledger.scores(found.context.key, columns=COLUMNS), tuple(found.tasks), replicates=True)
     said = power.power(pilot, design, found.blocks, found.design.get("control"))
     return {
         "smallest": said.smallest,

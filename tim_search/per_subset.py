@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,11 +84,17 @@ class PerSubset:
         held = [ledger.done(self.context_of(values).key) for values in self.values]
         return [members for members in units if not all(units[members] <= done for done in held)]
 
-    def trained(self, ledger: Ledger, tasks: Iterable[str]) -> int:
-        """How many trainings of subsets of these tasks the ledger holds, over all combinations and blocks."""
+    def trained(self, ledger: Ledger, tasks: Iterable[str]) -> tuple[int, float, datetime | None]:
+        """Trainings of subsets of these tasks over all combinations and blocks: how many, their seconds, the latest."""
         known, blocks = set(tasks), set(self.blocks)
-        held = [ledger.done(self.context_of(values).key) for values in self.values]
-        return sum(known.issuperset(unit.subset) and _block(unit) in blocks for done in held for unit in done)
+        columns = ("seconds", "created")
+        found: list[dict[str, Any]] = []
+        for values in self.values:
+            rows = ledger.scores(self.context_of(values).key, part=None, columns=(*_UNIT, *columns))
+            trained = dict(_by_unit(rows, columns))  # every row of a unit tells the same
+            found += [row for unit, row in trained.items() if known.issuperset(unit.subset) and _block(unit) in blocks]
+        latest = max((row["created"] for row in found), default=None)
+        return len(found), math.fsum(row["seconds"] for row in found), latest
 
     def skills(
         self, ledger: Ledger, tasks: Mapping[str, Task], subsets: Sequence[Subset], control: str | None = None
@@ -115,8 +122,8 @@ class PerSubset:
         scores: list[Score] = []
         attention: list[Attention] = []
         for number, (values, frame) in enumerate(zip(self.values, frames, strict=True)):
-            for unit, took in {unit: row["seconds"] for unit, row in _by_unit(frame, ("seconds",))}.items():
-                seconds[unit] += float(took)
+            for unit, row in dict(_by_unit(frame, ("seconds",))).items():
+                seconds[unit] += float(row["seconds"])
             for unit, row in _by_unit(frame, _SCORE[len(_UNIT) :]):
                 if taken[unit] == number:
                     row["value"], draws = row.pop("score"), row.pop("replicates")

@@ -21,7 +21,7 @@ import numpy as np
 from tim_search import agreement, expansion, grouping, per_subset, plans, tim
 from tim_search.blocks import Method
 from tim_search.expansion import BestOf, Expansion, Greedy, Sharing
-from tim_search.games import ScoreTable, score_table
+from tim_search.games import COLUMNS, ScoreTable, score_table
 from tim_search.grouping import Grouping
 from tim_search.ledger import Ledger, LedgerWarning, write_durably
 from tim_search.per_subset import PerSubset
@@ -36,7 +36,7 @@ _SHOWN = 4  # combinations of settings that are named one by one
 #: Settings of the greedy expansion where the search's design does not name them (M3H paper, section 4.3).
 BEAM, MAX_SIZE, CONFIDENCE = 3, 3, 0.95
 
-_COLUMNS = ("subset", "seed", "fold", "task", "score", "status", "replicates", "seconds", "created")
+_COLUMNS = (*COLUMNS, "seconds", "created")
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +185,13 @@ class SearchResults:
         bad = rows[rows["status"] == "failed"]
         bad = bad.assign(subset=bad["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold"])
         reasons = self._reasons() if len(bad) else {}
+        seconds, latest, tuning = float(units["seconds"].sum()), None if rows.empty else rows["created"].max(), None
+        if self.own is not None:
+            # An answer is written when its subset has been trained with all settings: the trainings tell how far it is.
+            trained, seconds, latest = self.own.trained(self.ledger, self.tasks)
+            combinations = len(self.own.values)
+            whole = None if planned is None else planned * combinations
+            tuning = {"combinations": combinations, "trained": trained, "planned": whole}
         return {
             "name": manifest.name,
             "folder": str(self.folder),
@@ -199,21 +206,11 @@ class SearchResults:
             "failed": len(bad),
             "waiting": len(wanted),
             "finished": not wanted,
-            "training_seconds": float(units["seconds"].sum()),
-            "last_written": None if rows.empty else rows["created"].max().isoformat(timespec="seconds"),
+            "training_seconds": seconds,
+            "last_written": None if latest is None else latest.isoformat(timespec="seconds"),
             "failures": reasons,
             "stopping": self.stopping(),
-            "tuning": self._tuning_status(),
-        }
-
-    def _tuning_status(self) -> dict[str, Any] | None:
-        if self.own is None:
-            return None
-        planned, combinations = self.manifest.planned_units, len(self.own.values)
-        return {
-            "combinations": combinations,
-            "trained": self.own.trained(self.ledger, self.tasks),
-            "planned": None if planned is None else planned * combinations,
+            "tuning": tuning,
         }
 
     def check(self) -> list[Finding]:
@@ -344,10 +341,12 @@ def _about_tuning(results: SearchResults) -> list[str]:
     same = sum(all(one == record["choice"] for one in record["by_block"]) for record in records)
     shares = "; ".join(f"{words} for {count}" for words, count in chosen.most_common(_SHOWN))
     more = f"; others for {sum(chosen.values()) - sum(count for _, count in chosen.most_common(_SHOWN))}"
-    return [
-        f"Best settings of the {len(records)} subsets: {shares}{more if len(chosen) > _SHOWN else ''}. All folds chose "
-        f"alike for {same} of them; where they did not, the settings compared are about as good as one another."
-    ]
+    alike = (
+        "for every one of them all folds chose alike"
+        if same == len(records)
+        else f"for {same} of them all folds chose alike, for the others several settings are about as good"
+    )
+    return [f"Best settings of the {len(records)} subsets: {shares}{more if len(chosen) > _SHOWN else ''}; {alike}."]
 
 
 def _about_silhouettes(tasks: Iterable[Task]) -> list[str]:

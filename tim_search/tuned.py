@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from tim_search import search
 from tim_search.executors import Executor
-from tim_search.games import ScoreTable, score_table
+from tim_search.games import COLUMNS, ScoreTable, score_table
 from tim_search.ledger import Ledger
 from tim_search.per_subset import PerSubset
 from tim_search.search import Event, Plan, SearchOutcome, StaticPlan
@@ -24,8 +24,6 @@ from tim_search.types import Interrupted, Subset, Task
 #: Packs a block that one combination is trained on before the next one has its turn. Its workers are started for each
 #: turn: so many packs that this costs little, so few that the first answers do not wait for the end.
 _PACKS = 16
-
-_COLUMNS = ("subset", "seed", "fold", "task", "score", "status", "replicates")
 
 #: An executor for trainings with these values of the tuned settings; the caller closes it.
 Workers: TypeAlias = Callable[[Mapping[str, Any]], Executor]
@@ -145,7 +143,7 @@ class _Told:
 
 
 def _table(own: PerSubset, ledger: Ledger, tasks: Mapping[str, Task]) -> ScoreTable:
-    rows = ledger.scores(own.context.key, part=None, columns=_COLUMNS)
+    rows = ledger.scores(own.context.key, part=None, columns=COLUMNS)
     return score_table(rows, tuple(tasks), own.blocks, replicates=True)
 
 
