@@ -212,7 +212,7 @@ def _subset(names: str, found: ResolvedSearch) -> Subset:
 def _tune(found: ResolvedSearch, subsets: Sequence[Subset], address: str | None) -> list[dict[str, Any]]:
     from tim_search import display, runner
 
-    what = f"{len(subsets)} subsets" if subsets else f"search {found.file.name}"
+    what = f"{len(subsets)} subset{'s' * (len(subsets) > 1)}" if subsets else f"search {found.file.name}"
     _note(f"Tuning {what}: settings compared by cross-validation, into {found.out}")
     try:
         with display.progress(_console) as tell:
