@@ -400,6 +400,8 @@ def expand(
         return
     title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
     _output().print(display.expansions(rows, chosen.rule, title))
+    if results.manifest.design["kind"] == "sampled" and not any(row["complete"] for row in rows):
+        _output().print(f"  {display.NO_COMBINATIONS}")
     _output().print(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")
 
 

@@ -409,13 +409,10 @@ def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greed
             f"{row['gain']:+.4f}" if grown and row["gain"] is not None else "",
             interval(row["low"], row["high"]) if grown else "",
         )
-    shown: list[RenderableType] = [table]
-    if not any(row["complete"] for row in rows):
-        shown.append(Text(f"  {NO_COMBINATIONS}"))
     by_reason: dict[str, list[str]] = {}
     for row in rows:
         by_reason.setdefault(row["reason"], []).append(row["source"])
-    return Group(*shown, *(Text(f"  {', '.join(names)}: {reason}", style="dim") for reason, names in by_reason.items()))
+    return Group(table, *(Text(f"  {', '.join(names)}: {reason}", style="dim") for reason, names in by_reason.items()))
 
 
 def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> RenderableType:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -56,9 +56,8 @@ class PerSubset:
 
     @cached_property
     def values(self) -> tuple[dict[str, Any], ...]:
-        """Every combination of settings, V of them, in an order that does not depend on how the space was written."""
-        every = [dict(zip(self.space, one, strict=True)) for one in itertools.product(*self.space.values())]
-        return tuple(sorted(every, key=canonical))
+        """Every combination of settings, V of them, in the order of the space."""
+        return tuple(dict(zip(self.space, one, strict=True)) for one in itertools.product(*self.space.values()))
 
     @property
     def note(self) -> str:
@@ -84,15 +83,15 @@ class PerSubset:
         held = [ledger.done(self.context_of(values).key) for values in self.values]
         return [members for members in units if not all(units[members] <= done for done in held)]
 
-    def trained(self, ledger: Ledger, tasks: Iterable[str]) -> tuple[int, float, datetime | None]:
-        """Trainings of subsets of these tasks over all combinations and blocks: how many, their seconds, the latest."""
-        known, blocks = set(tasks), set(self.blocks)
+    def trained(self, ledger: Ledger, wanted: Callable[[Subset], bool]) -> tuple[int, float, datetime | None]:
+        """Trainings of wanted subsets over all combinations and blocks: how many, their seconds, and the latest."""
+        blocks = set(self.blocks)
         columns = ("seconds", "created")
         found: list[dict[str, Any]] = []
         for values in self.values:
             rows = ledger.scores(self.context_of(values).key, part=None, columns=(*_UNIT, *columns))
             trained = dict(_by_unit(rows, columns))  # every row of a unit tells the same
-            found += [row for unit, row in trained.items() if known.issuperset(unit.subset) and _block(unit) in blocks]
+            found += [row for unit, row in trained.items() if wanted(unit.subset) and _block(unit) in blocks]
         latest = max((row["created"] for row in found), default=None)
         return len(found), math.fsum(row["seconds"] for row in found), latest
 
@@ -212,8 +211,8 @@ def context_of_search(base: Context, space: Mapping[str, Sequence[Any]], blocks:
     The space and the blocks are part of it: with others, other settings might have been chosen.
     """
     settings = {name: value for name, value in json.loads(base.settings).items() if name not in space}
-    # In an order of its own: a space that is written the other way round is the same one.
-    listed = {name: sorted(values, key=canonical) for name, values in space.items()}
+    # In an order of its own, numbers before words: a space that is written the other way round is the same one.
+    listed = {name: sorted(values, key=lambda value: (isinstance(value, str), value)) for name, values in space.items()}
     settings[KEY] = {"space": listed, "blocks": [list(block) for block in blocks]}
     return replace(base, settings=canonical(settings))
 

@@ -120,7 +120,7 @@ def run_search(
                     f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole."
                 )
 
-    with log, tracker, workers(found, address) as staff:
+    with log, tracker, workers(found, address, several=found.own is not None) as staff:
         outcome = _search(found, found.plan, staff, tell)
         if found.own is not None:
             _tell_tuned(found, tracker)
@@ -128,15 +128,18 @@ def run_search(
 
 
 @contextlib.contextmanager
-def workers(found: spec.ResolvedSearch, address: str | None = None) -> Iterator[Workers]:
-    """Ray workers by the values of tuned settings; Ray stays up from those of one combination to those of the next.
+def workers(found: spec.ResolvedSearch, address: str | None = None, *, several: bool = True) -> Iterator[Workers]:
+    """Ray workers by the values of tuned settings.
 
-    `address` of a Ray cluster overrides the search file's.
+    Args:
+        found: the search.
+        address: of a Ray cluster; overrides the search file's.
+        several: executors follow one another, so that Ray stays up between them.
     """
     with contextlib.ExitStack() as stack:
 
         def staff(values: Mapping[str, Any]) -> RayExecutor:
-            if found.own is not None:
+            if several:
                 stack.enter_context(connected(address or found.file.address))
             return ray_executor(found, spec.training(spec.with_values(found, values)), address)
 

@@ -188,7 +188,12 @@ class SearchResults:
         seconds, latest, tuning = float(units["seconds"].sum()), None if rows.empty else rows["created"].max(), None
         if self.own is not None:
             # An answer is written when its subset has been trained with all settings: the trainings tell how far it is.
-            trained, seconds, latest = self.own.trained(self.ledger, self.tasks)
+            # Others may be there for a confirmation.
+            asked = set(self.plan.subsets) if isinstance(self.plan, StaticPlan) else None
+            trained, seconds, latest = self.own.trained(
+                self.ledger,
+                lambda members: self.tasks.keys() >= set(members) and (asked is None or members in asked),
+            )
             combinations = len(self.own.values)
             whole = None if planned is None else planned * combinations
             tuning = {"combinations": combinations, "trained": trained, "planned": whole}
