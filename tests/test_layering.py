@@ -46,6 +46,8 @@ LAYERS: dict[str, int] = {
     "wording": 6,
     "figures": 6,
     "choices": 6,
+    "per_subset": 3,
+    "tuned": 6,
     "space": 7,
     "tuning": 7,
     "reading": 6,

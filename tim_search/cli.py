@@ -214,7 +214,7 @@ def _subset(names: str, found: ResolvedSearch) -> Subset:
 def _tune(found: ResolvedSearch, subsets: Sequence[Subset], address: str | None) -> list[dict[str, Any]]:
     from tim_search import display, runner
 
-    what = f"{len(subsets)} subsets" if subsets else f"search {found.file.name}"
+    what = f"{len(subsets)} subset{'s' * (len(subsets) > 1)}" if subsets else f"search {found.file.name}"
     _note(f"Tuning {what}: settings compared by cross-validation, into {found.out}")
     try:
         with display.progress(_console) as tell:
@@ -318,6 +318,7 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
         "units planned": planned,
         "units trained": content["trained"],
         "units failed": content["failed"],
+        **({"trainings": _tuning_words(content["tuning"])} if content["tuning"] else {}),
         "units waiting": content["waiting"],
         "finished": "yes" if content["finished"] else "no",
         "training time": display.duration(content["training_seconds"]),
@@ -325,6 +326,11 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
         "last written": content["last_written"] or "never",
         "ledger": content["ledger"],
     }
+
+
+def _tuning_words(content: Mapping[str, Any]) -> str:
+    planned = "" if content["planned"] is None else f" of {content['planned']}"
+    return f"{content['trained']}{planned}, with {content['combinations']} combinations of settings for every subset"
 
 
 @app.command(epilog="Example: tim-search tim runs/demo --source hospdead --size 5")
@@ -412,6 +418,8 @@ def expand(
         return
     title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
     _output().print(display.expansions(rows, chosen.rule, title))
+    if results.manifest.design["kind"] == "sampled" and not any(row["complete"] for row in rows):
+        _output().print(f"  {display.NO_COMBINATIONS}")
     _output().print(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")
 
 
@@ -957,6 +965,8 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
+    if found.own is not None:
+        amount += f", each with {len(found.own.values)} combinations of settings"
     _note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
     # Only now: a mistake in the search file should not wait for these imports.
     from tim_search import runner
@@ -989,6 +999,8 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
 
     results, outcome = finished.results, finished.outcome
     content = summary.report(results)
+    # A sampled search has no expansion whose end could be confirmed.
+    by_rule = ["--rule", "predicted"] if found.design["kind"] == "sampled" else []
     uri = tracking.shown(found.tracking_uri)
     places = {
         "trained": f"{outcome.trained} units in {display.duration(outcome.seconds)}, {outcome.failed} of them failed; "
@@ -998,7 +1010,8 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
         "report": results.folder / "report.html",
-        "confirm": shlex.join(["tim-search", "confirm", str(results.folder)]) + "  (on untouched test patients)",
+        "confirm": shlex.join(["tim-search", "confirm", str(results.folder), *by_rule])
+        + "  (on untouched test patients)",
         "heatmap": shlex.join(["tim-search", "heatmap", "--tracking-uri", uri, "--search", found.file.name]),
         "MLflow": "not published (see the warning above)"
         if finished.missed
@@ -1053,12 +1066,14 @@ def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[s
 # ------------------------------------------------------------------------------------------------ output
 
 _python_shows = warnings.showwarning
+_FILE_WIDTH = 120
 _console = Console(stderr=True, highlight=False)
 
 
 def _output() -> Console:
-    """The standard output as it is now; tests and pipes exchange it."""
-    return Console(highlight=False)
+    """The standard output as it is now; tests and pipes exchange it. A file has no width: names need not be cut."""
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
+    return Console(highlight=False, width=wide)
 
 
 def _note(text: str) -> None:

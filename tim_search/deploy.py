@@ -6,9 +6,12 @@ leaves an MLflow model with its card in the search's folder and in MLflow. `load
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tim_search import card, expansion, readings, spec, summary
+from tim_search import card, choices, expansion, readings, spec, summary
 from tim_search.types import BadInput, Subset, subset
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Rows that are predicted at once: a bound on memory.
 _ROWS = 100_000
+#: How the folder of a model that is being written begins.
+_MAKING = ".making-"
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,13 @@ def train(
             f"{results.folder}: the cohort {found.cohort.name} or the training settings are no longer those of the "
             "search, so its choice does not hold for them. Bring the cohort back, or search again."
         )
+    settings = replace(found.settings, **choices.chosen(results.folder, chosen))
     note(f"Training {' + '.join(chosen)} on the whole training part with {seeds} seed{'s' if seeds > 1 else ''}")
     threads = max(1, int(found.resources.cpus))
     made = fit(
         found.cohort,
         found.context.network,
-        found.settings,
+        settings,
         chosen,
         source,
         tuple(range(seeds)),
@@ -118,7 +124,7 @@ def train(
         "search_id": results.manifest.published_id(results.folder, found.tracking_uri),
         "context": found.context.key,
         "network": found.context.network,
-        "settings": asdict(found.settings),
+        "settings": asdict(settings),
         "scores": scores,
         "readings": len(readings.read(results.folder)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -179,7 +185,7 @@ def _keep(models: Path, source: str, made: DeployedModel, text: str) -> Path:
     inputs = {name: column in levels[modality] for name, (modality, column) in made.columns.items()}
     try:
         models.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=models, prefix=".making-") as aside:
+        with _alone(models), tempfile.TemporaryDirectory(dir=models, prefix=_MAKING) as aside:
             files, whole = Path(aside) / "files", Path(aside) / "model"
             made.save(files)
             pyfunc.write(whole, files, inputs, made.outputs, _records(made.example()), text)
@@ -195,6 +201,23 @@ def _keep(models: Path, source: str, made: DeployedModel, text: str) -> Path:
                     number += 1
     except OSError as error:
         raise BadInput(f"{models} cannot be written: {error}. Train in a search's folder you may write to.") from error
+
+
+@contextlib.contextmanager
+def _alone(models: Path) -> Iterator[None]:
+    """One process at a time writes a model here, so that whatever is half-made was left by one that was killed.
+
+    Some network file systems lock no folders; there nothing is cleared.
+    """
+    handle = os.open(models, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)  # the operating system lets go of it when the process ends, however
+            for left in models.glob(f"{_MAKING}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

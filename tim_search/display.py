@@ -220,6 +220,14 @@ def _partners(source: str, found: Mapping[str, Any]) -> Text:
     return Text(" + ".join(others) + waiting) if others else Text(f"alone{waiting}", style="dim")
 
 
+#: Said where no source's expansion has come to its end.
+NO_COMBINATIONS = (
+    "Best combinations: not known, because the single tasks and pairs they start from are not all trained. Search them "
+    "with `design: greedy`; of a sampled search, `tim-search confirm --rule predicted` tests the best that its model "
+    "predicts."
+)
+
+
 def report(content: Mapping[str, Any]) -> Group:
     """The end of a run: helpers, combinations, and what the marks mean."""
     sharing = content["sharing"]
@@ -235,10 +243,7 @@ def report(content: Mapping[str, Any]) -> Group:
             f"Trainings of the expansion: {sharing['shared']} (shared), {sharing['alone']} (each source alone).",
         ]
     else:
-        best = Text(
-            "Best combinations: not known, because the single tasks and pairs they start from are not all trained. "
-            "Search them with `design: greedy`."
-        )
+        best = Text(NO_COMBINATIONS)
     return Group(
         helpers(content["sources"], content["label"]),
         best,
@@ -261,7 +266,8 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "search": f"{content['name']}: {', '.join(content['tasks'])}",
         "design": ", ".join(f"{key} {_words(value)}" for key, value in content["design"].items()).removeprefix("kind "),
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
-        "units in all": f"decided as it goes, at most {content['at_most']}" if units is None else units,
+        "units in all": (f"decided as it goes, at most {content['at_most']}" if units is None else str(units))
+        + (f", each with {content['combinations']} combinations of settings" if content["combinations"] > 1 else ""),
         "in the ledger": content["held"],
         "to be trained": f"{content['todo']}{' in the next round' if units is None else ''}",
         "by subset size": ", ".join(f"{size}: {count}" for size, count in content["by_size"].items()) or "none",
@@ -269,7 +275,8 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "training time": "not measured for GPU workers" if seconds is None else duration(seconds),
     }
     if wall is not None and seconds:
-        rows["expected"] = f"about {duration(wall)} with {content['workers']} workers of this machine's speed"
+        workers = f"{content['workers']} worker{'s' * (content['workers'] != 1)}"
+        rows["expected"] = f"about {duration(wall)} with {workers} of this machine's speed"
     if content["power"] is None:
         return pairs(rows)
     power = content["power"]
@@ -402,7 +409,10 @@ def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greed
             f"{row['gain']:+.4f}" if grown and row["gain"] is not None else "",
             interval(row["low"], row["high"]) if grown else "",
         )
-    return Group(table, *(Text(f"  {row['source']}: {row['reason']}", style="dim") for row in rows))
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        by_reason.setdefault(row["reason"], []).append(row["source"])
+    return Group(table, *(Text(f"  {', '.join(names)}: {reason}", style="dim") for reason, names in by_reason.items()))
 
 
 def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> RenderableType:

@@ -26,7 +26,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search import agreement, expansion, figures, summary, wording
+from tim_search import agreement, expansion, figures, per_subset, summary, wording
 from tim_search.expansion import Expansion
 from tim_search.ledger import product_version
 from tim_search.summary import SearchResults
@@ -117,7 +117,7 @@ def content(
         "group": _read(results.folder / "group.json", "budget", "models", "front", "notes", "made"),
         "confirmation": confirmed,
         "cost": _cost(results),
-        "settings": json.loads(manifest.context.settings),
+        "settings": _settings(results),
         "context": {
             "key": manifest.context.key,
             "cohort": manifest.context.cohort,
@@ -192,6 +192,18 @@ def _asked(results: SearchResults) -> dict[str, Any]:
         ],
         "overlaps": [list(pair) for pair in manifest.overlaps],
     }
+
+
+def _settings(results: SearchResults) -> dict[str, Any]:
+    """Settings of the network; of those that every subset has for itself, the values that were tried."""
+    plain = json.loads(results.manifest.context.settings)
+    plain.pop(per_subset.KEY, None)
+    space = results.own.space if results.own else {}
+    return {**plain, **{name: f"{_listed(values)}, chosen for every subset" for name, values in space.items()}}
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return " or ".join(filter(None, [", ".join(map(str, values[:-1])), str(values[-1])]))
 
 
 def _plain_text(value: Any) -> str:
