@@ -41,7 +41,7 @@ device: cpu
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small finished search, without MLflow."""
     folder = tmp_path_factory.mktemp("search")
-    cohort, _ = incomplete(500, seed=3, steps=4, side=6, tokens=3, token_width=6)
+    cohort, _ = incomplete(1000, seed=3, steps=4, side=6, tokens=3, token_width=6)
     write_cohort(cohort, folder / "cohort")
     (folder / "small.yaml").write_text(SEARCH)
     found = spec.resolve(spec.load(folder / "small.yaml"), folder / "out")
