@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     "designs": 1,
     "packing": 1,
     "storage": 1,
+    "rows": 1,
     "ledger": 2,
     "readings": 1,
     "card": 1,
@@ -70,8 +71,8 @@ OWNERS: dict[str, set[str]] = {
     "optuna": {"tuning"},
     "mlflow": {"tracking", "pyfunc", "serving"},
     "matplotlib": {"figures", "confirmed_figures"},
-    "pyarrow": {"ledger", "storage"},
-    "pandas": {"ledger", "tracking", "tim", "confirmation", "gallery", "deploy", "serving"},
+    "pyarrow": {"ledger", "rows", "storage"},
+    "pandas": {"ledger", "rows", "tracking", "tim", "confirmation", "gallery", "deploy", "serving"},
     "scipy": {
         "power",
         "tim",
