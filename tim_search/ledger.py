@@ -30,11 +30,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tim_search import rows, storage
-from tim_search.rows import SCHEMAS, FileRows, Rows, Sheet, Unfit
+from tim_search.rows import SCHEMAS, FileRows, Rows, Unfit
 from tim_search.storage import Held, Storage
 from tim_search.storage import LedgerWarning as LedgerWarning
 from tim_search.storage import write_durably as write_durably
-from tim_search.types import BadInput, Context, Finding, PackResult, Unit
+from tim_search.types import BadInput, Context, Finding, PackResult, Sheet, Unit
 
 _NAME = re.compile(r"(part|compact)-([0-9a-f]{32})\.parquet")
 _FULL = 100_000  # rows of a merged file that no compaction takes up again, so that its memory has a bound
@@ -226,11 +226,15 @@ class Ledger:
         found = self._read("scores", ())
         return found.keep(found.equal("context", context)).units()
 
-    def lacking(self, context: str, units: Sequence[Unit]) -> list[Unit]:
-        """Those of some units that have no final answer, in their order: `done` of a very large search, on arrays."""
+    def lacking(self, context: str, units: Sequence[Unit]) -> tuple[list[Unit], int]:
+        """(those of some units that have no final answer, in their order and once each; how many have one).
+
+        What `done` is for millions of units: no set of them is made.
+        """
         found = self._read("scores", ())
-        found = found.keep(found.equal("context", context))
-        return [unit for unit, known in zip(units, found.holds(units).tolist(), strict=True) if not known]
+        held, first = found.keep(found.equal("context", context)).split(units)
+        lacking = [units[at] for at in np.flatnonzero(first & ~held).tolist()]
+        return lacking, int((first & held).sum())
 
     def contexts(self) -> dict[str, Context]:
         """The contexts that the scores have, by their keys."""

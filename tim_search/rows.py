@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tim_search.types import Context, PackResult, Unit
+from tim_search.types import Context, PackResult, Sheet, Unit
 
 # What stands in nearly every row alike is stored once a file, also in memory: a dictionary column.
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -416,28 +416,30 @@ class Rows:
         columns = (keys[name].tolist() for name in keys)
         return {Unit(subsets[code], seed, fold) for code, seed, fold in zip(*columns, strict=True)}
 
-    def holds(self, units: Sequence[Unit]) -> NDArray[np.bool_]:
-        """bool (units,): which of them have a row."""
-        place = {name: index for index, name in enumerate(self.tasks)}
-        masks, known = [], []
+    def split(self, units: Sequence[Unit]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Two bool (units,): which of them have a row here, and which occur for the first time among `units`."""
+        names: set[str] = set()
+        for unit in units:
+            names.update(unit.subset)
+        tasks = (*self.tasks, *sorted(names.difference(self.tasks)))
+        place = {name: index for index, name in enumerate(tasks)}
+        masks = [np.zeros((0, -(-len(tasks) // 8)), np.uint8)]
         for start in range(0, len(units), _CHUNK):
             some = units[start : start + _CHUNK]
             lengths = np.fromiter((len(unit.subset) for unit in some), np.int64, len(some))
-            names = chain.from_iterable(unit.subset for unit in some)
-            places = np.fromiter((place.get(name, -1) for name in names), np.int64, int(lengths.sum()))
-            row = np.repeat(np.arange(len(some)), lengths)
-            members = np.zeros((len(some), len(self.tasks) + 1), bool)
-            members[row, places] = True  # the last column is that of tasks the ledger has never seen
-            known.append(~members[:, -1])
-            masks.append(np.packbits(members[:, :-1], axis=1, bitorder="little"))
-        if not masks:
-            return np.zeros(0, bool)
+            places = map(place.__getitem__, chain.from_iterable(unit.subset for unit in some))
+            members = np.zeros((len(some), len(tasks)), bool)
+            members[np.repeat(np.arange(len(some)), lengths), np.fromiter(places, np.int64, int(lengths.sum()))] = True
+            masks.append(np.packbits(members, axis=1, bitorder="little"))
         seeds = np.fromiter((unit.seed for unit in units), np.int64, len(units))
         folds = np.fromiter((unit.fold for unit in units), np.int64, len(units))
         wanted = _binary(_keys(np.concatenate(masks), seeds, folds))
-        held = _binary(_keys(self.masks[self.subset], self.codes("seed"), self.codes("fold")))
-        found: NDArray[np.bool_] = np.asarray(pc.is_in(wanted, held)) & np.concatenate(known)
-        return found
+        own = np.zeros((len(self.masks), masks[0].shape[1]), np.uint8)
+        own[:, : self.masks.shape[1]] = self.masks
+        held = pc.is_in(wanted, _binary(_keys(own[self.subset], self.codes("seed"), self.codes("fold"))))
+        # Codes are given in the order of first occurrence.
+        highest = np.maximum.accumulate(np.asarray(wanted.dictionary_encode().indices))
+        return np.asarray(held), np.diff(highest, prepend=-1) > 0
 
     def arrow(self, names: Sequence[str], *, subset: bool = True) -> Any:
         """Arrow table of these columns; without `subset`, that column is left out."""
@@ -496,32 +498,6 @@ class Rows:
             score,
             replicates,
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Sheet:
-    """Scores as plain arrays: R runs of adjacent rows of one unit, N rows, S distinct subsets.
-
-    Attributes:
-        tasks: names of all tasks, sorted.
-        membership: bool (S, tasks).
-        counts: int64 (R,), rows of each run.
-        subset: int32 (R,), place of the run's subset in `membership`.
-        seed, fold: int64 (R,).
-        task: int32 (N,), place among `tasks`.
-        score: float64 (N,); NaN where the unit failed.
-        replicates: (how many each row has (N,), all of them in the order of the rows), None where not read.
-    """
-
-    tasks: tuple[str, ...]
-    membership: NDArray[np.bool_] = field(repr=False)
-    counts: NDArray[np.int64] = field(repr=False)
-    subset: NDArray[np.int32] = field(repr=False)
-    seed: NDArray[np.int64] = field(repr=False)
-    fold: NDArray[np.int64] = field(repr=False)
-    task: NDArray[np.int32] = field(repr=False)
-    score: NDArray[np.float64] = field(repr=False)
-    replicates: tuple[NDArray[Any], NDArray[np.float32]] | None = field(default=None, repr=False)
 
 
 def joined(kind: str, files: Mapping[str, FileRows]) -> Rows:

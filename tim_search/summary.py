@@ -20,7 +20,7 @@ import numpy as np
 from tim_search import agreement, expansion, grouping, plans, tim
 from tim_search.blocks import Method
 from tim_search.expansion import BestOf, Expansion, Greedy, Sharing
-from tim_search.games import ScoreTable, score_table
+from tim_search.games import ScoreTable, lay_out
 from tim_search.grouping import Grouping
 from tim_search.ledger import Ledger, LedgerWarning, write_durably
 from tim_search.search import Manifest, Plan, StaticPlan
@@ -79,7 +79,8 @@ class SearchResults:
     @cached_property
     def table(self) -> ScoreTable:
         """All scores of the search's tasks and blocks, replicates included."""
-        return score_table(self._rows, tuple(self.tasks), self.manifest.blocks, replicates=True)
+        sheet = self.ledger.sheet(self.manifest.context.key, replicates=True)
+        return lay_out(sheet, tuple(self.tasks), self.manifest.blocks)
 
     def tim(self, method: Method | Literal["auto"] = "auto", **options: Any) -> TimResult:
         """TIM scores of what is trained so far; options as of `tim_search.tim.from_table`.
