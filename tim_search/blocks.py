@@ -36,6 +36,11 @@ SLICED_SHARE = 0.5
 #: known better than from the blocks of one cell, but the luck of a seed differs between tasks. In simulations with 2 to
 #: 10 blocks, alike and very unlike tasks (log-normal spread of 1), 95 % intervals then cover 94.5 to 98.9 %.
 SLICED_DF = 3
+#: What a mixed model of all sources may cost, in multiply-adds: about a minute on one core of 2024. Beyond it there are so
+#: many subsets that shrinkage changes nothing, and least squares is reported.
+MODEL_COST = 5e11
+#: Rows of a source from which the part of sliced blocks is estimated where least squares is reported.
+MODEL_ROWS = 1_000
 #: With so few subsets a task that this share of the blocks' effects passes for noise, noise is not subtracted.
 MAX_LEAK = 0.75
 
@@ -136,22 +141,44 @@ def sampled_rows(
     With a `size` the rows are BLUP's of the score in subsets of at most so many tasks, and there are no tests.
     """
     sliced = is_sliced(sources)
+    cost = sum(model_cost(source, sliced) for source in sources)
+    if method in ("blup", "gls") and cost > MODEL_COST:
+        if size is None:
+            notes.append(
+                f"So many subsets were trained that a mixed model of them would take long and change nothing: least "
+                f"squares is reported instead of {method.upper()}."
+            )
+            method = "ols"
+        else:
+            share = MODEL_COST / cost
+            notes.append(f"The mixed model rests on {share:.1%} of the subsets, drawn at random: all would take long.")
+            sources = [thinned(source, int(share * len(source.members))) for source in sources]
+
+    def by(estimator: Callable[[Game], Linear | None], models: Sequence[Mixed | None]) -> list[Row]:
+        """Rows of an estimator that needs no model; of a large search the games of all sources are much memory."""
+        rows = []
+        for source, model in zip(sources, models, strict=True):
+            game = game_of(source, sliced)
+            fit = estimator(game) if game else None
+            rows.append(_sampled_row(source, game, fit, model, False, distinct_folds))
+        return rows
+
+    models: list[Mixed | None] = [None] * len(sources)
+    if method in ("msr", "ols"):
+        if sliced:
+            some = [game_of(thinned(source, MODEL_ROWS), sliced) for source in sources]
+            variances = estimators.fit_variances([game for game in some if game])
+            models = [estimators.mixed_model(game, variances) if game else None for game in some]
+        rows = by(estimators.difference_of_means if method == "msr" else estimators.least_squares, models)
+        return method, rows, rows, []
+
     games = [game_of(source, sliced) for source in sources]
-    models: list[Mixed | None] = [None] * len(games)
-    if sliced or method not in ("msr", "ols"):
-        variances = estimators.fit_variances([game for game in games if game])
-        models = [estimators.mixed_model(game, variances, size) if game else None for game in games]
+    variances = estimators.fit_variances([game for game in games if game])
+    models = [estimators.mixed_model(game, variances, size) if game else None for game in games]
 
     def rows_of(fits: Sequence[Linear | None], *, modelled: bool) -> list[Row]:
         parts = zip(sources, games, fits, models, strict=True)
         return [_sampled_row(*each, modelled, distinct_folds) for each in parts]
-
-    def by(estimator: Callable[[Game], Linear | None]) -> list[Row]:
-        return rows_of([estimator(game) if game else None for game in games], modelled=False)
-
-    if method in ("msr", "ols"):
-        rows = by(estimators.difference_of_means if method == "msr" else estimators.least_squares)
-        return method, rows, rows, []
 
     gls = rows_of([model.gls if model else None for model in models], modelled=True)
     if method == "gls":
@@ -175,7 +202,7 @@ def sampled_rows(
             f"BLUP and GLS lie further apart than chance allows in {apart} of {comparable} cells: the mixed model does "
             "not describe these scores. Least squares is reported instead."
         )
-        rows = by(estimators.least_squares)
+        rows = by(estimators.least_squares, models)
         return "ols", rows, rows, second
     return method, blup, gls, second
 
@@ -193,6 +220,22 @@ def _apart(blup: Row, gls: Row, sliced: bool) -> Mask:
     return np.asarray(abs(blup.estimate - gls.estimate) > allowed)
 
 
+def model_cost(source: Source, sliced: bool) -> float:
+    """Multiply-adds of one solution of the mixed model of a source, roughly (see `estimators`)."""
+    n, q = source.members.shape
+    features = q + q * (q - 1) / 2 + 1 + (q * source.scores.shape[1] if sliced else 0)
+    return float(n * min(n, features) ** 2)
+
+
+def thinned(source: Source, rows: int) -> Source:
+    """At most so many rows of a source: a fixed choice at random."""
+    if len(source.members) <= rows:
+        return source
+    kept = np.sort(np.random.default_rng(0).permutation(len(source.members))[:rows])
+    replicates = None if source.replicates is None else source.replicates[kept]
+    return Source(source.members[kept], source.scores[kept], replicates)
+
+
 def is_sliced(sources: Sequence[Source]) -> bool:
     """Whether the blocks train subsets of their own, so that the mixed model can tell their effects apart."""
     counts = [np.isfinite(source.scores).sum(axis=1) for source in sources]
@@ -208,8 +251,9 @@ def game_of(source: Source, sliced: bool) -> Game | None:
     if n < 2 * MIN_ROWS or not source.members.shape[1]:
         return None
     shares = known / known.sum(axis=1, keepdims=True)
-    basis, values, _ = np.linalg.svd(shares, full_matrices=False)
-    nuisance = basis[:, values > 1e-9 * values[0]]
+    values, directions = np.linalg.eigh(shares.T @ shares)
+    real = values > 1e-9 * values[-1]
+    nuisance = shares @ (directions[:, real] / np.sqrt(values[real]))
     if n <= nuisance.shape[1] + 1:
         return None
     y = mean(source.scores)

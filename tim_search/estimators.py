@@ -138,17 +138,22 @@ def least_squares(game: Game) -> Linear | None:
     n, r = len(x), game.nuisance.shape[1]
     if n < x.shape[1] + SPARE_ROWS:
         return None
-    inverse = np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64)
-    hat = np.einsum("nk,kn->n", x, inverse)
+    # From sufficient statistics: codes are +1 and -1, so that their products add up without rounding, and a search of a
+    # million subsets takes one pass over its rows where a decomposition of them takes many.
+    gram = x.T @ x
+    information = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
+    inverse = x @ information
+    hat = np.einsum("nk,nk->n", x, inverse)
     df = n - round(float(hat.sum()))
-    residual = game.scores - x @ (inverse @ game.scores)
+    residual = game.scores - x @ (information @ (x.T @ game.scores))
     if hat.max() < 1 - 1e-8:
-        variance = (inverse**2) @ (residual / (1 - hat)) ** 2
+        variance = (inverse**2).T @ (residual / (1 - hat)) ** 2
     else:
         # A row that alone determines a coefficient has no residual; HC3 is undefined, the classical error is not.
-        variance = (inverse**2).sum(axis=1) * (residual @ residual) / max(df, 1)
-    known = _identified(x, inverse)[r:]
-    weights = np.where(known[:, None], 2 * inverse[r:], np.nan)
+        variance = (inverse**2).sum(axis=0) * (residual @ residual) / max(df, 1)
+    known = (np.einsum("kl,lk->k", information, gram) > 1 - 1e-6)[r:]
+    weights = 2 * inverse[:, r:].T
+    weights[~known] = np.nan
     return Linear(weights, 2 * np.sqrt(variance[r:]), np.full(len(known), float(df)), residual)
 
 
@@ -298,7 +303,10 @@ def planned_error(game: Game, variances: Variances, noise: float) -> Array:
 
 def shared_by_blocks(game: Game, weights: Array, block_variance: float) -> Array:
     """Variance (q,) that blocks with effects of variance `block_variance` on every code add to weights @ scores."""
-    parts = [(weights * share) @ game.codes for share in game.shares.T]
+    parts = []
+    for share in game.shares.T:
+        rows = np.flatnonzero(share)
+        parts.append((weights[:, rows] * share[rows]) @ game.codes[rows])
     return np.asarray(block_variance * sum((part**2).sum(axis=1) for part in parts))
 
 
