@@ -85,6 +85,7 @@ OWNERS: dict[str, set[str]] = {
         "confirmation",
     },
     "jinja2": {"report"},
+    "threadpoolctl": {"tim"},
     "pydantic": {"spec", "reading", "space"},
     "pydantic_core": {"spec", "reading", "space"},
     "yaml": {"spec", "reading"},
