@@ -73,6 +73,14 @@ class SearchResults:
         return self.plan.status(self.table) if isinstance(self.plan, Sequential) else None
 
     @cached_property
+    def small_cells(self) -> int:
+        """Counts of fewer patients are in nothing that is published (`small_cells` of the search file); 0: all are."""
+        try:
+            return int(json.loads((self.folder / "cohort.json").read_text(encoding="utf-8")).get("small_cells", 0))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return 0
+
+    @cached_property
     def _rows(self) -> Any:
         return self.ledger.scores(self.manifest.context.key, columns=_COLUMNS)
 
