@@ -38,7 +38,7 @@ from tim_search.types import BadInput, Context, Finding, PackResult, Sheet, Unit
 
 _NAME = re.compile(r"(part|compact)-([0-9a-f]{32})\.parquet")
 _FULL = 100_000  # rows of a merged file that no compaction takes up again, so that its memory has a bound
-_ABREAST = 16  # files that a compaction holds at a time, beside what it has collected
+_NAMES = 5_000_000  # names in the lists of a merged file: with hundreds of tasks they are what takes the memory
 
 
 class LedgerError(BadInput):
@@ -99,13 +99,16 @@ class Ledger:
             for kind in SCHEMAS:
                 chosen = self._mergeable(kind)
                 loaded: dict[str, FileRows] = {}
-                for start in range(0, len(chosen) if len(chosen) > 1 else 0, _ABREAST):
-                    more, unusable = self._load_all(kind, chosen[start : start + _ABREAST])
+                n_rows = n_names = 0
+                for start in range(0, len(chosen) if len(chosen) > 1 else 0, self.storage.abreast):
+                    more, unusable = self._load_all(kind, chosen[start : start + self.storage.abreast])
                     self._warn(kind, unusable)
                     loaded |= more
-                    if sum(found.table.num_rows for found in loaded.values()) >= _FULL:
+                    n_rows += sum(found.table.num_rows for found in more.values())
+                    n_names += sum(pc.sum(found.table["size"]).as_py() or 0 for found in more.values())
+                    if n_rows >= _FULL or n_names >= _NAMES:
                         self._merge(kind, loaded)
-                        loaded = {}
+                        loaded, n_rows, n_names = {}, 0, 0
                 if len(loaded) > 1:
                     self._merge(kind, loaded)
         pa.default_memory_pool().release_unused()

@@ -4,7 +4,7 @@ A file has a row for each task and metric of a unit, and each names the unit's w
 of 22 names in each of 22 rows. So the rows of one answer lie side by side, and the footer of the file says of each such
 *run* how many rows it has, and everything that tells one answer from another, the subset as bits. The product's own
 readers work on runs and never decode the lists, which are there for those who read a file with pandas alone. Files of
-versions before 0.9 have no such footer; their runs are found from their columns.
+earlier versions have no such footer; their runs are found from their columns.
 """
 
 from __future__ import annotations
@@ -196,7 +196,9 @@ def parquet(table: Any, found: FileRows, compression: str) -> Any:
     """The bytes of a file, with the runs in its footer."""
     runs = found.runs.replace_schema_metadata({"tasks": json.dumps(found.tasks)})
     packed = pa.BufferOutputStream()
-    with pa.ipc.new_stream(packed, runs.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
+    # Compressing each small column of a commit anew would take longer than all the rest of it.
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if compression == "zstd" else None)
+    with pa.ipc.new_stream(packed, runs.schema, options=options) as stream:
         stream.write_table(runs)
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression=compression, write_page_checksum=True) as writer:
