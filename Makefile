@@ -1,6 +1,7 @@
 # make demo    install into .venv and run the embedded search: SUPPORT2, six tasks, all 63 subsets
 # make test    install into .venv and run the fast tests      make slow    the tests that take minutes
 # make wheel   dist/: what the nodes of cluster.yaml install
+# make audit   the pinned versions against the advisory databases; says so where these cannot be reached
 # make lint    ruff: rules and formatting                     make types   mypy --strict
 #
 # TORCH_ARGS goes to pip when torch is installed, for example to name a package index with CPU-only builds.
@@ -14,7 +15,7 @@ SOURCES := benchmarks examples jobs model tests tim_search
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow lint types wheel
+.PHONY: demo test slow lint types wheel audit
 
 demo: $(INSTALLED)
 	$(BIN)/tim-search demo --out runs/demo
@@ -37,6 +38,16 @@ wheel: $(INSTALLED)
 	rm -rf dist build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	cp constraints.txt dist/
+
+# In an environment of its own, so that the auditor changes nothing of what it audits. A version that no database was
+# asked about is "skipped"; where that is all of them nothing was audited, which is no failure of the project.
+audit:
+	mkdir -p build && rm -f build/audit.json
+	test -x build/audit/bin/python || $(PYTHON) -m venv build/audit
+	-build/audit/bin/python -m pip install --quiet pip-audit
+	code=0; build/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip -f json -o build/audit.json || code=$$?; \
+	if grep -qs '"vulns"' build/audit.json; then build/audit/bin/python -m json.tool build/audit.json; exit $$code; fi; \
+	echo "NOT AUDITED: no advisory database could be reached."
 
 # torch first: it is by far the largest download, and TORCH_ARGS must not apply to anything else.
 $(INSTALLED): pyproject.toml constraints.txt

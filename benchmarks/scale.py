@@ -24,7 +24,7 @@ import numpy as np
 
 from tim_search import search, tim
 from tim_search.executors import Executor, SerialExecutor
-from tim_search.games import score_table
+from tim_search.games import lay_out
 from tim_search.ledger import Ledger
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, StaticPlan
@@ -61,7 +61,6 @@ def instant(payload: tuple[str, ...]) -> Instant:
 
 def resident() -> int:
     """Bytes of memory this process holds."""
-    gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -115,6 +114,7 @@ def measure(n_units: int, n_tasks: int, capacity: int, raylets: int, folder: Pat
         # A small search first, so that libraries, buffers and the workers are in none of the figures.
         small = StaticPlan(plan.subsets[:2000])
         search.run(small, Ledger(folder / "small"), CONTEXT, tasks, BLOCKS[:1], executor, capacity)
+        gc.collect()
         before = resident()
         seconds, _ = timed(lambda: search.run(plan, ledger, CONTEXT, tasks, BLOCKS, executor, capacity, look))
         found["search_seconds"] = seconds
@@ -128,10 +128,9 @@ def measure(n_units: int, n_tasks: int, capacity: int, raylets: int, folder: Pat
         search.run(plan, Ledger(ledger.place), CONTEXT, tasks, BLOCKS, executor, capacity, stop)
     found["ledger_files"] = ledger.files()
     found["ledger_bytes_a_unit"] = sum(ledger.storage.sizes("scores").values()) / len(plan.subsets)
-    columns = ("subset", "seed", "fold", "task", "score", "status")
-    found["read_seconds"], frame = timed(lambda: Ledger(ledger.place).scores(CONTEXT.key, columns=columns))
-    found["rows"] = len(frame)
-    found["table_seconds"], table = timed(lambda: score_table(frame, tuple(tasks), BLOCKS))
+    found["read_seconds"], sheet = timed(lambda: Ledger(ledger.place).sheet(CONTEXT.key))
+    found["rows"] = len(sheet.score)
+    found["table_seconds"], table = timed(lambda: lay_out(sheet, tuple(tasks), BLOCKS))
     found["tim_seconds"], result = timed(lambda: tim.from_table(table, "ols"))
     found["tim_label"] = result.label
     found["peak_bytes"] = resident()

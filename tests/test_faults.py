@@ -5,18 +5,23 @@ Several raylets on this machine stand for machines. How many units were trained 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import fake_trainer
+import numpy as np
+import pandas as pd
 import pytest
 from fake_trainer import CONTEXT, TASKS, Behaviour, value
 
@@ -24,7 +29,7 @@ from tim_search import search
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.search import StaticPlan
-from tim_search.types import Unit
+from tim_search.types import Context, Pack, PackResult, Unit
 
 SUBSETS = tuple(members for size in (1, 2, 3) for members in combinations("abcdef", size))
 UNITS = {Unit(members, 0, 0) for members in SUBSETS}
@@ -154,3 +159,119 @@ def test_twenty_kills_at_random_moments(kind: str, tmp_path: Path, log: str, req
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
     finish(ledger, log, bound=4 * n_kills)
+
+
+# -------------------------------------------------------------------- with the real network
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """A payload of M3H, and the file that the one worker makes which is to die in its second pack."""
+
+    inner: Any
+    marker: str
+
+
+class Mortal:
+    """The trainer of M3H; in one pack of one worker its process is killed while it trains."""
+
+    def __init__(self, payload: Doomed) -> None:
+        from model.training import trainer
+
+        self._inner = trainer(payload.inner)
+        self._marker = Path(payload.marker)
+        self._packs = 0
+
+    def train(self, pack: Pack) -> PackResult:
+        self._packs += 1
+        if self._packs == 2 and not self._marker.exists():
+            with contextlib.suppress(FileExistsError), self._marker.open("x"):
+                threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                self._inner.train(pack)
+                time.sleep(60)  # it was quicker than its end
+        return self._inner.train(pack)
+
+
+def m3h(folder: str) -> tuple[Any, StaticPlan, Context]:
+    """(payload, all 15 subsets of four tasks, context) of a cohort folder."""
+    from model.cohort import open_cohort
+    from model.settings import M3HSettings
+    from model.training import TrainingPayload
+
+    cohort = open_cohort(folder)
+    kinds = ("binary", "multiclass", "regression", "clustering")
+    cohort = cohort.for_tasks([next(t.name for t in cohort.tasks.values() if t.kind == kind) for kind in kinds])
+    settings = M3HSettings(width=8, epochs=3, batch_size=64, learning_rate=3e-3, precision="float64", replicates=3)
+    subsets = tuple(members for size in range(1, 5) for members in combinations(sorted(cohort.tasks), size))
+    context = Context(cohort.fingerprint, cohort.columns_digest, cohort.split.digest, "m3h", settings.text)
+    return TrainingPayload(cohort, "m3h", settings), StaticPlan(subsets), context
+
+
+M3H_DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_faults
+from tim_search import search
+from tim_search.ledger import Ledger
+from tim_search.ray_executor import RayExecutor
+from tim_search.types import Resources
+payload, plan, context = test_faults.m3h({cohort!r})
+tasks = payload.cohort.tasks
+executor = RayExecutor(test_faults.Mortal, test_faults.Doomed(payload, {marker!r}), tasks, Resources(), {address!r})
+outcome = search.run(plan, Ledger({place!r}), context, tasks, ((0, 0), (1, 1)), executor, 2,
+                     lambda event: print(event.kind, event.done, flush=True))
+print("repeated", outcome.repeated, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_m3h_scores_the_same_whatever_happened_to_its_workers_and_its_driver(cluster: Any, tmp_path: Path) -> None:
+    """A worker is killed while it trains, then the driver; the same command goes on to the scores of a quiet search."""
+    from model.cohort import write_cohort
+    from model.synthetic import haim_like
+    from model.training import trainer
+
+    made, _ = haim_like(500, 350, seed=4, widths=(4, 9, 6, 5), n_binary=2, n_classes=3, n_clusters=3)
+    write_cohort(made, tmp_path / "cohort")
+    payload, plan, context = m3h(str(tmp_path / "cohort"))
+    tasks, blocks = payload.cohort.tasks, ((0, 0), (1, 1))
+    quiet = Ledger(tmp_path / "quiet")
+    search.run(plan, quiet, context, tasks, blocks, SerialExecutor(trainer, payload, tasks), 2)
+
+    ledger, marker = Ledger(tmp_path / "ledger"), tmp_path / "died"
+    code = M3H_DRIVER.format(
+        tests=str(Path(__file__).parent),
+        cohort=str(tmp_path / "cohort"),
+        marker=str(marker),
+        address=cluster.address,
+        place=ledger.place,
+    )
+
+    def drive() -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, "-c", code], **pipes)  # type: ignore[call-overload, no-any-return]
+
+    driver = drive()
+    wait_for(driver, 12)
+    driver.kill()
+    driver.communicate()
+    assert marker.exists()  # a worker died in its second pack, long before
+    held = len(ledger.done(context.key))
+    assert 12 <= held < 30
+    driver = drive()
+    out, errors = driver.communicate(timeout=300)
+    assert driver.returncode == 0, errors
+    assert f"pack {held}" not in out.splitlines()  # what was held was not trained again
+
+    def scores(of: Ledger) -> pd.DataFrame:
+        frame = of.scores(context.key, primary=False)
+        frame["unit"] = frame["subset"].map("+".join)
+        return frame.sort_values(["unit", "seed", "fold", "task", "metric"], ignore_index=True)
+
+    one, other = scores(ledger), scores(quiet)
+    assert len(one) == len(other) > 2 * 32
+    assert (one["status"] == "ok").all()
+    told = ["unit", "seed", "fold", "task", "metric", "primary", "status"]
+    pd.testing.assert_frame_equal(one[told], other[told])
+    np.testing.assert_allclose(one["score"], other["score"], rtol=1e-5, atol=1e-6)
+    assert ledger.check() == []

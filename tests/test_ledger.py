@@ -18,18 +18,23 @@ from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fake_trainer import CONTEXT, TASKS, Behaviour, FakeTrainer, value
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from numpy.testing import assert_array_equal
 
 from tim_search import ledger as ledger_module
+from tim_search.games import lay_out, score_table
 from tim_search.ledger import Ledger, LedgerError, LedgerWarning
 from tim_search.types import Pack, PackResult, Score, Unit, failed
 
 SUBSETS = [members for size in (1, 2, 3) for members in combinations("abcdef", size)]
 OTHER = replace(CONTEXT, settings='{"width":4}')
+OLD = Path(__file__).parent / "data" / "ledger-without-footer"
 KEY = ["context", "subset", "seed", "fold", "part", "task", "metric"]
 DOCUMENT = Path(__file__).parent.parent / "docs" / "ledger.md"
 
@@ -182,6 +187,112 @@ def test_a_clock_that_goes_back_changes_no_first_answer(ledger: Ledger, monkeypa
     monkeypatch.setattr(ledger_module, "datetime", Yesterday)
     ledger.append(result(unit), CONTEXT)
     assert ledger.scores()["error"].tolist() == ["first"]
+
+
+# -------------------------------------------------------------------- runs of rows
+
+
+def test_a_ledger_of_a_version_without_footers_is_read_and_continued(tmp_path: Path) -> None:
+    """Files written before there were footers: two contexts, a merged file, failures, a unit answered twice."""
+    shutil.copytree(OLD, tmp_path / "ledger")
+    ledger = Ledger(tmp_path / "ledger")
+    alone = plain(pd.read_parquet(OLD / "scores"))
+    # The only unit that was answered twice failed the second time.
+    alone = alone[alone["error"] != "late"]
+    for _ in range(2):
+        frame = plain(ledger.scores(primary=False, part=None))
+        pd.testing.assert_frame_equal(frame, alone.reset_index(drop=True), check_categorical=False)
+        pd.testing.assert_frame_equal(
+            plain(ledger.attention()), plain(pd.read_parquet(OLD / "attention")), check_categorical=False
+        )
+        assert ledger.curves()["kind"].tolist() == ["roc"]
+        assert ledger.done(CONTEXT.key) == {*units()[:6], *units()[20:26], Unit(("a", "b"), 0, -1)}
+        assert ledger.done(OTHER.key) == {*units(1)[6:9], *units(5)[30:34]}
+        ledger.compact()  # old files become one with a footer
+    assert ledger.files() == 1
+    ledger.append(result(*units()[6:9]), CONTEXT)
+    assert len(ledger.done(CONTEXT.key)) == 16
+    assert ledger.check() == []
+    assert len(pd.read_parquet(ledger.path / "scores")) == len(ledger.scores(primary=False, part=None))
+
+
+def test_the_lists_of_names_are_not_read(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what takes the time of a large ledger; the footers say the same."""
+    for seed in range(2):
+        ledger.append(result(*units(seed)), CONTEXT)
+    asked: list[str] = []
+    read = pq.ParquetFile.read
+
+    def watched(self: pq.ParquetFile, columns: list[str], **options: object) -> object:
+        asked.extend(columns)
+        return read(self, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", watched)
+    assert len(ledger.done(CONTEXT.key)) == 2 * len(SUBSETS)
+    assert asked == []
+    assert set(ledger.scores()["subset"].map(tuple)) == set(SUBSETS)
+    ledger.compact()
+    assert "subset" not in asked
+    assert "score" in asked
+
+
+def test_answers_lie_side_by_side_whatever_order_a_trainer_gives_them_in(ledger: Ledger) -> None:
+    sent = result(*units()[6:30])
+    mixed = replace(sent, scores=tuple(sorted(sent.scores, key=lambda score: (score.task, score.unit.subset[::-1]))))
+    assert mixed.scores != sent.scores
+    ledger.append(mixed, CONTEXT)
+    rows = pd.read_parquet(files(ledger)[0])["subset"].map(tuple)
+    assert (rows != rows.shift()).sum() == 24
+    assert {(tuple(row.subset), row.task, row.score) for row in ledger.scores().itertuples()} == {
+        (score.unit.subset, score.task, score.value) for score in sent.scores
+    }
+
+
+def test_a_footer_that_does_not_fit_its_rows_makes_a_file_unusable(ledger: Ledger) -> None:
+    """The hash of a file finds accidents; this is a program that writes footers of its own."""
+    ledger.append(result(*units()[:3]), CONTEXT)
+    (path,) = files(ledger)
+    table, found = pq.read_table(path), pq.read_metadata(path)
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema) as writer:
+        writer.write_table(table.slice(1))
+        writer.add_key_value_metadata({b"tim_search.runs": found.metadata[b"tim_search.runs"]})
+    content = sink.getvalue().to_pybytes()
+    path.unlink()
+    name = f"part-{ledger_module.hashlib.sha256(content).hexdigest()[:32]}.parquet"
+    (path.parent / name).write_bytes(content)
+    with pytest.warns(LedgerWarning, match="its footer does not fit its rows"):
+        assert ledger.done(CONTEXT.key) == set()
+
+
+def test_what_is_lacking_is_what_is_not_done(ledger: Ledger) -> None:
+    stranger = Unit(("a", "no such task"), 0, 0)
+    asked = [*units()[:9], stranger, units()[3], *units(1)[:2], stranger]
+    assert ledger.lacking(CONTEXT.key, asked) == ([*units()[:9], stranger, *units(1)[:2]], 0)
+    assert ledger.lacking(CONTEXT.key, []) == ([], 0)
+    ledger.append(result(*units()[2:6]), CONTEXT)
+    ledger.append([result(*units()[:1]), result(*units(1)[:1])], OTHER)
+    lacking, held = ledger.lacking(CONTEXT.key, asked)
+    assert lacking == [*units()[:2], *units()[6:9], stranger, *units(1)[:2]]
+    assert held == 4
+    assert ledger.lacking(OTHER.key, asked)[1] == 2
+
+
+def test_a_sheet_holds_what_the_frame_holds(ledger: Ledger) -> None:
+    ledger.append([result(*units()), result(*units(1)[3:20], diverge=(SUBSETS[9],))], CONTEXT)
+    unit = Unit(("b", "x"), 4, 1)
+    rows = (
+        Score(unit, "b", "auroc", "validation", 0.7, replicates=(0.5, 0.25)),
+        Score(unit, "x", "auroc", "validation", 0.6),
+    )
+    ledger.append(PackResult(Pack((unit,)), rows), CONTEXT)
+    for tasks in ("abcdef", "fbx", ("nothing",)):
+        frame = score_table(ledger.scores(CONTEXT.key), tuple(tasks), replicates=True)
+        sheet = lay_out(ledger.sheet(CONTEXT.key, replicates=True), tuple(tasks))
+        assert sheet.blocks == frame.blocks
+        for name in ("membership", "scores", "trained", "replicates"):
+            assert_array_equal(getattr(sheet, name), getattr(frame, name))
+    assert lay_out(ledger.sheet("no such context"), ("a",)).scores.shape == (0, 0, 1)
 
 
 # -------------------------------------------------------------------- files that are not right

@@ -15,11 +15,12 @@ from typing import Any
 
 import fake_trainer
 import numpy as np
+import pandas as pd
 import pytest
 
 from model.manifest import describe
 from model.synthetic import haim_like
-from tim_search import agreement, games, report, runner, search, spec, summary, tim, wording
+from tim_search import agreement, gallery, games, report, runner, search, spec, summary, tim, wording
 from tim_search.executors import SerialExecutor
 from tim_search.expansion import Greedy
 from tim_search.ledger import Ledger
@@ -268,6 +269,32 @@ def test_small_counts_are_hidden_and_cannot_be_had_from_their_neighbours(tmp_pat
     assert "1.23e+04" not in hidden
     assert "x <10" in hidden
     assert not re.search(r"\b3\.4 %|2\.0 %|96\.6 %", hidden)
+
+    # The search's own wish holds wherever nothing else is asked for, as where a run publishes its report.
+    (tmp_path / "cohort.json").write_text(json.dumps(record | {"small_cells": 10}))
+    assert Page(text_of(tmp_path)).text == hidden
+    assert Page(text_of(tmp_path, small=0)).text == shown
+
+
+def test_points_of_few_patients_are_in_no_figure() -> None:
+    curves = pd.DataFrame(
+        {
+            "task": ["u", "u", "u"],
+            "kind": ["density", "density", "roc"],
+            "x": [np.array([1.0, 2.0, 3.0]), np.array([1.0]), np.array([0.0, 1.0])],
+            "y": [np.array([4.0, 5.0, 6.0]), np.array([4.0]), np.array([0.0, 1.0])],
+            "n": [np.array([5.0, 10.0, 9.0]), np.array([9.0]), np.array([])],
+        }
+    )
+    assert gallery.without_small(curves, 0) is curves
+    left = gallery.without_small(curves, 10)
+    assert [[list(row.x), list(row.y), list(row.n)] for row in left.itertuples()] == [
+        [[2.0], [5.0], [10.0]],
+        [[0.0, 1.0], [0.0, 1.0], []],
+    ]
+    assert len(gallery.without_small(curves, 11)) == 1
+    assert len(gallery.without_small(curves, 21)) == 0  # nothing says that a ROC curve rests on so many
+    assert list(gallery.without_small(curves, 21).columns) == list(curves.columns)
 
 
 @pytest.mark.slow

@@ -1115,3 +1115,69 @@ def test_intervals_over_blocks_cover(measure: ModuleType, options: dict[str, Any
 def test_single_source_design(measure: ModuleType) -> None:
     assert measure.single_source_error(44, 88, n_sources=8) < 0.08
     assert measure.single_source_error(44, 352, n_sources=8) < 0.04
+
+
+# -------------------------------------------------------------------- very many subsets
+
+
+def sliced_table(n: int, m: int, blocks: int, draws: int) -> ScoreTable:
+    """An additive game with noise, one block a subset, some failures, with replicates."""
+    rng = np.random.default_rng(5)
+    membership = np.unique(rng.random((n, m)) < 0.5, axis=0)
+    membership = membership[membership.any(axis=1)]
+    at = np.arange(len(membership))
+    rng.shuffle(at)
+    values = 0.7 + membership @ rng.normal(0, 0.01, (m, m)) + rng.normal(0, 0.01, membership.shape)
+    scores = np.full((len(at), blocks, m), np.nan)
+    scores[at, at % blocks] = np.where(membership, values, np.nan)
+    scores[7] = np.nan
+    trained = np.zeros(scores.shape[:2], bool)
+    trained[at, at % blocks] = True
+    noise = rng.normal(0, 0.01, (*scores.shape, draws))
+    replicates = (scores[..., None] + noise).astype(np.float32) if draws else None
+    pairs = tuple((block, block) for block in range(blocks))
+    return ScoreTable(tuple("abcdefgh"[:m]), pairs, membership, scores, trained, replicates)
+
+
+@pytest.mark.parametrize(("blocks", "draws"), [(1, 0), (3, 0), (3, 6)])
+def test_least_squares_of_many_rows_in_passes_is_that_of_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, blocks: int, draws: int
+) -> None:
+    table = sliced_table(400, 8, blocks, draws)
+    whole = tim.from_table(table, "ols")
+    monkeypatch.setattr("tim_search.blocks.MANY_ROWS", 10)
+    monkeypatch.setattr(estimators, "CHUNK", 17)
+    passes = tim.from_table(table, "ols")
+    for name in ("estimate", "se", "se_sampling", "se_seed", "se_patients", "p_value", "low"):
+        np.testing.assert_allclose(getattr(passes, name), getattr(whole, name), rtol=1e-7, atol=1e-12)
+
+
+def test_tasks_that_cannot_be_told_apart_stay_unknown_in_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = sliced_table(400, 8, 2, 0)
+    together = replace(table, membership=np.c_[table.membership[:, :7], table.membership[:, 6]])
+    scores = np.where(together.membership[:, None, :], np.nan_to_num(table.scores, nan=0.7), np.nan)
+    together = replace(together, scores=np.where(table.trained[:, :, None], scores, np.nan))
+    whole = tim.from_table(together, "ols").estimate
+    monkeypatch.setattr("tim_search.blocks.MANY_ROWS", 10)
+    passes = tim.from_table(together, "ols").estimate
+    assert np.isnan(passes[0, 6:]).all()
+    np.testing.assert_array_equal(np.isnan(passes), np.isnan(whole))
+    np.testing.assert_allclose(passes, whole, rtol=1e-7, atol=1e-12)
+
+
+def test_a_model_that_would_take_too_long_gives_way_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = sliced_table(400, 8, 3, 0)
+    blup = tim.from_table(table)
+    assert blup.method == "blup"
+    monkeypatch.setattr("tim_search.blocks.MODEL_COST", 5e5)
+    monkeypatch.setattr("tim_search.blocks.MODEL_ROWS", 60)
+    instead = tim.from_table(table)
+    assert instead.method == "ols"
+    assert any("least squares is reported instead of BLUP" in note for note in instead.notes)
+    off = ~np.eye(8, dtype=bool)
+    assert np.corrcoef(instead.estimate[off], blup.estimate[off])[0, 1] > 0.95
+    assert np.isfinite(instead.se_seed[off]).all()
+    small = tim.from_table(table, size=3)
+    assert small.size == 3
+    assert any("drawn at random" in note for note in small.notes)
+    assert np.isfinite(small.estimate[off]).all()

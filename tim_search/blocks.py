@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
 from tim_search import estimators
-from tim_search.estimators import Array, Game, Linear, Mixed
+from tim_search.estimators import Array, Game, Linear
 from tim_search.games import ScoreTable
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -36,6 +36,13 @@ SLICED_SHARE = 0.5
 #: known better than from the blocks of one cell, but the luck of a seed differs between tasks. In simulations with 2 to
 #: 10 blocks, alike and very unlike tasks (log-normal spread of 1), 95 % intervals then cover 94.5 to 98.9 %.
 SLICED_DF = 3
+#: What a mixed model of all sources may cost, in multiply-adds: about a minute on one core. Beyond it there are so
+#: many subsets that shrinkage changes nothing, and least squares is reported.
+MODEL_COST = 5e11
+#: Rows of a source from which the part of sliced blocks is estimated where least squares is reported.
+MODEL_ROWS = 1_000
+#: Rows of a source beyond which least squares never holds its weights.
+MANY_ROWS = 20_000
 #: With so few subsets a task that this share of the blocks' effects passes for noise, noise is not subtracted.
 MAX_LEAK = 0.75
 
@@ -73,9 +80,12 @@ class Source(NamedTuple):
 
 def source_of(table: ScoreTable, i: int) -> Source:
     """The rows of a table in which task i has a score in some block."""
-    rows = table.membership[:, i] & np.isfinite(table.scores[:, :, i]).any(axis=1)
-    members = np.delete(table.membership[rows], i, axis=1)
+    rows = np.flatnonzero(table.membership[:, i])
     scores = table.scores[rows, :, i]
+    scored = np.isfinite(scores).any(axis=1)
+    if not scored.all():
+        rows, scores = rows[scored], scores[scored]
+    members = np.delete(table.membership[rows], i, axis=1)
     replicates = None
     if table.replicates is not None:
         replicates = table.replicates[rows, :, i, :].astype(float)
@@ -136,22 +146,49 @@ def sampled_rows(
     With a `size` the rows are BLUP's of the score in subsets of at most so many tasks, and there are no tests.
     """
     sliced = is_sliced(sources)
-    games = [game_of(source, sliced) for source in sources]
-    models: list[Mixed | None] = [None] * len(games)
-    if sliced or method not in ("msr", "ols"):
-        variances = estimators.fit_variances([game for game in games if game])
-        models = [estimators.mixed_model(game, variances, size) if game else None for game in games]
+    cost = sum(model_cost(source, sliced) for source in sources)
+    if method in ("blup", "gls") and cost > MODEL_COST:
+        if size is None:
+            notes.append(
+                f"So many subsets were trained that a mixed model of them would take long and change nothing: least "
+                f"squares is reported instead of {method.upper()}."
+            )
+            method = "ols"
+        else:
+            share = MODEL_COST / cost
+            notes.append(f"The mixed model rests on {share:.1%} of the subsets, drawn at random: all would take long.")
+            sources = [thinned(source, int(share * len(source.members))) for source in sources]
 
-    def rows_of(fits: Sequence[Linear | None], *, modelled: bool) -> list[Row]:
-        parts = zip(sources, games, fits, models, strict=True)
-        return [_sampled_row(*each, modelled, distinct_folds) for each in parts]
-
-    def by(estimator: Callable[[Game], Linear | None]) -> list[Row]:
-        return rows_of([estimator(game) if game else None for game in games], modelled=False)
+    def by(estimator: Callable[[Game], Linear | None], shared: Sequence[float | None]) -> list[Row]:
+        """Rows of an estimator that needs no model; of a large search the games of all sources are much memory."""
+        rows = []
+        for source, variance in zip(sources, shared, strict=True):
+            # What blocks share is in the model where they are sliced; where they are crossed it takes all weights.
+            if method == "ols" and len(source.members) > MANY_ROWS and (sliced or source.scores.shape[1] == 1):
+                rows.append(_row_of_many(source, variance, distinct_folds))
+                continue
+            game = game_of(source, sliced)
+            fit = estimator(game) if game else None
+            rows.append(_sampled_row(source, game, fit, variance, False, distinct_folds))
+        return rows
 
     if method in ("msr", "ols"):
-        rows = by(estimators.difference_of_means if method == "msr" else estimators.least_squares)
+        shared: list[float | None] = [None] * len(sources)
+        if sliced:
+            some = [game_of(thinned(source, MODEL_ROWS), sliced) for source in sources]
+            variances = estimators.fit_variances([game for game in some if game])
+            shared = [estimators.mixed_model(game, variances).block_variance if game else None for game in some]
+        rows = by(estimators.difference_of_means if method == "msr" else estimators.least_squares, shared)
         return method, rows, rows, []
+
+    games = [game_of(source, sliced) for source in sources]
+    variances = estimators.fit_variances([game for game in games if game])
+    models = [estimators.mixed_model(game, variances, size) if game else None for game in games]
+    shared = [model.block_variance if model else None for model in models]
+
+    def rows_of(fits: Sequence[Linear | None], *, modelled: bool) -> list[Row]:
+        parts = zip(sources, games, fits, shared, strict=True)
+        return [_sampled_row(*each, modelled, distinct_folds) for each in parts]
 
     gls = rows_of([model.gls if model else None for model in models], modelled=True)
     if method == "gls":
@@ -175,7 +212,7 @@ def sampled_rows(
             f"BLUP and GLS lie further apart than chance allows in {apart} of {comparable} cells: the mixed model does "
             "not describe these scores. Least squares is reported instead."
         )
-        rows = by(estimators.least_squares)
+        rows = by(estimators.least_squares, shared)
         return "ols", rows, rows, second
     return method, blup, gls, second
 
@@ -193,6 +230,22 @@ def _apart(blup: Row, gls: Row, sliced: bool) -> Mask:
     return np.asarray(abs(blup.estimate - gls.estimate) > allowed)
 
 
+def model_cost(source: Source, sliced: bool) -> float:
+    """Multiply-adds of one solution of the mixed model of a source, roughly (see `estimators`)."""
+    n, q = source.members.shape
+    features = q + q * (q - 1) / 2 + 1 + (q * source.scores.shape[1] if sliced else 0)
+    return float(n * min(n, features) ** 2)
+
+
+def thinned(source: Source, rows: int) -> Source:
+    """At most so many rows of a source: a fixed choice at random."""
+    if len(source.members) <= rows:
+        return source
+    kept = np.sort(np.random.default_rng(0).permutation(len(source.members))[:rows])
+    replicates = None if source.replicates is None else source.replicates[kept]
+    return Source(source.members[kept], source.scores[kept], replicates)
+
+
 def is_sliced(sources: Sequence[Source]) -> bool:
     """Whether the blocks train subsets of their own, so that the mixed model can tell their effects apart."""
     counts = [np.isfinite(source.scores).sum(axis=1) for source in sources]
@@ -203,26 +256,62 @@ def is_sliced(sources: Sequence[Source]) -> bool:
 
 def game_of(source: Source, sliced: bool) -> Game | None:
     """Mean scores over blocks; the blocks' levels are nuisance columns, one constant where all subsets have all."""
+    level = _level_of(source)
+    if level is None:
+        return None
+    nuisance, left, shares = level
+    return Game(np.where(source.members, 1.0, -1.0), nuisance, left, shares if sliced else shares[:, :0])
+
+
+def _level_of(source: Source) -> tuple[Array, Array, Array] | None:
+    """What a `Game` has beside its codes: nuisance columns, scores, shares of the blocks; None with too few rows."""
     known = np.isfinite(source.scores)
     n = len(known)
     if n < 2 * MIN_ROWS or not source.members.shape[1]:
         return None
     shares = known / known.sum(axis=1, keepdims=True)
-    basis, values, _ = np.linalg.svd(shares, full_matrices=False)
-    nuisance = basis[:, values > 1e-9 * values[0]]
+    values, directions = np.linalg.eigh(shares.T @ shares)
+    real = values > 1e-9 * values[-1]
+    nuisance = shares @ (directions[:, real] / np.sqrt(values[real]))
     if n <= nuisance.shape[1] + 1:
         return None
     y = mean(source.scores)
     left = y - nuisance @ (nuisance.T @ y)
     if abs(left).max() <= 1e-12 * abs(y).max():
         left = np.zeros(n)
-    return Game(np.where(source.members, 1.0, -1.0), nuisance, left, shares if sliced else shares[:, :0])
+    return nuisance, left, shares
+
+
+def _row_of_many(source: Source, block_variance: float | None, distinct_folds: bool) -> Row:
+    """The row of least squares on very many subsets (see `MANY_ROWS`)."""
+    q = source.members.shape[1]
+    level = _level_of(source)
+    draws = np.zeros((len(source.scores), 0))
+    if source.replicates is not None:
+        known = np.isfinite(source.scores)
+        draws = np.where(known[:, :, None], source.replicates, 0.0).sum(axis=1) / known.sum(axis=1, keepdims=True)
+    fit = estimators.least_squares_of_many(source.members, *level, draws) if level else None
+    if fit is None:
+        return _sampled_row(source, None, None, None, False, distinct_folds)
+    seed, df_seed = np.full(q, np.nan), np.full(q, 1.0)
+    if block_variance is not None:
+        n_blocks = int(np.isfinite(source.scores).any(axis=0).sum())
+        seed, df_seed = np.sqrt(block_variance * fit.spread), np.full(q, float(SLICED_DF * max(n_blocks - 1, 1)))
+    patients = _spread(fit.draws) if draws.shape[1] else np.full(q, np.nan)
+    linear = Linear(np.zeros((q, 0)), fit.se, fit.df, np.zeros(0))
+    return _total(fit.estimate, linear, (seed, df_seed), (patients, draws.shape[1]), distinct_folds)
 
 
 def _sampled_row(
-    source: Source, game: Game | None, fit: Linear | None, model: Mixed | None, modelled: bool, distinct_folds: bool
+    source: Source,
+    game: Game | None,
+    fit: Linear | None,
+    block_variance: float | None,
+    modelled: bool,
+    distinct_folds: bool,
 ) -> Row:
-    """The row of a fit. `modelled`: the fit's own error holds the part of sliced blocks already."""
+    """The row of a fit. `block_variance` is that of one block's effect on one code, None where there is no model of it;
+    `modelled`: the fit's own error holds the part of sliced blocks already."""
     q = source.members.shape[1]
     if fit is None or game is None:
         nothing = np.full(q, np.nan)
@@ -232,8 +321,8 @@ def _sampled_row(
     present = known.any(axis=0)
     n_blocks = int(present.sum())
     seed, df_seed = np.full(q, np.nan), np.full(q, float(max(n_blocks - 1, 1)))
-    if game.shares.shape[1] > 1 and model is not None:
-        part = estimators.shared_by_blocks(game, fit.weights, model.block_variance)
+    if game.shares.shape[1] > 1 and block_variance is not None:
+        part = estimators.shared_by_blocks(game, fit.weights, block_variance)
         seed, df_seed = np.sqrt(part), SLICED_DF * df_seed
         if modelled:
             fit = replace(fit, se=np.sqrt(np.maximum(fit.se**2 - part, 0.0)))

@@ -544,8 +544,9 @@ def report(
     folder: Folder,
     out: Annotated[Path | None, typer.Option("--out", help="The page to write. Default: DIR/report.html")] = None,
     small_cells: Annotated[
-        int, typer.Option(min=0, help="Hide counts of patients below this, as <10; 0 shows all counts.")
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="Hide counts of patients below this, as <10; 0 shows all. Default: as the search."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a search: one page with everything in it, to be read offline, mailed or printed."""

@@ -20,7 +20,7 @@ the model: sum_j e_bj z_j joins it, with random e of variance s^2 block / q, one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import NamedTuple, TypeAlias
@@ -39,6 +39,8 @@ PRIOR_SD = 2.0
 LOG_BOUND = 12.0
 #: Multiply-adds one evaluation of the restricted likelihood may cost; beyond it each source gives a part of its rows.
 REML_COST = 6e7
+#: Rows that `least_squares_of_many` lays out at a time, so that they stay in a processor's cache.
+CHUNK = 4096
 #: Least squares needs this many rows more than columns.
 SPARE_ROWS = 4
 
@@ -138,18 +140,95 @@ def least_squares(game: Game) -> Linear | None:
     n, r = len(x), game.nuisance.shape[1]
     if n < x.shape[1] + SPARE_ROWS:
         return None
-    inverse = np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64)
-    hat = np.einsum("nk,kn->n", x, inverse)
+    # From sufficient statistics: codes are +1 and -1, so that their products add up without rounding, and a search of a
+    # million subsets takes one pass over its rows where a decomposition of them takes many.
+    gram = x.T @ x
+    information = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
+    inverse = x @ information
+    hat = np.einsum("nk,nk->n", x, inverse)
     df = n - round(float(hat.sum()))
-    residual = game.scores - x @ (inverse @ game.scores)
+    residual = game.scores - x @ (information @ (x.T @ game.scores))
     if hat.max() < 1 - 1e-8:
-        variance = (inverse**2) @ (residual / (1 - hat)) ** 2
+        variance = (inverse**2).T @ (residual / (1 - hat)) ** 2
     else:
         # A row that alone determines a coefficient has no residual; HC3 is undefined, the classical error is not.
-        variance = (inverse**2).sum(axis=1) * (residual @ residual) / max(df, 1)
-    known = _identified(x, inverse)[r:]
-    weights = np.where(known[:, None], 2 * inverse[r:], np.nan)
+        variance = (inverse**2).sum(axis=0) * (residual @ residual) / max(df, 1)
+    known = (np.einsum("kl,lk->k", information, gram) > 1 - 1e-6)[r:]
+    weights = 2 * inverse[:, r:].T
+    weights[~known] = np.nan
     return Linear(weights, 2 * np.sqrt(variance[r:]), np.full(len(known), float(df)), residual)
+
+
+class Summary(NamedTuple):
+    """Least squares of a source with so many rows that its weights are never held.
+
+    `estimate`, `se`, `df` are (q,), NaN where tasks cannot be told apart; `spread` (q,) times the variance of a block's
+    effect on one code is the blocks' part of the squared error (see `shared_by_blocks`); `draws` (q, R) are the
+    estimates from replicates of the scores.
+    """
+
+    estimate: Array
+    se: Array
+    df: Array
+    spread: Array
+    draws: Array
+
+
+def least_squares_of_many(
+    members: NDArray[np.bool_], nuisance: Array, scores: Array, shares: Array, replicates: Array
+) -> Summary | None:
+    """`least_squares` in two passes over chunks of rows, from sufficient statistics; None where that is None.
+
+    Args:
+        members: bool (n, q), the other tasks of subsets that hold the source.
+        nuisance, scores, shares: as of `Game`; the shares of a row sum to 1.
+        replicates: float64 (n, R), scores under other weights of the patients; R may be 0.
+    """
+    n, q = members.shape
+    r, k = nuisance.shape[1], shares.shape[1]
+    if n < r + q + SPARE_ROWS:
+        return None
+    # Rows of one block together, so that nearly every chunk adds to the moments of one block alone.
+    order = np.argsort(shares.argmax(axis=1), kind="stable")
+
+    def chunks() -> Iterator[tuple[NDArray[np.int64], Array]]:
+        for start in range(0, n, CHUNK):
+            rows = order[start : start + CHUNK]
+            yield rows, np.hstack([nuisance[rows], np.where(members[rows], 1.0, -1.0)])
+
+    moments, level = np.zeros((k, r + q, r + q)), np.zeros(r + q)
+    for rows, x in chunks():
+        level += x.T @ scores[rows]
+        for b in np.flatnonzero(shares[rows].any(axis=0)):
+            moments[b] += (x * shares[rows, b][:, None]).T @ x
+    gram = moments.sum(axis=0)
+    information = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
+    beta = information @ level
+
+    robust, square, rest, leverage, highest = np.zeros(r + q), np.zeros(r + q), 0.0, 0.0, 0.0
+    draws = np.zeros((r + q, replicates.shape[1]))
+    for rows, x in chunks():
+        inverse = x @ information
+        hat = np.einsum("nk,nk->n", x, inverse)
+        residual = scores[rows] - x @ beta
+        draws += inverse.T @ replicates[rows]
+        inverse **= 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            robust += (residual / (1 - hat)) ** 2 @ inverse
+        square += inverse.sum(axis=0)
+        rest, leverage, highest = rest + residual @ residual, leverage + hat.sum(), max(highest, hat.max())
+    df = n - round(float(leverage))
+    variance = robust if highest < 1 - 1e-8 else square * rest / max(df, 1)
+    parts = 2 * (information @ moments)[:, r:, r:]
+    known = (np.einsum("kl,lk->k", information, gram) > 1 - 1e-6)[r:]
+    nothing = np.where(known, 0.0, np.nan)
+    return Summary(
+        2 * beta[r:] + nothing,
+        2 * np.sqrt(variance[r:]),
+        np.full(q, float(df)),
+        (parts**2).sum(axis=(0, 2)) + nothing,
+        2 * draws[r:] + nothing[:, None],
+    )
 
 
 class Mixed(NamedTuple):
@@ -298,7 +377,10 @@ def planned_error(game: Game, variances: Variances, noise: float) -> Array:
 
 def shared_by_blocks(game: Game, weights: Array, block_variance: float) -> Array:
     """Variance (q,) that blocks with effects of variance `block_variance` on every code add to weights @ scores."""
-    parts = [(weights * share) @ game.codes for share in game.shares.T]
+    parts = []
+    for share in game.shares.T:
+        rows = np.flatnonzero(share)
+        parts.append((weights[:, rows] * share[rows]) @ game.codes[rows])
     return np.asarray(block_variance * sum((part**2).sum(axis=1) for part in parts))
 
 

@@ -23,6 +23,7 @@ from tim_search.types import (
     TimSearchError,
     Trainer,
     TrainerFactory,
+    Unit,
     failed,
 )
 
@@ -147,16 +148,23 @@ class PackQueue:
 
     def answered(self, job: Job, result: PackResult) -> PackResult:
         """The result as it goes to the ledger: with the number of attempts, and a row for every unit and task."""
-        units = set(job.pack.units)
-        scored = {(score.unit, score.task) for score in result.scores if score.primary}
-        missing = tuple(
+        scored: dict[Unit, set[str]] = {unit: set() for unit in job.pack.units}
+        kept: list[Score] = []
+        unit, names = None, None
+        for score in result.scores:
+            if score.unit is not unit:  # mostly one object for all rows of a unit, and hashing it takes long
+                unit, names = score.unit, scored.get(score.unit)
+            if names is not None:
+                kept.append(score)
+                if score.primary:
+                    names.add(score.task)
+        kept += [
             Score(unit, name, self._tasks[name].metric, unit.part, float("nan"), "failed", "the trainer gave no score")
-            for unit in job.pack.units
+            for unit, names in scored.items()
             for name in unit.subset
-            if (unit, name) not in scored
-        )
-        scores = tuple(score for score in result.scores if score.unit in units) + missing
-        return replace(result, pack=job.pack, scores=scores, attempts=job.attempts)
+            if name not in names
+        ]
+        return replace(result, pack=job.pack, scores=tuple(kept), attempts=job.attempts)
 
     def failed(self, job: Job, error: BaseException | str) -> PackResult | None:
         """Take note of a failure; returns failed rows when the job is given up, None when it will be tried again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from tim_search import confirmation as confirmed
@@ -13,6 +14,9 @@ from tim_search.grouping import Grouping
 from tim_search.summary import SearchResults
 from tim_search.tim import TimResult, size_profile
 from tim_search.types import FINAL_FOLD
+
+#: A confirmation draws a ROC curve from so many patients of either class on (docs/ledger.md).
+ROC_PATIENTS = 20
 
 
 def heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
@@ -78,5 +82,24 @@ def confirmation(results: SearchResults) -> tuple[Path, ...]:
         parts = [frames[asked.contexts[members].key] for members in ((source,), chosen)]
         curves = parts[0] if parts[0] is parts[1] else pd.concat(parts)
         curves = curves[(curves["fold"] == FINAL_FOLD) & curves["seed"].isin(asked.seeds)]
+        curves = without_small(curves, results.small_cells)
         found += confirmed_figures.draw_source(curves, results.tasks[source], chosen, place)
     return tuple(found)
+
+
+def without_small(curves: pd.DataFrame, small: int) -> pd.DataFrame:
+    """Curves without the points that fewer than `small` patients stand behind.
+
+    A ROC curve rests on all patients, of whom it is known that there are 20 or more of either class.
+    """
+    if small <= 0:
+        return curves
+    kept = []
+    for row in curves.to_dict("records"):
+        n = np.asarray(row["n"])
+        enough = n >= small
+        if enough.any():
+            kept.append(row | {name: np.asarray(row[name])[enough] for name in ("x", "y", "n")})
+        elif not len(n) and small <= ROC_PATIENTS:
+            kept.append(row)
+    return pd.DataFrame(kept, columns=curves.columns)

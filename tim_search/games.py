@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search.types import Subset, Unit, subset
+from tim_search.types import Sheet, Subset, Unit, subset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,52 +124,80 @@ def score_table(
         blocks: (seed, fold) pairs to lay out; None takes all that occur, sorted.
         replicates: also lay out the bootstrap replicates; rows without them are NaN.
     """
-    tasks = tuple(tasks)
-    column = {name: index for index, name in enumerate(tasks)}
-    seeds, folds = (frame[name].to_numpy(np.int64) for name in ("seed", "fold"))
-    if blocks is None:
-        blocks = [(int(seed), int(fold)) for seed, fold in np.unique(np.column_stack([seeds, folds]), axis=0)]
-    blocks = tuple(blocks)
-    layer = np.full(len(frame), -1)
-    for index, (seed, fold) in enumerate(blocks):
-        layer[(seeds == seed) & (folds == fold)] = index
-
-    # Rows of one subset mostly share one object (see `Ledger.scores`): Python works once a subset, not once a row.
     objects = frame["subset"].tolist()
+    # Rows of one subset mostly share one object (see `Ledger.scores`): Python works once a subset, not once a row.
     ids = np.fromiter(map(id, objects), np.int64, len(objects))
     _, first, same = np.unique(ids, return_index=True, return_inverse=True)
     numbers: dict[Subset, int] = {}
     known = [numbers.setdefault(tuple(sorted(objects[at])), len(numbers)) for at in first.tolist()]
-    inside = np.array([all(name in column for name in key) for key in numbers], bool)
-    number = np.array(known, int)[same]
-    kept = np.flatnonzero((layer >= 0) & inside[number]) if len(number) else np.zeros(0, int)
-    _, first, row = np.unique(number[kept], return_index=True, return_inverse=True)
-    row = np.argsort(np.argsort(first))[row]  # subsets in the order in which they come
-    names = list(numbers)
-    rows = [names[at] for at in number[kept][np.sort(first)].tolist()]
     codes, words = frame["task"].factorize()
-    task = np.array([column.get(word, -1) for word in words], int)[codes[kept]]
-    good = (frame["status"] == "ok").to_numpy(bool)[kept]
-    values = np.where(good, frame["score"].to_numpy(float)[kept], np.nan)
+    every = sorted(set().union(words, *numbers))
+    place = {name: index for index, name in enumerate(every)}
+    membership = np.zeros((len(numbers), len(every)), bool)
+    for index, key in enumerate(numbers):
+        membership[index, [place[name] for name in key]] = True
+    good = (frame["status"] == "ok").to_numpy(bool)
+    drawn = None
+    if replicates and "replicates" in frame:
+        draws = [() if draw is None else draw for draw in frame["replicates"]]
+        lengths = np.fromiter(map(len, draws), np.int64, len(draws))
+        drawn = lengths, np.fromiter(chain.from_iterable(draws), np.float32, int(lengths.sum()))
+    n = len(frame)
+    return lay_out(
+        Sheet(
+            tuple(every),
+            membership,
+            np.ones(n, np.int64),
+            np.array(known, np.int32)[same] if n else np.zeros(0, np.int32),
+            frame["seed"].to_numpy(np.int64),
+            frame["fold"].to_numpy(np.int64),
+            np.array([place[word] for word in words], np.int32)[codes] if n else np.zeros(0, np.int32),
+            np.where(good, frame["score"].to_numpy(float), np.nan),
+            drawn,
+        ),
+        tasks,
+        blocks,
+    )
 
-    shape = (len(rows), len(blocks), len(tasks))
-    membership = np.zeros((len(rows), len(tasks)), bool)
-    for index, key in enumerate(rows):
-        membership[index, [column[name] for name in key]] = True
+
+def lay_out(sheet: Sheet, tasks: Sequence[str], blocks: Sequence[tuple[int, int]] | None = None) -> ScoreTable:
+    """Lay scores out as a `ScoreTable`: `score_table` for millions of rows (see `Ledger.sheet`)."""
+    tasks = tuple(tasks)
+    if blocks is None:
+        pairs = np.unique(np.column_stack([sheet.seed, sheet.fold]), axis=0)
+        blocks = [(int(seed), int(fold)) for seed, fold in pairs]
+    blocks = tuple(blocks)
+    layer = np.full(len(sheet.counts), -1)
+    for index, (seed, fold) in enumerate(blocks):
+        layer[(sheet.seed == seed) & (sheet.fold == fold)] = index
+    column = np.array([tasks.index(name) if name in tasks else -1 for name in sheet.tasks], int)
+    outside = np.asarray(sheet.membership[:, column < 0].any(axis=1))
+    used = (layer >= 0) & ~outside[sheet.subset] & (sheet.counts > 0)
+
+    # Subsets in the order in which they come: of several assignments to one place the last one stays.
+    first = np.full(len(sheet.membership), -1)
+    order = np.flatnonzero(used)[::-1]
+    first[sheet.subset[order]] = order
+    known = np.flatnonzero(first >= 0)
+    known = known[np.argsort(first[known])]
+    row = np.full(len(sheet.membership), -1)
+    row[known] = np.arange(len(known))
+
+    shape = (len(known), len(blocks), len(tasks))
+    membership = np.zeros((len(known), len(tasks)), bool)
+    membership[:, column[column >= 0]] = sheet.membership[known][:, column >= 0]
     scores = np.full(shape, np.nan)
     trained = np.zeros(shape[:2], bool)
-    scores[row, layer[kept], task] = values
-    trained[row, layer[kept]] = True
+    start = (row[sheet.subset] * len(blocks) + layer) * len(tasks)
+    trained.ravel()[start[used] // max(len(tasks), 1)] = True
+    rows = np.repeat(used, sheet.counts)
+    place = np.repeat(start[used], sheet.counts[used]) + column[sheet.task[rows]]
+    scores.ravel()[place] = sheet.score[rows]
     table = None
-    if replicates and "replicates" in frame:
-        drawn = frame["replicates"].tolist()
-        draws = [() if drawn[at] is None else drawn[at] for at in kept.tolist()]
-        width = max((len(draw) for draw in draws), default=0)
-        if width:
+    if sheet.replicates is not None:
+        lengths, values = sheet.replicates
+        if width := int(lengths[rows].max(initial=0)):
+            whole = (lengths == width) & rows
             table = np.full((*shape, width), np.nan, np.float32)
-            for place, draw in zip(
-                zip(row.tolist(), layer[kept].tolist(), task.tolist(), strict=True), draws, strict=True
-            ):
-                if len(draw) == width:
-                    table[place] = draw
+            table.reshape(-1, width)[place[whole[rows]]] = values[np.repeat(whole, lengths)].reshape(-1, width)
     return ScoreTable(tasks, blocks, membership, scores, trained, table)

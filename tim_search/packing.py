@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from operator import attrgetter
 
 from tim_search.types import Pack, Task, Unit
 
@@ -33,9 +34,13 @@ def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int) -> li
         raise ValueError(f"the capacity of a pack is at least 1 unit; {capacity} was given")
     clustering = {name for name, task in tasks.items() if task.kind == "clustering"}
     groups: dict[tuple[int, int, int, int], list[Unit]] = {}
-    for unit in sorted(set(units)):
-        size, clusterings = len(unit.subset), len(clustering.intersection(unit.subset))
+    for unit in units:
+        size, clusterings = len(unit.subset), len(clustering.intersection(unit.subset)) if clustering else 0
         groups.setdefault((size, clusterings, unit.seed, unit.fold), []).append(unit)
+    for key, group in groups.items():
+        # Sorted within groups, where the subset decides, and neighbours compared: of a million units no set is made.
+        group.sort(key=attrgetter("subset"))
+        groups[key] = [unit for unit, before in zip(group, [None, *group], strict=False) if unit != before]
 
     result: list[tuple[tuple[int, int, int, int], Pack]] = []
     for key, group in groups.items():

@@ -42,7 +42,7 @@ def write(
     results: SearchResults,
     path: str | Path | None = None,
     *,
-    small: int = 0,
+    small: int | None = None,
     confirmation: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write the report of a search folder; returns its path, by default report.html in the folder.
@@ -50,7 +50,8 @@ def write(
     Args:
         results: the search.
         path: of the page.
-        small: counts of patients below it are shown as "<10" and the like; 0 shows all.
+        small: counts of patients below it are shown as "<10" and the like; 0 shows all, None does what the search's
+            file says (`small_cells`).
         confirmation: the rows of the confirmation on test patients, [] where there was none.
 
     Raises BadInput before anything is trained.
@@ -83,9 +84,10 @@ def page(facts: Mapping[str, Any]) -> str:
 
 
 def content(
-    results: SearchResults, *, small: int = 0, confirmation: Sequence[Mapping[str, Any]] = ()
+    results: SearchResults, *, small: int | None = None, confirmation: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
     """Everything the page shows, as plain values; see `write`."""
+    small = results.small_cells if small is None else small
     manifest, tasks, overlaps = results.manifest, results.tasks, results.manifest.overlaps
     result, status = results.tim(), results.status()
     short = summary.report(results, result)

@@ -22,15 +22,13 @@ from typing import Any, Literal, Protocol, Self
 
 from tim_search import storage
 from tim_search.executors import Executor
-from tim_search.games import ScoreTable, empty, score_table
+from tim_search.games import ScoreTable, empty, lay_out
 from tim_search.ledger import Ledger, product_version, write_durably
 from tim_search.packing import packs
 from tim_search.types import BadInput, Context, Interrupted, Pack, PackResult, Subset, Task, Unit, digest
 
 _MANY_FILES = 512  # files of the ledger above which they are merged while a search runs
 _SOME_FILES = 32  # ... at its end, because many small files are slow to read
-
-_TABLE_COLUMNS = ("subset", "seed", "fold", "task", "score", "status", "replicates")
 
 
 class Plan(Protocol):
@@ -151,8 +149,7 @@ def run(
 
     def read_table() -> ScoreTable:
         # Every part: which patients judge a unit follows from its fold, and the table takes the folds of its blocks.
-        rows = ledger.scores(context.key, part=None, columns=_TABLE_COLUMNS)
-        return score_table(rows, tuple(tasks), blocks, replicates=True)
+        return lay_out(ledger.sheet(context.key, part=None, replicates=True), tuple(tasks), blocks)
 
     def tell(kind: Literal["round", "pack", "stopping", "done"], message: str = "") -> None:
         on_event(Event(kind, earlier + rounds, reused + trained, total, failed, time.monotonic() - start, message))
@@ -166,19 +163,19 @@ def run(
 
     with ledger.writer_lock(), _Stop(announce) as stop:
         try:
-            answered = ledger.done(context.key)
+            answered: set[Unit] = set()
             table = empty(tuple(tasks), blocks) if static else read_table()
             if static:
-                units = set(static.units(blocks))
-                reused = len(units & answered)
-                earlier = int(0 < reused == len(units))
-                del units
+                wanted, reused = ledger.lacking(context.key, static.units(blocks))
+                earlier = int(reused > 0 and not wanted)
             else:
+                answered = ledger.done(context.key)
                 reused, earlier = played(plan, table, answered)
+                wanted = plan.ask(table)
             total = reused
-            while wanted := _lacking(static.units(blocks), answered) if static else plan.ask(table):
+            while wanted:
                 rounds += 1
-                todo = set(wanted) - answered
+                todo = wanted if static else [unit for unit in dict.fromkeys(wanted) if unit not in answered]
                 if not todo:
                     raise RuntimeError(
                         f"the plan asks for units that all have final answers, {wanted[0]} for one: it asks for what "
@@ -210,6 +207,7 @@ def run(
                 if static:
                     break  # no score changes what it wants
                 table = read_table()
+                wanted = plan.ask(table)
             if ledger.files() > _SOME_FILES:
                 ledger.compact()
         except KeyboardInterrupt:
@@ -219,10 +217,6 @@ def run(
             ) from None
     tell("done", f"{trained} units trained, {failed} of them failed, {reused} were in the ledger already")
     return SearchOutcome(trained, failed, reused, repeated, rounds, time.monotonic() - start, peak)
-
-
-def _lacking(units: Iterable[Unit], answered: set[Unit]) -> list[Unit]:
-    return [unit for unit in units if unit not in answered]
 
 
 def _together(executor: Executor, waiting: Iterable[Pack]) -> Iterator[list[PackResult]]:

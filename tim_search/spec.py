@@ -250,6 +250,9 @@ class SearchFile(_Section):
     ledger: Annotated[Path | str | None, BeforeValidator(_ledger)] = Field(
         default=None, description="a folder for the ledger, or s3://bucket/prefix"
     )
+    small_cells: int = Field(
+        default=0, ge=0, description="a whole number: counts of fewer patients are in nothing that is published"
+    )
     tracking_uri: str | None = Field(
         default=None,
         pattern=r"^(https?://[^\s/]|sqlite:////)\S+$",

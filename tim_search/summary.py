@@ -21,7 +21,7 @@ import numpy as np
 from tim_search import agreement, expansion, grouping, per_subset, plans, tim
 from tim_search.blocks import Method
 from tim_search.expansion import BestOf, Expansion, Greedy, Sharing
-from tim_search.games import COLUMNS, ScoreTable, score_table
+from tim_search.games import ScoreTable, lay_out
 from tim_search.grouping import Grouping
 from tim_search.ledger import Ledger, LedgerWarning, write_durably
 from tim_search.per_subset import PerSubset
@@ -36,7 +36,7 @@ _SHOWN = 4  # combinations of settings that are named one by one
 #: Settings of the greedy expansion where the search's design does not name them (M3H paper, section 4.3).
 BEAM, MAX_SIZE, CONFIDENCE = 3, 3, 0.95
 
-_COLUMNS = (*COLUMNS, "seconds", "created")
+_COLUMNS = ("subset", "seed", "fold", "status", "seconds", "created")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +88,22 @@ class SearchResults:
         return self.plan.status(self.table) if isinstance(self.plan, Sequential) else None
 
     @cached_property
+    def small_cells(self) -> int:
+        """Counts of fewer patients are in nothing that is published (`small_cells` of the search file); 0: all are."""
+        try:
+            return int(json.loads((self.folder / "cohort.json").read_text(encoding="utf-8")).get("small_cells", 0))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return 0
+
+    @cached_property
     def _rows(self) -> Any:
         return self.ledger.scores(self.manifest.context.key, columns=_COLUMNS)
 
     @cached_property
     def table(self) -> ScoreTable:
         """All scores of the search's tasks and blocks, replicates included."""
-        return score_table(self._rows, tuple(self.tasks), self.manifest.blocks, replicates=True)
+        sheet = self.ledger.sheet(self.manifest.context.key, replicates=True)
+        return lay_out(sheet, tuple(self.tasks), self.manifest.blocks)
 
     def tim(self, method: Method | Literal["auto"] = "auto", **options: Any) -> TimResult:
         """TIM scores of what is trained so far; options as of `tim_search.tim.from_table`.

@@ -17,6 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 Kind: TypeAlias = Literal["binary", "multiclass", "multilabel", "regression", "clustering"]
 Part: TypeAlias = Literal["validation", "test"]
 Status: TypeAlias = Literal["ok", "failed"]
@@ -227,6 +230,32 @@ class PackResult:
     peak_bytes: int = 0
     attempts: int = 1
     curves: tuple[Curve, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """Scores as plain arrays: R runs of adjacent rows of one unit, N rows, S distinct subsets.
+
+    Attributes:
+        tasks: names of all tasks, sorted.
+        membership: bool (S, tasks).
+        counts: int64 (R,), rows of each run.
+        subset: int32 (R,), place of the run's subset in `membership`.
+        seed, fold: int64 (R,).
+        task: int32 (N,), place among `tasks`.
+        score: float64 (N,); NaN where the unit failed.
+        replicates: (how many each row has (N,), all of them in the order of the rows), None where not read.
+    """
+
+    tasks: tuple[str, ...]
+    membership: NDArray[np.bool_] = field(repr=False)
+    counts: NDArray[np.int64] = field(repr=False)
+    subset: NDArray[np.int32] = field(repr=False)
+    seed: NDArray[np.int64] = field(repr=False)
+    fold: NDArray[np.int64] = field(repr=False)
+    task: NDArray[np.int32] = field(repr=False)
+    score: NDArray[np.float64] = field(repr=False)
+    replicates: tuple[NDArray[Any], NDArray[np.float32]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
