@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -323,12 +324,13 @@ def test_group_trains_what_it_rests_on(call: Call, tmp_path: Path, monkeypatch: 
     assert before.group(1, max_size=4).unmeasured == (tuple(sorted((*TASKS, "dnr_later"))),)
     behaviour = fake_trainer.Behaviour(replicates=20)
 
-    def serial(factory: Any, payload: Any, tasks: Any, *_: Any) -> SerialExecutor:
+    def serial(factory: Any, payload: Any, tasks: Any, *_: Any, **__: Any) -> SerialExecutor:
         for name, task in tasks.items():
             monkeypatch.setitem(fake_trainer.TASKS, name, task)
         return SerialExecutor(fake_trainer.trainer, behaviour, tasks)
 
     monkeypatch.setattr(runner, "RayExecutor", serial)
+    monkeypatch.setattr(runner, "connected", contextlib.nullcontext)
     code, out, err = call("group", path, "--models", 1, "--max-size", 4, "--train", "--json")
     assert code == 0, err
     found = json.loads(out)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tim_search import choices, confirmation, confirmer, deploy, forecast, per_subset, runner, spec, summary
+from tim_search import choices, confirmation, confirmer, deploy, forecast, per_subset, report, runner, spec, summary
 from tim_search.types import BadInput
 
 
@@ -44,6 +44,7 @@ def test_a_whole_search_is_run_read_and_confirmed(tmp_path: Path) -> None:
     page = (found.out / "report.html").read_text()
     assert "128 or 1024, chosen for every subset" in page
     assert "Best settings of the 6 subsets" in page
+    assert [row["units"] for row in report.content(results)["cost"]] == [12, 12]
     assert len((found.out / "tables" / "tuning.csv").read_text().splitlines()) == 1 + 6 * 2
 
     together = tuple(sorted(found.tasks))

@@ -150,8 +150,9 @@ def _read(path: Path, *keys: str) -> Any:
 
 
 def _key_facts(result: TimResult, status: Mapping[str, Any], overlaps: Iterable[tuple[str, str]]) -> list[list[str]]:
-    planned = status["planned"]
-    trained = f"{status['trained']:,}" + (f" of {planned:,}" if planned and not status["finished"] else "")
+    count = status["tuning"] or status
+    planned = count["planned"]
+    trained = f"{count['trained']:,}" + (f" of {planned:,}" if planned and not status["finished"] else "")
     return [
         ["tasks", str(len(result.tasks) - (result.control is not None))],
         ["subsets with scores", f"{result.n_subsets:,}"],
@@ -222,16 +223,18 @@ def _cost(results: SearchResults) -> list[dict[str, Any]]:
     for members, seed, fold, status, seconds in zip(*(rows[name] for name in columns), strict=True):
         unit = Unit(subset(members), int(seed), int(fold))
         units[unit] = (float(seconds), status == "failed" or units.get(unit, (0.0, False))[1])
+    # Where every subset tries all combinations of settings, a unit is that many trainings, and its seconds are theirs.
+    combinations = len(results.own.values) if results.own else 1
     sizes: dict[int, list[tuple[float, bool]]] = {}
     for unit in units.keys() & results.table.answered:
         sizes.setdefault(len(unit.subset), []).append(units[unit])
     return [
         {
             "size": size,
-            "units": len(found),
+            "units": len(found) * combinations,
             "failed": sum(failed for _, failed in found),
             "seconds": math.fsum(seconds for seconds, _ in found),
-            "each": math.fsum(seconds for seconds, _ in found) / len(found),
+            "each": math.fsum(seconds for seconds, _ in found) / (len(found) * combinations),
         }
         for size, found in sorted(sizes.items())
     ]
