@@ -22,9 +22,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -165,17 +166,29 @@ def write(cohort: Cohort, truth: Truth, folder: Path) -> None:
     Raises:
         BadInput: something already stands at `folder`.
     """
+    arrays = ("relation", "affinity", "group", "strength", "weights")
+    of_tasks = {"tasks": list(truth.tasks), **{name: getattr(truth, name).tolist() for name in arrays}}
+    of_samples = {"phenotype": pa.array(truth.phenotype)}
+    of_samples |= {f"factor_{k}": pa.array(values) for k, values in enumerate(truth.factors.T)}
+    write_planted(cohort, of_tasks, of_samples, folder)
+
+
+def write_planted(
+    cohort: Cohort, of_tasks: Mapping[str, Any], of_samples: Mapping[str, pa.Array], folder: Path
+) -> None:
+    """Write a cohort as a folder, and what was planted: `truth.json` (of_tasks) and `truth.parquet` (of_samples, a
+    column `sample_id` before them). The folder appears whole or not at all.
+
+    Raises:
+        BadInput: something already stands at `folder`.
+    """
     check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.parent / f".{folder.name}.{os.getpid()}.new"
     try:
         write_cohort(cohort, aside)
-        arrays = ("relation", "affinity", "group", "strength", "weights")
-        of_tasks = {"tasks": list(truth.tasks), **{name: getattr(truth, name).tolist() for name in arrays}}
         (aside / "truth.json").write_text(json.dumps(of_tasks), encoding="utf-8")
-        of_samples = {"sample_id": pa.array(cohort.sample_ids), "phenotype": pa.array(truth.phenotype)}
-        of_samples |= {f"factor_{k}": pa.array(values) for k, values in enumerate(truth.factors.T)}
-        pq.write_table(pa.table(of_samples), aside / "truth.parquet")
+        pq.write_table(pa.table({"sample_id": pa.array(cohort.sample_ids), **of_samples}), aside / "truth.parquet")
         if folder.exists():
             folder.rmdir()
         aside.rename(folder)

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from model.cohort import open_cohort
 from tim_search import choices, cli, confirmer, display, expansion, runner, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
@@ -680,6 +681,20 @@ def test_cohort_synthetic_is_a_cohort_with_its_truth(call: Call, tmp_path: Path)
     code, _, err = call("cohort", "synthetic", "--samples", 200, "--patients", 300, tmp_path / "third")
     assert (code, "--patients" in err) == (2, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "made"]
+
+
+def test_cohort_synthetic_in_the_shape_of_flexcare(call: Call, tmp_path: Path) -> None:
+    sizes = ("--samples", 600, "--steps", 4, "--side", 8, "--tokens", 3)
+    code, out, err = call("cohort", "synthetic", "--like", "flexcare", *sizes, tmp_path / "made")
+    assert (code, "600 samples, 6 tasks" in out) == (0, True)
+    assert "Generating 600 samples of 300 patients with 6 tasks, in the shape of flexcare" in err
+    cohort = open_cohort(tmp_path / "made")
+    assert [m.values.shape[1:] for m in cohort.modalities.values()] == [(4, 76), (1, 8, 8), (3, 32)]
+    assert json.loads((tmp_path / "made" / "truth.json").read_text())["tasks"] == list(cohort.tasks)
+    for like, option in (("flexcare", "--tasks"), ("haim", "--steps")):
+        code, _, err = call("cohort", "synthetic", "--like", like, option, 5, tmp_path / "other")
+        assert (code, f"{option}: expected nothing with --like {like}, got 5" in err) == (2, True)
+    assert not (tmp_path / "other").exists()
 
 
 # ------------------------------------------------------------------------------------------------ whole searches

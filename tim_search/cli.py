@@ -7,6 +7,7 @@ and `expand` start without torch and without Ray.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -65,6 +66,7 @@ class Shape(StrEnum):
     """Cohorts that can be imitated."""
 
     haim = "haim"
+    flexcare = "flexcare"
 
 
 class Modalities(StrEnum):
@@ -828,34 +830,56 @@ def cohort_init(
     )
 
 
-@cohort_app.command("synthetic", epilog="Example: tim-search cohort synthetic --like haim my-cohort")
+@cohort_app.command("synthetic", epilog="Example: tim-search cohort synthetic --like flexcare my-cohort")
 def cohort_synthetic(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must be new or empty.")],
     like: Annotated[Shape, typer.Option(help="The cohort whose shape is imitated.")] = Shape.haim,
-    samples: Annotated[int, typer.Option(min=100, help="Number of samples.")] = 12586,
+    samples: Annotated[
+        int | None, typer.Option(min=100, help="Number of samples. Default: 12586 (haim), 3000 (flexcare).")
+    ] = None,
     patients: Annotated[
-        int | None, typer.Option(min=50, help="Number of patients. Default: as many to a sample as the original has.")
+        int | None,
+        typer.Option(min=50, help="Number of patients. Default: as many to a sample as HAIM has; half (flexcare)."),
     ] = None,
     tasks: Annotated[
-        int,
-        typer.Option(min=4, help="Number of tasks: one multiclass, one regression, one clustering, the rest binary."),
-    ] = 44,
+        int | None,
+        typer.Option(
+            min=4, help="haim: number of tasks (44): one multiclass, one regression, one clustering, the rest binary."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="flexcare: steps of the longest series (24).")] = None,
+    side: Annotated[int | None, typer.Option(min=4, help="flexcare: side of the square image (16).")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="flexcare: tokens of the longest note (12).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds and sizes give equal cohorts.")] = 0,
 ) -> None:
     """Write a synthetic cohort and the truth planted in it: which task helps or harms which (truth.json)."""
-    from model import folder_writer, synthetic
+    from model import folder_writer, synthetic, synthetic_incomplete
 
-    patients = round(samples * 5178 / 12586) if patients is None else patients
+    strange = {"--steps": steps, "--side": side, "--tokens": tokens} if like is Shape.haim else {"--tasks": tasks}
+    for option, given in strange.items():
+        if given is not None:
+            raise BadInput(f"{option}: expected nothing with --like {like.value}, got {given}. Leave it out.")
+    samples = samples or (12586 if like is Shape.haim else 3000)
+    if patients is None:
+        patients = round(samples * 5178 / 12586) if like is Shape.haim else samples // 2
     if patients > samples:
         raise BadInput(
             f"--patients: expected at most as many as there are samples ({samples}), got {patients}. A patient has one "
             "sample or several."
         )
     folder_writer.check_free(folder)
-    _note(f"Generating {samples} samples of {patients} patients with {tasks} tasks, in the shape of {like.value}")
-    cohort, truth = synthetic.haim_like(samples, patients, seed, n_binary=tasks - 3)
+    n_tasks = (tasks or 44) if like is Shape.haim else len(synthetic_incomplete.TABLE_2)
+    _note(f"Generating {samples} samples of {patients} patients with {n_tasks} tasks, in the shape of {like.value}")
+    if like is Shape.haim:
+        cohort, planted = synthetic.haim_like(samples, patients, seed, n_binary=n_tasks - 3)
+        write = functools.partial(synthetic.write, cohort, planted)
+    else:
+        cohort, truth = synthetic_incomplete.incomplete(
+            samples, patients, seed, steps=steps or 24, side=side or 16, tokens=tokens or 12
+        )
+        write = functools.partial(synthetic_incomplete.write, cohort, truth)
     _note(f"Writing {folder}")
-    synthetic.write(cohort, truth, folder)
+    write(folder)
     _output().print(
         f"{folder}: {len(cohort)} samples, {len(cohort.tasks)} tasks; truth.json says which task helps or harms which. "
         f"Check it with `tim-search check {folder}`.",
