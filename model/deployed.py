@@ -301,8 +301,9 @@ class DeployedModel:
             plain = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             if plain["format"] not in READS:
                 raise BadInput(
-                    f"{folder}: expected a model of format {' or '.join(map(str, READS))}, got format {plain['format']}. Use the version of "
-                    f"tim-search that wrote it ({plain['about'].get('versions', {}).get('tim-search', 'unknown')})."
+                    f"{folder}: expected a model of format {' or '.join(map(str, READS))}, got format "
+                    f"{plain['format']}. Use the version of tim-search that wrote it "
+                    f"({plain['about'].get('versions', {}).get('tim-search', 'unknown')})."
                 )
             with np.load(folder / "parameters.npz", allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -523,8 +524,12 @@ def train(
     )
 
 
-def evaluate(model: DeployedModel, cohort: Cohort) -> list[TestScore]:
-    """Score a model on the test patients of its cohort, task by task. It reads their labels: log that first."""
+def evaluate(model: DeployedModel, cohort: Cohort, tasks: Sequence[str] = ()) -> list[TestScore]:
+    """Score a model on the test patients of its cohort, by task. It reads the labels of these tasks: log that first.
+
+    Args:
+        tasks: which; all of the model where none is named.
+    """
     test = cohort.split.test
     modalities = {
         one.name: replace(
@@ -538,6 +543,8 @@ def evaluate(model: DeployedModel, cohort: Cohort) -> list[TestScore]:
     weights = bootstrap_weights(cohort.patients[test], cohort.split.digest)
     scores = []
     for name, task in model.tasks.items():
+        if tasks and name not in tasks:
+            continue
         why, rows = "", int(test.sum())
         if task.kind == "clustering":
             learn = cohort.split.train(FINAL_FOLD)

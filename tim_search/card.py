@@ -15,7 +15,7 @@ def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs:
     Args:
         facts: source, subset, reason, overlaps, search, network, settings, created, versions, readings; cohort (its
             name), fingerprint, split; seeds; training: rows, patients, labels by task, samples present by modality, and
-            how many of the rows chose the epoch (`stopping`).
+            how many of the rows chose the epoch (`stopping`); `extended`: tasks that were added afterwards, if any.
         scores: task, metric, value, sd, low, high, rows and why, by task.
         inputs: name, kind, shape of a row, columns, and levels by column, of each modality (`model.deployed.Inputs`).
     """
@@ -29,6 +29,11 @@ def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs:
         f"Predicts {_and(facts['subset'])} for one sample at a time: the combination that the task search "
         f"`{facts['search']}` chose for `{facts['source']}` ({facts['reason']}).",
         "",
+        *[
+            f"`{name}` was added to the trained model afterwards, with parameters of its own that started from the "
+            "model's shared ones; what the model says of its other tasks is unchanged.\n"
+            for name in facts.get("extended", ())
+        ],
         "## Use and limits",
         "",
         "- For research on the cohort it was trained on and on cohorts like it. It is no medical device, and its use "
