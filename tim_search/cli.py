@@ -581,7 +581,7 @@ def train(
             "model": made.folder,
             "card": made.folder / "model_card.md",
             "predict": shlex.join(
-                ["tim-search", "predict", str(made.folder), "rows.csv", *(["--allow-code"] if allow_code else [])]
+                ["tim-search", "predict", str(made.folder), made.table, *(["--allow-code"] if allow_code else [])]
             ),
             "serve": ("TIM_SEARCH_ALLOW_CODE=1 " if allow_code else "")
             + shlex.join(["mlflow", "models", "serve", "-m", str(made.folder), "--env-manager", "local"]),

@@ -37,6 +37,7 @@ class Trained:
         scores: on the test patients, as plain rows; see `model.deployed.TestScore`.
         published: run_id, model_uri and registered, as far as MLflow took them.
         missed: whether MLflow took less than was asked for.
+        table: a name for rows to predict: rows.csv, or rows.parquet where a CSV file cannot hold them.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Trained:
     scores: tuple[dict[str, Any], ...]
     published: dict[str, str]
     missed: bool
+    table: str = "rows.csv"
 
 
 def train(
@@ -142,7 +144,8 @@ def train(
         warn=warn,
     )
     published = tracker.model(place, source, chosen, scores, text, register)
-    return Trained(place, source, chosen, tuple(scores), published, bool(tracker.missed))
+    table = "rows.csv" if all(one.kind == "vector" for one in made.inputs) else "rows.parquet"
+    return Trained(place, source, chosen, tuple(scores), published, bool(tracker.missed), table)
 
 
 def _chosen(
