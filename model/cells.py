@@ -47,7 +47,7 @@ def _read(cell: Any, kind: str, shape: tuple[int, ...], channels: Sequence[str])
     """The array of one cell, empty where it holds nothing; ValueError with what was given and what to do about it."""
     if isinstance(cell, str | bytes):
         raise ValueError("text. Give nested lists: a CSV file cannot hold them, a .parquet file and JSON can.")
-    if not isinstance(cell, list | tuple | np.ndarray):
+    if not isinstance(cell, list | tuple) and not (isinstance(cell, np.ndarray) and cell.ndim):
         raise ValueError(f"{cell!r}. Give nested lists, or leave the cell empty where the sample lacks it.")
     if kind == "sequence":
         cell = [[np.nan] * shape[1] if step is None else step for step in cell]
@@ -70,18 +70,18 @@ def _read(cell: Any, kind: str, shape: tuple[int, ...], channels: Sequence[str])
 
 def _numbers(cell: Any) -> NDArray[np.float64]:
     """The array of nested lists and arrays, NaN for None; ValueError as `_read`."""
-    fix = "Write numbers, or nothing (None, NaN) where nothing was measured."
+    lists = _lists(cell)
     try:
-        found = np.array(_lists(cell))
+        found = np.array(lists)
+        if found.dtype.kind not in "biuf":
+            found = np.array(lists, object)
     except ValueError:
         raise ValueError("lists of uneven length. Fill their gaps with None or NaN.") from None
     if found.dtype == object:
         flat = [np.nan if value is None or value is pd.NA else value for value in found.ravel().tolist()]
         if other := [value for value in flat if not isinstance(value, Real)]:
-            raise ValueError(f"{other[0]!r} among the numbers. {fix}")
+            raise ValueError(f"{other[0]!r} in it. Write numbers, or nothing (None, NaN) where nothing was measured.")
         found = np.array(flat, np.float64).reshape(found.shape)
-    if found.dtype.kind not in "biuf":
-        raise ValueError(f"{found.ravel()[0]!s}, which is no number. {fix}")
     return found.astype(np.float64)
 
 
