@@ -19,7 +19,7 @@ from model.deployed import DeployedModel
 from model.settings import FlexCareSettings, M3HSettings
 from model.synthetic_incomplete import incomplete
 from tim_search import cli, deploy, extension, pyfunc, readings
-from tim_search.types import FINAL_FOLD, BadInput, Pack, Unit
+from tim_search.types import FINAL_FOLD, BadInput, Interrupted, Pack, Unit
 
 SETTINGS = FlexCareSettings(
     width=8, layers=1, hidden=8, experts=2, expert_hidden=8, patch=8, epochs=2, batch_size=64, replicates=0
@@ -241,6 +241,30 @@ def test_a_table_is_means_and_paired_differences_of_the_seeds() -> None:
     assert primary["difference"] == pytest.approx(0.3)
     assert primary["difference_sd"] == pytest.approx(np.std([0.2, 0.4], ddof=1))
     assert (other["seeds"], other["pretrained"]) == (0, None)
+
+
+def test_an_overlapping_target_is_no_transfer(model, seen) -> None:
+    nested = dataclasses.replace(seen, overlaps=(("dec", "ihm"),))
+    assert any("dec overlaps with ihm of the model" in note for note in extension._notes(model, nested, "dec", False))
+    assert not any("overlaps" in note for note in extension._notes(model, seen, "dec", False))
+
+
+def test_what_was_done_before_an_interruption_is_kept(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare = extending.compare
+
+    def stopped(model: DeployedModel, cohort: Cohort, task: str, shares: list[float], seed: int, fold: int) -> list:
+        if seed == 1:
+            raise KeyboardInterrupt
+        return compare(model, cohort, task, shares, seed, fold)
+
+    monkeypatch.setattr(extending, "compare", stopped)
+    with pytest.raises(Interrupted, match=r"ihm-1-extend-dec\.csv"):
+        cli.app(["extend", str(place), "--task", "dec", "--labels", "1"], standalone_mode=False)
+    with (place.parent / "ihm-1-extend-dec.csv").open() as handle:
+        assert {row["seed"] for row in csv.DictReader(handle)} == {"0"}
+    assert [entry.name for entry in place.parent.iterdir() if entry.name.startswith(".")] == []
 
 
 @pytest.fixture

@@ -637,9 +637,12 @@ def extend(
     """
     from tim_search import display, extension
 
-    found = extension.extend(
-        model, task, shares=labels or extension.SHARES, seeds=seeds, test=test, cohort=cohort, out=out, note=_note
-    )
+    try:
+        found = extension.extend(
+            model, task, shares=labels or extension.SHARES, seeds=seeds, test=test, cohort=cohort, out=out, note=_note
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(f"Stopped. Seeds that were done are in {extension.file_of(model, task)}.") from None
     if as_json:
         content = {"task": found.task, "table": list(found.table), "trainings": list(found.rows), "notes": found.notes}
         _print_json({**content, "file": str(found.file), "folder": str(found.folder) if found.folder else None})

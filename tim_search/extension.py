@@ -85,7 +85,7 @@ def extend(
         raise BadInput(f"{folder}: has no test scores to put on a card. Name a folder that `tim-search train` wrote.")
     note(f"Reading the cohort {cohort or model.about['cohort']}")
     seen = prepare(model, _open(search, cohort), task)
-    file = folder.resolve().parent / f"{folder.resolve().name}-extend-{task}.csv"
+    file = file_of(folder, task)
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
         fold = FINAL_FOLD if test else seed % seen.split.n_folds
@@ -102,6 +102,12 @@ def extend(
         made = fit(model, seen, task)
         place = _save(made, seen, task, table, search if test else None, out)
     return Extension(task, tuple(rows), tuple(table), file, place, tuple(_notes(model, seen, task, test)))
+
+
+def file_of(folder: Path, task: str) -> Path:
+    """Where the trainings are written, seed by seed: beside the model."""
+    place = folder.resolve()
+    return place.parent / f"{place.name}-extend-{task}.csv"
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
