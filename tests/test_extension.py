@@ -260,9 +260,9 @@ def test_what_was_done_before_an_interruption_is_kept(
         return compare(model, cohort, task, shares, seed, fold)
 
     monkeypatch.setattr(extending, "compare", stopped)
-    with pytest.raises(Interrupted, match=r"ihm-1-extend-dec\.csv"):
+    with pytest.raises(Interrupted, match=r"ihm-1-extend-dec-1\.csv"):
         cli.app(["extend", str(place), "--task", "dec", "--labels", "1"], standalone_mode=False)
-    with (place.parent / "ihm-1-extend-dec.csv").open() as handle:
+    with (place.parent / "ihm-1-extend-dec-1.csv").open() as handle:
         assert {row["seed"] for row in csv.DictReader(handle)} == {"0"}
     assert [entry.name for entry in place.parent.iterdir() if entry.name.startswith(".")] == []
 
@@ -287,7 +287,7 @@ def test_the_command_measures_saves_and_leaves_the_test_patients_alone(
     assert readings.read(place.parent.parent) == []
     assert {row["fold"] for row in said["trainings"]} == {0, 1}
     assert [row["metric"] for row in said["table"]] == ["auroc", "auprc"]
-    with (place.parent / "ihm-1-extend-dec.csv").open() as handle:
+    with (place.parent / "ihm-1-extend-dec-1.csv").open() as handle:
         written = list(csv.DictReader(handle))
     assert [float(row["value"]) for row in written] == pytest.approx([row["value"] for row in said["trainings"]])
     model = deploy.load(made)
@@ -297,6 +297,7 @@ def test_the_command_measures_saves_and_leaves_the_test_patients_alone(
     assert "not judged on the test patients; on validation folds, with 20% of the labels" in card
     cli.app(arguments, standalone_mode=False)
     assert "pre-trained" in capsys.readouterr().out
+    assert (place.parent / "ihm-1-extend-dec-2.csv").is_file()
     with pytest.raises(BadInput, match="is there already"):
         cli.app([*arguments, "--out", str(made)], standalone_mode=False)
 
@@ -324,3 +325,24 @@ def test_reading_the_test_patients_is_asked_for_and_logged(place: Path, tmp_path
 def test_bad_options_are_told_before_anything_is_read(tmp_path: Path, options: dict, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         extension.extend(tmp_path, "dec", **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_start_helps_a_related_task_where_labels_are_few() -> None:
+    """Real patients, a seriously trained model: 47 labels suffice to learn what thousands of others prepared."""
+    cohort, tasks = open_cohort("support2"), ("hospdead", "slos_log", "surv_group")
+    settings = M3HSettings(replicates=0)
+    seen = cohort.for_tasks([*tasks, "dnr_later"])
+    model = deployed.train(seen, "m3h", settings, tasks, "hospdead", device="cpu")
+    ready = extending.prepare(model, cohort, "dnr_later")
+    rows = [
+        extension._plain(row)
+        for seed in range(2)
+        for row in extending.compare(model, ready, "dnr_later", [0.01], seed, seed, CPU)
+    ]
+    found = extension.summarise(rows)[0]
+    assert found["seeds"] == 2
+    assert found["patients"] == 47
+    assert found["pretrained"] > 0.7
+    assert found["difference"] > 0.03

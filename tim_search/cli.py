@@ -633,16 +633,13 @@ def extend(
 ) -> None:
     """Extend a model to a task it has not seen: what its start is worth against training from scratch.
 
-    Scores are of held-out validation folds. Every training is written to MODEL-extend-TASK.csv beside the model.
+    Scores are of held-out validation folds. Every training is written to MODEL-extend-TASK-N.csv beside the model.
     """
     from tim_search import display, extension
 
-    try:
-        found = extension.extend(
-            model, task, shares=labels or extension.SHARES, seeds=seeds, test=test, cohort=cohort, out=out, note=_note
-        )
-    except KeyboardInterrupt:
-        raise Interrupted(f"Stopped. Seeds that were done are in {extension.file_of(model, task)}.") from None
+    found = extension.extend(
+        model, task, shares=labels or extension.SHARES, seeds=seeds, test=test, cohort=cohort, out=out, note=_note
+    )
     if as_json:
         content = {"task": found.task, "table": list(found.table), "trainings": list(found.rows), "notes": found.notes}
         _print_json({**content, "file": str(found.file), "folder": str(found.folder) if found.folder else None})

@@ -465,7 +465,7 @@ def extension(task: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]
     for row in rows:
         table.add_row(
             f"{row['share']:.3g}" if row["share"] < 0.01 else f"{row['share']:.0%}",
-            f"{row['rows']:,} of {row['patients']:,} patients",
+            f"{row['rows']:,} ({row['patients']:,} patients)",
             row["metric"] if row["primary"] else Text(row["metric"], style="dim"),
             cell(row, "pretrained"),
             cell(row, "scratch"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tim_search import deploy, readings, spec
-from tim_search.types import FINAL_FOLD, BadInput
+from tim_search.types import FINAL_FOLD, BadInput, Interrupted
 
 if TYPE_CHECKING:
     from model.cohort import Cohort
@@ -72,6 +72,7 @@ def extend(
 
     Raises:
         BadInput: a model or a task that do not go together, shares outside 0 to 1, a folder that is in the way.
+        Interrupted: what the seeds before reached is in the file.
     """
     from model.extending import compare, prepare
     from model.extending import extend as fit
@@ -85,29 +86,26 @@ def extend(
         raise BadInput(f"{folder}: has no test scores to put on a card. Name a folder that `tim-search train` wrote.")
     note(f"Reading the cohort {cohort or model.about['cohort']}")
     seen = prepare(model, _open(search, cohort), task)
-    file = file_of(folder, task)
+    file = _file(folder, task)
     rows: list[dict[str, Any]] = []
-    for seed in range(seeds):
-        fold = FINAL_FOLD if test else seed % seen.split.n_folds
-        if test and seed == 0:
-            assert search is not None
-            readings.log(search, "extend", model=folder.name, task=task, seeds=list(range(seeds)))
-        note(f"Training {task} from both starts, seed {seed}, " + ("test patients" if test else f"fold {fold}"))
-        rows += [_plain(row) for row in compare(model, seen, task, shares, seed, fold)]
-        _write(rows, file)
-    table = summarise(rows)
     place = None
-    if out is not None:
-        note(f"Adding {task} to the model")
-        made = fit(model, seen, task)
-        place = _save(made, seen, task, table, search if test else None, out)
+    if test:
+        assert search is not None
+        readings.log(search, "extend", model=folder.name, task=task, seeds=list(range(seeds)))
+    try:
+        for seed in range(seeds):
+            fold = FINAL_FOLD if test else seed % seen.split.n_folds
+            note(f"Training {task} from both starts, seed {seed}, " + ("test patients" if test else f"fold {fold}"))
+            rows += [_plain(row) for row in compare(model, seen, task, shares, seed, fold)]
+            _write(rows, file)
+        table = summarise(rows)
+        if out is not None:
+            note(f"Adding {task} to the model")
+            place = _save(fit(model, seen, task), seen, task, table, search if test else None, out)
+    except KeyboardInterrupt:
+        done = f"The seeds that were done are in {file}." if rows else "No seed was done."
+        raise Interrupted(f"Stopped. {done}") from None
     return Extension(task, tuple(rows), tuple(table), file, place, tuple(_notes(model, seen, task, test)))
-
-
-def file_of(folder: Path, task: str) -> Path:
-    """Where the trainings are written, seed by seed: beside the model."""
-    place = folder.resolve()
-    return place.parent / f"{place.name}-extend-{task}.csv"
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,6 +165,16 @@ def _check(
             f"{folder}: does not lie in a search's folder, where readings of the test patients are logged, and without "
             "the log they may not be read. Name the model in DIR/models."
         )
+
+
+def _file(folder: Path, task: str) -> Path:
+    """Where the trainings are written, beside the model: a new name each time, for an earlier table is not lost."""
+    place = folder.resolve()
+    name = f"{place.name}-extend-{task}"
+    number = 1
+    while (file := place.parent / f"{name}-{number}.csv").exists():
+        number += 1
+    return file
 
 
 def _open(search: Path | None, cohort: str | None) -> Cohort:
