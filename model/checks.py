@@ -6,12 +6,13 @@ look at. The form of the files is checked where they are read (`model/folder.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cohort import Bools, Modality, Split
+from model.cohort import Bools, Modality, Split, text
 from tim_search.types import Finding, Task
 
 #: Two targets are called nested when this share of the positives of one are positives of the other.
@@ -49,17 +50,39 @@ def label_findings(
             fix = "Mend the label column or leave the task out."
             findings.append(Finding(place, f"over the whole cohort {problem}.", fix))
             continue
+        fixed = _fixed(task, columns, classes.get(name, ()))
+        for label_name, value in fixed.items():
+            problem = (
+                f"label {label_name} is {value:g} wherever it is known."
+                if value == value
+                else (f"label {label_name} is known nowhere.")
+            )
+            fix = f"It teaches nothing and {task.metric} leaves it out; remove it if that is not wanted."
+            if task.metric == "micro_auroc":
+                fix = f"It still counts for {task.metric}, which pools all labels; remove it if that is not wanted."
+            findings.append(Finding(place, problem, fix, "warning"))
         for part, rows in parts:
             problem = _poor(task, columns[rows])
             if problem:
                 fix = "Give it more labels, stratify the split on it (`stratify`), or leave the task out."
                 findings.append(Finding(place, f"in {part} {problem}, so it cannot be scored there.", fix))
                 continue
-            absent = _absent(task, columns[rows], classes.get(name, ()))
+            absent = _absent(task, columns[rows], classes.get(name, ()), fixed)
             if absent:
                 fix = "The mean over the classes leaves them out there; merge rare classes if that is not wanted."
                 findings.append(Finding(place, f"{part} has no sample of {absent}.", fix, "warning"))
     return findings
+
+
+def empty_samples(modalities: Mapping[str, Modality], ids: NDArray[Any]) -> list[Finding]:
+    """An error where samples have no modality at all: no network could say anything of them."""
+    nothing = ids[~np.any([modality.present for modality in modalities.values()], axis=0)] if modalities else ids[:0]
+    if not len(nothing):
+        return []
+    shown = ", ".join(text(value) for value in nothing[:MOST_NAMED].tolist()) + (", ..." * (len(nothing) > MOST_NAMED))
+    count = "1 sample has" if len(nothing) == 1 else f"{len(nothing)} samples have"
+    problem = f"{count} no modality at all (e.g. {shown})."
+    return [Finding("modalities", problem, "Leave such samples out, or add the modality that was measured of them.")]
 
 
 def feature_warnings(modalities: Mapping[str, Modality]) -> list[Finding]:
@@ -167,12 +190,22 @@ def _poor(task: Task, columns: NDArray[np.float64]) -> str:
     return f"all its labels are the same ({only:g})"
 
 
-def _absent(task: Task, columns: NDArray[np.float64], names: tuple[str, ...]) -> str:
+def _fixed(task: Task, columns: NDArray[np.float64], names: tuple[str, ...]) -> dict[str, float]:
+    """The labels of a multilabel task that never vary, each with its only value (NaN: never known)."""
+    if task.kind != "multilabel":
+        return {}
+    found = {name: np.unique(column[~np.isnan(column)]) for name, column in zip(names, columns.T, strict=True)}
+    return {name: float(values[0]) if len(values) else np.nan for name, values in found.items() if len(values) < 2}
+
+
+def _absent(task: Task, columns: NDArray[np.float64], names: tuple[str, ...], told: Container[str] = ()) -> str:
+    """What a part of the cohort has no sample of, labels that are `told` of already left out."""
     if task.kind == "multiclass":
         present = set(np.unique(columns[~np.isnan(columns)]).astype(int).tolist())
         return ", ".join(f"class {name}" for code, name in enumerate(names) if code not in present)
     if task.kind == "multilabel":
-        missing = [name for name, column in zip(names, columns.T, strict=True) if not (column == 1).any()]
+        positive = {name: (column == 1).any() for name, column in zip(names, columns.T, strict=True)}
+        missing = [name for name, some in positive.items() if not some and name not in told]
         return ", ".join(f"a positive {name}" for name in missing)
     return ""
 

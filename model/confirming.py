@@ -194,9 +194,9 @@ def _curves(
         mean, scale = (float(train.mean()), float(train.std()) or 1.0) if len(train) else (0.0, 1.0)
         low, high = np.quantile(train, [0.005, 0.995]) if len(train) else (0.0, 1.0)
         observed, predicted = mean + scale * labels, mean + scale * outputs[:, 0]
-        cells = _cells(observed, predicted, (float(low), float(high)), (float(low), float(high)))
+        grid = cells(observed, predicted, (float(low), float(high)), (float(low), float(high)))
         return [
-            Curve(unit, task.name, "density", "all", *cells),
+            Curve(unit, task.name, "density", "all", *grid),
             *_by_quantile(unit, task, "tail", observed, predicted),
         ]
     if task.kind == "multiclass":
@@ -240,7 +240,7 @@ def _roc(unit: Unit, task: Task, group: str, hit: Array, risk: Array) -> list[Cu
     return [Curve(unit, task.name, "roc", group, tuple(x.tolist()), tuple(np.interp(x, *rate).tolist()))]
 
 
-def _cells(
+def cells(
     x: Array, y: Array, x_range: tuple[float, float], y_range: tuple[float, float]
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """Centres and counts of the cells of a grid that hold enough patients; values outside count at its rim."""
@@ -260,18 +260,18 @@ def _cells(
 def _map(unit: Unit, task: Task, train: Array, held_out: Array, seed: int) -> list[Curve]:
     """The held-out latents in two dimensions, a density for each cluster (M3H paper, Fig. 5d)."""
     cluster = KMeans(task.n_outputs, n_init=3, random_state=seed % 2**32).fit(train).predict(held_out)[:_MAP_ROWS]
-    place = _flat(held_out[:_MAP_ROWS], seed)
+    place = flat(held_out[:_MAP_ROWS], seed)
     spans = [(float(axis.min()), float(axis.max())) for axis in place.T]
     found = []
     for number in range(task.n_outputs):
         rows = cluster == number
-        cells = _cells(place[rows, 0], place[rows, 1], spans[0], spans[1])
-        if cells[0]:
-            found.append(Curve(unit, task.name, "map", f"cluster {number + 1}", *cells))
+        grid = cells(place[rows, 0], place[rows, 1], spans[0], spans[1])
+        if grid[0]:
+            found.append(Curve(unit, task.name, "map", f"cluster {number + 1}", *grid))
     return found
 
 
-def _flat(latents: Array, seed: int) -> Array:
+def flat(latents: Array, seed: int) -> Array:
     """(n, h) to (n, 2): UMAP, as the paper has it, where umap-learn is installed, else t-SNE."""
     try:
         from umap import UMAP

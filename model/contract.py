@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from model.cohort import Cohort
 from model.data import Fold, Rows
 from model.seeding import generator, linear
 from tim_search.types import Subset, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Parameters = dict[str, Tensor]
 
@@ -154,6 +157,30 @@ class Shape:
     outputs: int
     inputs: tuple[tuple[int, ...], ...]
     rows: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Inside:
+    """What happens inside a network for one subset, in tables; no row is about one patient.
+
+    Attributes:
+        subset: its tasks.
+        order: the tasks in the order of their turns.
+        scores: task, metric, primary, variant ("together", "alone", "no task token"), mean, sd and seeds.
+        routing: task, combination of modalities, expert (from 1), chosen (how many rows were sent to it) and rows (how
+            many have the combination).
+        turns: epoch (from 1), turn (the task that was trained), task and score after it.
+        patients: variant, task, x, y and patients: a map of the representations as a density.
+        apart: variant and silhouette, how well the representations tell the tasks apart.
+    """
+
+    subset: Subset
+    order: tuple[str, ...]
+    scores: pd.DataFrame
+    routing: pd.DataFrame
+    turns: pd.DataFrame
+    patients: pd.DataFrame
+    apart: pd.DataFrame
 
 
 class Network(Protocol):

@@ -55,6 +55,7 @@ def read(root: Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Fin
     modalities = read_modalities(reader, spec, samples)
     if len(modalities) == len(spec.get("modalities", {})):
         check_excludes(reader, tasks, modalities)
+        reader.findings += [] if samples is None else checks.empty_samples(modalities, samples.ids)
     overlaps = read_overlaps(reader, spec)
     if thorough:
         reader.findings += checks.feature_warnings(modalities)

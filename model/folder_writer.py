@@ -118,7 +118,7 @@ def _modality_out(modality: Modality, cohort: Cohort, root: Path) -> dict[str, A
     columns: dict[str, pa.Array] = {}
     if modality.kind == "image":
         entry["shape"] = list(modality.values.shape[1:])
-        flat = modality.values[here].reshape(int(here.sum()), -1)
+        flat = modality.values[here].reshape(int(here.sum()), int(np.prod(modality.values.shape[1:])))
         columns["sample_id"] = _arrow(cohort.sample_ids[here])
         columns[PIXELS] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
     elif modality.kind == "sequence":

@@ -23,8 +23,9 @@ def describe(cohort: Cohort) -> dict[str, Any]:
     Keys: format, name, fingerprint, description (texts of the cohort's `info`), filters (list of name and count, from
     `info["counts"]`), samples, patients, parts (list: part, samples, patients; the test part and each fold), modalities
     (list: name, kind, columns, categorical, absent (samples without the modality), missing (share of values not
-    measured where the modality is there), column_missing (column -> samples without a value)), dropped (list: modality,
-    column, by (tasks that exclude it)), tasks (see `_task`), overlaps.
+    measured where the modality is there), column_missing (column -> samples without a value); of a sequence steps (of
+    the longest) and mean_steps (with anything measured, where the modality is there); of an image shape), dropped
+    (list: modality, column, by (tasks that exclude it)), tasks (see `_task`), overlaps.
     """
     info = dict(cohort.info)
     counts = info.pop("counts", {})
@@ -65,6 +66,10 @@ def _modality(modality: Modality) -> dict[str, Any]:
     rest = tuple(axis for axis in range(1, values.ndim) if axis != values.ndim - 1 or modality.kind == "image")
     without = unknown.all(axis=rest) if rest else unknown
     per_column = np.atleast_1d(without.sum(axis=0))
+    shape: dict[str, Any] = {"shape": list(values.shape[1:])} if modality.kind == "image" else {}
+    if modality.kind == "sequence":
+        measured = (~unknown.all(axis=2)).sum(axis=1)
+        shape = {"steps": values.shape[1], "mean_steps": float(measured.mean()) if len(measured) else 0.0}
     return {
         "name": modality.name,
         "kind": modality.kind,
@@ -75,6 +80,7 @@ def _modality(modality: Modality) -> dict[str, Any]:
         "column_missing": {
             column: int(count) for column, count in zip(modality.inputs, per_column.tolist(), strict=True)
         },
+        **shape,
     }
 
 
@@ -86,8 +92,9 @@ def _excluded_by(cohort: Cohort, modality: str, column: str) -> list[str]:
 
 def _task(cohort: Cohort, task: Task) -> dict[str, Any]:
     """Keys: name, kind, metric, department, excludes; and where it has labels: labelled, classes (list of name and
-    count) or mean and sd (of a regression, over all labelled samples), parts (list: part, labelled, positive (of a
-    binary task, else None)).
+    count; of a multilabel task the positives of each label, and known: the samples that carry each label) or mean and
+    sd (of a regression, over all labelled samples), parts (list: part, labelled, positive (of a binary task, else
+    None)).
     """
     found: dict[str, Any] = {
         "name": task.name,
@@ -109,6 +116,7 @@ def _task(cohort: Cohort, task: Task) -> dict[str, Any]:
         found["classes"] = [
             [name, int(count)] for name, count in zip(cohort.classes[task.name], positive.tolist(), strict=True)
         ]
+        found["known"] = (~np.isnan(labels)).sum(axis=0).tolist()
     else:
         names = cohort.classes[task.name]
         counts = np.bincount(labels[known].astype(int), minlength=len(names))

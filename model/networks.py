@@ -11,11 +11,12 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from model import flexcare, m3h
-from model.contract import Network
+from model.contract import Inside, Network
 from model.lifted import Lifted, OwnNetwork
 from model.settings import settings_class
 from tim_search.types import BadInput
@@ -59,6 +60,23 @@ def settings_of(name: str, *, allow_code: bool = False) -> type[Any]:
     network = find(name, allow_code=allow_code)
     assert isinstance(network, Lifted)
     return network.settings
+
+
+def look_inside(name: str) -> Callable[..., Inside]:
+    """The function that shows what happens inside a network, see `model.flexcare_inside.look`.
+
+    Raises:
+        BadInput: the network has nothing of the kind to show.
+    """
+    if name != "flexcare":
+        raise BadInput(
+            f"network: {name} has no experts, no turns and no task tokens to look at; flexcare has. What {name} offers "
+            "is in `tim-search report`."
+        )
+    # Imported here: scikit-learn's maps, which training does not need.
+    from model import flexcare_inside
+
+    return flexcare_inside.look
 
 
 def identity(name: str) -> str:

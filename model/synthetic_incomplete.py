@@ -7,10 +7,10 @@ for one task only, and a patient may have samples of several tasks.
 
 | Task | Kind | Metric | Reads |
 |---|---|---|---|
-| ihm, dec | binary | AUROC | the same two acute factors |
+| ihm, dec | binary | AUROC | one mixture of two factors, which show half as clearly as the others |
 | los | 10 classes | macro F1 | two factors of its own |
-| phe | 25 labels | macro AUROC | four sums |
-| rea | binary | AUROC | one mixture of four differences |
+| phe | 25 labels | macro AUROC | four factors of its own, which are loud noise in the samples of los |
+| rea | binary | AUROC | two factors of its own |
 | dia | 14 labels | macro AUROC | three factors of its own, mainly in the image |
 
 How it is made. A sample has latent factors of variance 1, half of it the patient's and half its own. A factor shows in
@@ -19,12 +19,12 @@ under noise of the sample and noise of every step, pixel and token. A label is a
 noise added (10 classes: nine thresholds).
 
 What follows, and is the truth. `relation` +1, synergy: ihm and dec have few labels each and read one and the same
-mixture, so that either's labels teach the other. `relation` -1, conflict: phe and rea read the same patterns, of which
-the series shows the sum of two factors and the notes their difference; phe wants the first, which is what both
-modalities say together, and rea the second, in which they contradict each other. A network that merges the two
-modalities in one way for both tasks serves one at the cost of the other, and the 25 labels of phe say more than the one
-of rea. All other pairs read factors of their own: 0. These are the directions of the mechanism; how large the gain or
-loss of a given network is, is for a search to measure. docs/cohorts.md says what a small shared network made of it.
+mixture, so that either's labels teach the other. `relation` -1, conflict: where the factors of phe show, the samples of
+los hold noise of several times their size (as of a device that only some wards use), so that los asks of a shared
+network to be deaf to what phe has to hear; and los wins, for one of ten classes says more than the mean of 25 rare
+labels. It is los that harms phe, not phe los. All other pairs: 0. These are the directions of the mechanism; how large
+the gain or loss of a given network is, is for a search to measure. docs/cohorts.md says what a small shared network
+made of it.
 """
 
 from __future__ import annotations
@@ -67,16 +67,19 @@ _TASKS = (
 _POSITIVE = {"ihm": (0.3, 0.3), "dec": (0.3, 0.3), "rea": (0.35, 0.35), "phe": (0.1, 0.4), "dia": (0.1, 0.4)}
 
 #: The factors, in the order of `Truth.factors`: which of them a task reads, and how much of their signal each modality
-#: (series, image, notes) shows. The sums and the differences share their patterns.
-_ACUTE, _STAY, _SUMS, _DIFFERENCES, _CHEST = slice(0, 2), slice(2, 4), slice(4, 8), slice(8, 12), slice(12, 15)
-_FACTORS = 15
-_READS = {"ihm": _ACUTE, "dec": _ACUTE, "los": _STAY, "phe": _SUMS, "rea": _DIFFERENCES, "dia": _CHEST}
+#: (series, image, notes) shows.
+_ACUTE, _STAY, _CONDITIONS, _RETURN, _CHEST = slice(0, 2), slice(2, 4), slice(4, 8), slice(8, 10), slice(10, 13)
+_FACTORS = 13
+_READS = {"ihm": _ACUTE, "dec": _ACUTE, "los": _STAY, "phe": _CONDITIONS, "rea": _RETURN, "dia": _CHEST}
 _SHOWN = (
-    (_ACUTE, (0.7, 0.1, 0.2)),
+    (_ACUTE, (0.35, 0.05, 0.1)),
     (_STAY, (0.7, 0.1, 0.2)),
-    (_SUMS, (0.5, 0.0, 0.5)),
+    (_CONDITIONS, (0.5, 0.0, 0.5)),
+    (_RETURN, (0.5, 0.1, 0.4)),
     (_CHEST, (0.1, 0.6, 0.3)),
 )
+#: Size of what stands in the samples of los where the factors of phe show.
+_LOUD = 4.0
 
 CHANNELS = 76
 
@@ -87,10 +90,10 @@ class Truth:
 
     Attributes:
         tasks: the six names, in the order of `relation`.
-        relation: int8 (6, 6), row = source task: +1 the column's task helps, -1 it harms, 0 neither.
+        relation: int8 (6, 6), row = source task: +1 the column's task helps it, -1 harms it, 0 neither.
         weights: by task float64 (labels, K), unit rows: the mixture of factors behind each label (one row of a task
             that is not multilabel), before noise.
-        factors: float32 (n, K); the latent factors of each sample.
+        factors: float32 (n, K); the latent factors of each sample. Those of phe do not show in the samples of los.
         labelled: (n,) name of the one task that each sample is labelled for.
     """
 
@@ -140,10 +143,13 @@ def incomplete(
     factors = _factors(dice, patients, n_patients)
     weights = _weights(dice)
     present = _present(dice, labelled)
+    seen = factors.copy()
+    of_los = labelled == "los"
+    seen[of_los, _CONDITIONS] = _LOUD * dice.standard_normal(seen[of_los, _CONDITIONS].shape)
     modalities = [
-        _series(dice, _shown(factors, 0, signal), present[:, 0], steps),
-        _image(dice, _shown(factors, 1, signal), present[:, 1], side),
-        _notes(dice, _shown(factors, 2, signal), present[:, 2], tokens, token_width),
+        _series(dice, _shown(seen, 0, signal), present[:, 0], steps),
+        _image(dice, _shown(seen, 1, signal), present[:, 1], side),
+        _notes(dice, _shown(seen, 2, signal), present[:, 2], tokens, token_width),
     ]
     labels = {task.name: _label(dice, task, factors @ weights[task.name].T, labelled, noise) for task in _TASKS}
     cohort = make_cohort(
@@ -164,9 +170,8 @@ def incomplete(
     )
     names = tuple(task.name for task in _TASKS)
     relation = np.zeros((len(names), len(names)), np.int8)
-    for one, other, sign in (("ihm", "dec", 1), ("phe", "rea", -1)):
-        i, j = names.index(one), names.index(other)
-        relation[i, j] = relation[j, i] = sign
+    for source, other, sign in (("ihm", "dec", 1), ("dec", "ihm", 1), ("phe", "los", -1)):
+        relation[names.index(source), names.index(other)] = sign
     return cohort, Truth(names, relation, weights, factors, labelled)
 
 
@@ -221,14 +226,8 @@ def _present(dice: np.random.Generator, labelled: NDArray[np.object_]) -> Bools:
 
 
 def _shown(factors: Floats32, modality: int, signal: float) -> Floats32:
-    """float32 (n, patterns): how strongly a modality shows each of its patterns."""
-    parts = []
-    for block, shares in _SHOWN:
-        values = factors[:, block]
-        if block == _SUMS:  # as strong as any other pattern: a sum or a difference of two has variance 2
-            sign = -1 if modality == 2 else 1
-            values = (values + sign * factors[:, _DIFFERENCES]) / np.float32(np.sqrt(2))
-        parts.append(values * np.float32(np.sqrt(signal * shares[modality])))
+    """float32 (n, patterns): how strongly a modality shows each of its patterns, one a factor."""
+    parts = [factors[:, block] * np.float32(np.sqrt(signal * shares[modality])) for block, shares in _SHOWN]
     return np.concatenate(parts, axis=1)
 
 

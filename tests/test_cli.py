@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,6 +123,14 @@ def write(path: Path, **fields: Any) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------ help
+
+
+def test_readme_and_changelog_name_every_command() -> None:
+    readme = re.findall(r"^\| `tim-search ((?:cohort )?[a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(readme) == COMMANDS
+    listed = re.search(r"^- Command line: ([^.]*)\.", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert listed is not None
+    assert sorted(re.split(r",\s+", listed[1])) == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -222,6 +223,42 @@ def test_mlflow_down_costs_no_model(folder: Path) -> None:
     (warning,) = said
     assert f"The model is whole in {made.folder}" in warning
     assert len(deploy.load(str(made.folder)).predict(rows(made))) == 6
+
+
+MAKER = """
+import sys, tempfile, time
+from pathlib import Path
+from tim_search import deploy
+models = Path(sys.argv[1])
+with deploy._alone(models), tempfile.TemporaryDirectory(dir=models, prefix=deploy._MAKING) as aside:
+    (Path(aside) / "files").mkdir()
+    print("making", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_training_left_is_cleared_and_a_living_one_is_not(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    maker = subprocess.Popen([sys.executable, "-c", MAKER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root)
+    try:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "making\n"
+        entered = threading.Event()
+
+        def enter() -> None:
+            with deploy._alone(tmp_path):
+                entered.set()
+
+        waiting = threading.Thread(target=enter)
+        waiting.start()
+        assert not entered.wait(0.5)
+        assert len(list(tmp_path.glob(".making-*/files"))) == 1
+    finally:
+        maker.kill()
+        maker.communicate(timeout=60)
+    assert entered.wait(60)
+    waiting.join(60)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_moved_folder_takes_its_models_along(trained: deploy.Trained, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("design: {greedy: {tolerance: -1}}", ["design.greedy.tolerance: expected a number of at least 0", "got -1"]),
         ("design: {surrogate: {round: 3}}", ["design.surrogate.round: unknown key. Did you mean rounds?"]),
         ("design: {surrogate: {max_size: 1}}", ["design.surrogate.max_size: expected a whole number of at least 2"]),
-        ("tuning: 3", ["line 2, tuning: expected space, sampler and trials, got 3"]),
+        ("tuning: 3", ["line 2, tuning: expected scope, space, sampler and trials, got 3"]),
         ("tuning: {spaces: 1}", ["tuning.spaces: unknown key. Did you mean space?"]),
         ("tuning: {space: {rate: [1]}}", ["line 2, tuning.space.rate: unknown key. Did you mean", "learning_rate"]),
         ("tuning: {space: {learning_rate: 1e-4}}", ["tuning.space.learning_rate: expected a list of values or"]),
@@ -108,6 +108,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("tuning: {space: {batch_size: [256, 0]}}", ["tuning.space.batch_size: expected a whole number of at least 2"]),
         ("tuning: {space: {batch_size: [true]}}", ["tuning.space.batch_size: expected a number or a word"]),
         ("tuning: {trials: 3}", ["tuning.trials: goes with `sampler: optuna`"]),
+        ("tuning: {scope: each}", ["tuning.scope: expected global (one choice for the search) or per_subset"]),
+        ("tuning: {scope: per_subset, sampler: optuna}", ["tuning.sampler: with `scope: per_subset` every subset is"]),
         ("tuning: {space: {alpha: {low: 0, high: 1}}}", ["tuning.space.alpha: a grid needs a list of values"]),
         (
             "tuning: {sampler: optuna, space: {alpha: {low: 1, high: 1}}}",
@@ -382,6 +384,39 @@ def test_a_kept_choice_is_part_of_the_context(tmp_path: Path) -> None:
         text + "training: {epochs: 3}\n",
     ):
         assert spec.resolve(spec.load(write(tmp_path, other)), tmp_path / "out").awaits_tuning
+
+
+def test_settings_of_its_own_for_every_subset_are_part_of_the_context(tmp_path: Path) -> None:
+    text = "cohort: support2\ntasks: [hospdead, dnr_later]\ntuning: {scope: per_subset}\n"
+    search = spec.load(write(tmp_path, text))
+    assert spec.load(write(tmp_path, spec.dump(search))) == search
+    found = spec.resolve(search, tmp_path / "out")
+    assert found.own is not None
+    assert not found.awaits_tuning
+    assert found.own.values == tuple(
+        {"batch_size": batch, "learning_rate": rate} for batch in (256, 512) for rate in (0.0001, 0.0003)
+    )
+    assert found.blocks == found.own.blocks == tuple((b, b) for b in range(5))  # every fold of the cohort
+    plain = spec.resolve(spec.load(write(tmp_path, text.replace("scope: per_subset", ""))), tmp_path / "out")
+    assert plain.own is None
+    assert plain.context.key != found.context.key
+    one = found.own.context_of(found.own.values[0])
+    assert one.settings == spec.with_values(found, found.own.values[0]).settings.text
+    # The settings before tuning do not matter where they are tuned; all others do.
+    for more, same in (("learning_rate: 1e-2", True), ("epochs: 3", False)):
+        other = spec.resolve(spec.load(write(tmp_path, text + f"training: {{{more}}}\n")), tmp_path / "out")
+        assert (other.context == found.context) == same
+
+
+def test_a_sampled_search_of_tuned_subsets_is_not_sliced(tmp_path: Path) -> None:
+    fields = {"tasks": ("hospdead", "dnr_later", "slos_log"), "tuning": {"scope": "per_subset"}}
+    found = spec.resolve(spec.SearchFile(cohort="support2", design={"sampled": 6}, **fields), tmp_path)  # type: ignore[arg-type]
+    assert found.design["sliced"] is False
+    said = misfit(design={"sampled": {"n": 6, "sliced": True}}, **fields)
+    assert "design.sampled.sliced: with `tuning: {scope: per_subset}` every subset is trained in every block" in said
+    said = misfit(blocks=1, **fields)
+    assert "tuning.scope: with `scope: per_subset` settings are chosen on other folds than the one that scores" in said
+    assert "write `blocks: 5`" in said
 
 
 def test_the_surrogate_is_a_design(tmp_path: Path) -> None:

@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tim_search import per_subset
 from tim_search.ledger import write_durably
+from tim_search.per_subset import counted
+from tim_search.per_subset import skill as skill
 from tim_search.search import Manifest
 from tim_search.types import BadInput, Context, Subset, Task, Unit, canonical, digest, subset
 
@@ -133,14 +136,6 @@ class Trial:
         return float(np.mean(self.by_fold(study)))
 
 
-def skill(metric: str, score: float) -> float:
-    """A score on a scale that ends at perfection (1) and begins, for AUROC and R2, at knowing nothing (0).
-
-    What knowing nothing reaches by AUPRC or F1 depends on the labels; these scores stay as they are.
-    """
-    return 2 * score - 1 if metric.endswith("auroc") else score
-
-
 def trials(study: Study, rows: pd.DataFrame) -> list[Trial]:
     """The trials of a study that a ledger holds, whole or in part, in the order they were begun; rows: `COLUMNS`."""
     for name in ("cohort", "columns", "split", "network"):
@@ -223,25 +218,48 @@ def chosen(folder: str | Path, members: Iterable[str]) -> dict[str, Any]:
         members: names of the subset's tasks.
 
     Raises:
-        BadInput: no search in the folder, or a `tuning.json` that was made for other settings than its search's.
+        BadInput: no search in the folder, a `tuning.json` that was made for other settings than its search's, or a
+            subset that a search with settings for every subset has not tuned yet.
     """
-    folder, wanted = Path(folder), subset(members)
-    settings: dict[str, Any] = json.loads(Manifest.read(folder).context.settings)
+    wanted = subset(members)
+    return settings(folder, [wanted])[wanted]
+
+
+def settings(folder: str | Path, subsets: Iterable[Subset]) -> dict[Subset, dict[str, Any]]:
+    """`chosen` for many subsets at once."""
+    folder, subsets = Path(folder), list(subsets)
+    manifest = Manifest.read(folder)
+    own = per_subset.of(manifest.context)
+    if own is None:
+        return {members: _of_studies(folder, manifest, members) for members in subsets}
+    ledger = manifest.open_ledger(folder)
+    if lacking := own.lacking(ledger, subsets):
+        raise BadInput(
+            f"{folder}: every subset of this search has settings of its own, and {' + '.join(lacking[0])} is not tuned "
+            f"yet. Run `tim-search tune {folder / 'search.yaml'} --out {folder} --subset {'+'.join(lacking[0])}`."
+        )
+    tasks = {task.name: task for task in manifest.tasks}
+    records = own.records(ledger, tasks, subsets, manifest.design.get("control"))
+    return {members: own.settings_of(record["choice"]) for members, record in zip(subsets, records, strict=True)}
+
+
+def _of_studies(folder: Path, manifest: Manifest, wanted: Subset) -> dict[str, Any]:
+    shared: dict[str, Any] = json.loads(manifest.context.settings)
     content = _read(folder)
     if content is None:
-        return settings
+        return shared
     base, own = content["base"], [record for record in content["studies"] if record["subset"] is not None]
     # What the search was tuned in differs from the base; nothing else may.
     tuned = {name for record in content["studies"] if record["subset"] is None for name in record["space"]}
     for record in own:
         if tuple(record["subset"]) == wanted:
-            if any(settings.get(name) != value for name, value in base.items() if name not in tuned):
+            if any(shared.get(name) != value for name, value in base.items() if name not in tuned):
                 raise BadInput(
                     f"{folder / FILE} was made for other settings than those of the search in {folder}. Run "
                     "`tim-search tune` again with the file of this search."
                 )
             return {**base, **record["choice"]}
-    return settings
+    return shared
 
 
 def table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -272,9 +290,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _counted(study: Study) -> set[str]:
-    names = {name for members in study.subsets for name in members}
-    supervised = {name for name in names if study.tasks[name].kind != "clustering"}
-    return supervised or names
+    return set(counted({name for members in study.subsets for name in members}, study.tasks))
 
 
 def _holds(allowed: Any, value: Any) -> bool:

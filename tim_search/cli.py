@@ -214,7 +214,7 @@ def _subset(names: str, found: ResolvedSearch) -> Subset:
 def _tune(found: ResolvedSearch, subsets: Sequence[Subset], address: str | None) -> list[dict[str, Any]]:
     from tim_search import display, runner
 
-    what = f"{len(subsets)} subsets" if subsets else f"search {found.file.name}"
+    what = f"{len(subsets)} subset{'s' * (len(subsets) > 1)}" if subsets else f"search {found.file.name}"
     _note(f"Tuning {what}: settings compared by cross-validation, into {found.out}")
     try:
         with display.progress(_console) as tell:
@@ -318,6 +318,7 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
         "units planned": planned,
         "units trained": content["trained"],
         "units failed": content["failed"],
+        **({"trainings": _tuning_words(content["tuning"])} if content["tuning"] else {}),
         "units waiting": content["waiting"],
         "finished": "yes" if content["finished"] else "no",
         "training time": display.duration(content["training_seconds"]),
@@ -325,6 +326,11 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
         "last written": content["last_written"] or "never",
         "ledger": content["ledger"],
     }
+
+
+def _tuning_words(content: Mapping[str, Any]) -> str:
+    planned = "" if content["planned"] is None else f" of {content['planned']}"
+    return f"{content['trained']}{planned}, with {content['combinations']} combinations of settings for every subset"
 
 
 @app.command(epilog="Example: tim-search tim runs/demo --source hospdead --size 5")
@@ -367,6 +373,22 @@ def tim(
     console.print(display.matrix(result, console.width))
 
 
+@app.command(epilog="Example: tim-search compare runs/m3h runs/flexcare")
+def compare(
+    folder: Folder,
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The output folder of another search.")],
+    as_json: AsJson = False,
+) -> None:
+    """Lay the TIM scores of two searches side by side: two networks, two cohorts, or two settings."""
+    from tim_search import comparison, display, summary
+
+    content = comparison.compare(summary.open_search(folder), summary.open_search(other)).record()
+    if as_json:
+        _print_json(content)
+        return
+    _output().print(display.comparison(content))
+
+
 @app.command(epilog="Example: tim-search expand runs/demo --rule paper --source hospdead")
 def expand(
     folder: Folder,
@@ -396,6 +418,8 @@ def expand(
         return
     title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
     _output().print(display.expansions(rows, chosen.rule, title))
+    if results.manifest.design["kind"] == "sampled" and not any(row["complete"] for row in rows):
+        _output().print(f"  {display.NO_COMBINATIONS}")
     _output().print(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")
 
 
@@ -591,6 +615,39 @@ def train(
         _output().print(display.places(places), soft_wrap=True, markup=False)
     if register is not None and made.missed:
         raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+@app.command(epilog="Example: tim-search inspect runs/flexcare --subset hospdead+dnr_later --seeds 5")
+def inspect(
+    folder: Folder,
+    subset: Annotated[
+        str | None, typer.Option(help="The tasks, such as hospdead+dnr_later. Default: all of the search.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings that the mean scores rest on.")] = 5,
+    allow_code: AllowCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look inside the network of one subset: experts, turns, representations, and what the task tokens are worth.
+
+    The subset is trained again, and its tasks alone; test patients are not read. Tables and figures go to DIR/inside.
+    """
+    from tim_search import display, inside, inside_figures, summary
+
+    found = inside.look(
+        folder,
+        None if subset is None else [name.strip() for name in subset.split("+")],
+        seeds,
+        allow_code=allow_code,
+        note=_note,
+    )
+    figures = inside_figures.draw_all(found.folder, found.tables, found.order, " + ".join(found.subset))
+    rows: list[Any] = found.tables["scores"].to_dict("records")
+    scores = [summary.plain(row) for row in rows]
+    if as_json:
+        _print_json({"subset": list(found.subset), "order": list(found.order), "scores": scores, "figures": figures})
+        return
+    _output().print(display.inside(scores))
+    _output().print(display.places({"tables": found.folder, **figures}), soft_wrap=True, markup=False)
 
 
 @app.command(epilog="Example: tim-search predict runs/demo/models/hospdead-1 rows.csv --id patient --out said.csv")
@@ -939,6 +996,8 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
+    if found.own is not None:
+        amount += f", each with {len(found.own.values)} combinations of settings"
     _note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
     # Only now: a mistake in the search file should not wait for these imports.
     from tim_search import runner
@@ -971,6 +1030,8 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
 
     results, outcome = finished.results, finished.outcome
     content = summary.report(results)
+    # A sampled search has no expansion whose end could be confirmed.
+    by_rule = ["--rule", "predicted"] if found.design["kind"] == "sampled" else []
     uri = tracking.shown(found.tracking_uri)
     places = {
         "trained": f"{outcome.trained} units in {display.duration(outcome.seconds)}, {outcome.failed} of them failed; "
@@ -980,7 +1041,8 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         "figures": results.folder / "figures",
         "tables": results.folder / "tables",
         "report": results.folder / "report.html",
-        "confirm": shlex.join(["tim-search", "confirm", str(results.folder)]) + "  (on untouched test patients)",
+        "confirm": shlex.join(["tim-search", "confirm", str(results.folder), *by_rule])
+        + "  (on untouched test patients)",
         "heatmap": shlex.join(["tim-search", "heatmap", "--tracking-uri", uri, "--search", found.file.name]),
         "MLflow": "not published (see the warning above)"
         if finished.missed
@@ -1035,12 +1097,14 @@ def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[s
 # ------------------------------------------------------------------------------------------------ output
 
 _python_shows = warnings.showwarning
+_FILE_WIDTH = 120
 _console = Console(stderr=True, highlight=False)
 
 
 def _output() -> Console:
-    """The standard output as it is now; tests and pipes exchange it."""
-    return Console(highlight=False)
+    """The standard output as it is now; tests and pipes exchange it. A file has no width: names need not be cut."""
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
+    return Console(highlight=False, width=wide)
 
 
 def _note(text: str) -> None:

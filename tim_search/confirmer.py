@@ -6,6 +6,7 @@ workers and ledger as a search, and writes down every reading of the test patien
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -26,9 +27,9 @@ from tim_search import (
     spec,
     summary,
     surrogate,
+    tuned,
 )
 from tim_search.games import ScoreTable
-from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.types import FINAL_FOLD, BadInput, Subset, subset
@@ -103,9 +104,11 @@ def confirm(
         raise BadInput(runner.other_context(found, results.manifest))
     chosen, alone, used_rule = _combinations(results, rule, sources, given)
     together = subset(name for name in found.tasks if name != results.control)
+    needed = confirmation.needed(chosen, together)
+    runner.settle(found, needed, address, on_event)
     settings = {
-        members: replace(found.settings, **{**choices.chosen(results.folder, members), "replicates": draws})
-        for members in confirmation.needed(chosen, together)
+        members: replace(found.settings, **{**values, "replicates": draws})
+        for members, values in choices.settings(results.folder, needed).items()
     }
     asked = confirmation.Asked(
         rule=used_rule,
@@ -175,30 +178,12 @@ def _train(
         readings.log(results.folder, "confirm", rule=asked.rule, combinations=combined, seeds=list(asked.seeds))
     asked.write(results.folder)
     outcomes = []
-    for context, plan, (factory, payload) in work:
-        executor = RayExecutor(
-            factory,
-            payload,
-            found.tasks,
-            found.resources,
-            address or found.file.address,
-            time_limit=found.file.resources.time_limit,
-        )
-        try:
+    for context, plan, training in work:
+        with contextlib.closing(runner.ray_executor(found, training, address)) as executor:
             outcomes.append(
                 search.run(plan, results.ledger, context, found.tasks, blocks, executor, found.capacity, on_event)
             )
-        finally:
-            executor.close()
-    return SearchOutcome(
-        trained=sum(one.trained for one in outcomes),
-        failed=sum(one.failed for one in outcomes),
-        reused=sum(one.reused for one in outcomes),
-        repeated=sum(one.repeated for one in outcomes),
-        rounds=sum(one.rounds for one in outcomes),
-        seconds=sum(one.seconds for one in outcomes),
-        peak_bytes=max(one.peak_bytes for one in outcomes),
-    )
+    return tuned.total(outcomes, sum(one.rounds for one in outcomes), sum(one.seconds for one in outcomes))
 
 
 def _combinations(

@@ -6,10 +6,13 @@ leaves an MLflow model with its card in the search's folder and in MLflow. `load
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import math
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tim_search import card, expansion, readings, spec, summary
+from tim_search import card, choices, expansion, readings, spec, summary
 from tim_search.types import BadInput, Subset, subset
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Rows, and numbers in them, that are predicted at once: a bound on memory.
 _ROWS, _NUMBERS = 100_000, 50_000_000
+#: How the folder of a model that is being written begins.
+_MAKING = ".making-"
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,13 @@ def train(
             f"{results.folder}: the cohort {found.cohort.name} or the training settings are no longer those of the "
             "search, so its choice does not hold for them. Bring the cohort back, or search again."
         )
+    settings = replace(found.settings, **choices.chosen(results.folder, chosen))
     note(f"Training {' + '.join(chosen)} on the whole training part with {seeds} seed{'s' if seeds > 1 else ''}")
     threads = max(1, int(found.resources.cpus))
     made = fit(
         found.cohort,
         found.context.network,
-        found.settings,
+        settings,
         chosen,
         source,
         tuple(range(seeds)),
@@ -121,7 +127,7 @@ def train(
         "search_id": results.manifest.published_id(results.folder, found.tracking_uri),
         "context": found.context.key,
         "network": found.context.network,
-        "settings": asdict(found.settings),
+        "settings": asdict(settings),
         "scores": scores,
         "readings": len(readings.read(results.folder)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -206,7 +212,7 @@ def write_model(made: DeployedModel, place: Path) -> str:
     text = card.write(made.about, made.about["scores"], [asdict(one) for one in made.inputs])
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".making-") as aside:
+        with _alone(place.parent), tempfile.TemporaryDirectory(dir=place.parent, prefix=_MAKING) as aside:
             files, whole = Path(aside) / "files", Path(aside) / "model"
             made.save(files)
             pyfunc.write(whole, files, inputs, made.outputs, _records(made.example()), text)
@@ -221,6 +227,23 @@ def write_model(made: DeployedModel, place: Path) -> str:
     except OSError as error:
         raise BadInput(f"{place.parent} cannot be written: {error}. Name a folder that you may write to.") from error
     return text
+
+
+@contextlib.contextmanager
+def _alone(models: Path) -> Iterator[None]:
+    """One process at a time writes a model here, so that whatever is half-made was left by one that was killed.
+
+    Some network file systems lock no folders; there nothing is cleared.
+    """
+    handle = os.open(models, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)  # the operating system lets go of it when the process ends, however
+            for left in models.glob(f"{_MAKING}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

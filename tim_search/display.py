@@ -220,6 +220,14 @@ def _partners(source: str, found: Mapping[str, Any]) -> Text:
     return Text(" + ".join(others) + waiting) if others else Text(f"alone{waiting}", style="dim")
 
 
+#: Said where no source's expansion has come to its end.
+NO_COMBINATIONS = (
+    "Best combinations: not known, because the single tasks and pairs they start from are not all trained. Search them "
+    "with `design: greedy`; of a sampled search, `tim-search confirm --rule predicted` tests the best that its model "
+    "predicts."
+)
+
+
 def report(content: Mapping[str, Any]) -> Group:
     """The end of a run: helpers, combinations, and what the marks mean."""
     sharing = content["sharing"]
@@ -235,10 +243,7 @@ def report(content: Mapping[str, Any]) -> Group:
             f"Trainings of the expansion: {sharing['shared']} (shared), {sharing['alone']} (each source alone).",
         ]
     else:
-        best = Text(
-            "Best combinations: not known, because the single tasks and pairs they start from are not all trained. "
-            "Search them with `design: greedy`."
-        )
+        best = Text(NO_COMBINATIONS)
     return Group(
         helpers(content["sources"], content["label"]),
         best,
@@ -261,7 +266,8 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "search": f"{content['name']}: {', '.join(content['tasks'])}",
         "design": ", ".join(f"{key} {_words(value)}" for key, value in content["design"].items()).removeprefix("kind "),
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
-        "units in all": f"decided as it goes, at most {content['at_most']}" if units is None else units,
+        "units in all": (f"decided as it goes, at most {content['at_most']}" if units is None else str(units))
+        + (f", each with {content['combinations']} combinations of settings" if content["combinations"] > 1 else ""),
         "in the ledger": content["held"],
         "to be trained": f"{content['todo']}{' in the next round' if units is None else ''}",
         "by subset size": ", ".join(f"{size}: {count}" for size, count in content["by_size"].items()) or "none",
@@ -269,7 +275,8 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "training time": "not measured for GPU workers" if seconds is None else duration(seconds),
     }
     if wall is not None and seconds:
-        rows["expected"] = f"about {duration(wall)} with {content['workers']} workers of this machine's speed"
+        workers = f"{content['workers']} worker{'s' * (content['workers'] != 1)}"
+        rows["expected"] = f"about {duration(wall)} with {workers} of this machine's speed"
     if content["power"] is None:
         return pairs(rows)
     power = content["power"]
@@ -402,7 +409,10 @@ def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greed
             f"{row['gain']:+.4f}" if grown and row["gain"] is not None else "",
             interval(row["low"], row["high"]) if grown else "",
         )
-    return Group(table, *(Text(f"  {row['source']}: {row['reason']}", style="dim") for row in rows))
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        by_reason.setdefault(row["reason"], []).append(row["source"])
+    return Group(table, *(Text(f"  {', '.join(names)}: {reason}", style="dim") for reason, names in by_reason.items()))
 
 
 def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> RenderableType:
@@ -434,6 +444,58 @@ def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Ren
         verdicts.append(f"{row['source']}: {row['verdict']}{percent}{reached}.")
     lines = ["* confirmed or refuted: Benjamini-Hochberg over the sources at a false discovery rate of 10 %.", *notes]
     return Group(table, *(Text(f"  {line}") for line in verdicts), *(Text(f"  {line}", style="dim") for line in lines))
+
+
+def comparison(content: Mapping[str, Any]) -> Group:
+    """Two searches side by side: `comparison.Comparison.record`. A score marked * has an interval without zero."""
+    first, second = content["searches"]
+    table = _table("TIM scores side by side", "source task", "trained with", first, second, "ranks agree")
+
+    def score(cell: Mapping[str, Any], which: str, place: int) -> Text:
+        value = cell[which]
+        if value is None:
+            return Text("")
+        return Text(f"{value:+.4f}", style=_colour(value)).append("*" if cell["certain"][place] else " ")
+
+    for source in content["tasks"]:
+        cells = [cell for cell in content["cells"] if cell["source"] == source]
+        agree = content["rows"][source]
+        for number, cell in enumerate(cells):
+            table.add_row(
+                Text(source if number == 0 else "", style="bold"),
+                cell["task"],
+                score(cell, "first", 0),
+                score(cell, "second", 1),
+                f"{agree:+.2f}" if number == 0 and agree is not None else "",
+                end_section=number == len(cells) - 1,
+            )
+    facts = {}
+    if content["agreement"] is not None:
+        facts["rank agreement"] = (
+            f"{content['agreement']:+.2f} on average; as far from 0 by chance: {content['chance']:.2f}"
+        )
+    if content["same_sign"] is not None:
+        facts["same sign"] = f"{content['same_sign']:.0%} of the cells that are certain in both"
+    return Group(table, pairs({**facts, **{f"note {n}": text for n, text in enumerate(content["notes"], 1)}}))
+
+
+def inside(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Scores of a subset with its tasks alone and without task tokens, mean (SD) over the seeds (`inside.Looked`)."""
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    table = _table("On the validation fold, mean (SD) over the seeds", "task", "metric", *variants)
+    keys = dict.fromkeys((row["task"], row["metric"]) for row in rows)
+    told = ""
+    for task, metric in keys:
+        said = {row["variant"]: row for row in rows if (row["task"], row["metric"]) == (task, metric)}
+        cells = [
+            f"{said[name]['mean']:.4f}" + (f" ({said[name]['sd']:.3f})" if said[name]["seeds"] > 1 else "")
+            if name in said
+            else ""
+            for name in variants
+        ]
+        table.add_row(Text("" if task == told else task, style="bold"), metric, *cells)
+        told = task
+    return table
 
 
 def test_scores(rows: Sequence[Mapping[str, Any]]) -> RenderableType:

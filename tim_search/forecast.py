@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tim_search import plans, power, spec
-from tim_search.games import score_table
+from tim_search.games import COLUMNS, score_table
 from tim_search.ledger import Ledger
 from tim_search.packing import packs
 from tim_search.search import StaticPlan
@@ -20,19 +20,22 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     """Plain values; trains a few steps of a few packs on this machine to measure what a unit costs.
 
     Keys: name, tasks, design, blocks; units of the whole search (None where the plan decides as it goes) and at_most,
-    an upper bound of it; held, units in the ledger; todo, units asked for now, packs and largest_pack of them, by_size
-    (subset size -> units); workers (those asked for, else what this machine can hold); worker_seconds and wall_seconds
+    an upper bound of it; combinations of settings that each is trained with (1 unless every subset is tuned); held,
+    units in the ledger; todo, trainings asked for now, packs and largest_pack of them, by_size (subset size ->
+    trainings); workers (those asked for, else what this machine can hold); worker_seconds and wall_seconds
     of what is to do (None for GPU workers, which are not measured here); power, the smallest TIM scores that a sampled
     design can tell from zero as far as the ledger's scores say (None for other designs): smallest (source -> score,
     None where they say too little), subsets, pilot_units, notes.
     """
-    context, tasks = found.context.key, tuple(found.tasks)
+    context, tasks, own = found.context.key, tuple(found.tasks), found.own
     ledger = Ledger(found.ledger)
-    columns = ("subset", "seed", "fold", "task", "score", "status", "replicates")
-    table = score_table(ledger.scores(context, columns=columns), tasks, found.blocks, replicates=True)
+    table = score_table(ledger.scores(context, columns=COLUMNS), tasks, found.blocks, replicates=True)
     wanted = found.plan.ask(table)
-    todo = set(wanted) - ledger.done(context)
-    waiting = packs(todo, found.tasks, found.capacity)
+    # Where every subset tries all combinations of settings, a unit is that many trainings.
+    contexts = [context] if own is None else [own.context_of(values).key for values in own.values]
+    lacking = [set(wanted) - ledger.done(one) for one in contexts]
+    todo = [unit for units in lacking for unit in units]
+    waiting = [pack for units in lacking for pack in packs(units, found.tasks, found.capacity)]
     sizes = Counter(len(unit.subset) for unit in todo)
     units = plans.planned_units(found.plan, found.blocks)
     workers = found.resources.workers or int((os.cpu_count() or 1) // found.resources.cpus)
@@ -51,6 +54,7 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
         "design": dict(found.design),
         "blocks": [list(block) for block in found.blocks],
         "units": units,
+        "combinations": len(contexts),
         "at_most": plans.at_most(found.plan, tasks, found.blocks),
         "held": int(table.trained.sum()),
         "todo": len(todo),
@@ -86,8 +90,7 @@ def _power(found: spec.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:
     design = sample(found)
     if design is None:
         return None
-    columns = ("subset", "seed", "fold", "task", "score", "status", "replicates")
-    pilot = score_table(ledger.scores(found.context.key, columns=columns), tuple(found.tasks), replicates=True)
+    pilot = score_table(ledger.scores(found.context.key, columns=COLUMNS), tuple(found.tasks), replicates=True)
     said = power.power(pilot, design, found.blocks, found.design.get("control"))
     return {
         "smallest": said.smallest,

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: Columns of the ledger that `score_table` reads, replicates among them.
+COLUMNS = ("subset", "seed", "fold", "task", "score", "status", "replicates")
+
+
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
     """Scores of many subsets, laid out for estimation.

@@ -592,6 +592,19 @@ def connect(address: str) -> None:
             signal.signal(signal.SIGTERM, previous)
 
 
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[None]:
+    """Ray, as an executor would have it, for several of them in turn; ended here only where it was started here."""
+    if ray.is_initialized():
+        yield
+        return
+    connect(address or os.environ.get("RAY_ADDRESS") or "local")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def _check_reachable(address: str) -> None:
     """Raise BadInput unless something that speaks gRPC answers at `host:port`; Ray itself would try for minutes."""
     if address == "auto":

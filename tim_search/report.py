@@ -26,7 +26,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search import agreement, expansion, figures, summary, wording
+from tim_search import agreement, expansion, figures, per_subset, summary, wording
 from tim_search.expansion import Expansion
 from tim_search.ledger import product_version
 from tim_search.summary import SearchResults
@@ -117,7 +117,7 @@ def content(
         "group": _read(results.folder / "group.json", "budget", "models", "front", "notes", "made"),
         "confirmation": confirmed,
         "cost": _cost(results),
-        "settings": json.loads(manifest.context.settings),
+        "settings": _settings(results),
         "context": {
             "key": manifest.context.key,
             "cohort": manifest.context.cohort,
@@ -192,6 +192,18 @@ def _asked(results: SearchResults) -> dict[str, Any]:
         ],
         "overlaps": [list(pair) for pair in manifest.overlaps],
     }
+
+
+def _settings(results: SearchResults) -> dict[str, Any]:
+    """Settings of the network; of those that every subset has for itself, the values that were tried."""
+    plain = json.loads(results.manifest.context.settings)
+    plain.pop(per_subset.KEY, None)
+    space = results.own.space if results.own else {}
+    return {**plain, **{name: f"{_listed(values)}, chosen for every subset" for name, values in space.items()}}
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return " or ".join(filter(None, [", ".join(map(str, values[:-1])), str(values[-1])]))
 
 
 def _plain_text(value: Any) -> str:
@@ -280,7 +292,14 @@ def _suppressed_task(
         return dict(one)
     labelled, parts, classes = one["labelled"], one["parts"], one.get("classes", [])
     of_parts = [value for part in parts if part["positive"] is not None for value in _both_classes(part)]
-    hidden = few([*(value for _, value in classes), *of_parts, *(part["labelled"] for part in parts), n - labelled])
+    # Of a multilabel task a share is one of the samples that carry the label.
+    known = one.get("known", [labelled] * len(classes))
+    of_classes = [value for _, value in classes]
+    if "known" in one:  # and what is left of the label, and of the task
+        of_classes += [of - value for value, of in zip(of_classes, known, strict=True)] + [
+            labelled - of for of in known
+        ]
+    hidden = few([*of_classes, *of_parts, *(part["labelled"] for part in parts), n - labelled])
     # One hidden count of a task could be had from its others and their sum.
     show = near if hidden else count
     return {
@@ -288,8 +307,8 @@ def _suppressed_task(
         "labelled": show(labelled),
         "missing_share": None if hidden else 1 - labelled / n,
         "classes": [
-            {"name": name, "count": show(value), "share": None if hidden else value / max(labelled, 1)}
-            for name, value in classes
+            {"name": name, "count": show(value), "share": None if hidden else value / max(of, 1)}
+            for (name, value), of in zip(classes, known, strict=True)
         ],
         "values": None if "mean" not in one or few([labelled]) else (one["mean"], one["sd"]),
         "parts": [

@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,16 +30,19 @@ from tim_search import (
     search,
     spec,
     summary,
+    tuned,
 )
 from tim_search.events import EventLog
 from tim_search.executors import SerialExecutor
 from tim_search.grouping import Grouping
 from tim_search.ledger import Ledger, product_version, write_durably
-from tim_search.ray_executor import RayExecutor
+from tim_search.per_subset import PerSubset
+from tim_search.ray_executor import RayExecutor, connected
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.types import BadInput, Interrupted, Subset, canonical, digest
+from tim_search.tuned import Workers
+from tim_search.types import BadInput, Interrupted, Subset, TrainerFactory, canonical, digest
 
 _LONGEST_NAME = 100  # characters of a subset in the name of a figure
 
@@ -87,15 +90,6 @@ def run_search(
         )
     manifest = prepare(found)
     ledger = Ledger(found.ledger)
-    factory, payload = spec.training(found)
-    executor = RayExecutor(
-        factory,
-        payload,
-        found.tasks,
-        found.resources,
-        address or found.file.address,
-        time_limit=found.file.resources.time_limit,
-    )
     log = EventLog(
         found.out,
         warn,
@@ -126,14 +120,54 @@ def run_search(
                     f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole."
                 )
 
-    try:
-        with log, tracker:
-            outcome = search.run(
-                found.plan, ledger, found.context, found.tasks, found.blocks, executor, found.capacity, tell
-            )
-    finally:
-        executor.close()
+    with log, tracker, workers(found, address, several=found.own is not None) as staff:
+        outcome = _search(found, found.plan, staff, tell)
+        if found.own is not None:
+            _tell_tuned(found, tracker)
     return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
+
+
+@contextlib.contextmanager
+def workers(found: spec.ResolvedSearch, address: str | None = None, *, several: bool = True) -> Iterator[Workers]:
+    """Ray workers by the values of tuned settings.
+
+    Args:
+        found: the search.
+        address: of a Ray cluster; overrides the search file's.
+        several: executors follow one another, so that Ray stays up between them.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def staff(values: Mapping[str, Any]) -> RayExecutor:
+            if several:
+                stack.enter_context(connected(address or found.file.address))
+            return ray_executor(found, spec.training(spec.with_values(found, values)), address)
+
+        yield staff
+
+
+def ray_executor(
+    found: spec.ResolvedSearch, training: tuple[TrainerFactory, Any], address: str | None = None
+) -> RayExecutor:
+    """Ray workers of a search for what they train, a (factory, payload); `address` overrides the search file's."""
+    return RayExecutor(
+        *training,
+        found.tasks,
+        found.resources,
+        address or found.file.address,
+        time_limit=found.file.resources.time_limit,
+    )
+
+
+def _search(
+    found: spec.ResolvedSearch, plan: search.Plan, staff: Workers, on_event: Callable[[Event], None]
+) -> SearchOutcome:
+    """Train what a plan asks for under the context of a search, with one setting or with all that each subset tries."""
+    ledger, control = Ledger(found.ledger), found.design.get("control")
+    if found.own is not None:
+        return tuned.run(plan, found.own, ledger, found.tasks, staff, found.capacity, on_event, control)
+    with contextlib.closing(staff({})) as executor:
+        return search.run(plan, ledger, found.context, found.tasks, found.blocks, executor, found.capacity, on_event)
 
 
 def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable[[str], None] = print) -> Finished:
@@ -209,12 +243,15 @@ def tune(
         address: of a Ray cluster; overrides the search file's.
 
     Returns:
-        the records of the studies, as `tuning.json` holds them.
+        the records of the studies, as `tuning.json` holds them; where every subset of the search has settings of its
+        own, those of `per_subset.PerSubset.records`, and `tuning.json` is not needed.
 
     Raises:
         BadInput: no combination of settings could be trained.
         Interrupted, LedgerError, WorkerError: see `tuning.run`; what was trained is in the ledger.
     """
+    if found.own is not None:
+        return _tune_own(found, found.own, subsets, address, on_event, warn)
     # Imported here: optuna and ray.tune, which take seconds and serve this alone.
     from tim_search import tuning
 
@@ -242,6 +279,55 @@ def tune(
     return records
 
 
+def _tune_own(
+    found: spec.ResolvedSearch,
+    own: PerSubset,
+    subsets: Sequence[Subset],
+    address: str | None,
+    on_event: Callable[[Event], None],
+    warn: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    if not subsets:
+        raise BadInput(
+            f"search {found.file.name}: with `scope: per_subset` every subset is tuned where it is trained, by "
+            "`tim-search run`. Name subsets with --subset or --chosen to see what theirs is."
+        )
+    settle(found, subsets, address, on_event)
+    records = own.records(Ledger(found.ledger), found.tasks, subsets, found.design.get("control"))
+    table = [row for record in records for row in choices.table(record)]
+    write_table(found.out / "tables" / "tuning-subsets.csv", table)
+    with tracker_of(_manifest(found), found.out, found.tracking_uri, warn, capacity=found.capacity) as tracker:
+        tracker.tuning(table, [], "subsets")
+    return records
+
+
+def _tell_tuned(found: spec.ResolvedSearch, tracker: Tracker) -> None:
+    """What was compared for every subset of the search, as a table and in MLflow."""
+    results = summary.open_search(found.out)
+    table = [row for record in results.tuning() for row in choices.table(record)]
+    write_table(found.out / "tables" / "tuning.csv", table)
+    tracker.tuning(table, [], "every subset")
+
+
+def settle(
+    found: spec.ResolvedSearch,
+    subsets: Sequence[Subset],
+    address: str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> None:
+    """Train what choosing settings for these subsets takes; nothing where all subsets of the search share theirs.
+
+    The scores of the search do not change by it: a subset outside its plan gets settings, but no answer.
+    """
+    if found.own is None:
+        return
+    ledger = Ledger(found.ledger)
+    todo = found.own.lacking(ledger, subsets)
+    if todo:
+        with workers(found, address) as staff:
+            tuned.settle(found.own, ledger, found.tasks, todo, staff, found.capacity, on_event)
+
+
 def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
     """Train the first subsets of a sampled design in this process, as a pilot of the search; they are part of it.
 
@@ -257,14 +343,11 @@ def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda
     prepare(found)
     size = power.pilot_size(len(found.tasks), len(found.blocks))
     plan = search.StaticPlan(design.subsets[:size], design.sliced)
-    factory, payload = spec.training(found)
-    executor = SerialExecutor(factory, payload, found.tasks)
-    try:
-        return search.run(
-            plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, found.capacity, on_event
-        )
-    finally:
-        executor.close()
+
+    def here(values: Mapping[str, Any]) -> SerialExecutor:
+        return SerialExecutor(*spec.training(spec.with_values(found, values)), found.tasks)
+
+    return _search(found, plan, here, on_event)
 
 
 def train_choice(
@@ -289,8 +372,7 @@ def train_choice(
         BadInput, Interrupted: as `run_search`.
     """
     prepare(found)
-    executor: RayExecutor | None = None
-    try:
+    with workers(found, address) as staff:
         while True:
             results = summary.open_search(found.out)
             choice = choose(results)
@@ -299,22 +381,7 @@ def train_choice(
             if not todo:
                 return choice
             on_choice(choice, todo)
-            if executor is None:
-                factory, payload = spec.training(found)
-                executor = RayExecutor(factory, payload, found.tasks, found.resources, address or found.file.address)
-            search.run(
-                search.StaticPlan(todo),
-                Ledger(found.ledger),
-                found.context,
-                found.tasks,
-                found.blocks,
-                executor,
-                found.capacity,
-                on_event,
-            )
-    finally:
-        if executor is not None:
-            executor.close()
+            _search(found, search.StaticPlan(todo), staff, on_event)
 
 
 def prepare(found: spec.ResolvedSearch) -> Manifest:

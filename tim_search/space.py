@@ -50,10 +50,13 @@ PAPER: dict[str, list[Any] | Range] = {"batch_size": [256, 512], "learning_rate"
 
 
 class TuningSection(BaseModel):
-    """Settings that are chosen by cross-validation before the search."""
+    """Settings that are chosen by cross-validation: before the search, or within it for every subset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    scope: Literal["global", "per_subset"] = Field(
+        default="global", description="global (one choice for the search) or per_subset (one for every subset)"
+    )
     space: dict[str, Annotated[list[Any] | Range, BeforeValidator(_values)]] = Field(
         default=PAPER,
         min_length=1,
@@ -68,6 +71,12 @@ class TuningSection(BaseModel):
     def _consistent(self) -> TuningSection:
         if self.sampler == "grid" and self.trials is not None:
             raise _error("goes with `sampler: optuna`; a grid tries every combination. Take it out", "trials")
+        if self.scope == "per_subset" and self.sampler != "grid":
+            raise _error(
+                "with `scope: per_subset` every subset is trained with the same combinations, so expected grid, got "
+                f"{self.sampler}. Take it out, and list the values in `space`",
+                "sampler",
+            )
         ranges = [name for name, values in self.space.items() if isinstance(values, Range)]
         if self.sampler == "grid" and ranges:
             raise _error("a grid needs a list of values. Write one, or `sampler: optuna`", "space", ranges[0])

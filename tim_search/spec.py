@@ -18,8 +18,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from tim_search import choices, plans, reading, space, storage
+from tim_search import choices, per_subset, plans, reading, space, storage
 from tim_search.choices import Study
+from tim_search.per_subset import PerSubset
 from tim_search.search import Plan
 from tim_search.space import TuningSection
 from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory, subset
@@ -142,7 +143,9 @@ class SampledDesign(_Section):
     kind: Literal["sampled"] = "sampled"
     n: int | None = Field(default=None, ge=1, description="a whole number of at least 1 (subsets)")
     stop: StopSection | None = Field(default=None, description="top_k, overlap, false_sign and max_subsets")
-    sliced: bool = Field(default=True, description="true or false (whether each block trains subsets of its own)")
+    sliced: bool | None = Field(
+        default=None, description="true or false (whether each block trains subsets of its own; default: true)"
+    )
     control: bool = Field(default=True, description="true or false (whether a task with permuted labels joins)")
 
     @model_validator(mode="after")
@@ -152,7 +155,20 @@ class SampledDesign(_Section):
         return self
 
 
-class GreedyDesign(_Section):
+class _Expanding(_Section):
+    """What designs share that look for the best combination of each source task."""
+
+    rule: Literal["lower_bound", "paper"] = Field(default="lower_bound", description="lower_bound or paper")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
+    tolerance: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="a number of at least 0 (gains up to it do not count)"
+    )
+    sources: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
+        default=None, description="`all` or a list of task names"
+    )
+
+
+class GreedyDesign(_Expanding):
     """Greedy expansion of every source task (M3H paper, section 4.3)."""
 
     kind: Literal["greedy"] = "greedy"
@@ -160,17 +176,9 @@ class GreedyDesign(_Section):
     max_size: int = Field(
         default=3, ge=2, description="a whole number of at least 2 (tasks in the largest combination)"
     )
-    rule: Literal["lower_bound", "paper"] = Field(default="lower_bound", description="lower_bound or paper")
-    confidence: float = Field(default=0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
-    tolerance: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="a number of at least 0 (gains up to it do not count)"
-    )
-    sources: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
-        default=None, description="`all` or a list of task names"
-    )
 
 
-class SurrogateDesign(_Section):
+class SurrogateDesign(_Expanding):
     """Subsets of any size that a model of the scores finds most promising (see `tim_search.surrogate`)."""
 
     kind: Literal["surrogate"] = "surrogate"
@@ -178,14 +186,6 @@ class SurrogateDesign(_Section):
     batch: int = Field(default=1, ge=1, description="a whole number of at least 1 (proposals of each source a round)")
     max_size: int | None = Field(
         default=None, ge=2, description="a whole number of at least 2 (tasks in the largest combination)"
-    )
-    rule: Literal["lower_bound", "paper"] = Field(default="lower_bound", description="lower_bound or paper")
-    confidence: float = Field(default=0.95, gt=0, lt=1, description="a number between 0 and 1, such as 0.95")
-    tolerance: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="a number of at least 0 (gains up to it do not count)"
-    )
-    sources: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
-        default=None, description="`all` or a list of task names"
     )
 
 
@@ -226,7 +226,7 @@ class SearchFile(_Section):
     network: str = Field(default_factory=_default_network, description="the name of a network")
     training: dict[str, Any] = Field(default_factory=dict, description="settings of the network, such as `epochs: 15`")
     tuning: Annotated[TuningSection | None, BeforeValidator(lambda value: {} if value is None else value)] = Field(
-        default=None, description="space, sampler and trials"
+        default=None, description="scope, space, sampler and trials"
     )
     design: Annotated[Annotated[Design, Field(discriminator="kind")] | None, BeforeValidator(_design)] = Field(
         default=None, description="a design"
@@ -306,8 +306,13 @@ class ResolvedSearch:
 
     @property
     def awaits_tuning(self) -> bool:
-        """Whether the file asks for tuning and no choice is kept in the output folder."""
-        return self.file.tuning is not None and self.choice is None
+        """Whether the file asks for tuning before the search and no choice is kept in the output folder."""
+        return self.file.tuning is not None and self.own is None and self.choice is None
+
+    @property
+    def own(self) -> PerSubset | None:
+        """What is compared where every subset has settings of its own; None where all share theirs."""
+        return per_subset.of(self.context)
 
 
 def load(path: str | Path, *, allow_code: bool = False) -> SearchFile:
@@ -361,6 +366,10 @@ def check(path: str | Path, *, allow_code: bool = False) -> list[Finding]:
     findings = check_cohort(search.cohort)
     if any(finding.severity == "error" for finding in findings):
         return findings
+    if search.tasks:
+        # What is odd about a task that the search leaves out is told of the cohort, not of the search.
+        kept = {f"tasks.{name}" for name in search.tasks}
+        findings = [one for one in findings if not one.place.startswith("tasks.") or one.place in kept]
     try:
         return findings + _open(search, allow_code)[-1]
     except BadInput as error:
@@ -386,7 +395,7 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
         raise BadInput(_report(f"search {search.name}", findings))
     names = tuple(cohort.tasks)
     blocks = _blocks(search, design, cohort.split.n_folds)
-    record = _record(design, names, blocks[0][0], control)
+    record = _record(design, names, blocks[0][0], control, sliced=not _for_every_subset(search))
     folder = Path(out or search.out or Path("runs") / search.name).resolve()
     uri = tracking_uri(search.tracking_uri, folder)
     odd = sorted(set("?#%") & set(uri)) if uri.startswith("sqlite:") else []
@@ -400,7 +409,9 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
     context = Context(
         cohort.fingerprint, cohort.columns_digest, cohort.split.digest, identity(search.network), settings.text
     )
-    if search.tuning is not None:
+    if _for_every_subset(search):
+        context = per_subset.context_of_search(context, _space(search, {})[0], blocks)
+    elif search.tuning is not None:
         choice = choices.kept(folder, _study(search, context, cohort, blocks, control))
         settings = dataclasses.replace(settings, **(choice or {}))
         context = dataclasses.replace(context, settings=settings.text)
@@ -417,7 +428,7 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
         out=folder,
         ledger=search.ledger or folder / "ledger",
         tracking_uri=uri,
-        capacity=search.capacity or _capacity(search, cohort, settings, record),
+        capacity=search.capacity or min(_capacity(search, cohort, one, record) for one in _tried(context, settings)),
         resources=Resources(search.resources.cpus, search.resources.gpus, search.resources.workers),
         untuned=untuned,
         choice=choice,
@@ -437,6 +448,11 @@ def study(found: ResolvedSearch, own: Subset | None = None) -> Study:
     context = dataclasses.replace(found.context, settings=found.untuned.text)
     control = found.design.get("control")
     return _study(found.file, context, found.cohort, found.blocks, control, own)
+
+
+def with_values(found: ResolvedSearch, values: Mapping[str, Any]) -> ResolvedSearch:
+    """A search with these settings of the network in place of its own, for `training`."""
+    return dataclasses.replace(found, settings=dataclasses.replace(found.settings, **values))
 
 
 def _study(
@@ -557,6 +573,7 @@ def _open(search: SearchFile, allow_code: bool) -> tuple[Cohort, Any, Design, st
     if beyond := sorted({fold for fold in search.folds or () if fold >= n_folds}):
         problem = f"expected numbers from 0 to {n_folds - 1}, the folds of the cohort, got {beyond}."
         findings.append(Finding("folds", problem, "Name folds that it has."))
+    findings += _untunable(search, design, n_folds)
     if findings:
         return cohort, settings, design, None, findings
     # Imported here: torch, which only a file that is otherwise sound is worth waiting for.
@@ -599,13 +616,41 @@ def _most(design: SampledDesign) -> int | None:
     return design.n if design.stop is None else design.stop.max_subsets
 
 
-def _record(design: Design, names: tuple[str, ...], seed: int, control: str | None) -> dict[str, Any]:
-    """A design in full, as `plans.make` and `search.json` have it."""
+def _for_every_subset(search: SearchFile) -> bool:
+    return search.tuning is not None and search.tuning.scope == "per_subset"
+
+
+def _tried(context: Context, settings: Any) -> list[Any]:
+    """Every setting that a search trains with: `settings`, or all combinations where every subset has its own."""
+    own = per_subset.of(context)
+    return [settings] if own is None else [dataclasses.replace(settings, **values) for values in own.values]
+
+
+def _untunable(search: SearchFile, design: Design, n_folds: int) -> list[Finding]:
+    """What of a search keeps its subsets from having settings of their own."""
+    if not _for_every_subset(search):
+        return []
+    findings = []
+    if len({fold for _, fold in _blocks(search, design, n_folds)}) < 2:
+        problem = "with `scope: per_subset` settings are chosen on other folds than the one that scores; got one fold."
+        findings.append(Finding("tuning.scope", problem, f"Take `blocks` out, or write `blocks: {n_folds}`."))
+    if isinstance(design, SampledDesign) and design.sliced:
+        problem = "with `tuning: {scope: per_subset}` every subset is trained in every block; got sliced: true."
+        findings.append(Finding("design.sampled.sliced", problem, "Take it out."))
+    return findings
+
+
+def _record(
+    design: Design, names: tuple[str, ...], seed: int, control: str | None, *, sliced: bool = True
+) -> dict[str, Any]:
+    """A design in full, as `plans.make` and `search.json` have it; `sliced` where it does not say so itself."""
     record = design.model_dump(mode="json")
     if isinstance(design, SampledDesign):
         m = len(names)
         usual = min((SAMPLED_PER_TASK if design.stop is None else LIMIT_PER_TASK) * m, 2**m - 1)
-        record = {"kind": "sampled", "n": _most(design) or usual, "seed": seed, "sliced": design.sliced}
+        record = {"kind": "sampled", "n": _most(design) or usual, "seed": seed, "sliced": sliced}
+        if design.sliced is not None:
+            record["sliced"] = design.sliced
         if control is not None:
             record["control"] = control
         if design.stop is not None:
@@ -620,8 +665,11 @@ def _record(design: Design, names: tuple[str, ...], seed: int, control: str | No
 def _blocks(search: SearchFile, design: Design, n_folds: int) -> tuple[tuple[int, int], ...]:
     """(seed, fold) pairs of a search."""
     blocks = search.blocks
-    if blocks is None and search.seeds is None and search.folds is None and isinstance(design, SampledDesign):
-        blocks = SAMPLED_BLOCKS
+    if blocks is None and search.seeds is None and search.folds is None:
+        if _for_every_subset(search):
+            blocks = n_folds
+        elif isinstance(design, SampledDesign):
+            blocks = SAMPLED_BLOCKS
     if blocks is not None:
         return tuple((block, block % n_folds) for block in range(blocks))
     return tuple(dict.fromkeys((seed, fold) for seed in search.seeds or (0,) for fold in search.folds or (0,)))

@@ -9,6 +9,7 @@ import json
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,22 +18,25 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tim_search import agreement, expansion, grouping, plans, tim
+from tim_search import agreement, expansion, grouping, per_subset, plans, tim
 from tim_search.blocks import Method
 from tim_search.expansion import BestOf, Expansion, Greedy, Sharing
-from tim_search.games import ScoreTable, score_table
+from tim_search.games import COLUMNS, ScoreTable, score_table
 from tim_search.grouping import Grouping
 from tim_search.ledger import Ledger, LedgerWarning, write_durably
+from tim_search.per_subset import PerSubset
 from tim_search.search import Manifest, Plan, StaticPlan
 from tim_search.stopping import Sequential, sizes
 from tim_search.surrogate import Surrogate
 from tim_search.tim import TimResult
 from tim_search.types import BadInput, Finding, Task
 
+_SHOWN = 4  # combinations of settings that are named one by one
+
 #: Settings of the greedy expansion where the search's design does not name them (M3H paper, section 4.3).
 BEAM, MAX_SIZE, CONFIDENCE = 3, 3, 0.95
 
-_COLUMNS = ("subset", "seed", "fold", "task", "score", "status", "replicates", "seconds", "created")
+_COLUMNS = (*COLUMNS, "seconds", "created")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,17 @@ class SearchResults:
     def control(self) -> str | None:
         """The task with permuted labels, if the search has one."""
         return self.manifest.design.get("control")
+
+    @cached_property
+    def own(self) -> PerSubset | None:
+        """What is compared where every subset has settings of its own; None where all share theirs."""
+        return per_subset.of(self.manifest.context)
+
+    def tuning(self) -> list[dict[str, Any]]:
+        """For every trained subset of such a search what was compared and chosen; see `PerSubset.records`."""
+        if self.own is None:
+            return []
+        return self.own.records(self.ledger, self.tasks, list(self.table.rows), self.control)
 
     @cached_property
     def plan(self) -> Plan:
@@ -92,8 +107,12 @@ class SearchResults:
                 f"`tim-search status {self.folder}` shows how far it is."
             )
         result = self._estimated(self.table, method, **options)
-        stopping = self.stopping()
-        return result if stopping is None else replace(result, notes=(*result.notes, f"Search: {stopping['reason']}."))
+        notes = [*result.notes]
+        if (stopping := self.stopping()) is not None:
+            notes.append(f"Search: {stopping['reason']}.")
+        if self.own is not None:
+            notes.append(self.own.note)
+        return replace(result, notes=tuple(notes))
 
     def convergence(self, **options: Any) -> list[tuple[int, TimResult]]:
         """(number of subsets, result) of a sampled search as its subsets were added; [] for other designs.
@@ -155,7 +174,8 @@ class SearchResults:
 
         Keys: name, folder, ledger, cohort, network, design, blocks, tasks, planned, trained, failed, waiting, finished,
         training_seconds (sum over units), last_written (ISO 8601, UTC), failures (reason -> units), stopping (see
-        `Sequential.status`; None for designs without a stopping rule).
+        `Sequential.status`; None for designs without a stopping rule), tuning (None unless every subset has settings of
+        its own: combinations of settings, trainings with them that the ledger holds, and planned ones).
         """
         manifest, table = self.manifest, self.table
         rows = self._rows
@@ -165,6 +185,18 @@ class SearchResults:
         bad = rows[rows["status"] == "failed"]
         bad = bad.assign(subset=bad["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold"])
         reasons = self._reasons() if len(bad) else {}
+        seconds, latest, tuning = float(units["seconds"].sum()), None if rows.empty else rows["created"].max(), None
+        if self.own is not None:
+            # An answer is written when its subset has been trained with all settings: the trainings tell how far it is.
+            # Others may be there for a confirmation.
+            asked = set(self.plan.subsets) if isinstance(self.plan, StaticPlan) else None
+            trained, seconds, latest = self.own.trained(
+                self.ledger,
+                lambda members: self.tasks.keys() >= set(members) and (asked is None or members in asked),
+            )
+            combinations = len(self.own.values)
+            whole = None if planned is None else planned * combinations
+            tuning = {"combinations": combinations, "trained": trained, "planned": whole}
         return {
             "name": manifest.name,
             "folder": str(self.folder),
@@ -179,10 +211,11 @@ class SearchResults:
             "failed": len(bad),
             "waiting": len(wanted),
             "finished": not wanted,
-            "training_seconds": float(units["seconds"].sum()),
-            "last_written": None if rows.empty else rows["created"].max().isoformat(timespec="seconds"),
+            "training_seconds": seconds,
+            "last_written": None if latest is None else latest.isoformat(timespec="seconds"),
             "failures": reasons,
             "stopping": self.stopping(),
+            "tuning": tuning,
         }
 
     def check(self) -> list[Finding]:
@@ -262,7 +295,12 @@ def report(results: SearchResults, result: TimResult | None = None) -> dict[str,
     return {
         "search": results.manifest.name,
         "label": result.label,
-        "notes": [*result.notes, *_about_pairs(results, result), *_about_silhouettes(results.tasks.values())],
+        "notes": [
+            *result.notes,
+            *_about_pairs(results, result),
+            *_about_tuning(results),
+            *_about_silhouettes(results.tasks.values()),
+        ],
         "stopping": results.stopping(),
         "sources": [
             {
@@ -297,6 +335,23 @@ def _about_pairs(results: SearchResults, full: TimResult) -> list[str]:
         f"Pairs alone are another quantity: their scores (|T| <= 2) agree with the full ones in {signs:.0%} of the "
         f"signs{order} (mean over the sources)."
     ]
+
+
+def _about_tuning(results: SearchResults) -> list[str]:
+    """Which settings were chosen, and how sure the choices are, where every subset has its own."""
+    records = results.tuning()
+    if not records:
+        return []
+    chosen = Counter(", ".join(f"{name} {value}" for name, value in record["choice"].items()) for record in records)
+    same = sum(all(one == record["choice"] for one in record["by_block"]) for record in records)
+    shares = "; ".join(f"{words} for {count}" for words, count in chosen.most_common(_SHOWN))
+    more = f"; others for {sum(chosen.values()) - sum(count for _, count in chosen.most_common(_SHOWN))}"
+    alike = (
+        "for every one of them all folds chose alike"
+        if same == len(records)
+        else f"for {same} of them all folds chose alike, for the others several settings are about as good"
+    )
+    return [f"Best settings of the {len(records)} subsets: {shares}{more if len(chosen) > _SHOWN else ''}; {alike}."]
 
 
 def _about_silhouettes(tasks: Iterable[Task]) -> list[str]:

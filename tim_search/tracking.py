@@ -293,7 +293,7 @@ class Tracker:
     def tuning(self, trials: Sequence[Mapping[str, Any]], figures: Iterable[str | Path], tuned_for: str) -> None:
         """Hyperparameters that were tried and chosen, as a nested run of kind "tuning": table and figures.
 
-        `tuned_for` is "search" or "subsets", kept as a tag.
+        `tuned_for` is "search", "subsets" or "every subset", kept as a tag.
         """
         table = pd.DataFrame(list(trials))
         best = table.loc[table["chosen"], "skill"]

@@ -41,7 +41,7 @@ from tim_search.executors import SerialExecutor, WorkerError, describe
 from tim_search.figures import save_and_close
 from tim_search.ledger import Ledger
 from tim_search.packing import packs
-from tim_search.ray_executor import connect, room
+from tim_search.ray_executor import connected, room
 from tim_search.search import Event
 from tim_search.types import Interrupted, PackResult, Resources, TimSearchError, TrainerFactory, Unit, canonical
 
@@ -84,7 +84,7 @@ def run(
             progress.tell("done", "every trial was in the ledger already")
             return progress.trials()
         try:
-            with _connected(address):
+            with connected(address):
                 errors = _fit(study, progress, factory, payload, resources, capacity)
         except KeyboardInterrupt:
             raise Interrupted(
@@ -382,19 +382,6 @@ def _distributions(study: Study) -> dict[str, optuna.distributions.BaseDistribut
 def _quiet_study() -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-
-
-@contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Ray, as an executor would have it; ended here only where it was started here."""
-    if ray.is_initialized():
-        yield
-        return
-    connect(address or os.environ.get("RAY_ADDRESS") or "local")
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -143,9 +143,10 @@ def may_not(
     shown = [pair for pair in overlaps if set(pair) <= set(result.tasks)]
     if shown:
         names = "; ".join(" and ".join(pair) for pair in shown)
+        pairs = "1 pair of tasks has" if len(shown) == 1 else f"{len(shown)} pairs of tasks have"
         lines.append(
-            f"{len(shown)} pairs of tasks have nested or near-identical targets ({names}). Where they "
-            "help each other, that is their definition and no transfer; their cells are hatched and no discoveries."
+            f"{pairs} nested or near-identical targets ({names}). Where they help each other, that is their "
+            "definition and no transfer; their cells are hatched and no discoveries."
         )
     if result.control in result.tasks:
         c = result.tasks.index(str(result.control))
