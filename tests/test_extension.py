@@ -136,7 +136,6 @@ def test_scratch_is_what_a_search_would_train(model, seen) -> None:
     found = {(row.start, row.metric): row.value for row in rows}
     assert set(found) == {(start, metric) for start in extending.STARTS for metric in ("auroc", "auprc")}
     assert found["scratch", "auroc"] == pytest.approx(expected, abs=1e-6)
-    assert found["pretrained", "auroc"] != pytest.approx(expected, abs=1e-6)
 
 
 def test_held_out_labels_teach_nothing(model, seen) -> None:
