@@ -34,7 +34,7 @@ FACTS = {
 
 @pytest.fixture(scope="module")
 def cohort() -> Cohort:
-    return incomplete(600, steps=4, side=8, tokens=3, token_width=4, seed=1)[0]
+    return incomplete(900, steps=4, side=8, tokens=3, token_width=4, seed=1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +180,10 @@ def test_what_cannot_be_extended_is_told(model, cohort) -> None:
     for task, words in (("ihm", "predicts ihm already"), ("nix", "no task nix. .*: los, dec, rea, dia")):
         with pytest.raises(BadInput, match=words):
             extending.prepare(model, cohort, task)
-    other, _ = incomplete(600, steps=4, side=8, tokens=3, token_width=4, seed=2)
+    other, _ = incomplete(900, steps=4, side=8, tokens=3, token_width=4, seed=2)
     with pytest.raises(BadInput, match="its samples or its split are others"):
         extending.prepare(model, other, "dec")
-    longer, _ = incomplete(600, steps=5, side=8, tokens=3, token_width=5, seed=1)
+    longer, _ = incomplete(900, steps=5, side=8, tokens=3, token_width=5, seed=1)
     with pytest.raises(BadInput, match="series is of another kind or size"):
         extending.prepare(model, longer, "dec")
     without = dataclasses.replace(cohort, modalities={n: m for n, m in cohort.modalities.items() if n != "notes"})
