@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.cohort import Cohort, text
+from model.cohort import Cohort, Modality, text
 from model.preprocess import fit
 from tim_search.types import FINAL_FOLD, BadInput, Task
 
@@ -97,6 +97,18 @@ def target_rows(tasks: Mapping[str, Task]) -> tuple[dict[str, int], int]:
         first[name] = count
         count += tasks[name].n_outputs if tasks[name].kind == "multilabel" else 1
     return first, count
+
+
+def measured_steps(modalities: Mapping[str, Modality]) -> tuple[NDArray[np.bool_] | None, ...]:
+    """Which steps hold a measured value, one a modality as in `Rows.steps`: bool (n, T) of a sequence.
+
+    A step that lacks every value is no token: padding, or an hour without a measurement.
+    """
+    steps = tuple(
+        np.asarray(~np.isnan(modality.values).all(axis=2), bool) if modality.kind == "sequence" else None
+        for modality in modalities.values()
+    )
+    return steps if any(one is not None for one in steps) else ()
 
 
 def supervised_tasks(tasks: Sequence[Task]) -> tuple[str, ...]:
@@ -194,11 +206,7 @@ def load_fold(
         at = slice(first[name], first[name] + len(by_label))
         targets[at] = np.where(known, by_label, 0.0)
         labelled[at] = known
-    # A step of a sequence that lacks every value is no token: padding, or an hour without a measurement.
-    steps = [
-        np.asarray(~np.isnan(modality.values).all(axis=2), bool) if modality.kind == "sequence" else None
-        for modality in cohort.modalities.values()
-    ]
+    steps = measured_steps(cohort.modalities)
 
     def rows(chosen: NDArray[np.bool_]) -> Rows:
         def tensor(array: NDArray[np.generic], kind: torch.dtype = dtype) -> Tensor:
@@ -210,9 +218,7 @@ def load_fold(
             None if mask.all() else tensor(mask, torch.bool),
             tensor(targets[:, chosen]),
             tensor(labelled[:, chosen]),
-            tuple(None if one is None else tensor(one[chosen], torch.bool) for one in steps)
-            if any(one is not None for one in steps)
-            else (),
+            tuple(None if one is None else tensor(one[chosen], torch.bool) for one in steps),
         )
 
     set_aside = stopping_patients(cohort, learn, stop_share, f"{cohort.split.digest} fold {fold}")

@@ -23,16 +23,18 @@ from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 
 from model import clustering, metrics, networks
-from model.cohort import Cohort, Modality, text
-from model.contract import Network, layout
-from model.data import Fold, Rows, patient_weights, supervised_tasks, target_scale
+from model.cells import fill
+from model.cohort import Cohort, Modality, ModalityKind, text
+from model.contract import Network, layout, n_logits
+from model.data import Fold, Rows, measured_steps, patient_weights, supervised_tasks, target_rows, target_scale
 from model.preprocess import Preprocessor, Transform, fit
 from model.seeding import generator
 from model.settings import TrainingSettings
 from model.training import DTYPES, Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, predict
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Subset, Task, Unit
 
-FORMAT = 1
+#: Format 1 knew vectors and had no multilabel task; it is still read.
+FORMAT, READS = 2, (1, 2)
 
 #: Column of every prediction that names the modalities the row lacks.
 ABSENT = "absent_modalities"
@@ -40,6 +42,9 @@ ABSENT = "absent_modalities"
 #: Draws of the bootstrap by patient behind a test score's interval, and of the M3H paper's (section 4.3), which it
 #: reports as the SD over five draws of 90 % of the test rows.
 DRAWS, PAPER_DRAWS, PAPER_SHARE = 1000, 5, 0.9
+
+#: Kinds of task whose prediction has a column for each class or label.
+_SEVERAL = ("multiclass", "multilabel")
 
 Array = NDArray[np.float64]
 
@@ -54,10 +59,12 @@ class Inputs:
 
     Attributes:
         name: of the modality.
-        columns: in the order of the network.
+        columns: in the order of the network; the channels of a sequence, () of an image.
         levels: categorical column -> its level names, in code order.
         dtype: "float32" or "float64", as in the cohort: the same value must become the same input.
-        examples: a made-up value of each column, from the mean of the training rows or the first level.
+        examples: a made-up value of each column or channel, from the mean of the training rows or the first level.
+        kind: "vector", "sequence" or "image".
+        shape: of one row: (p,), (T, c) or (c, H, W).
     """
 
     name: str
@@ -65,14 +72,32 @@ class Inputs:
     levels: Mapping[str, tuple[str, ...]]
     dtype: str
     examples: tuple[float | str, ...]
+    kind: ModalityKind
+    shape: tuple[int, ...]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Its columns in a table: a vector's own; a sequence or an image is one column, named as the modality."""
+        return self.columns if self.kind == "vector" else (self.name,)
+
+    def example(self) -> list[Any]:
+        """A made-up value of each of `cells`: of a sequence one step, of an image one colour."""
+        if self.kind == "vector":
+            return list(self.examples)
+        if self.kind == "sequence":
+            return [[list(self.examples)]]
+        _, height, width = self.shape
+        return [[[[value] * width] * height for value in self.examples]]
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """What one seed learnt: parameters with a leading axis of 1, and the k-means centres of each clustering task."""
+    """What one seed learnt: parameters with a leading axis of 1, the k-means centres of each clustering task, and the
+    tasks it predicts."""
 
     values: Mapping[str, Tensor]
     centres: Mapping[str, Array]
+    tasks: Subset
 
 
 @dataclass(frozen=True)
@@ -106,12 +131,13 @@ class DeployedModel:
     Attributes:
         source: the task the combination was chosen for.
         tasks: of the combination, by name.
-        classes: class names of the binary (negative, positive) and multiclass tasks.
+        classes: class names of the binary (negative, positive) and multiclass tasks, label names of multilabel ones.
         scales: (mean, spread) of the regression tasks' training labels.
         network, settings: what was trained and how; `machine` is the network itself.
         inputs: the modalities, in the order of the network.
         preprocessor: fitted on the training part.
-        members: one a seed; predictions are averaged over them, and the first one's clusters are given.
+        members: one a seed; a task's predictions are averaged over those that have it, and the first one's clusters are
+            given.
         about: where the model comes from: plain JSON.
     """
 
@@ -129,12 +155,18 @@ class DeployedModel:
 
     @property
     def columns(self) -> dict[str, tuple[str, str]]:
-        """Name in a table -> (modality, column): the bare column where no other modality has one of that name."""
-        every = [(inputs.name, column) for inputs in self.inputs for column in inputs.columns]
+        """Name in a table -> (modality, column): the bare column where no other modality has one of that name.
+
+        A sequence or an image is one column, which is named as the modality: (modality, modality).
+        """
+        every = [(inputs, column) for inputs in self.inputs for column in inputs.cells]
         bare = [column for _, column in every]
         return {
-            column if bare.count(column) == 1 else f"{modality}.{column}": (modality, column)
-            for modality, column in every
+            column if bare.count(column) == 1 or inputs.kind != "vector" else f"{inputs.name}.{column}": (
+                inputs.name,
+                column,
+            )
+            for inputs, column in every
         }
 
     @property
@@ -142,7 +174,7 @@ class DeployedModel:
         """Column of a prediction -> "probability", "value", "cluster" or "text"."""
         found: dict[str, str] = {}
         for name, task in self.tasks.items():
-            if task.kind == "multiclass":
+            if task.kind in _SEVERAL:
                 found |= {f"{name}={label}": "probability" for label in self.classes[name]}
             else:
                 found[name] = {"binary": "probability", "regression": "value", "clustering": "cluster"}[task.kind]
@@ -153,7 +185,7 @@ class DeployedModel:
         values = {
             (one.name, column): value
             for one in self.inputs
-            for column, value in zip(one.columns, one.examples, strict=True)
+            for column, value in zip(one.cells, one.example(), strict=True)
         }
         return pd.DataFrame({name: [values[at]] for name, at in self.columns.items()})
 
@@ -163,17 +195,20 @@ class DeployedModel:
         Args:
             rows: one row a sample, columns in any order, named by `columns` or as `modality.column`. Numbers, or the
                 text of a level; missing cells mean not measured. Where all columns of a modality are left out, or all
-                its cells of a row are missing, the modality is absent.
+                its cells of a row are missing, the modality is absent. A cell of a sequence is a list of at most T
+                steps of c numbers, of an image c lists of H lists of W numbers, or the c * H * W numbers in one list;
+                arrays do as well. None and NaN inside are not measured, as are the steps after the last one given.
 
         Returns:
-            A frame with the same index and the columns `outputs`: the probability of the positive class (binary) or of
-            each class (multiclass), a value in the unit of the labels (regression), the number of a cluster from 0
-            (clustering), and the names of the modalities that the row lacks. A row that lacks them all is not
-            predicted: its cells are missing.
+            A frame with the same index and the columns `outputs`: the probability of the positive class (binary), of
+            each class (multiclass) or label (multilabel), a value in the unit of the labels (regression), the number of
+            a cluster from 0 (clustering), and the names of the modalities that the row lacks. A row that lacks them
+            all is not predicted: its cells are missing.
 
         Raises:
             BadInput: unknown columns, a column given twice, some columns of a modality without the others, text where
-                a number belongs, an infinite number, or no column of the model at all.
+                a number belongs, an infinite number, a sequence or an image of another shape, or no column of the model
+                at all.
 
         Warns:
             PredictionWarning: levels the model does not know, taken as not measured; rows without any modality.
@@ -195,7 +230,7 @@ class DeployedModel:
                 table[name] = pd.arrays.IntegerArray(self._clusters(name, said[name]), blank)
                 continue
             values = np.where(blank.reshape(-1, *[1] * (said[name].ndim - 1)), np.nan, said[name])
-            if task.kind == "multiclass":
+            if task.kind in _SEVERAL:
                 table |= {f"{name}={label}": values[:, k] for k, label in enumerate(self.classes[name])}
             else:
                 table[name] = values
@@ -208,32 +243,28 @@ class DeployedModel:
         """What the network says about samples, by task, averaged over the members.
 
         Returns:
-            float64: binary (n,) probability; multiclass (n, C) probabilities; regression (n,) in the labels' unit;
-            clustering (n, h) latents of the first member.
+            float64: binary (n,) probability; multiclass and multilabel (n, C) probabilities; regression (n,) in the
+            labels' unit; clustering (n, h) latents of the first member.
         """
         n = len(next(iter(modalities.values())).present)
         rows = self._rows(modalities)
-        each = [self._predictions(member, rows) for member in self.members] if n else []
-        labelled = [name for name in sorted(self.tasks) if self.tasks[name].kind != "clustering"]
-        groups = [name for name in sorted(self.tasks) if self.tasks[name].kind == "clustering"]
-        result: dict[str, Array] = {}
-        for slot, name in enumerate(labelled):
-            task = self.tasks[name]
-            width = task.n_outputs if task.kind == "multiclass" else 1
-            if not each:
-                result[name] = np.zeros((0, width) if task.kind == "multiclass" else 0)
-                continue
-            logits = [one.logits[0, slot, :, :width].double().cpu() for one in each]
-            if task.kind == "multiclass":
-                result[name] = torch.stack([x.softmax(1) for x in logits]).mean(0).numpy()
-            elif task.kind == "binary":
-                result[name] = torch.stack([x[:, 0].sigmoid() for x in logits]).mean(0).numpy()
-            else:
-                mean, spread = self.scales[name]
-                result[name] = mean + spread * torch.stack([x[:, 0] for x in logits]).mean(0).numpy()
-        for slot, name in enumerate(groups):
-            result[name] = each[0].latents[0, :, slot].double().cpu().numpy() if each else np.zeros((0, 1))
-        return {name: result[name] for name in self.tasks}
+        each: dict[str, list[Array]] = {name: [] for name in self.tasks}
+        for member in self.members if n else ():
+            names, said = self._predictions(member, rows)
+            for slot, name in enumerate(names):
+                task = self.tasks[name]
+                if task.kind == "clustering":
+                    latents = said.latents[0, :, slot - said.logits.shape[1]]
+                    each[name].append(latents.double().cpu().numpy())
+                else:
+                    logits = said.logits[0, slot, :, : n_logits(task)].double().cpu()
+                    each[name].append(self._outputs(task, logits))
+        return {
+            name: (parts[0] if self.tasks[name].kind == "clustering" else np.mean(parts, axis=0))
+            if parts
+            else np.zeros((0, n_logits(self.tasks[name])) if self.tasks[name].kind in _SEVERAL else 0)
+            for name, parts in each.items()
+        }
 
     def save(self, folder: str | Path) -> None:
         """Write model.json and parameters.npz into a folder, which is made."""
@@ -249,7 +280,7 @@ class DeployedModel:
             "network": self.network,
             "settings": json.loads(self.settings.text),
             "inputs": [{**asdict(one), "transform": _plain(transforms[one.name])} for one in self.inputs],
-            "members": len(self.members),
+            "members": [list(member.tasks) for member in self.members],
             "about": self.about,
         }
         arrays = {
@@ -268,10 +299,11 @@ class DeployedModel:
         folder = Path(folder)
         try:
             plain = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-            if plain["format"] != FORMAT:
+            if plain["format"] not in READS:
                 raise BadInput(
-                    f"{folder}: expected a model of format {FORMAT}, got format {plain['format']}. Use the version of "
-                    f"tim-search that wrote it ({plain['about'].get('versions', {}).get('tim-search', 'unknown')})."
+                    f"{folder}: expected a model of format {' or '.join(map(str, READS))}, got format "
+                    f"{plain['format']}. Use the version of tim-search that wrote it "
+                    f"({plain['about'].get('versions', {}).get('tim-search', 'unknown')})."
                 )
             with np.load(folder / "parameters.npz", allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -279,13 +311,21 @@ class DeployedModel:
             def part(prefix: str) -> dict[str, NDArray[Any]]:
                 return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
 
+            tasks = {task["name"]: Task(**{**task, "excludes": tuple(task["excludes"])}) for task in plain["tasks"]}
+            members = plain["members"] if plain["format"] > 1 else [sorted(tasks)] * plain["members"]
             return cls(
                 source=plain["source"],
-                tasks={task["name"]: Task(**{**task, "excludes": tuple(task["excludes"])}) for task in plain["tasks"]},
+                tasks=tasks,
                 classes={name: tuple(names) for name, names in plain["classes"].items()},
                 scales={name: (mean, spread) for name, (mean, spread) in plain["scales"].items()},
                 network=plain["network"],
-                settings=networks.settings_of(plain["network"], allow_code=allow_code)(**plain["settings"]),
+                # A list in JSON was a tuple: settings are values.
+                settings=networks.settings_of(plain["network"], allow_code=allow_code)(
+                    **{
+                        key: tuple(value) if isinstance(value, list) else value
+                        for key, value in plain["settings"].items()
+                    }
+                ),
                 inputs=tuple(
                     Inputs(
                         one["name"],
@@ -293,6 +333,8 @@ class DeployedModel:
                         {name: tuple(names) for name, names in one["levels"].items()},
                         one["dtype"],
                         tuple(one["examples"]),
+                        one.get("kind", "vector"),
+                        tuple(one.get("shape", (len(one["columns"]),))),
                     )
                     for one in plain["inputs"]
                 ),
@@ -301,8 +343,9 @@ class DeployedModel:
                     Member(
                         {name: torch.from_numpy(array) for name, array in part(f"{m}.values.").items()},
                         part(f"{m}.centres."),
+                        tuple(names),
                     )
-                    for m in range(plain["members"])
+                    for m, names in enumerate(members)
                 ),
                 about=plain["about"],
                 machine=networks.find(plain["network"], allow_code=allow_code),
@@ -337,8 +380,8 @@ class DeployedModel:
             same = [[name for name in names if aliases[name] == one] for one in at]
             twice = "; ".join(" and ".join(group) for group in same if len(group) > 1)
             raise BadInput(f"columns: expected each one once, got the same twice: {twice}. Leave one of them out.")
-        gaps = {one.name: [column for column in one.columns if (one.name, column) not in at] for one in self.inputs}
-        partial = {one.name: gaps[one.name] for one in self.inputs if 0 < len(gaps[one.name]) < len(one.columns)}
+        gaps = {one.name: [column for column in one.cells if (one.name, column) not in at] for one in self.inputs}
+        partial = {one.name: gaps[one.name] for one in self.inputs if 0 < len(gaps[one.name]) < len(one.cells)}
         if partial:
             told = [f"{name} lacks {', '.join(columns)}" for name, columns in partial.items()]
             raise BadInput(
@@ -349,39 +392,56 @@ class DeployedModel:
             raise BadInput(f"columns: expected those of the model, got none. The model reads: {', '.join(known)}.")
         result = {}
         for one in self.inputs:
-            values = np.full((len(rows), len(one.columns)), np.nan, one.dtype)
-            if not gaps[one.name]:
-                for position, column in enumerate(one.columns):
-                    series = rows.iloc[:, at[one.name, column]]
-                    name = str(rows.columns[at[one.name, column]])
-                    levels = one.levels.get(column)
+            values = np.full((len(rows), *one.shape), np.nan, one.dtype)
+            for position, column in enumerate(one.cells if not gaps[one.name] else ()):
+                series = rows.iloc[:, at[one.name, column]]
+                name = str(rows.columns[at[one.name, column]])
+                levels = one.levels.get(column)
+                if one.kind != "vector":
+                    fill(values, name, series, one.kind, one.columns)
+                else:
                     values[:, position] = _numbers(name, series) if levels is None else _codes(name, series, levels)
-            present = ~np.isnan(values).all(axis=1)
-            result[one.name] = Modality(one.name, "vector", one.columns, values, one.levels, present)
+            present = ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
+            result[one.name] = Modality(one.name, one.kind, one.columns, values, one.levels, present)
         return result
 
     def _rows(self, modalities: Mapping[str, Modality]) -> Rows:
         matrices = self.preprocessor.apply(modalities)
         present = np.stack([modalities[one.name].present for one in self.inputs], axis=1)
         dtype = DTYPES[self.settings.precision]
-        none = torch.zeros(len(supervised_tasks(list(self.tasks.values()))), len(present), dtype=dtype)
+        none = torch.zeros(target_rows(self.tasks)[1], len(present), dtype=dtype)
+        steps = measured_steps({one.name: modalities[one.name] for one in self.inputs})
         return Rows(
             tuple(torch.from_numpy(matrices[one.name]).to(dtype) for one in self.inputs),
             None if present.all() else torch.from_numpy(present),
             none,
             none,
+            tuple(None if one is None else torch.from_numpy(one) for one in steps),
         )
 
-    def _predictions(self, member: Member, rows: Rows) -> Predictions:
-        names = tuple(sorted(self.tasks))
-        fold = Fold(rows, rows, supervised_tasks(list(self.tasks.values())), np.ones((1, len(rows))))
-        plan = layout([names], self.tasks, fold, torch.device("cpu"))
-        return predict(Fitted(dict(member.values), plan, torch.zeros(0, 1), (0,), self.machine), rows, self.settings)
+    def _outputs(self, task: Task, logits: Tensor) -> Array:
+        """What (n, C) logits of a supervised task say; see `said`."""
+        if task.kind == "multiclass":
+            return np.asarray(logits.softmax(1).numpy())
+        if task.kind == "regression":
+            mean, spread = self.scales[task.name]
+            return np.asarray(mean + spread * logits[:, 0].numpy())
+        chance = logits.sigmoid().numpy()
+        return np.asarray(chance if task.kind == "multilabel" else chance[:, 0])
+
+    def _predictions(self, member: Member, rows: Rows) -> tuple[tuple[str, ...], Predictions]:
+        """The names of a member's slots, and its outputs."""
+        first, _ = target_rows(self.tasks)
+        fold = Fold(rows, rows, supervised_tasks(list(self.tasks.values())), np.ones((1, len(rows))), first)
+        plan = layout([member.tasks], self.tasks, fold, torch.device("cpu"))
+        fitted = Fitted(dict(member.values), plan, torch.zeros(0, 1), (0,), self.machine)
+        return plan.names[0], predict(fitted, rows, self.settings)
 
     def _clusters(self, name: str, latents: Array) -> NDArray[np.int64]:
         if not len(latents):
             return np.zeros(0, np.int64)
-        return pairwise_distances_argmin(latents, self.members[0].centres[name]).astype(np.int64)
+        first = next(member for member in self.members if name in member.tasks)
+        return pairwise_distances_argmin(latents, first.centres[name]).astype(np.int64)
 
 
 def train(
@@ -429,10 +489,10 @@ def train(
             name: clustering.groups(latents[:, c], tasks[name].n_outputs, _start(seed, name)).cluster_centers_
             for c, name in enumerate(groups)
         }
-        members.append(Member({name: value.cpu() for name, value in fitted.values.items()}, centres))
+        members.append(Member({name: value.cpu() for name, value in fitted.values.items()}, centres, subset))
     preprocessor = fit(blind, learn)
     counts = {
-        name: {"rows": int(np.isfinite(labels[name][learn]).sum())}
+        name: {"rows": int(_labelled(labels[name][learn]).sum())}
         | ({"positive": int(np.nansum(labels[name][learn]))} if task.kind == "binary" else {})
         for name, task in tasks.items()
         if task.kind != "clustering"
@@ -456,6 +516,7 @@ def train(
             "training": {
                 "rows": int(learn.sum()),
                 "patients": len(np.unique(cohort.patients[learn])),
+                "stopping": 0 if fold.stopping is None else len(fold.stopping),
                 "labels": counts,
                 "present": {name: int(one.present[learn].sum()) for name, one in cohort.modalities.items()},
             },
@@ -463,8 +524,12 @@ def train(
     )
 
 
-def evaluate(model: DeployedModel, cohort: Cohort) -> list[TestScore]:
-    """Score a model on the test patients of its cohort, task by task. It reads their labels: log that first."""
+def evaluate(model: DeployedModel, cohort: Cohort, tasks: Sequence[str] = ()) -> list[TestScore]:
+    """Score a model on the test patients of its cohort, by task. It reads the labels of these tasks: log that first.
+
+    Args:
+        tasks: which; all of the model where none is named.
+    """
     test = cohort.split.test
     modalities = {
         one.name: replace(
@@ -478,6 +543,8 @@ def evaluate(model: DeployedModel, cohort: Cohort) -> list[TestScore]:
     weights = bootstrap_weights(cohort.patients[test], cohort.split.digest)
     scores = []
     for name, task in model.tasks.items():
+        if tasks and name not in tasks:
+            continue
         why, rows = "", int(test.sum())
         if task.kind == "clustering":
             learn = cohort.split.train(FINAL_FOLD)
@@ -490,11 +557,11 @@ def evaluate(model: DeployedModel, cohort: Cohort) -> list[TestScore]:
             values, why = found.silhouette, found.collapsed
         else:
             label = np.asarray(cohort.labels[name], np.float64)[test]
-            known_labels = np.isfinite(label)
+            known_labels = _labelled(label)
             rows = int(known_labels.sum())
             # Logarithms of probabilities are logits whose softmax gives them back; ranks stay.
             guess = said[name][known_labels]
-            logits = np.log(guess.clip(1e-300)) if task.kind == "multiclass" else guess[:, None]
+            logits = np.log(guess.clip(1e-300)) if task.kind == "multiclass" else guess.reshape(len(guess), -1)
             values = metrics.score(task.metric, task.kind, label[known_labels], logits, weights[:, known_labels])
         if not why and not np.isfinite(values[0]):
             why = "the labels of the test patients do not vary"
@@ -513,6 +580,11 @@ def bootstrap_weights(patients: NDArray[np.int64], key: str) -> Array:
     return np.concatenate([patient_weights(patients, DRAWS, f"{key} test patients"), np.stack(rows).astype(float)])
 
 
+def _labelled(labels: Array) -> NDArray[np.bool_]:
+    """bool (n,): which rows carry a label of (n,), or any label of (n, L)."""
+    return np.asarray(np.isfinite(labels.reshape(len(labels), -1)).any(axis=1), bool)
+
+
 def _start(seed: int, name: str) -> int:
     """Seed of a clustering task's k-means, as in a search."""
     return int(torch.randint(2**31, (1,), generator=generator("k-means", seed, name)))
@@ -523,9 +595,17 @@ def _inputs(modality: Modality, preprocessor: Preprocessor) -> Inputs:
     means = dict(zip(transform.numeric.tolist(), transform.mean.tolist(), strict=True))
     examples = tuple(
         modality.levels[column][0] if column in modality.levels else float(f"{means.get(position, 0.0):.3g}")
-        for position, column in enumerate(modality.columns)
+        for position, column in enumerate(modality.columns or transform.names)
     )
-    return Inputs(modality.name, modality.columns, dict(modality.levels), str(modality.values.dtype), examples)
+    return Inputs(
+        modality.name,
+        modality.columns,
+        dict(modality.levels),
+        str(modality.values.dtype),
+        examples,
+        modality.kind,
+        modality.values.shape[1:],
+    )
 
 
 def _numbers(name: str, series: pd.Series) -> Array:
@@ -559,6 +639,7 @@ def _codes(name: str, series: pd.Series, levels: Sequence[str]) -> Array:
 
 def _plain(transform: Transform) -> dict[str, Any]:
     return {
+        "kind": transform.kind,
         "columns": list(transform.columns),
         "numeric": transform.numeric.tolist(),
         "mean": transform.mean.tolist(),
@@ -571,7 +652,7 @@ def _plain(transform: Transform) -> dict[str, Any]:
 
 def _transform(plain: Mapping[str, Any]) -> Transform:
     return Transform(
-        "vector",
+        plain.get("kind", "vector"),
         tuple(plain["columns"]),
         np.array(plain["numeric"], np.int64),
         np.array(plain["mean"], np.float64),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
@@ -118,17 +118,23 @@ def fit_pack(
     settings: TrainingSettings,
     network: Network = m3h,
     after_turn: AfterTurn | None = None,
+    start: Sequence[Parameters] = (),
 ) -> Fitted:
     """Train the subsets of a pack together, Adam from the seed's starting point.
 
     Each member sees the minibatches it would see alone and its gradient reaches its own parameters only, so the
     result for a subset does not depend on its pack mates beyond the rounding of batched matrix products. The last epoch
-    is kept, except where `update: asynchronous` chooses one (`model.asynchronous`, also for `after_turn`).
+    is kept, except where `update: asynchronous` chooses one (`model.asynchronous`, also for `after_turn`). `start`
+    names, for each member, parameters (1, ...) of another training that take the place of the seed's.
     """
     seed = pack.units[0].seed
     like = fold.train.inputs[0]
     plan = layout([unit.subset for unit in pack.units], tasks, fold, like.device)
     values = network.initialise(plan, tasks, fold, seed, settings)
+    with torch.no_grad():
+        for member, given in enumerate(start):
+            for name, value in given.items():
+                values[name][member] = value[0]
     if settings.update == "asynchronous":
         turns_of = cast(asynchronous.AsynchronousSettings, settings)
         kept, history, course = asynchronous.fit(values, plan, tasks, fold, seed, turns_of, network, after_turn)

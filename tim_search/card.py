@@ -9,24 +9,31 @@ from typing import Any
 FEWEST = 5
 
 
-def write(
-    facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs: Mapping[str, Mapping[str, Any]]
-) -> str:
+def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs: Sequence[Mapping[str, Any]]) -> str:
     """The card as Markdown.
 
     Args:
         facts: source, subset, reason, overlaps, search, network, settings, created, versions, readings; cohort (its
-            name), fingerprint, split; seeds; training: rows, patients, labels by task, samples present by modality.
+            name), fingerprint, split; seeds; training: rows, patients, labels by task, samples present by modality, and
+            how many of the rows chose the epoch (`stopping`); `extended`: tasks that were added afterwards, if any.
         scores: task, metric, value, sd, low, high, rows and why, by task.
-        inputs: modality -> column -> None for a number, or its level names.
+        inputs: name, kind, shape of a row, columns, and levels by column, of each modality (`model.deployed.Inputs`).
     """
     training, seeds = facts["training"], facts["seeds"]
+    nested = [one["kind"] for one in inputs if one["kind"] != "vector"]
+    table = "rows.parquet" if nested else "rows.csv"
+    chose = training.get("stopping", 0)
     lines = [
         f"# Model for {facts['source']}",
         "",
         f"Predicts {_and(facts['subset'])} for one sample at a time: the combination that the task search "
         f"`{facts['search']}` chose for `{facts['source']}` ({facts['reason']}).",
         "",
+        *[
+            f"`{name}` was added to the trained model afterwards, with parameters of its own that started from the "
+            "model's shared ones; what the model says of its other tasks is unchanged.\n"
+            for name in facts.get("extended", ())
+        ],
         "## Use and limits",
         "",
         "- For research on the cohort it was trained on and on cohorts like it. It is no medical device, and its use "
@@ -47,7 +54,7 @@ def write(
             [
                 ("cohort", f"{facts['cohort']} (fingerprint {facts['fingerprint']}, split {facts['split']})"),
                 ("trained on", f"{training['rows']:,} samples of {training['patients']:,} patients: the whole training "
-                 "part"),
+                 "part" + (f", {_count(chose)} samples of which chose the epoch" if chose else "")),
                 ("judged on", "the test patients, whom neither the search nor the training has seen"),
             ],
         ),
@@ -84,18 +91,16 @@ def write(
         "nothing was measured, and all columns of a modality out where the sample lacks it. Unknown columns, and a "
         "part of a modality's columns without the others, are errors. An unknown level counts as not measured.",
         "",
-        *[
-            f"- **{modality}**: " + ", ".join(
-                f"`{name}`" + (f" ({' / '.join(levels)})" if levels else "") for name, levels in columns.items()
-            )
-            for modality, columns in inputs.items()
-        ],
+        *([_NESTED, ""] if nested else []),
+        *[_input(one) for one in inputs],
         "",
         "## Running it",
         "",
         "```",
-        "tim-search predict MODEL rows.csv",
-        "mlflow models predict -m MODEL -i rows.csv -t csv --env-manager local",
+        f"tim-search predict MODEL {table}",
+        "mlflow models predict -m MODEL -i "
+        + ("rows.json -t json --env-manager local   # {\"inputs\": [{\"column\": value}]}" if nested
+           else "rows.csv -t csv --env-manager local"),
         "mlflow models serve -m MODEL --env-manager local   # POST /invocations {\"inputs\": [{\"column\": value}]}",
         "```",
         "",
@@ -125,6 +130,30 @@ def write(
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+#: How rows with sequences or images are written.
+_NESTED = (
+    "A sequence or an image is one column, each cell a nested list (a Parquet file, a pandas frame or JSON; a CSV file "
+    "cannot hold them): of a sequence the steps from the first on, each a list of its channels; of an image its "
+    "channels, each a list of lines of pixels. An empty cell means that the sample lacks it, an empty place inside "
+    "(null, NaN) that nothing was measured there."
+)
+
+
+def _input(one: Mapping[str, Any]) -> str:
+    """One modality of the rows."""
+    if one["kind"] == "image":
+        channels, height, width = one["shape"]
+        return f"- **{one['name']}**: one column of images, {channels} x {height} x {width} (channels, height, width)"
+    columns = ", ".join(
+        f"`{name}`" + (f" ({' / '.join(one['levels'][name])})" if name in one["levels"] else "")
+        for name in one["columns"]
+    )
+    if one["kind"] == "sequence":
+        steps, channels = one["shape"]
+        return f"- **{one['name']}**: one column of up to {steps} steps of {channels} channels each: {columns}"
+    return f"- **{one['name']}**: {columns}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -606,7 +606,7 @@ def train(
             "model": made.folder,
             "card": made.folder / "model_card.md",
             "predict": shlex.join(
-                ["tim-search", "predict", str(made.folder), "rows.csv", *(["--allow-code"] if allow_code else [])]
+                ["tim-search", "predict", str(made.folder), made.table, *(["--allow-code"] if allow_code else [])]
             ),
             "serve": ("TIM_SEARCH_ALLOW_CODE=1 " if allow_code else "")
             + shlex.join(["mlflow", "models", "serve", "-m", str(made.folder), "--env-manager", "local"]),
@@ -674,6 +674,37 @@ def predict(
         _print_json({"predictions": json.loads(found.to_json(orient="records"))})
     else:
         print(found.to_csv(index=False), end="")
+
+
+@app.command(epilog="Example: tim-search extend runs/demo/models/hospdead-1 --task dnr_later --labels 0.01 --labels 1")
+def extend(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that train wrote.")],
+    task: Annotated[str, typer.Option(help="A task of the cohort that the model has not seen.")],
+    labels: Annotated[
+        list[float] | None, typer.Option(help="Share of the labels to train on, repeatable. Default: 0.01 and 1.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings a start and share; their mean and SD are shown.")] = 5,
+    test: Annotated[bool, typer.Option("--test", help="Judge on the test patients; that is logged.")] = False,
+    cohort: Annotated[str | None, typer.Option(help="Cohort with the new task. Default: the search's.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="New folder for the model with the task added.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Extend a model to a task it has not seen: what its start is worth against training from scratch.
+
+    Scores are of held-out validation folds. Every training is written to MODEL-extend-TASK-N.csv beside the model.
+    """
+    from tim_search import display, extension
+
+    found = extension.extend(
+        model, task, shares=labels or extension.SHARES, seeds=seeds, test=test, cohort=cohort, out=out, note=_note
+    )
+    if as_json:
+        content = {"task": found.task, "table": list(found.table), "trainings": list(found.rows), "notes": found.notes}
+        _print_json({**content, "file": str(found.file), "folder": str(found.folder) if found.folder else None})
+        return
+    _output().print(display.extension(found.task, found.table, found.notes))
+    model_at = {"model": found.folder} if found.folder else {}
+    _output().print(display.places({"trainings": found.file, **model_at}), soft_wrap=True, markup=False)
 
 
 @app.command(epilog="Example: tim-search heatmap --tracking-uri sqlite:////home/me/runs/demo/mlflow.db --search demo")

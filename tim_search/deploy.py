@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import shutil
 import tempfile
@@ -25,8 +26,8 @@ from tim_search.types import BadInput, Subset, subset
 if TYPE_CHECKING:
     from model.deployed import DeployedModel
 
-#: Rows that are predicted at once: a bound on memory.
-_ROWS = 100_000
+#: Rows, and numbers in them, that are predicted at once: a bound on memory.
+_ROWS, _NUMBERS = 100_000, 50_000_000
 #: How the folder of a model that is being written begins.
 _MAKING = ".making-"
 
@@ -41,6 +42,7 @@ class Trained:
         scores: on the test patients, as plain rows; see `model.deployed.TestScore`.
         published: run_id, model_uri and registered, as far as MLflow took them.
         missed: whether MLflow took less than was asked for.
+        table: a name for rows to predict: rows.csv, or rows.parquet where a CSV file cannot hold them.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Trained:
     scores: tuple[dict[str, Any], ...]
     published: dict[str, str]
     missed: bool
+    table: str = "rows.csv"
 
 
 def train(
@@ -131,9 +134,7 @@ def train(
         "versions": pyfunc.versions(),
     }
     made = replace(made, about=facts)
-    inputs = {one.name: {column: one.levels.get(column) for column in one.columns} for one in made.inputs}
-    text = card.write(facts, scores, inputs)
-    place = _keep(results.folder / "models", source, made, text)
+    place, text = _keep(results.folder / "models", source, made)
     note("Publishing it to MLflow")
     from tim_search.tracking import Tracker
 
@@ -149,7 +150,8 @@ def train(
         warn=warn,
     )
     published = tracker.model(place, source, chosen, scores, text, register)
-    return Trained(place, source, chosen, tuple(scores), published, bool(tracker.missed))
+    table = "rows.csv" if all(one.kind == "vector" for one in made.inputs) else "rows.parquet"
+    return Trained(place, source, chosen, tuple(scores), published, bool(tracker.missed), table)
 
 
 def _chosen(
@@ -177,30 +179,54 @@ def _chosen(
     return found.best, f"rule {used}: validation gain {found.gain:+.4f} over the task alone, before confirmation"
 
 
-def _keep(models: Path, source: str, made: DeployedModel, text: str) -> Path:
-    """Write the MLflow model into a new folder models/SOURCE-N: whole, or not under this name."""
+def _keep(models: Path, source: str, made: DeployedModel) -> tuple[Path, str]:
+    """Write the MLflow model into a new folder models/SOURCE-N: whole, or not under this name. Returns it and the card.
+
+    Raises BadInput where it cannot be written.
+    """
+    number = 1
+    while True:
+        try:
+            return models / f"{source}-{number}", write_model(made, models / f"{source}-{number}")
+        except FileExistsError:
+            number += 1
+
+
+def write_model(made: DeployedModel, place: Path) -> str:
+    """Write an MLflow model into a new folder: whole, or not under this name. Returns its card.
+
+    Raises:
+        FileExistsError: something stands at `place`.
+        BadInput: it cannot be written.
+    """
     from tim_search import pyfunc
 
-    levels = {one.name: one.levels for one in made.inputs}
-    inputs = {name: column in levels[modality] for name, (modality, column) in made.columns.items()}
+    if place.exists():
+        raise FileExistsError(place)
+    kinds = {one.name: one for one in made.inputs}
+    inputs = {
+        name: kinds[modality].kind if kinds[modality].kind != "vector"
+        else "text" if column in kinds[modality].levels else "number"
+        for name, (modality, column) in made.columns.items()
+    }  # fmt: skip
+    text = card.write(made.about, made.about["scores"], [asdict(one) for one in made.inputs])
     try:
-        models.mkdir(parents=True, exist_ok=True)
-        with _alone(models), tempfile.TemporaryDirectory(dir=models, prefix=_MAKING) as aside:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(place.parent), tempfile.TemporaryDirectory(dir=place.parent, prefix=_MAKING) as aside:
             files, whole = Path(aside) / "files", Path(aside) / "model"
             made.save(files)
             pyfunc.write(whole, files, inputs, made.outputs, _records(made.example()), text)
-            number = 1
-            while True:
-                place = models / f"{source}-{number}"
-                try:
-                    whole.rename(place)  # fails where a folder with content stands
-                    return place
-                except OSError:
-                    if not place.exists():
-                        raise
-                    number += 1
+            try:
+                whole.rename(place)  # fails where a folder with content stands
+            except OSError as error:
+                if place.exists():
+                    raise FileExistsError(place) from error
+                raise
+    except FileExistsError:
+        raise
     except OSError as error:
-        raise BadInput(f"{models} cannot be written: {error}. Train in a search's folder you may write to.") from error
+        raise BadInput(f"{place.parent} cannot be written: {error}. Name a folder that you may write to.") from error
+    return text
 
 
 @contextlib.contextmanager
@@ -270,7 +296,8 @@ def read_table(path: Path, index: str | None = None) -> pd.DataFrame:
 
 def predict(model: DeployedModel, rows: pd.DataFrame) -> pd.DataFrame:
     """`DeployedModel.predict`, some rows at a time; the row index becomes a column where it has a name."""
-    parts = [model.predict(rows.iloc[start : start + _ROWS]) for start in range(0, max(1, len(rows)), _ROWS)]
+    size = max(1, min(_ROWS, _NUMBERS // sum(math.prod(one.shape) for one in model.inputs)))
+    parts = [model.predict(rows.iloc[start : start + size]) for start in range(0, max(1, len(rows)), size)]
     frame = pd.concat(parts)
     return frame if frame.index.name is None else frame.reset_index()
 

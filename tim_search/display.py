@@ -512,3 +512,25 @@ def test_scores(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             f"{row['rows']:,}",
         )
     return table
+
+
+def extension(task: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Group:
+    """What a new task reached from a model's start and from scratch: mean (SD over the seeds)."""
+    table = _table(f"{task}: mean (SD over the seeds)", "labels", "samples", "metric", "pre-trained", "scratch", "gain")
+
+    def cell(row: Mapping[str, Any], name: str, sign: str = "") -> str:
+        if row[name] is None:
+            return "none"
+        spread = "" if row[f"{name}_sd"] is None else f" ({row[f'{name}_sd']:.3f})"
+        return f"{row[name]:{sign}.3f}{spread}"
+
+    for row in rows:
+        table.add_row(
+            f"{row['share']:.3g}" if row["share"] < 0.01 else f"{row['share']:.0%}",
+            f"{row['rows']:,} ({row['patients']:,} patients)",
+            row["metric"] if row["primary"] else Text(row["metric"], style="dim"),
+            cell(row, "pretrained"),
+            cell(row, "scratch"),
+            cell(row, "difference", "+"),
+        )
+    return Group(table, *(Text(note, style="dim") for note in notes))

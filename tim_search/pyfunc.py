@@ -24,7 +24,8 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 import mlflow.pyfunc
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
 
 #: Where the files of `model.deployed.DeployedModel` lie in an MLflow model's folder.
 FILES = "artifacts/model"
@@ -33,6 +34,12 @@ CARD = "model_card.md"
 #: Whose versions a model is pinned to: all that predicting runs through.
 _RUNS_THROUGH = ("tim-search", "mlflow", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "torch")
 
+_INPUT_TYPES = {
+    "number": DataType.double,
+    "text": DataType.string,
+    "sequence": Array(Array(DataType.double)),
+    "image": Array(Array(Array(DataType.double))),
+}
 _OUTPUT_TYPES = {"probability": "double", "value": "double", "cluster": "long", "text": "string"}
 
 
@@ -48,7 +55,7 @@ def versions() -> dict[str, str]:
 def write(
     folder: Path,
     files: Path,
-    inputs: Mapping[str, bool],
+    inputs: Mapping[str, str],
     outputs: Mapping[str, str],
     example: Sequence[Mapping[str, Any]],
     card: str,
@@ -58,13 +65,13 @@ def write(
     Args:
         folder: to write; must not exist.
         files: of the model, as `DeployedModel.save` writes them.
-        inputs: column -> whether it holds text rather than numbers. All are optional, for a modality may be absent.
+        inputs: column -> "number", "text", "sequence" or "image". All are optional, for a modality may be absent.
         outputs: column -> "probability", "value", "cluster" or "text".
         example: made-up records.
         card: the model card, Markdown.
     """
     signature = ModelSignature(
-        Schema([ColSpec("string" if text else "double", name, required=False) for name, text in inputs.items()]),
+        Schema([ColSpec(_INPUT_TYPES[kind], name, required=False) for name, kind in inputs.items()]),
         Schema([ColSpec(_OUTPUT_TYPES[kind], name, required=False) for name, kind in outputs.items()]),
     )
     # The model checks its input itself: MLflow would drop unknown columns, so that a misspelt modality became an

@@ -27,7 +27,8 @@ class Served(PythonModel):  # type: ignore[misc]
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Predict a frame, or what a request held: a list of records, one record, or a dict of lists."""
         rows: Any = model_input
-        if isinstance(rows, dict) and not any(isinstance(value, list) for value in rows.values()):
+        # A record may hold lists of its own, of a sequence or an image; columns are lists all of them.
+        if isinstance(rows, dict) and not all(isinstance(value, list) for value in rows.values()):
             rows = [rows]
         return self.model.predict(pd.DataFrame(rows))
 
