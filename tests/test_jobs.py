@@ -39,6 +39,7 @@ def test_what_the_search_files_ask_for() -> None:
         trainings[path.stem] = plans.at_most(found.plan, tuple(found.tasks), found.blocks)
     assert trainings == {
         "demo": 3 * 63,
+        "flexcare": 2 * 31,
         "tuned": 3 * 63,
         "twelve-pairs": 2 * 78,
         "twelve-sampled": 960,

@@ -75,7 +75,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("tasks: []", ["tasks: expected `all` or a list of at least one name"]),
         ("tasks: [a, b, a]", ["tasks: named more than once: a."]),
         ("tasks: [[a]]", ["tasks[0]: expected `all` or a list of task names"]),
-        ("network: resnet", ["line 2, network: expected one of m3h", "'resnet'"]),
+        ("network: resnet", ["line 2, network: expected one of flexcare, m3h", "'resnet'"]),
         ("training: {epoch: 3}", ["line 2, training.epoch: unknown key. Did you mean epochs?", "batch_size"]),
         ("training: {epochs: many}", ["training.epochs:", "integer", "'many'"]),
         ("training: {epochs: 0}", ["training.epochs: expected a whole number of at least 1", "got 0"]),
