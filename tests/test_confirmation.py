@@ -267,6 +267,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cohort: Cohort) -> Callab
     return lambda: spec.resolve(spec.load(path))
 
 
+@pytest.mark.slow
 def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
     local_ray: None, searched: Callable[[], spec.ResolvedSearch]
 ) -> None:
