@@ -257,6 +257,7 @@ run(Ledger(sys.argv[1]), payload=Payload(seconds=0.02), log=Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_from_its_ledger(ledger: Ledger, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.mkdir()

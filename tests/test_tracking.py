@@ -371,6 +371,7 @@ def test_a_change_of_the_database_that_was_cut_short(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_database_is_made_leaves_none(tmp_path: Path) -> None:
     code = "import sys; from tim_search.tracking import Tracker; Tracker(sys.argv[1], 'demo', 'id').__enter__()"
     process = subprocess.Popen([sys.executable, "-c", code, uri_of(tmp_path)], start_new_session=True)
@@ -407,6 +408,7 @@ def test_a_database_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("original", ["gone", "kept"])
 def test_a_moved_folder_is_read_and_written_where_it_is(original: str, empty_store: str, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "a new place ü"
@@ -564,6 +566,7 @@ def test_by_default_the_warning_is_logged(tmp_path: Path, caplog: pytest.LogCapt
     assert [record.name for record in caplog.records] == ["tim_search.tracking"]
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and never answers: waited for once, by the caller's own limits, and then left alone."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")

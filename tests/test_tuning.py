@@ -48,6 +48,7 @@ def run(
     return tuning.run(study, ledger, trainer, payload, Resources(workers=2), 3, None, on_event)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_the_grid_finds_the_best_and_trains_nothing_twice(ledger: Ledger, tmp_path: Path) -> None:
     payload, events = Payload(log=str(tmp_path / "log")), list[Event]()
