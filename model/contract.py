@@ -135,8 +135,12 @@ class PackLosses(Protocol):
         """(K,) total of each member."""
         ...
 
+
+class LossesInTurn(PackLosses, Protocol):
+    """Losses of a network whose settings offer `update: sequential`."""
+
     def in_turn(self, settings: Any) -> list[Tensor]:
-        """(K,) losses in the order of `update: sequential`."""
+        """(K,) losses in the order in which the steps take them, one more than there are tasks."""
         ...
 
 

@@ -70,10 +70,6 @@ class Losses:
             + settings.balance_weight * self.balance
         )
 
-    def in_turn(self, settings: FlexCareSettings) -> list[Tensor]:
-        """Never asked for: tasks train in turn by passes of their own, see `model.asynchronous`."""
-        raise NotImplementedError
-
 
 def combinations_of(modalities: int, which: str) -> tuple[tuple[int, ...], ...]:
     """The modality combinations that have a token, smallest first; the single modalities are always among them.

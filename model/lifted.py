@@ -7,6 +7,7 @@ that its scores mean what those of the built-in networks mean. See `OwnNetwork` 
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,7 +26,7 @@ from tim_search.types import BadInput, Task
 _HEAD = "head"  # prefix of the parameters that are not the module's
 
 
-class OwnNetwork(nn.Module):
+class OwnNetwork(nn.Module, ABC):
     """What a network of one's own is. Subclass it, and override all three methods.
 
     Parameters alone may be its state: no buffers (batch normalisation keeps some), and no dice in `forward` (dropout),
@@ -45,13 +46,14 @@ class OwnNetwork(nn.Module):
         """
         super().__init__()
 
+    @abstractmethod
     def task_part(self) -> nn.Module:
         """Make one task's own part; every number drawn here comes from the seed and the task alone.
 
         The part belongs to the task's slot, and it may not depend on the other tasks of the subset.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, inputs: tuple[Tensor, ...], present: Tensor, parts: nn.ModuleList) -> Tensor:
         """Embed samples for every task.
 
@@ -63,7 +65,6 @@ class OwnNetwork(nn.Module):
         Returns:
             (k, B, settings.width); a sample's embeddings depend on that sample alone.
         """
-        raise NotImplementedError
 
 
 class _Whole(nn.Module):
@@ -87,10 +88,6 @@ class SupervisedLosses:
     def by_member(self, settings: Any) -> Tensor:
         """(K,) sum over the tasks."""
         return self.supervised.sum(1)
-
-    def in_turn(self, settings: Any) -> list[Tensor]:
-        """(K,) losses by slot."""
-        return list(self.supervised.unbind(1))
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,11 @@ def _load(place: str) -> type[OwnNetwork]:
         ) from error
     if not (isinstance(found, type) and issubclass(found, OwnNetwork)):
         raise BadInput(f"network: expected a subclass of model.lifted.OwnNetwork, got {place}. See docs/networks.md.")
+    if lacking := sorted(found.__abstractmethods__):
+        raise BadInput(
+            f"network: {place} has no {' and no '.join(lacking)}, which a network of one's own must define. See "
+            "docs/networks.md."
+        )
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from tim_search.types import BadInput, canonical
 
@@ -43,8 +43,24 @@ class TrainingSettings(Protocol):
     def text(self) -> str: ...
 
 
+class _Common:
+    """What the settings of all networks share beside the fields that `TrainingSettings` names."""
+
+    __slots__ = ()
+
+    @property
+    def evaluation_rows(self) -> int:
+        """Rows a forward pass without gradients."""
+        return 2048
+
+    @property
+    def text(self) -> str:
+        """Canonical JSON, as the ledger's context holds it."""
+        return canonical(dataclasses.asdict(cast(Any, self)))
+
+
 @dataclass(frozen=True, slots=True)
-class M3HSettings:
+class M3HSettings(_Common):
     """M3H and its training (M3H paper, sections 3.1 to 3.5 and 4.3).
 
     Attributes:
@@ -79,39 +95,22 @@ class M3HSettings:
     def __post_init__(self) -> None:
         # Every message names the field, what is allowed and what was given: the search file's reader passes it on.
         rules = (
-            ("width", self.width >= 1, "a whole number of at least 1 (the paper uses multiples of 64)"),
             ("alpha", self.alpha >= 0, "a number of at least 0"),
             ("temperature", self.temperature >= 0.05, "a number of at least 0.05 (below, float32 underflows)"),
             ("contrastive_weight", self.contrastive_weight >= 0, "a number of at least 0"),
             ("task_weight", self.task_weight > 0, "a number above 0"),
             ("update", self.update in ("joint", "sequential"), "joint or sequential"),
-            ("epochs", self.epochs >= 1, "a whole number of at least 1"),
-            ("batch_size", self.batch_size >= 2, "a whole number of at least 2"),
-            ("learning_rate", self.learning_rate > 0, "a number above 0"),
-            ("rare", 0 <= self.rare <= 1, "a share between 0 and 1"),
-            ("precision", self.precision in ("float32", "float64"), "float32 or float64"),
-            ("replicates", self.replicates >= 0, "a whole number of at least 0"),
         )
         _check(self, rules)
-
-    @property
-    def evaluation_rows(self) -> int:
-        """Rows a forward pass without gradients."""
-        return 2048
 
     @property
     def stop_share(self) -> float:
         """The last epoch is kept."""
         return 0.0
 
-    @property
-    def text(self) -> str:
-        """Canonical JSON, as the ledger's context holds it."""
-        return canonical(dataclasses.asdict(self))
-
 
 @dataclass(frozen=True, slots=True)
-class FlexCareSettings:
+class FlexCareSettings(_Common):
     """FlexCare and its training (FlexCare paper, sections 4, 5.1.2 and A.4).
 
     Attributes:
@@ -174,7 +173,6 @@ class FlexCareSettings:
     def __post_init__(self) -> None:
         weights = all(math.isfinite(weight) and weight > 0 for weight in self.task_weights.values())
         rules = (
-            ("width", self.width >= 1, "a whole number of at least 1"),
             ("layers", self.layers >= 1, "a whole number of at least 1"),
             ("heads", self.heads >= 1 and self.width % max(1, self.heads) == 0, "a whole number that divides width"),
             ("hidden", self.hidden >= 1, "a whole number of at least 1"),
@@ -193,14 +191,8 @@ class FlexCareSettings:
             ("update", self.update in ("asynchronous", "joint"), "asynchronous or joint"),
             ("order", len(set(self.order)) == len(self.order), "each task once"),
             ("task_weights", weights, "numbers above 0"),
-            ("epochs", self.epochs >= 1, "a whole number of at least 1"),
-            ("batch_size", self.batch_size >= 2, "a whole number of at least 2"),
-            ("learning_rate", self.learning_rate > 0, "a number above 0"),
             ("patience", self.patience >= 1, "a whole number of at least 1"),
             ("stop_share", 0 <= self.stop_share <= 0.5, "a share between 0 and 0.5"),
-            ("rare", 0 <= self.rare <= 1, "a share between 0 and 1"),
-            ("precision", self.precision in ("float32", "float64"), "float32 or float64"),
-            ("replicates", self.replicates >= 0, "a whole number of at least 0"),
         )
         _check(self, rules)
 
@@ -209,14 +201,9 @@ class FlexCareSettings:
         """A sequence of tokens takes many times the memory of a vector."""
         return 128
 
-    @property
-    def text(self) -> str:
-        """Canonical JSON, as the ledger's context holds it."""
-        return canonical(dataclasses.asdict(self))
-
 
 @dataclass(frozen=True)
-class OwnSettings:
+class OwnSettings(_Common):
     """Settings of a network of one's own (`model/lifted.py`); it may extend them by subclassing, as a frozen dataclass.
 
     Attributes:
@@ -233,16 +220,7 @@ class OwnSettings:
     replicates: int = 50
 
     def __post_init__(self) -> None:
-        rules = (
-            ("width", self.width >= 1, "a whole number of at least 1"),
-            ("epochs", self.epochs >= 1, "a whole number of at least 1"),
-            ("batch_size", self.batch_size >= 2, "a whole number of at least 2"),
-            ("learning_rate", self.learning_rate > 0, "a number above 0"),
-            ("rare", 0 <= self.rare <= 1, "a share between 0 and 1"),
-            ("precision", self.precision in ("float32", "float64"), "float32 or float64"),
-            ("replicates", self.replicates >= 0, "a whole number of at least 0"),
-        )
-        _check(self, rules)
+        _check(self, ())
 
     @property
     def update(self) -> str:
@@ -250,24 +228,26 @@ class OwnSettings:
         return "joint"
 
     @property
-    def evaluation_rows(self) -> int:
-        """Rows a forward pass without gradients."""
-        return 2048
-
-    @property
     def stop_share(self) -> float:
         """The last epoch is kept."""
         return 0.0
 
-    @property
-    def text(self) -> str:
-        """Canonical JSON, as the ledger's context holds it."""
-        return canonical(dataclasses.asdict(self))
-
 
 def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
-    """Raise ValueError for the first rule (field, whether it holds, what is allowed) that does not hold."""
-    for name, holds, allowed in rules:
+    """Raise ValueError for the first rule (field, whether it holds, what is allowed) that does not hold.
+
+    `rules` are a network's own; those of the fields that all networks have come first.
+    """
+    common = (
+        ("width", settings.width >= 1, "a whole number of at least 1"),
+        ("epochs", settings.epochs >= 1, "a whole number of at least 1"),
+        ("batch_size", settings.batch_size >= 2, "a whole number of at least 2"),
+        ("learning_rate", settings.learning_rate > 0, "a number above 0"),
+        ("rare", 0 <= settings.rare <= 1, "a share between 0 and 1"),
+        ("precision", settings.precision in ("float32", "float64"), "float32 or float64"),
+        ("replicates", settings.replicates >= 0, "a whole number of at least 0"),
+    )
+    for name, holds, allowed in (*common, *rules):
         value = getattr(settings, name)
         if not holds or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{name}: expected {allowed}, got {value!r}")

@@ -117,8 +117,7 @@ def haim_like(
     if not 0 < n_patients <= n_samples or n_binary < 1 or len(widths) != 4 or len(absent) != 4:
         raise ValueError("expected 0 < n_patients <= n_samples, n_binary >= 1, four widths and four absent shares")
     dice = np.random.default_rng([seed, n_samples, n_patients])
-    patients = np.concatenate([np.arange(n_patients), dice.integers(0, n_patients, n_samples - n_patients)])
-    patients = patients[dice.permutation(n_samples)]
+    patients = patients_of(dice, n_samples, n_patients)
 
     tasks = _tasks(n_binary, n_classes, n_clusters)
     group = _groups(tasks, group_size)
@@ -171,6 +170,12 @@ def write(cohort: Cohort, truth: Truth, folder: Path) -> None:
     of_samples = {"phenotype": pa.array(truth.phenotype)}
     of_samples |= {f"factor_{k}": pa.array(values) for k, values in enumerate(truth.factors.T)}
     write_planted(cohort, of_tasks, of_samples, folder)
+
+
+def patients_of(dice: np.random.Generator, n_samples: int, n_patients: int) -> NDArray[np.int64]:
+    """(n,) patient of each sample, in random order: every patient has one, the rest of the samples fall anywhere."""
+    patients = np.concatenate([np.arange(n_patients), dice.integers(0, n_patients, n_samples - n_patients)])
+    return patients[dice.permutation(n_samples)]
 
 
 def write_planted(

@@ -38,7 +38,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.cohort import Bools, Cohort, Modality, make_cohort
-from model.synthetic import write_planted
+from model.synthetic import patients_of, write_planted
 from tim_search.types import Task
 
 Floats32 = NDArray[np.float32]
@@ -137,8 +137,7 @@ def incomplete(
             "expected 100 samples or more, 0 < n_patients <= n_samples, lengths of 1 and a side of 4 or more"
         )
     dice = np.random.default_rng([seed, n_samples, n_patients])
-    patients = np.concatenate([np.arange(n_patients), dice.integers(0, n_patients, n_samples - n_patients)])
-    patients = patients[dice.permutation(n_samples)]
+    patients = patients_of(dice, n_samples, n_patients)
     labelled = _labelled(dice, n_samples)
     factors = _factors(dice, patients, n_patients)
     weights = _weights(dice)

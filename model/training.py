@@ -21,7 +21,7 @@ from model import asynchronous, m3h, metrics, networks
 from model.asynchronous import AfterTurn, Course
 from model.clustering import judge
 from model.cohort import Cohort
-from model.contract import Dice, Layout, Network, Parameters, layout, n_logits
+from model.contract import Dice, Layout, LossesInTurn, Network, Parameters, layout, n_logits
 from model.data import Fold, Rows, load_fold
 from model.seeding import batch_order, generator
 from model.settings import TrainingSettings
@@ -157,7 +157,8 @@ def fit_pack(
                 parts = network.losses(network.forward(values, plan, rows, settings, dice), plan, rows, settings)
                 by_member = parts.by_member(settings)
                 # Members add up to one number only so that one backward pass serves all; none sees another's loss.
-                (by_member if turns == 1 else parts.in_turn(settings)[turn]).sum().backward()
+                in_turn = by_member if turns == 1 else cast(LossesInTurn, parts).in_turn(settings)[turn]
+                in_turn.sum().backward()
                 optimiser.step()
                 if turn == 0:
                     total += by_member.detach() * len(rows)

@@ -21,14 +21,13 @@ import pandas as pd
 import pytest
 
 from model import deployed
+from tests.finished import finish
 from tests.test_tracking import (  # noqa: F401
     empty_store,
     server,
     server_folder,
 )
-from tim_search import cli, deploy, readings, runner, search, spec, summary, tracking
-from tim_search.executors import SerialExecutor
-from tim_search.ledger import Ledger
+from tim_search import cli, deploy, readings, summary, tracking
 from tim_search.types import BadInput
 
 SEARCH = """
@@ -46,14 +45,7 @@ device: cpu
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small finished search, without MLflow."""
-    folder = tmp_path_factory.mktemp("search")
-    (folder / "small.yaml").write_text(SEARCH)
-    found = spec.resolve(spec.load(folder / "small.yaml"), folder / "out")
-    runner.prepare(found)
-    executor = SerialExecutor(*spec.training(found), found.tasks)
-    search.run(found.plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, 16)
-    executor.close()
-    return folder / "out"
+    return finish(tmp_path_factory.mktemp("search"), SEARCH)
 
 
 @pytest.fixture

@@ -16,10 +16,9 @@ from model.contract import Shape
 from model.settings import FlexCareSettings
 from model.synthetic_incomplete import incomplete
 from model.training import TrainingPayload
+from tests.finished import finish
 from tests.test_cli import Call, call  # noqa: F401
-from tim_search import inside, inside_figures, report, runner, search, spec, summary
-from tim_search.executors import SerialExecutor
-from tim_search.ledger import Ledger
+from tim_search import inside, inside_figures, report, spec, summary
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Unit
 
 SEARCH = """
@@ -43,13 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     cohort, _ = incomplete(1000, seed=3, steps=4, side=6, tokens=3, token_width=6)
     write_cohort(cohort, folder / "cohort")
-    (folder / "small.yaml").write_text(SEARCH)
-    found = spec.resolve(spec.load(folder / "small.yaml"), folder / "out")
-    runner.prepare(found)
-    executor = SerialExecutor(*spec.training(found), found.tasks)
-    search.run(found.plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, 16)
-    executor.close()
-    return folder / "out"
+    return finish(folder, SEARCH)
 
 
 @pytest.fixture

@@ -105,6 +105,9 @@ class Normed(OwnNetwork):
     def task_part(self) -> nn.Module:
         return nn.Linear(5, 64)
 
+    def forward(self, inputs: tuple[Tensor, ...], present: Tensor, parts: nn.ModuleList) -> Tensor:
+        return torch.stack([part(self.norm(inputs[0])) for part in parts])
+
 
 class Narrow(OwnNetwork):
     """Breaks the contract: embeddings of another width."""
@@ -150,6 +153,8 @@ def test_a_network_that_breaks_the_contract_is_told(broken: type[OwnNetwork], wo
 
 def test_code_of_ones_own_runs_only_where_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("raise SystemExit('ran')\n")
+    bare = "from model.lifted import OwnNetwork\nclass Bare(OwnNetwork):\n    def task_part(self): ...\n"
+    (tmp_path / "bare_network.py").write_text(bare)
     (tmp_path / "search.yaml").write_text("cohort: support2\nnetwork: mine:Net\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="may not run by itself"):
@@ -164,6 +169,7 @@ def test_code_of_ones_own_runs_only_where_it_is_allowed(tmp_path: Path, monkeypa
         ("nowhere:Net", "cannot be imported"),
         ("pathlib:Nix", "cannot be imported"),
         ("pathlib:Path", "expected a subclass"),
+        ("bare_network:Bare", "has no forward"),
     ):
         with pytest.raises(BadInput, match=words):
             networks.find(name, allow_code=True)
