@@ -194,6 +194,11 @@ class Network(Protocol):
     @property
     def TAKES(self) -> str: ...
 
+    #: Whether `forward` and `losses` take minibatches of several blocks side by side (`model.data.side_by_side`); the
+    #: blocks of a pack are trained one after another where not.
+    @property
+    def SIDE_BY_SIDE(self) -> bool: ...
+
     def unsupported(self, cohort: Cohort, settings: Any) -> list[str]:
         """What of a cohort the network cannot read or learn, in words; [] if nothing."""
         ...
@@ -225,8 +230,15 @@ class Network(Protocol):
         ...
 
 
-def layout(subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, device: torch.device) -> Layout:
-    """Slots of a pack; raises ValueError where the subsets differ in size or in their number of clustering tasks."""
+def layout(
+    subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, device: torch.device, blocks: int = 1
+) -> Layout:
+    """Slots of a pack; raises ValueError where the subsets differ in size or in their number of clustering tasks.
+
+    Args:
+        blocks: G blocks whose minibatches lie side by side: the first of G equal parts of the subsets is trained on the
+            first block's rows, and so on.
+    """
     supervised = [[name for name in members if tasks[name].kind != "clustering"] for members in subsets]
     clustering = [[name for name in members if tasks[name].kind == "clustering"] for members in subsets]
     if len({len(names) for names in supervised}) > 1 or len({len(names) for names in clustering}) > 1:
@@ -242,10 +254,11 @@ def layout(subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, dev
         for kind in ("binary", "multiclass", "multilabel", "regression")
     }
     names = tuple((*labelled, *unlabelled) for labelled, unlabelled in zip(supervised, clustering, strict=True))
+    each = len(flat) // blocks  # slots of one block, whose labels lie below those of the blocks before it
     return Layout(
         names,
         len(supervised[0]),
-        index([fold.first[name] for name in flat]),
+        index([fold.first[name] + at // max(each, 1) * len(fold.train.targets) for at, name in enumerate(flat)]),
         by_kind,
         index(classes),
         max(classes, default=1),

@@ -32,6 +32,7 @@ from tim_search.types import Task
 _SPREAD = 0.02  # standard deviation of what tokens and positions start from
 
 TAKES = "vector, sequence and image modalities and binary, multiclass, multilabel and regression tasks"
+SIDE_BY_SIDE = False
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,11 @@ class Lifted:
         """See `model.contract.Network`."""
         return "vector modalities and binary, multiclass and regression tasks"
 
+    @property
+    def SIDE_BY_SIDE(self) -> bool:
+        """See `model.contract.Network`."""
+        return False
+
     def member_bytes(self, shape: Shape, settings: Any) -> int | None:
         """See `model.contract.Network.member_bytes`; what a module keeps is not known."""
         return None

@@ -25,6 +25,7 @@ from model.settings import M3HSettings
 from tim_search.types import Task
 
 TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
+SIDE_BY_SIDE = True
 
 _FLOOR = 1e-6  # of max |M| in the attention; the paper divides by max(M), which may be zero
 
@@ -132,11 +133,17 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
     embeddings = []
     for number, x in enumerate(rows.inputs):
         weight, bias = values[f"encoder.{number}.in.weight"], values[f"encoder.{number}.in.bias"]
-        # The minibatch is shared: one product (B, d) x (d, K * 2h) for the whole pack.
-        hidden = torch.addmm(bias.reshape(-1), x, weight.reshape(-1, x.shape[1]).t()).relu_()
-        z = _apply(values, f"encoder.{number}.out", hidden.view(size, members, 2 * h).transpose(0, 1))
+        if rows.blocks == 1:
+            # The minibatch is shared: one product (B, d) x (d, K * 2h) for the whole pack.
+            hidden = torch.addmm(bias.reshape(-1), x, weight.reshape(-1, x.shape[1]).t()).relu_()
+            hidden = hidden.view(size, members, 2 * h).transpose(0, 1)
+        else:
+            weight, bias = weight.reshape(rows.blocks, -1, x.shape[2]), bias.reshape(rows.blocks, 1, -1)
+            hidden = torch.baddbmm(bias, x, weight.transpose(1, 2)).relu_()
+            hidden = hidden.view(rows.blocks, size, -1, 2 * h).transpose(1, 2).reshape(members, size, 2 * h)
+        z = _apply(values, f"encoder.{number}.out", hidden)
         if rows.present is not None:
-            z = z * rows.present[:, number, None]
+            z = z * _by_member(rows.present[..., number, None], members)
         embeddings.append(z)
     joint = torch.cat(embeddings, dim=2)
 
@@ -170,12 +177,17 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
         logits = mixed.transpose(1, 2) + constant + values["head.bias"].unsqueeze(2)
 
     latents = x.new_zeros(members, size, 0, h)
-    rebuilt = x.new_zeros(members, 0, size, sum(part.shape[1] for part in rows.inputs))
+    rebuilt = x.new_zeros(members, 0, size, sum(part.shape[-1] for part in rows.inputs))
     if plan.clustering:
         attended = torch.matmul(attention[:, :, plan.supervised :], x).reshape(members, -1, h)
         latents = _apply(values, "attention.value", attended).view(members, size, plan.clustering, h)
         rebuilt = _decode(values, latents)
     return Output(logits, attention, latents, rebuilt, tuple(embeddings))
+
+
+def _by_member(of_rows: Tensor, members: int) -> Tensor:
+    """What is told of rows, (B, ...) or (G, B, ...) of G blocks side by side, where it is to be met by (K, B, ...)."""
+    return of_rows if of_rows.dim() == 2 else of_rows.repeat_interleave(members // of_rows.shape[0], 0)
 
 
 def _decode(values: Parameters, latents: Tensor) -> Tensor:
@@ -191,15 +203,20 @@ def _decode(values: Parameters, latents: Tensor) -> Tensor:
 
 def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:
     """Every loss of section 3.5, each a mean over the rows that carry the label; 0 where no row does."""
-    contrastive = info_nce(output.inner, rows.present, settings.temperature)
+    contrastive = _contrastive(output.inner, rows, settings.temperature)
     rebuild = output.logits.new_zeros(plan.members, 0)
     if plan.clustering:
-        error = (output.rebuilt - torch.cat(rows.inputs, dim=1)).square()
+        inputs = _by_member(torch.cat(rows.inputs, dim=-1), plan.members)
+        error = (output.rebuilt - (inputs if rows.blocks == 1 else inputs.unsqueeze(1))).square()
         if rows.present is None:
             rebuild = error.mean(dim=(2, 3))
         else:
             cells = seen_cells(rows)
-            rebuild = (error * cells).sum(dim=(2, 3)) / cells.sum().clamp_min(1.0)
+            seen = cells.sum(dim=(-2, -1)).clamp_min(1.0)
+            if rows.blocks > 1:
+                cells = _by_member(cells, plan.members).unsqueeze(1)
+                seen = seen.repeat_interleave(plan.members // rows.blocks).unsqueeze(1)
+            rebuild = (error * cells).sum(dim=(2, 3)) / seen
     return Losses(contrastive, supervised_losses(output.logits, plan, rows), rebuild)
 
 
@@ -209,12 +226,21 @@ def unsupported(cohort: Cohort, settings: M3HSettings) -> list[str]:
     return wrong + [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "multilabel"]
 
 
+def _contrastive(embeddings: tuple[Tensor, ...], rows: Rows, temperature: float) -> Tensor:
+    """(K,) contrastive loss of each member on its block's rows."""
+    if rows.blocks == 1 or rows.present is None:
+        return info_nce(embeddings, rows.present, temperature)
+    # Which rows have both modalities of a pair, and how many, is another matter in every block.
+    by_block = zip(*(z.chunk(rows.blocks) for z in embeddings), strict=True)
+    return torch.cat([info_nce(z, there, temperature) for z, there in zip(by_block, rows.present, strict=True)])
+
+
 def seen_cells(rows: Rows) -> Tensor:
-    """(B, D), 1 where the input belongs to a modality the sample has, else 0."""
-    whole = rows.inputs[0].new_ones
-    if rows.present is None:
-        return whole(len(rows), sum(x.shape[1] for x in rows.inputs))
-    return torch.cat([whole(x.shape) * rows.present[:, number, None] for number, x in enumerate(rows.inputs)], dim=1)
+    """(B, D), or (G, B, D) of G blocks, 1 where the input belongs to a modality the sample has, else 0."""
+    whole = [x.new_ones(x.shape) for x in rows.inputs]
+    if rows.present is not None:
+        whole = [one * rows.present[..., number, None] for number, one in enumerate(whole)]
+    return torch.cat(whole, dim=-1)
 
 
 def member_bytes(shape: Shape, settings: M3HSettings) -> int:

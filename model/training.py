@@ -6,24 +6,26 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import asynchronous, m3h, metrics, networks
+from model import asynchronous, lockstep, m3h, metrics, networks
 from model.asynchronous import AfterTurn, Course
 from model.clustering import judge
 from model.cohort import Cohort
-from model.contract import Dice, Layout, LossesInTurn, Network, Parameters, layout, n_logits
+from model.contract import Layout, Network, Parameters, layout, n_logits
 from model.data import Fold, Rows, load_fold
-from model.seeding import batch_order, generator
+from model.lockstep import Block
+from model.seeding import generator
 from model.settings import TrainingSettings
 from tim_search.types import (
     ALLOWED,
@@ -34,6 +36,7 @@ from tim_search.types import (
     Pack,
     PackResult,
     Score,
+    Subset,
     Task,
     Trainer,
     Unit,
@@ -127,43 +130,79 @@ def fit_pack(
     is kept, except where `update: asynchronous` chooses one (`model.asynchronous`, also for `after_turn`). `start`
     names, for each member, parameters (1, ...) of another training that take the place of the seed's.
     """
-    seed = pack.units[0].seed
-    like = fold.train.inputs[0]
-    plan = layout([unit.subset for unit in pack.units], tasks, fold, like.device)
-    values = network.initialise(plan, tasks, fold, seed, settings)
-    with torch.no_grad():
-        for member, given in enumerate(start):
-            for name, value in given.items():
-                values[name][member] = value[0]
-    if settings.update == "asynchronous":
-        turns_of = cast(asynchronous.AsynchronousSettings, settings)
-        kept, history, course = asynchronous.fit(values, plan, tasks, fold, seed, turns_of, network, after_turn)
-        return Fitted(kept, plan, history, _diverged(history), network, course)
-    optimiser = torch.optim.Adam(values.values(), lr=settings.learning_rate, fused=True)
-    # One joint step on the total, or one step for each loss in turn. A step that a parameter's gradient does not reach
-    # counts for it as a zero gradient, in every pack alike: hence zeros rather than no gradient from the start.
-    turns = 1 if settings.update == "joint" else 1 + plan.tasks
-    for value in values.values():
-        value.grad = torch.zeros_like(value)
-    history = torch.zeros(settings.epochs, plan.members, dtype=torch.float64)
-    for epoch in range(settings.epochs):
-        order = batch_order(seed, epoch, len(fold.train)).to(like.device)
-        batches = fold.train.take(order).split(settings.batch_size)
-        total = like.new_zeros(plan.members)
-        for number, rows in enumerate(batches):
-            for turn in range(turns):
-                optimiser.zero_grad(set_to_none=False)
-                dice = Dice("step", seed, epoch, number, turn, device=like.device)
-                parts = network.losses(network.forward(values, plan, rows, settings, dice), plan, rows, settings)
-                by_member = parts.by_member(settings)
-                # Members add up to one number only so that one backward pass serves all; none sees another's loss.
-                in_turn = by_member if turns == 1 else cast(LossesInTurn, parts).in_turn(settings)[turn]
-                in_turn.sum().backward()
-                optimiser.step()
-                if turn == 0:
-                    total += by_member.detach() * len(rows)
-        history[epoch] = (total / len(fold.train)).double().cpu()
-    return Fitted({name: value.detach() for name, value in values.items()}, plan, history, _diverged(history), network)
+    unit = pack.units[0]
+    if settings.update != "asynchronous":
+        members = [(one.subset, settings.learning_rate) for one in pack.units]
+        return fit_blocks(members, {(unit.seed, unit.fold): fold}, tasks, settings, network, start)[0]
+    plan, values = _begun([one.subset for one in pack.units], tasks, fold, unit.seed, settings, network)
+    _take_over(values, start)
+    turns_of = cast(asynchronous.AsynchronousSettings, settings)
+    kept, history, course = asynchronous.fit(values, plan, tasks, fold, unit.seed, turns_of, network, after_turn)
+    return Fitted(kept, plan, history, _diverged(history), network, course)
+
+
+def fit_blocks(
+    members: Sequence[tuple[Subset, float]],
+    blocks: Mapping[tuple[int, int], Fold],
+    tasks: Mapping[str, Task],
+    settings: TrainingSettings,
+    network: Network = m3h,
+    start: Sequence[Parameters] = (),
+) -> list[Fitted]:
+    """Train the same members in every block, all of them in lockstep.
+
+    Args:
+        members: subset and learning rate of each member of a block.
+        blocks: (seed, fold) -> its rows; several need a network that takes them `SIDE_BY_SIDE`, and as many minibatches
+            an epoch in each.
+        settings: of every member but for its learning rate.
+        start: see `fit_pack`, of all members, those of the blocks in turn.
+
+    Returns:
+        the trained members of each block.
+    """
+    subsets, folds = [subset for subset, _ in members], list(blocks.values())
+    begun = [_begun(subsets, tasks, fold, seed, settings, network) for (seed, _), fold in blocks.items()]
+    parts = [Block(plan, fold, seed) for (plan, _), ((seed, _), fold) in zip(begun, blocks.items(), strict=True)]
+    if len(blocks) == 1:
+        ((plan, values),) = begun
+    else:
+        plan = layout(subsets * len(blocks), tasks, folds[0], folds[0].train.targets.device, len(blocks))
+        names = begun[0][1]
+        values = {name: torch.cat([own[name].detach() for _, own in begun]).requires_grad_() for name in names}
+    _take_over(values, start)
+    rates = [rate for _, rate in members] * len(blocks)
+    values, history = lockstep.fit(values, plan, parts, settings, rates, network)
+    each = [slice(at, at + len(members)) for at in range(0, plan.members, len(members))]
+    return [
+        Fitted(
+            {name: value[where] for name, value in values.items()},
+            part.plan,
+            history[:, where],
+            _diverged(history[:, where]),
+            network,
+        )
+        for part, where in zip(parts, each, strict=True)
+    ]
+
+
+def _begun(
+    subsets: Sequence[Subset],
+    tasks: Mapping[str, Task],
+    fold: Fold,
+    seed: int,
+    settings: TrainingSettings,
+    network: Network,
+) -> tuple[Layout, Parameters]:
+    plan = layout(subsets, tasks, fold, fold.train.targets.device)
+    return plan, network.initialise(plan, tasks, fold, seed, settings)
+
+
+@torch.no_grad()
+def _take_over(values: Parameters, start: Sequence[Parameters]) -> None:
+    for member, given in enumerate(start):
+        for name, value in given.items():
+            values[name][member] = value[0]
 
 
 def _diverged(history: Tensor) -> tuple[int, ...]:
@@ -326,40 +365,81 @@ class PackTrainer:
         self._payload = payload
         self._look = look
         self._device = _device(payload.device)
-        self._folds: dict[int, Fold] = {}
+        self._folds: dict[tuple[object, ...], Fold] = {}
         torch.set_num_threads(max(1, payload.threads))
         # Full float32 products: TF32 would make scores depend on the device generation.
         torch.set_float32_matmul_precision("highest")
 
-    def fold(self, number: int) -> Fold:
-        """The prepared fold, from memory after the first call."""
-        if number not in self._folds:
-            settings = self._payload.settings
-            self._folds[number] = load_fold(
+    def fold(self, number: int, settings: TrainingSettings | None = None) -> Fold:
+        """The prepared fold, as the search's settings or others want it; from memory after the first call."""
+        how = settings or self._payload.settings
+        key = (number, how.precision, how.replicates, how.stop_share)
+        if key not in self._folds:
+            self._folds[key] = load_fold(
                 self._payload.cohort,
                 number,
-                dtype=DTYPES[settings.precision],
+                dtype=DTYPES[how.precision],
                 device=self._device,
-                replicates=settings.replicates,
-                stop_share=settings.stop_share,
+                replicates=how.replicates,
+                stop_share=how.stop_share,
             )
-        return self._folds[number]
+        return self._folds[key]
 
     def train(self, pack: Pack) -> PackResult:
         """Train and score a pack; see `tim_search.types.Trainer`."""
         started = time.perf_counter()
-        tasks, settings = self._payload.cohort.tasks, self._payload.settings
+        tasks, scores, attention, curves = self._payload.cohort.tasks, list[Score](), list[Attention](), list[Curve]()
         with _memory_trouble(f"a pack of {len(pack.units)} subsets of {len(pack.units[0].subset)} tasks"):
             if self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)
-            fold = self.fold(pack.units[0].fold)
-            fitted = fit_pack(pack, tasks, fold, settings, networks.find(self._payload.network, allow_code=True))
-            scores, attention = score_pack(pack, fitted, tasks, fold, settings)
-            more, curves = self._look(pack, fitted, fold)
+            for part, fitted, fold, settings in self._trained(pack):
+                scored, attended = score_pack(part, fitted, tasks, fold, settings)
+                more, drawn = self._look(part, fitted, fold)
+                scores += [*scored, *more]
+                attention += attended
+                curves += drawn
         seconds = time.perf_counter() - started
         share = seconds / len(pack.units)
-        timed = tuple(replace(score, seconds=share) for score in (*scores, *more))
+        timed = tuple(replace(score, seconds=share) for score in scores)
         return PackResult(pack, timed, tuple(attention), seconds, self._peak_bytes(), curves=tuple(curves))
+
+    def _trained(self, pack: Pack) -> Iterator[tuple[Pack, Fitted, Fold, TrainingSettings]]:
+        """The units of each block and choice of settings, trained; as many in lockstep as can be."""
+        tasks, network = self._payload.cohort.tasks, networks.find(self._payload.network, allow_code=True)
+        for settings, blocks in self._programs(pack, network):
+            folds = {(units[0].seed, units[0].fold): self.fold(units[0].fold, settings) for units in blocks}
+            if settings.update == "asynchronous":
+                (fold,) = folds.values()
+                fitted = [fit_pack(Pack(blocks[0]), tasks, fold, settings, network)]
+            else:
+                members = [(unit.subset, self._settings(unit).learning_rate) for unit in blocks[0]]
+                fitted = fit_blocks(members, folds, tasks, settings, network)
+            for units, one, fold in zip(blocks, fitted, folds.values(), strict=True):
+                yield Pack(units), one, fold, settings
+
+    def _programs(self, pack: Pack, network: Network) -> list[tuple[TrainingSettings, list[tuple[Unit, ...]]]]:
+        """What is trained in lockstep: settings, and the units of each block, the same members in all."""
+        by_block: dict[tuple[str, int, int], list[Unit]] = {}
+        for unit in pack.units:
+            by_block.setdefault((self._settings(unit, in_lockstep=True).text, unit.seed, unit.fold), []).append(unit)
+        programs: dict[object, list[tuple[Unit, ...]]] = {}
+        for (how, *block), units in by_block.items():
+            settings = self._settings(units[0])
+            same: tuple[object, ...] = (how, *block)
+            if network.SIDE_BY_SIDE and settings.update != "asynchronous":
+                rows = len(self.fold(units[0].fold, settings).train)
+                members = tuple((unit.subset, unit.settings) for unit in units)
+                same = (how, lockstep.steps_an_epoch(rows, settings), members)
+            programs.setdefault(same, []).append(tuple(units))
+        return [(self._settings(blocks[0][0]), blocks) for blocks in programs.values()]
+
+    def _settings(self, unit: Unit, *, in_lockstep: bool = False) -> TrainingSettings:
+        """A unit's settings; those of all units that may be trained with it, where these need not share their rate."""
+        base = self._payload.settings
+        settings: Any = replace(cast(Any, base), **json.loads(unit.settings)) if unit.settings else base
+        if in_lockstep and unit.settings and settings.update != "asynchronous":
+            settings = replace(settings, learning_rate=cast(Any, base).learning_rate)
+        return cast(TrainingSettings, settings)
 
     def _peak_bytes(self) -> int:
         if self._device.type == "cuda":

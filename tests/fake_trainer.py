@@ -121,7 +121,10 @@ class FakeTrainer:
         once = behaviour.crash_once + behaviour.error_once + behaviour.hang_once
         before = begun(behaviour.log) if once else Counter[Unit]()
         first = {unit.subset for unit in pack.units if not before[unit]}
-        note(behaviour.log, "".join(json.dumps([unit.subset, unit.seed, unit.fold]) + "\n" for unit in pack.units))
+        note(
+            behaviour.log,
+            "".join(json.dumps([unit.subset, unit.seed, unit.fold, unit.settings]) + "\n" for unit in pack.units),
+        )
         note(behaviour.pids, f"{os.getpid()}\n")
         note(behaviour.threads, f"{os.environ.get('OMP_NUM_THREADS')}\n")
         if behaviour.memory and len(pack.units) > behaviour.memory:
@@ -175,4 +178,4 @@ def begun(log: str | Path) -> Counter[Unit]:
     if not Path(log).exists():
         return Counter()
     rows = [json.loads(line) for line in Path(log).read_text().splitlines()]
-    return Counter(Unit(tuple(members), seed, fold) for members, seed, fold in rows)
+    return Counter(Unit(tuple(members), *rest) for members, *rest in rows)

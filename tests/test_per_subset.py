@@ -30,7 +30,7 @@ from tim_search.games import ScoreTable, score_table
 from tim_search.ledger import Ledger
 from tim_search.per_subset import PerSubset
 from tim_search.search import Event, Manifest, Plan, SearchOutcome, StaticPlan
-from tim_search.types import BadInput, Interrupted, Subset, Unit
+from tim_search.types import BadInput, Interrupted, Subset, Unit, canonical
 
 SPACE = {"rate": [0.1, 0.3], "width": [4, 8]}
 BLOCKS = ((0, 0), (1, 1), (2, 0))
@@ -52,10 +52,6 @@ def own(blocks: tuple[tuple[int, int], ...] = BLOCKS, space: Mapping[str, list[A
     return found
 
 
-def log_of(folder: Path, values: Mapping[str, Any]) -> Path:
-    return folder / f"{values['rate']}-{values['width']}"
-
-
 def run(
     ledger: Ledger,
     plan: Plan = ALL,
@@ -64,16 +60,8 @@ def run(
     on_event: Callable[[Event], None] = lambda event: None,
     of: PerSubset | None = None,
 ) -> SearchOutcome:
-    def workers(values: Mapping[str, Any]) -> SerialExecutor:
-        noted = str(log_of(log, values)) if log else ""
-        return SerialExecutor(trainer, replace(payload, settings=Settings(**values), log=noted), TASKS)
-
-    return tuned.run(plan, of or own(), ledger, TASKS, workers, CAPACITY, on_event)
-
-
-def begun_in(log: Path) -> Counter[tuple[str, Unit]]:
-    """How often the training of each unit was begun with each combination."""
-    return Counter({(path.name, unit): count for path in log.iterdir() for unit, count in begun(path).items()})
+    executor = SerialExecutor(trainer, replace(payload, log=str(log or "")), TASKS)
+    return tuned.run(plan, of or own(), ledger, TASKS, executor, CAPACITY, on_event)
 
 
 def table_of(ledger: Ledger) -> ScoreTable:
@@ -171,11 +159,10 @@ def test_the_context_names_space_and_blocks_and_leads_to_those_of_the_trainings(
 
 def test_every_subset_gets_the_score_of_its_own_settings(ledger: Ledger, tmp_path: Path) -> None:
     log, events = tmp_path / "log", list[Event]()
-    log.mkdir()
     outcome = run(ledger, log=log, on_event=events.append)
     each = len(own().values) * len(BLOCKS)
     assert (outcome.trained, outcome.failed, outcome.reused) == (each * len(SUBSETS), 0, 0)
-    assert set(begun_in(log).values()) == {1}
+    assert set(begun(log).values()) == {1}
     assert_answered(table_of(ledger), SUBSETS)
     assert [event.kind for event in events if event.kind != "pack"] == ["round", "done"]
     assert [event.done for event in events] == sorted(event.done for event in events)
@@ -190,13 +177,12 @@ def test_every_subset_gets_the_score_of_its_own_settings(ledger: Ledger, tmp_pat
     # More subsets, as a larger design would have: only they are trained.
     more = StaticPlan((*SUBSETS, ("a", "b", "c")))
     assert run(ledger, more, log=log).trained == each
-    assert set(begun_in(log).values()) == {1}
+    assert set(begun(log).values()) == {1}
 
 
 def test_a_plan_that_decides_as_it_goes_sees_the_chosen_scores(ledger: Ledger, tmp_path: Path) -> None:
     tasks = tuple("abce")
     plan, log = Greedy(tasks, tasks, beam=1, rule="paper"), tmp_path / "log"
-    log.mkdir()
     events = list[Event]()
     run(ledger, plan, log=log, on_event=events.append)
     table = table_of(ledger)
@@ -204,13 +190,13 @@ def test_a_plan_that_decides_as_it_goes_sees_the_chosen_scores(ledger: Ledger, t
     assert plan.ask(table) == []
     assert any(len(members) == 3 for members in table.rows)
     assert [event.round for event in events if event.kind == "round"] == [1, 2, 3][: events[-1].round]
-    assert set(begun_in(log)) == {
-        (log_of(log, values).name, Unit(members, *block))
+    assert set(begun(log)) == {
+        Unit(members, *block, canonical(values))
         for values in own().values
         for members in table.rows
         for block in BLOCKS
     }
-    assert set(begun_in(log).values()) == {1}
+    assert set(begun(log).values()) == {1}
 
 
 def test_a_combination_that_fails_costs_no_score(ledger: Ledger) -> None:
@@ -233,7 +219,6 @@ def test_a_subset_that_always_fails_has_a_failure_for_an_answer(ledger: Ledger) 
 @pytest.mark.parametrize("after", [1, 9, 30])
 def test_a_search_that_is_cut_short_goes_on(ledger: Ledger, tmp_path: Path, after: int) -> None:
     log, seen = tmp_path / "log", Counter[str]()
-    log.mkdir()
 
     def stop(event: Event) -> None:
         seen["events"] += 1
@@ -244,7 +229,7 @@ def test_a_search_that_is_cut_short_goes_on(ledger: Ledger, tmp_path: Path, afte
         run(ledger, log=log, on_event=stop)
     run(ledger, log=log)
     assert_answered(table_of(ledger), SUBSETS)
-    assert set(begun_in(log).values()) == {1}, "an interruption between two results trains nothing twice"
+    assert set(begun(log).values()) == {1}, "an interruption between two results trains nothing twice"
 
 
 DRIVER = """
@@ -260,7 +245,6 @@ run(Ledger(sys.argv[1]), payload=Payload(seconds=0.02), log=Path(sys.argv[2]))
 @pytest.mark.slow
 def test_a_killed_search_goes_on_from_its_ledger(ledger: Ledger, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.mkdir()
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
     for files in (3, 12):
@@ -272,7 +256,7 @@ def test_a_killed_search_goes_on_from_its_ledger(ledger: Ledger, tmp_path: Path)
         driver.wait(60)
     run(ledger, log=log)
     assert_answered(table_of(ledger), SUBSETS)
-    counts = begun_in(log)
+    counts = begun(log)
     assert len(counts) == len(own().values) * len(BLOCKS) * len(SUBSETS)
     # What was in flight at a kill is begun again: a pack each time.
     assert sum(counts.values()) - len(counts) <= 2 * CAPACITY
@@ -294,11 +278,8 @@ def test_a_folder_tells_the_settings_of_a_subset(ledger: Ledger, tmp_path: Path)
 
 
 def test_settled_subsets_have_settings_but_no_answer(ledger: Ledger) -> None:
-    def workers(values: Mapping[str, Any]) -> SerialExecutor:
-        return SerialExecutor(trainer, Payload(Settings(**values)), TASKS)
-
     assert own().lacking(ledger, [("a",), ("b",)]) == [("a",), ("b",)]
-    tuned.settle(own(), ledger, TASKS, [("b",)], workers, CAPACITY)
+    tuned.settle(own(), ledger, TASKS, [("b",)], SerialExecutor(trainer, PLAIN, TASKS), CAPACITY)
     assert own().lacking(ledger, [("a",), ("b",)]) == [("a",)]
     assert own().records(ledger, TASKS, [("b",)])[0]["choice"] == {"rate": 0.1, "width": 8}
     assert ledger.done(own().context.key) == set()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import fake_trainer
 from fake_trainer import TASKS, Behaviour
@@ -28,7 +29,7 @@ class Payload:
 
     Attributes:
         log: file that notes every unit whose training begins.
-        lethal: the process of a trial with this rate dies.
+        lethal: the process of a pack with this rate dies.
         diverges: the trainings of a trial with this rate fail.
         seconds: how long a pack takes.
     """
@@ -56,24 +57,25 @@ class TunedTrainer:
         self.payload = payload
 
     def train(self, pack: Pack) -> PackResult:
-        payload, settings = self.payload, self.payload.settings
-        behaviour = Behaviour(
-            log=payload.log,
-            seconds=payload.seconds,
-            crash=tuple(unit.subset for unit in pack.units if settings.rate == payload.lethal),
-        )
-        fake_trainer.trainer(behaviour).train(pack)
-        bad = settings.rate == payload.diverges
+        payload = self.payload
+        each = {unit: settings_of(payload, unit) for unit in pack.units}
+        lethal = tuple(unit.subset for unit, settings in each.items() if settings.rate == payload.lethal)
+        fake_trainer.trainer(Behaviour(log=payload.log, seconds=payload.seconds, crash=lethal)).train(pack)
         scores = tuple(
             Score(
                 unit,
                 task,
                 TASKS[task].metric,
                 "validation",
-                math.nan if bad else reached(settings, unit, task),
-                "failed" if bad else "ok",
+                math.nan if settings.rate == payload.diverges else reached(settings, unit, task),
+                "failed" if settings.rate == payload.diverges else "ok",
             )
-            for unit in pack.units
+            for unit, settings in each.items()
             for task in unit.subset
         )
         return PackResult(pack, scores)
+
+
+def settings_of(payload: Payload, unit: Unit) -> Settings:
+    """A unit's own settings, else those of the payload."""
+    return replace(payload.settings, **json.loads(unit.settings)) if unit.settings else payload.settings

@@ -6,6 +6,7 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tim_search import plans, power, spec
@@ -14,6 +15,7 @@ from tim_search.ledger import Ledger
 from tim_search.packing import packs
 from tim_search.search import StaticPlan
 from tim_search.stopping import Sequential
+from tim_search.types import canonical
 
 
 def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
@@ -32,10 +34,9 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     table = score_table(ledger.scores(context, columns=COLUMNS), tasks, found.blocks, replicates=True)
     wanted = found.plan.ask(table)
     # Where every subset tries all combinations of settings, a unit is that many trainings.
-    contexts = [context] if own is None else [own.context_of(values).key for values in own.values]
-    lacking = [set(wanted) - ledger.done(one) for one in contexts]
-    todo = [unit for units in lacking for unit in units]
-    waiting = [pack for units in lacking for pack in packs(units, found.tasks, found.capacity)]
+    tried = [("", context)] if own is None else [(canonical(one), own.context_of(one).key) for one in own.values]
+    todo = [replace(unit, settings=text) for text, key in tried for unit in set(wanted) - ledger.done(key)]
+    waiting = packs(todo, found.tasks, found.capacity)
     sizes = Counter(len(unit.subset) for unit in todo)
     units = plans.planned_units(found.plan, found.blocks)
     workers = found.resources.workers or int((os.cpu_count() or 1) // found.resources.cpus)
@@ -54,7 +55,7 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
         "design": dict(found.design),
         "blocks": [list(block) for block in found.blocks],
         "units": units,
-        "combinations": len(contexts),
+        "combinations": len(tried),
         "at_most": plans.at_most(found.plan, tasks, found.blocks),
         "held": int(table.trained.sum()),
         "todo": len(todo),

@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,15 +33,14 @@ from tim_search import (
     tuned,
 )
 from tim_search.events import EventLog
-from tim_search.executors import SerialExecutor
+from tim_search.executors import Executor, SerialExecutor
 from tim_search.grouping import Grouping
 from tim_search.ledger import Ledger, product_version, write_durably
 from tim_search.per_subset import PerSubset
-from tim_search.ray_executor import RayExecutor, connected
+from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, Manifest, SearchOutcome
 from tim_search.summary import SearchResults
 from tim_search.tracking import Tracker
-from tim_search.tuned import Workers
 from tim_search.types import BadInput, Interrupted, Subset, TrainerFactory, canonical, digest
 
 _LONGEST_NAME = 100  # characters of a subset in the name of a figure
@@ -120,30 +119,11 @@ def run_search(
                     f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole."
                 )
 
-    with log, tracker, workers(found, address, several=found.own is not None) as staff:
-        outcome = _search(found, found.plan, staff, tell)
+    with log, tracker, contextlib.closing(ray_executor(found, spec.training(found), address)) as executor:
+        outcome = _search(found, found.plan, executor, tell)
         if found.own is not None:
             _tell_tuned(found, tracker)
     return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
-
-
-@contextlib.contextmanager
-def workers(found: spec.ResolvedSearch, address: str | None = None, *, several: bool = True) -> Iterator[Workers]:
-    """Ray workers by the values of tuned settings.
-
-    Args:
-        found: the search.
-        address: of a Ray cluster; overrides the search file's.
-        several: executors follow one another, so that Ray stays up between them.
-    """
-    with contextlib.ExitStack() as stack:
-
-        def staff(values: Mapping[str, Any]) -> RayExecutor:
-            if several:
-                stack.enter_context(connected(address or found.file.address))
-            return ray_executor(found, spec.training(spec.with_values(found, values)), address)
-
-        yield staff
 
 
 def ray_executor(
@@ -160,14 +140,13 @@ def ray_executor(
 
 
 def _search(
-    found: spec.ResolvedSearch, plan: search.Plan, staff: Workers, on_event: Callable[[Event], None]
+    found: spec.ResolvedSearch, plan: search.Plan, executor: Executor, on_event: Callable[[Event], None]
 ) -> SearchOutcome:
     """Train what a plan asks for under the context of a search, with one setting or with all that each subset tries."""
     ledger, control = Ledger(found.ledger), found.design.get("control")
     if found.own is not None:
-        return tuned.run(plan, found.own, ledger, found.tasks, staff, found.capacity, on_event, control)
-    with contextlib.closing(staff({})) as executor:
-        return search.run(plan, ledger, found.context, found.tasks, found.blocks, executor, found.capacity, on_event)
+        return tuned.run(plan, found.own, ledger, found.tasks, executor, found.capacity, on_event, control)
+    return search.run(plan, ledger, found.context, found.tasks, found.blocks, executor, found.capacity, on_event)
 
 
 def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable[[str], None] = print) -> Finished:
@@ -324,8 +303,8 @@ def settle(
     ledger = Ledger(found.ledger)
     todo = found.own.lacking(ledger, subsets)
     if todo:
-        with workers(found, address) as staff:
-            tuned.settle(found.own, ledger, found.tasks, todo, staff, found.capacity, on_event)
+        with contextlib.closing(ray_executor(found, spec.training(found), address)) as executor:
+            tuned.settle(found.own, ledger, found.tasks, todo, executor, found.capacity, on_event)
 
 
 def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
@@ -343,11 +322,8 @@ def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda
     prepare(found)
     size = power.pilot_size(len(found.tasks), len(found.blocks))
     plan = search.StaticPlan(design.subsets[:size], design.sliced)
-
-    def here(values: Mapping[str, Any]) -> SerialExecutor:
-        return SerialExecutor(*spec.training(spec.with_values(found, values)), found.tasks)
-
-    return _search(found, plan, here, on_event)
+    with contextlib.closing(SerialExecutor(*spec.training(found), found.tasks)) as here:
+        return _search(found, plan, here, on_event)
 
 
 def train_choice(
@@ -372,7 +348,7 @@ def train_choice(
         BadInput, Interrupted: as `run_search`.
     """
     prepare(found)
-    with workers(found, address) as staff:
+    with contextlib.closing(ray_executor(found, spec.training(found), address)) as executor:
         while True:
             results = summary.open_search(found.out)
             choice = choose(results)
@@ -381,7 +357,7 @@ def train_choice(
             if not todo:
                 return choice
             on_choice(choice, todo)
-            _search(found, search.StaticPlan(todo), staff, on_event)
+            _search(found, search.StaticPlan(todo), executor, on_event)
 
 
 def prepare(found: spec.ResolvedSearch) -> Manifest:

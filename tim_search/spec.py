@@ -453,11 +453,6 @@ def study(found: ResolvedSearch, own: Subset | None = None) -> Study:
     return _study(found.file, context, found.cohort, found.blocks, control, own)
 
 
-def with_values(found: ResolvedSearch, values: Mapping[str, Any]) -> ResolvedSearch:
-    """A search with these settings of the network in place of its own, for `training`."""
-    return dataclasses.replace(found, settings=dataclasses.replace(found.settings, **values))
-
-
 def _study(
     search: SearchFile,
     context: Context,

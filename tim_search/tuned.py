@@ -1,32 +1,73 @@
 """The loop of a search whose subsets are tuned one by one: what the plan asks for is trained with every combination.
 
-It is the loop of `tim_search.search` around itself. A round of the plan becomes a search for each combination of
-settings, under the context of these settings, with the same resuming, stopping and compacting. Then the answers, those
-of the chosen combinations, are written under the search's own context, where the plan is asked again. Nothing but the
-ledger is remembered: after a kill the rounds find their trainings there and are over at once.
+It is the loop of `tim_search.search` around itself. A round of the plan becomes a search for all that is tried, with
+the same resuming, stopping and compacting: units that name their settings, of which those of one subset, all
+combinations in all blocks, are one pack. In the ledger a training lies under the context of its settings. Then the
+answers, those of the chosen combinations, are written under the search's own context, where the plan is asked again.
+Nothing but the ledger is remembered: after a kill the rounds find their trainings there and are over at once.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from tim_search import search
 from tim_search.executors import Executor
 from tim_search.games import COLUMNS, ScoreTable, score_table
 from tim_search.ledger import Ledger
+from tim_search.packing import by_settings
 from tim_search.per_subset import PerSubset
 from tim_search.search import Event, Plan, SearchOutcome, StaticPlan
-from tim_search.types import Interrupted, Subset, Task
+from tim_search.types import Context, Interrupted, PackResult, Subset, Task, Unit, canonical
 
-#: Packs a block that one combination is trained on before the next one has its turn. Its workers are started for each
-#: turn: so many packs that this costs little, so few that the first answers do not wait for the end.
-_PACKS = 16
+#: Packs of what is tried that are trained before answers are written: so many that waiting for the last of them costs
+#: little, so few that the first answers do not wait for the end.
+_PACKS = 64
 
-#: An executor for trainings with these values of the tuned settings; the caller closes it.
-Workers: TypeAlias = Callable[[Mapping[str, Any]], Executor]
+
+class _Tried(Ledger):
+    """A ledger to the loop that trains what is tried: units that name settings lie under the context of these."""
+
+    def __init__(self, ledger: Ledger, own: PerSubset) -> None:
+        super().__init__(ledger.storage)
+        self._own = own
+
+    def append(self, results: Iterable[PackResult] | PackResult, context: Context) -> None:
+        """See `Ledger.append`; what was trained with other settings is in another file."""
+        apart: dict[str, list[PackResult]] = {}
+        for result in [results] if isinstance(results, PackResult) else results:
+            for settings, parts in by_settings(result).items():
+                apart.setdefault(settings, []).extend(parts)
+        for settings, parts in apart.items():
+            super().append(parts, self._own.context_of(json.loads(settings)))
+
+    def lacking(self, context: str, units: Sequence[Unit]) -> tuple[list[Unit], int]:
+        """See `Ledger.lacking`."""
+        apart: dict[str, list[Unit]] = {}
+        for unit in units:
+            apart.setdefault(unit.settings, []).append(replace(unit, settings=""))
+        lacking, held = [], 0
+        for settings, plain in apart.items():
+            missing, there = super().lacking(self._own.context_of(json.loads(settings)).key, plain)
+            lacking += [replace(unit, settings=settings) for unit in missing]
+            held += there
+        return lacking, held
+
+
+@dataclass(frozen=True)
+class _Combinations(StaticPlan):
+    """Subsets that are each trained with every combination; `settings` are these as units name them."""
+
+    settings: tuple[str, ...] = ()
+
+    def units(self, blocks: Sequence[tuple[int, int]]) -> list[Unit]:
+        """See `StaticPlan.units`."""
+        plain = super().units(blocks)
+        return [replace(unit, settings=text) for text in self.settings for unit in plain]
 
 
 def run(
@@ -34,7 +75,7 @@ def run(
     own: PerSubset,
     ledger: Ledger,
     tasks: Mapping[str, Task],
-    workers: Workers,
+    executor: Executor,
     capacity: int,
     on_event: Callable[[Event], None] = lambda event: None,
     control: str | None = None,
@@ -50,13 +91,14 @@ def run(
     told = _Told(on_event, start, rounds, len(own.values) * held)
     outcomes: list[SearchOutcome] = []
     failed, asked = 0, 0
+    each = len(own.values) * len(own.blocks)
     try:
         while wanted := plan.ask(table):
             todo = tuple(dict.fromkeys(unit.subset for unit in wanted))
             asked += 1
-            told.begin(rounds + asked, len(todo) * len(own.blocks) * len(own.values), len(todo), len(own.values))
-            for batch in _batches(todo, _PACKS * capacity):
-                outcomes += settle(own, ledger, tasks, batch, workers, capacity, told)
+            told.begin(rounds + asked, len(todo) * each, len(todo), len(own.values))
+            for batch in _batches(todo, max(1, _PACKS * capacity // each)):
+                outcomes.append(settle(own, ledger, tasks, batch, executor, capacity, told))
                 answers = own.answers(ledger, tasks, batch, control)
                 with ledger.writer_lock():
                     ledger.append(answers, own.context)
@@ -79,21 +121,13 @@ def settle(
     ledger: Ledger,
     tasks: Mapping[str, Task],
     subsets: Sequence[Subset],
-    workers: Workers,
+    executor: Executor,
     capacity: int,
     on_event: Callable[[Event], None] = lambda event: None,
-) -> list[SearchOutcome]:
-    """Train subsets with every combination in every block, as far as the ledger lacks it, a combination at a time."""
-    plan = StaticPlan(tuple(subsets))
-    outcomes = []
-    for values in own.values:
-        context = own.context_of(values)
-        executor = workers(values)
-        try:
-            outcomes.append(search.run(plan, ledger, context, tasks, own.blocks, executor, capacity, on_event))
-        finally:
-            executor.close()
-    return outcomes
+) -> SearchOutcome:
+    """Train subsets with every combination in every block, as far as the ledger lacks it."""
+    plan = _Combinations(tuple(subsets), settings=tuple(map(canonical, own.values)))
+    return search.run(plan, _Tried(ledger, own), own.context, tasks, own.blocks, executor, capacity, on_event)
 
 
 def total(outcomes: Sequence[SearchOutcome], rounds: int, seconds: float) -> SearchOutcome:

@@ -40,7 +40,7 @@ from tim_search.choices import Study, Trial
 from tim_search.executors import SerialExecutor, WorkerError, describe
 from tim_search.figures import save_and_close
 from tim_search.ledger import Ledger
-from tim_search.packing import packs
+from tim_search.packing import by_settings, packs
 from tim_search.ray_executor import connected, room
 from tim_search.search import Event
 from tim_search.types import Interrupted, PackResult, Resources, TimSearchError, TrainerFactory, Unit, canonical
@@ -165,12 +165,13 @@ def _fit(
         "max_concurrent_trials": resources.workers or max(1, room(ray.nodes(), resources)),
     }
     if study.sampler == "grid":
-        # A trial of Tune is one fold of one combination: more of them to share among the workers.
+        # A trial of Tune is a combination with its folds in one pack; where there are more workers, with some of them.
+        shares = min(len(study.folds), -(-settings["max_concurrent_trials"] // len(study.grid())))
         work = [
-            {"settings": values, "folds": [fold]}
+            {"settings": values, "folds": folds}
             for values in study.grid()
-            for fold in study.folds
-            if progress.lacks(values, fold)
+            for share in range(shares)
+            if (folds := [fold for fold in study.folds[share::shares] if progress.lacks(values, fold)])
         ]
         space: dict[str, Any] = {"work": tune.grid_search(work)}
     else:
@@ -211,12 +212,12 @@ def _train(
     values = _ordered(study, work["settings"])
     name = canonical(values)
     units = [unit for unit in study.units if unit.fold in work.get("folds", study.folds)]
-    todo = [unit for unit in units if (name, unit) not in answered]
-    settings = dataclasses.replace(payload.settings, **values)
-    executor = SerialExecutor(factory, dataclasses.replace(payload, settings=settings), study.tasks)
+    todo = [dataclasses.replace(unit, settings=name) for unit in units if (name, unit) not in answered]
+    executor = SerialExecutor(factory, payload, study.tasks)
     try:
-        for result in executor.run(packs(todo, study.tasks, capacity)):
-            tune.report({"values": values, "result": result})
+        for answer in executor.run(packs(todo, study.tasks, capacity)):
+            for result in by_settings(answer)[name]:
+                tune.report({"values": values, "result": result})
     finally:
         executor.close()
 

@@ -121,11 +121,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unit:
-    """One training: a subset of tasks, a seed, a validation fold (or `FINAL_FOLD`)."""
+    """One training: a subset of tasks, a seed, a validation fold (or `FINAL_FOLD`).
+
+    Attributes:
+        settings: canonical JSON of those in which it departs from what else is trained; "" for none. The ledger has no
+            such units: what they reach lies in the context of their settings (`packing.by_settings`).
+    """
 
     subset: Subset
     seed: int
     fold: int
+    settings: str = ""
 
     @property
     def part(self) -> Part:
@@ -133,25 +139,30 @@ class Unit:
         return "test" if self.fold == FINAL_FOLD else "validation"
 
     def __str__(self) -> str:
-        return f"{'+'.join(self.subset)} seed {self.seed} fold {self.fold}"
+        return f"{'+'.join(self.subset)} seed {self.seed} fold {self.fold}{self.settings and ' ' + self.settings}"
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Units trained as one stacked program; all share seed and fold, hence every minibatch."""
+    """Units trained as one stacked program.
+
+    They share seed and fold, hence every minibatch; only units that name settings may be of several blocks.
+    """
 
     units: tuple[Unit, ...]
 
     def __post_init__(self) -> None:
         if not self.units:
             raise ValueError("a pack holds at least one unit")
-        if len({(unit.seed, unit.fold) for unit in self.units}) > 1:
-            raise ValueError("the units of a pack share one seed and one fold")
+        if len({(unit.seed, unit.fold) for unit in self.units if not unit.settings}) > 1:
+            raise ValueError("units of a pack that name no settings share one seed and one fold")
 
     @property
     def id(self) -> str:
         """Content name of the pack: 16 hexadecimal digits."""
-        return digest([[list(unit.subset), unit.seed, unit.fold] for unit in self.units])
+        return digest(
+            [[list(unit.subset), unit.seed, unit.fold, *([unit.settings] * bool(unit.settings))] for unit in self.units]
+        )
 
     def halves(self) -> tuple[Pack, Pack]:
         """The pack split in two; raises ValueError for a pack of one unit."""

@@ -1,0 +1,128 @@
+"""Train a pack in lockstep: every step takes a minibatch and moves all members at once.
+
+Members of one block, a (seed, fold) pair, share each minibatch. A pack may hold the same members for several blocks:
+their minibatches then lie side by side, and each member reads those of its own block. The last minibatch of an epoch
+may have more rows in one block than in another; its gradients are taken block by block, its step by all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from model.contract import Dice, Layout, LossesInTurn, Network, Parameters
+from model.data import Fold, Rows, side_by_side
+from model.seeding import batch_order
+from model.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some members of a pack, and what they are trained on.
+
+    Attributes:
+        plan: which task sits where in these members.
+        fold: their rows.
+        seed: of the order of the rows.
+    """
+
+    plan: Layout
+    fold: Fold
+    seed: int
+
+
+def steps_an_epoch(rows: int, settings: TrainingSettings) -> int:
+    """Minibatches of one pass over so many training rows."""
+    return -(-rows // settings.batch_size)
+
+
+def fit(
+    values: Parameters,
+    plan: Layout,
+    blocks: Sequence[Block],
+    settings: TrainingSettings,
+    rates: Sequence[float],
+    network: Network,
+) -> tuple[Parameters, Tensor]:
+    """Train a pack with Adam; the last epoch is kept.
+
+    Each member's gradient reaches its own parameters only.
+
+    Args:
+        values: starting parameters, each (K, ...), requiring gradients.
+        plan: of all K members, those of the blocks in turn.
+        blocks: one, or several with as many members and `steps_an_epoch` each, of a network that takes them.
+        settings: of every member, except for their learning rates.
+        rates: K learning rates.
+
+    Returns:
+        the parameters, and float64 (epochs, K) mean total loss of each epoch.
+    """
+    optimiser = _adam(values, rates)
+    # One joint step on the total, or one step for each loss in turn. A step that a parameter's gradient does not reach
+    # counts for it as a zero gradient, in every pack alike: hence zeros rather than no gradient from the start.
+    turns = 1 if settings.update == "joint" else 1 + plan.tasks
+    history = torch.zeros(settings.epochs, plan.members, dtype=torch.float64)
+    alone = len(blocks) == 1  # several blocks would have to share their dice; networks that take them draw none
+    counts = torch.tensor([len(block.fold.train) for block in blocks]).repeat_interleave(plan.members // len(blocks))
+    device = blocks[0].fold.train.targets.device
+    for epoch in range(settings.epochs):
+        total = blocks[0].fold.train.inputs[0].new_zeros(plan.members)
+        for number, parts in enumerate(_minibatches(plan, blocks, epoch, settings.batch_size)):
+            for turn in range(turns):
+                optimiser.zero_grad(set_to_none=False)
+                for where, members, rows in parts:
+                    own = values if len(parts) == 1 else {name: value[where] for name, value in values.items()}
+                    # Several blocks would have to share their dice; networks that take them have no use for any.
+                    dice = Dice("step", blocks[0].seed, epoch, number, turn, device=device) if alone else None
+                    found = network.losses(network.forward(own, members, rows, settings, dice), members, rows, settings)
+                    by_member = found.by_member(settings)
+                    # Members add up to one number only so that one backward pass serves all; none sees another's loss.
+                    in_turn = by_member if turns == 1 else cast(LossesInTurn, found).in_turn(settings)[turn]
+                    in_turn.sum().backward()
+                    if turn == 0:
+                        total[where] += by_member.detach() * len(rows)
+                optimiser.step()
+        history[epoch] = total.double().cpu() / counts
+    return {name: value.detach() for name, value in values.items()}, history
+
+
+#: Members of a minibatch, their layout, and their rows.
+_Part: TypeAlias = tuple[slice, Layout, Rows]
+
+
+def _minibatches(plan: Layout, blocks: Sequence[Block], epoch: int, size: int) -> Iterator[list[_Part]]:
+    """The minibatches of an epoch, each whole, or in as many parts as there are blocks."""
+    shuffled = []
+    for block in blocks:
+        order = batch_order(block.seed, epoch, len(block.fold.train)).to(block.fold.train.targets.device)
+        shuffled.append(block.fold.train.take(order).split(size))
+    for by_block in zip(*shuffled, strict=True):
+        if len({len(rows) for rows in by_block}) == 1:
+            yield [(slice(None), plan, side_by_side(by_block))]
+        else:
+            ends = range(0, plan.members + 1, plan.members // len(blocks))
+            yield [
+                (slice(start, end), block.plan, rows)
+                for start, end, block, rows in zip(ends, ends[1:], blocks, by_block, strict=False)
+            ]
+
+
+def _adam(values: Parameters, rates: Sequence[float]) -> torch.optim.Optimizer:
+    """What moves the parameters, which get zero gradients."""
+    for value in values.values():
+        value.grad = torch.zeros_like(value)
+    if len(set(rates)) == 1:
+        return torch.optim.Adam(values.values(), lr=rates[0], fused=True)
+    # Members have rates of their own, so the optimiser takes each member's part of every parameter by itself.
+    by_rate: dict[float, list[Tensor]] = {}
+    for value in values.values():
+        assert value.grad is not None
+        for part, slope, rate in zip(value.detach(), value.grad, rates, strict=True):
+            part.grad = slope
+            by_rate.setdefault(rate, []).append(part)
+    return torch.optim.Adam([{"params": parts, "lr": rate} for rate, parts in by_rate.items()], fused=True)
