@@ -113,6 +113,10 @@ def test_every_unit_is_answered_once_with_its_own_scores(make: Make) -> None:
     # A second run on the same workers, as the rounds of a search are.
     again = [Unit(unit.subset, 7, 2) for unit in UNITS]
     assert_scored(answers(list(executor.run(packs(again, TASKS, 64)))), again)
+    # Units that name settings: a pack holds several blocks and choices.
+    blocks, settings = ((0, 0), (0, 1), (7, 2)), ('{"rate":1}', '{"rate":2}')
+    tried = [Unit(members, *block, text) for members in (("a",), ("a", "b")) for block in blocks for text in settings]
+    assert_scored(answers(list(executor.run(packs(tried, TASKS, 64)))), tried)
     assert list(executor.run([])) == []
 
 

@@ -83,8 +83,8 @@ class _Worker:
         self._trainer = self._factory(self._payload)
         return str(ray.get_runtime_context().get_node_id())
 
-    def train(self, subsets: Sequence[Subset], seed: int, fold: int) -> tuple[Any, ...]:
-        pack = Pack(tuple(Unit(members, seed, fold) for members in subsets))
+    def train(self, units: Sequence[tuple[Subset, int, int, str]]) -> tuple[Any, ...]:
+        pack = Pack(tuple(Unit(*fields) for fields in units))
         result = self._trainer.train(pack)
         place = {unit: index for index, unit in enumerate(pack.units)}
         scores = [(place[row.unit], _score_fields(row)) for row in result.scores if row.unit in place]
@@ -356,11 +356,10 @@ class RayExecutor:
                     self._give(seat, job)
 
     def _give(self, seat: _Seat, job: Job) -> None:
-        first = job.pack.units[0]
-        subsets = [unit.subset for unit in job.pack.units]
+        units = [(unit.subset, unit.seed, unit.fold, unit.settings) for unit in job.pack.units]
         if not seat.flying:
             seat.since = time.monotonic()
-        seat.flying.append((seat.actor.train.remote(subsets, first.seed, first.fold), job))
+        seat.flying.append((seat.actor.train.remote(units), job))
 
     def _help_out(self) -> None:
         """Nothing is left to begin: workers that stand idle take over from those that are busy for long."""
