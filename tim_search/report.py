@@ -11,6 +11,7 @@ would take.
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import io
 import json
@@ -58,10 +59,15 @@ def write(
     """
     path = Path(path) if path is not None else results.folder / "report.html"
     text = page(content(results, small=small, confirmation=confirmation))
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise BadInput(f"{path} cannot be written: {error}. Name another page with --out.") from error
     return path
 
 
