@@ -7,6 +7,7 @@ every rule in the source whether a run of the tests has broken it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,10 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_cli import TASKS, Call, call, folder, half, write  # noqa: F401  (fixtures)
 from test_cohort import give_split, map_arrays, save, write_folder
 
 from model.cohort import open_cohort
+from tim_search import spec
+from tim_search.types import BadInput
 
 Spoil = Callable[[Path], Any]
 
@@ -353,11 +358,11 @@ def contents(*places: Path) -> dict[str, bytes | None]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_a_malformed_command_ends_with_2_says_what_to_do_and_writes_nothing(
     row: Row,
-    call: Call,
-    folder: Path,
-    half: Path,
+    call: Call,  # noqa: F811
+    folder: Path,  # noqa: F811
+    half: Path,  # noqa: F811
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import sys
 
@@ -378,3 +383,144 @@ def test_a_malformed_command_ends_with_2_says_what_to_do_and_writes_nothing(
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)  # a search that found no cluster has its folder
     after = contents(tmp_path, folder, half)
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == set()
+
+
+# ------------------------------------------------------------------------------------------------ by function alone
+
+
+def no_tasks(_: Path) -> None:
+    from tim_search import tim
+    from tim_search.games import ScoreTable
+
+    nothing = ScoreTable((), ((0, 0),), np.zeros((0, 0), bool), np.zeros((0, 1, 0)), np.zeros((0, 1), bool))
+    tim._checked_options(nothing, "exact", None, 0.95, 0.1, False)
+
+
+def no_group(_: Path) -> None:
+    from tim_search import grouping
+
+    grouping._check((), None, None, "total", "certain")
+
+
+def nothing_tuned(here: Path) -> None:
+    from tim_search import choices, spec
+
+    found = spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), tuning={}), here / "out")
+    choices.write(here / "out", spec.study(found), [])
+
+
+def not_tuned(here: Path) -> None:
+    from tim_search import runner, spec
+
+    runner.run_search(spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), tuning={}), here / "out"))
+
+
+def no_gpu(_: Path) -> None:
+    import torch
+
+    from model.training import _device
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        _device("cuda")
+
+
+def no_control(_: Path) -> None:
+    from model.control import with_control
+
+    with_control(open_cohort("support2"), "phenotype")
+
+
+def control_twice(_: Path) -> None:
+    from model.control import with_control
+
+    with_control(with_control(open_cohort("support2"), "hospdead"), "hospdead")
+
+
+def full_disk(_: Path) -> None:
+    from tim_search import deploy
+
+    deploy.write_table(pd.DataFrame({"a": [1]}), Path("/proc/said.csv"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (no_tasks, "at least one task; got none"),
+        (no_group, "no task that could be served"),
+        (nothing_tuned, "Tuning chose nothing"),
+        (not_tuned, "its file asks for tuning"),
+        (no_gpu, "torch sees no GPU here. Use cpu or auto"),
+        (no_control, "control: expected a task with labels"),
+        (control_twice, "has a task hospdead_permuted already"),
+        (full_disk, "/proc/said.csv cannot be written"),
+    ],
+)
+def test_a_malformed_call_is_told_and_writes_nothing(
+    broken: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput) as raised:
+        broken(tmp_path)
+    assert words in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------ files gone wrong
+
+SEARCH = """cohort: support2
+tasks: [hospdead, dnr_later]
+network: m3h
+training: {epochs: 2, learning_rate: 1e-4}
+design: {sampled: {stop: {top_k: 2}}}
+tuning: {space: {batch_size: [64, 128]}}
+resources: {cpus: 1, workers: 2}
+blocks: 2
+"""
+
+
+@st.composite
+def damaged(draw: st.DrawFn, content: str) -> str:
+    """A file of which lines were cut, doubled, exchanged or filled with something else."""
+    lines = content.splitlines()
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(lines) - 1))
+        other = draw(
+            st.sampled_from(["- x", "{", "a: [", "\t: 1", "null", "&a x", "*a", "!!set x", "? y", ".inf", "1e999"])
+        )
+        place = draw(st.integers(0, len(lines[at])))
+        lines[at] = draw(
+            st.sampled_from(
+                [lines[at][:place] + other + lines[at][place:], lines[at][:place], lines[at] * 2, " " + other]
+            )
+        )
+    return draw(st.sampled_from(["", "\ufeff"])) + draw(st.sampled_from(["\n", "\r\n"])).join(lines)
+
+
+@given(damaged(SEARCH))
+@settings(max_examples=150, deadline=None)
+def test_no_damage_to_a_search_file_makes_the_reader_fall_over(
+    tmp_path_factory: pytest.TempPathFactory, content: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.yaml"
+    path.write_bytes(content.encode())
+    search, found = spec.read(path)
+    assert (search is None) == bool(found)
+    assert all(one.place and one.problem for one in found)
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("described")
+    save(root, write_folder(root))
+    return root
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_damage_to_a_cohort_makes_the_reader_fall_over(described: Path, data: st.DataObject) -> None:
+    whole = described / "whole.yaml"
+    if not whole.exists():
+        shutil.copy(described / "cohort.yaml", whole)
+    (described / "cohort.yaml").write_bytes(data.draw(damaged(whole.read_text())).encode())
+    with contextlib.suppress(BadInput):  # nothing else may come of it
+        open_cohort(described)
