@@ -96,7 +96,7 @@ def content(
     if small is not None and small < results.small_cells:
         raise BadInput(
             f"--small-cells: expected {results.small_cells} or more, the counts that the search writes down, got "
-            f" {small}. Leave the option out, or change `small_cells` in the search's file and run it again."
+            f"{small}. Leave the option out, or change `small_cells` in the search's file and run it again."
         )
     small = results.small_cells if small is None else small
     manifest, tasks, overlaps = results.manifest, results.tasks, results.manifest.overlaps
