@@ -53,6 +53,7 @@ class ConfirmingPayload:
         groups: subgroup -> bool (n,) over the cohort's samples; its calibration is shown apart.
         maps: (subset, clustering task) pairs whose latents are laid out in two dimensions,
         map_seed: and the only seed of which that is done, for it takes long.
+        small: no point of a curve stands for fewer patients, nor a risk group for fewer of either class, none excepted.
     """
 
     training: TrainingPayload
@@ -60,6 +61,7 @@ class ConfirmingPayload:
     groups: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     maps: frozenset[tuple[Subset, str]] = frozenset()
     map_seed: int = 0
+    small: int = 0
 
 
 def trainer(payload: ConfirmingPayload) -> Trainer:
@@ -93,12 +95,12 @@ def _look(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fold) ->
                 train, held_out = learned[member, :, c], latents[member, :, c]
                 values = judge(train, held_out, task.n_outputs, weights, seed).silhouette
                 if (unit.subset, name) in payload.maps and unit.seed == payload.map_seed and np.isfinite(values).all():
-                    curves += _map(unit, task, train, held_out, seed)
+                    curves += _map(unit, task, train, held_out, seed, payload.small)
             else:
                 labels, known = labels_of(fold, task)
                 outputs = _outputs(task, said, member, slot)[known]
                 values = _metric(task, labels, outputs, weights[:, known])
-                curves += _curves(unit, task, cohort, labels, outputs, known, payload.groups)
+                curves += _curves(unit, task, cohort, labels, outputs, known, payload.groups, payload.small)
             spread = float(np.std(values, ddof=1))
             scores.append(Score(unit, name, f"{task.metric}_paper_sd", unit.part, spread, primary=False))
     return scores, curves
@@ -187,6 +189,7 @@ def _curves(
     outputs: Array,
     known: NDArray[np.bool_],
     groups: Mapping[str, NDArray[np.bool_]],
+    small: int,
 ) -> list[Curve]:
     if task.kind == "regression":
         train = np.asarray(cohort.labels[task.name])[~cohort.split.test]
@@ -194,44 +197,55 @@ def _curves(
         mean, scale = (float(train.mean()), float(train.std()) or 1.0) if len(train) else (0.0, 1.0)
         low, high = np.quantile(train, [0.005, 0.995]) if len(train) else (0.0, 1.0)
         observed, predicted = mean + scale * labels, mean + scale * outputs[:, 0]
-        grid = cells(observed, predicted, (float(low), float(high)), (float(low), float(high)))
+        grid = cells(observed, predicted, (float(low), float(high)), (float(low), float(high)), small)
         return [
             Curve(unit, task.name, "density", "all", *grid),
-            *_by_quantile(unit, task, "tail", observed, predicted),
+            *_by_quantile(unit, task, "tail", observed, predicted, small),
         ]
     if task.kind == "multiclass":
         names = cohort.classes[task.name]
         each = [(names[c], (labels == c).astype(float), outputs[:, c]) for c in range(task.n_outputs)]
-        return [curve for name, hit, risk in each for curve in _roc(unit, task, name, hit, risk)]
+        return [curve for name, hit, risk in each for curve in _roc(unit, task, name, hit, risk, small)]
     if task.kind == "multilabel":
         each = []
         for c, name in enumerate(cohort.classes[task.name]):
             seen = np.isfinite(labels[:, c])
             each.append((name, labels[seen, c], outputs[seen, c]))
-        return [curve for name, hit, risk in each for curve in _roc(unit, task, name, hit, risk)]
-    found = _roc(unit, task, "all", labels, outputs[:, 0])
+        return [curve for name, hit, risk in each for curve in _roc(unit, task, name, hit, risk, small)]
+    found = _roc(unit, task, "all", labels, outputs[:, 0], small)
     everybody = {"all": np.ones(len(cohort), bool), **groups}
     for name, rows in everybody.items():
         chosen = rows[cohort.split.test][known]
-        found += _by_quantile(unit, task, "calibration", outputs[chosen, 0], labels[chosen], name)
+        found += _by_quantile(unit, task, "calibration", outputs[chosen, 0], labels[chosen], small, name)
     return found
 
 
-def _by_quantile(unit: Unit, task: Task, kind: str, by: Array, other: Array, group: str = "all") -> list[Curve]:
+def _by_quantile(
+    unit: Unit, task: Task, kind: str, by: Array, other: Array, small: int, group: str = "all"
+) -> list[Curve]:
     """Means of both values within quantiles of the first; no curve where there would be too few patients."""
-    count = min(_GROUPS, len(by) // FEWEST)
-    if count < 2:
+    order = np.argsort(by, kind="stable")
+    for count in range(min(_GROUPS, len(by) // max(FEWEST, small)), 1, -1):
+        parts = np.array_split(order, count)
+        if kind != "calibration" or not any(_few(other[part], small) for part in parts):
+            break
+    else:
         return []
-    parts = np.array_split(np.argsort(by, kind="stable"), count)
     x, y = ([float(values[part].mean()) for part in parts] for values in (by, other))
     n = [float(len(part)) for part in parts]
     return [Curve(unit, task.name, kind, group, tuple(x), tuple(y), tuple(n))]  # type: ignore[arg-type]
 
 
-def _roc(unit: Unit, task: Task, group: str, hit: Array, risk: Array) -> list[Curve]:
+def _few(hit: Array, small: int) -> bool:
+    """Whether either class has some patients, but fewer than `small`: the observed share would tell how many."""
+    positive = int(hit.sum())
+    return any(0 < number < small for number in (positive, len(hit) - positive))
+
+
+def _roc(unit: Unit, task: Task, group: str, hit: Array, risk: Array, small: int) -> list[Curve]:
     """True positive rate at even steps of the false positive rate."""
     positive = int(hit.sum())
-    if min(positive, len(hit) - positive) < FEWEST:
+    if min(positive, len(hit) - positive) < max(FEWEST, small):
         return []
     order = np.argsort(-risk, kind="stable")
     last = np.flatnonzero(np.r_[np.diff(risk[order]) != 0, True])  # equal risks form one step
@@ -241,14 +255,14 @@ def _roc(unit: Unit, task: Task, group: str, hit: Array, risk: Array) -> list[Cu
 
 
 def cells(
-    x: Array, y: Array, x_range: tuple[float, float], y_range: tuple[float, float]
+    x: Array, y: Array, x_range: tuple[float, float], y_range: tuple[float, float], small: int = 0
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """Centres and counts of the cells of a grid that hold enough patients; values outside count at its rim."""
     x_range, y_range = ((low, high if high > low else low + 1.0) for low, high in (x_range, y_range))
     counts, x_edges, y_edges = np.histogram2d(
         np.clip(x, *x_range), np.clip(y, *y_range), bins=_CELLS, range=(x_range, y_range)
     )
-    at = np.argwhere(counts >= FEWEST_IN_CELL)
+    at = np.argwhere(counts >= max(FEWEST_IN_CELL, small))
     centres = [(edges[:-1] + edges[1:]) / 2 for edges in (x_edges, y_edges)]
     return (
         tuple(centres[0][at[:, 0]].tolist()),
@@ -257,7 +271,7 @@ def cells(
     )
 
 
-def _map(unit: Unit, task: Task, train: Array, held_out: Array, seed: int) -> list[Curve]:
+def _map(unit: Unit, task: Task, train: Array, held_out: Array, seed: int, small: int) -> list[Curve]:
     """The held-out latents in two dimensions, a density for each cluster (M3H paper, Fig. 5d)."""
     cluster = KMeans(task.n_outputs, n_init=3, random_state=seed % 2**32).fit(train).predict(held_out)[:_MAP_ROWS]
     place = flat(held_out[:_MAP_ROWS], seed)
@@ -265,7 +279,7 @@ def _map(unit: Unit, task: Task, train: Array, held_out: Array, seed: int) -> li
     found = []
     for number in range(task.n_outputs):
         rows = cluster == number
-        grid = cells(place[rows, 0], place[rows, 1], spans[0], spans[1])
+        grid = cells(place[rows, 0], place[rows, 1], spans[0], spans[1], small)
         if grid[0]:
             found.append(Curve(unit, task.name, "map", f"cluster {number + 1}", *grid))
     return found

@@ -134,6 +134,8 @@ def load(reader: Reader) -> dict[str, Any] | None:
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
             for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
                 if key.value in seen:
                     problem = f"the key {key.value} stands here twice"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -148,7 +150,7 @@ def load(reader: Reader) -> dict[str, Any] | None:
         return None
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # odd tags, numbers and nesting
         mark = getattr(error, "problem_mark", None)
         place = f"{DESCRIPTION}, line {mark.line + 1}" if mark else DESCRIPTION
         problem = getattr(error, "problem", None) or str(error)

@@ -435,54 +435,6 @@ def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.Captur
     assert "Best combinations: not known" in out
 
 
-# ------------------------------------------------------------------------------------------------ bad input
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["run", "absent.yaml"], ["absent.yaml: cannot be read: No such file"]),
-        (["run", "typo.yaml"], ["typo.yaml cannot be used:", "line 3, seed: unknown key. Did you mean seeds?"]),
-        (["run", "task.yaml"], ["no such task: 'hospdeath'. Did you mean hospdead?"]),
-        (["run", "cohort.yaml"], ["nowhere"]),
-        (["run", "small.yaml", "--address", "127.0.0.1:1"], ["Ray", "127.0.0.1:1"]),
-        (["plan", "typo.yaml"], ["unknown key"]),
-        (["tune", "small.yaml"], ["there is nothing to tune", "Add a line `tuning: {}`"]),
-        (["tune", "small.yaml", "--subset", "hospdead+nobody"], ["no task is called 'nobody'", "The tasks are"]),
-        (["tune", "small.yaml", "--chosen"], ["search.json: cannot be read"]),
-        (["status", "."], ["search.json: cannot be read", "--out"]),
-        (["tim", "."], ["search.json: cannot be read"]),
-        (["expand", "."], ["search.json: cannot be read"]),
-        (["status", "torn"], ["is not a search's manifest"]),
-        (["tim", "{folder}", "--method", "best"], ["method: got 'best'; allowed are"]),
-        (["tim", "{folder}", "--size", "99", "--method", "restricted"], ["got 99"]),
-        (["expand", "{folder}", "--rule", "best"], ["--rule"]),
-        (["expand", "{folder}", "--beam", "0"], ["beam must be 1 or more"]),
-        (["expand", "{folder}", "--source", "nobody"], ["nobody"]),
-        (["heatmap", "--tracking-uri", "sqlite:////nowhere/mlflow.db", "--search", "x"], ["/nowhere/mlflow.db"]),
-        (["heatmap", "--search", "x"], ["--tracking-uri"]),
-        (["cohort", "export", "nowhere", "copy"], ["nowhere"]),
-        (["frobnicate"], ["frobnicate"]),
-    ],
-)
-def test_bad_input_ends_with_2_and_a_clear_message(
-    call: Call, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "small.yaml")
-    (tmp_path / "typo.yaml").write_text("cohort: support2\ntasks: all\nseed: [0]\n")
-    write(tmp_path / "task.yaml", tasks=["hospdeath"])
-    write(tmp_path / "cohort.yaml", cohort="nowhere")
-    (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / "search.json").write_text('{"name": ')
-    if "--address" in arguments and "ray" in sys.modules:
-        sys.modules["ray"].shutdown()  # an executor that finds Ray running does not look at the address
-    code, _, err = call(*(one.format(folder=folder) for one in arguments))
-    assert code == 2
-    for word in words:
-        assert word in err
-
-
 def test_the_end_of_a_run_tells_how_far_pairs_and_the_full_scores_part(folder: Path, half: Path) -> None:
     results = summary.open_search(folder)
     (note,) = [one for one in summary.report(results)["notes"] if "Pairs alone" in one]

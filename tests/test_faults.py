@@ -143,6 +143,23 @@ def test_a_cluster_that_is_lost_ends_the_driver_with_a_clear_message(
 
 
 @pytest.mark.slow
+def test_a_head_that_comes_back_empty_costs_the_driver_and_no_score(cluster: Any, tmp_path: Path, log: str) -> None:
+    """A head without a store knows nobody when it restarts: Ray ends the driver, and the same command goes on."""
+    ledger = Ledger(tmp_path / "ledger")
+    driver = start(ledger, cluster.address, log=log, seconds=4.0)
+    wait_for(driver, 4)
+    cluster.head_node.kill_gcs_server()
+    time.sleep(2)
+    cluster.head_node.start_gcs_server()
+    out, errors = driver.communicate(timeout=150)
+    assert driver.returncode != 0
+    # Ray's own check ends the process before Python hears of it, unless the loss was noticed earlier.
+    assert "accessing GCS after it has restarted" in errors or "run the same command again" in out, errors[-3000:]
+    time.sleep(6)
+    finish(ledger, log, bound=2 * 2 * 4 + 2 * 4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "object store"])
 def test_twenty_kills_at_random_moments(kind: str, tmp_path: Path, log: str, request: pytest.FixtureRequest) -> None:
     place = str(tmp_path / "ledger") if kind == "folder" else f"{request.getfixturevalue('bucket')}/ledger"

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module of tim_search imports only from modules of a lower layer.
 LAYERS: dict[str, int] = {
     "types": 0,
+    "small_cells": 0,
     "designs": 1,
     "packing": 1,
     "storage": 1,

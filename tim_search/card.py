@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tim_search import small_cells
+
 #: Counts below this are not told exactly: they would speak of single patients.
 FEWEST = 5
 
@@ -53,8 +55,9 @@ def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs:
             ("", ""),
             [
                 ("cohort", f"{facts['cohort']} (fingerprint {facts['fingerprint']}, split {facts['split']})"),
-                ("trained on", f"{training['rows']:,} samples of {training['patients']:,} patients: the whole training "
-                 "part" + (f", {_count(chose)} samples of which chose the epoch" if chose else "")),
+                ("trained on", f"{small_cells.told(training['rows'])} samples of "
+                 f"{small_cells.told(training['patients'])} patients: the whole training part"
+                 + (f", {_count(chose)} samples of which chose the epoch" if chose else "")),
                 ("judged on", "the test patients, whom neither the search nor the training has seen"),
             ],
         ),
@@ -77,7 +80,7 @@ def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs:
             [(row["task"], row["metric"],
               *((_number(row["value"]), _number(row["sd"]), f"{_number(row['low'])} to {_number(row['high'])}")
                 if not row["why"] else (f"none: {row['why']}", "", "")),
-              f"{row['rows']:,}") for row in scores],
+              small_cells.told(row["rows"])) for row in scores],
         ),
         "",
         "The SD is over five draws of 90 % of the test samples with replacement, as the M3H paper reports; the "
@@ -166,8 +169,8 @@ def _and(names: Sequence[str]) -> str:
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
-def _count(number: int) -> str:
-    return f"fewer than {FEWEST}" if 0 < number < FEWEST else f"{number:,}"
+def _count(number: small_cells.Count) -> str:
+    return f"fewer than {FEWEST}" if isinstance(number, int) and 0 < number < FEWEST else small_cells.told(number)
 
 
 def _times(number: int) -> str:

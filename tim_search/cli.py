@@ -545,7 +545,9 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="The page to write. Default: DIR/report.html")] = None,
     small_cells: Annotated[
         int | None,
-        typer.Option(min=0, help="Hide counts of patients below this, as <10; 0 shows all. Default: as the search."),
+        typer.Option(
+            min=0, help="Hide counts of patients below this, as <10; 0 shows all. Default and least: as the search."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

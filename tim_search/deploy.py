@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tim_search import card, choices, expansion, readings, spec, summary
+from tim_search import card, choices, expansion, readings, small_cells, spec, summary
 from tim_search.types import BadInput, Subset, subset
 
 if TYPE_CHECKING:
@@ -116,9 +116,14 @@ def train(
     )
     readings.log(results.folder, "train", source=source, subset=list(chosen), seeds=list(range(seeds)))
     note("Judging it on the test patients")
-    scores = [summary.plain(asdict(row)) for row in evaluate(made, found.cohort)]
+    small = found.file.small_cells
+    scores = [
+        {**summary.plain(asdict(row)), "rows": small_cells.near(row.rows, small)}
+        for row in evaluate(made, found.cohort)
+    ]
     facts = {
         **made.about,
+        "training": small_cells.of_training(made.about["training"], small),
         "source": source,
         "subset": list(chosen),
         "reason": reason,
@@ -129,6 +134,7 @@ def train(
         "network": found.context.network,
         "settings": asdict(settings),
         "scores": scores,
+        "small_cells": small,
         "readings": len(readings.read(results.folder)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": pyfunc.versions(),

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from tim_search import small_cells
 from tim_search.search import Event
 from tim_search.tim import TimResult
 
@@ -509,7 +510,7 @@ def test_scores(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             f"{row['value']:.4f}" if known else Text(row["why"], style="dim"),
             f"{row['sd']:.4f}" if known and row["sd"] is not None else "",
             f"{row['low']:.4f} to {row['high']:.4f}" if known and row["low"] is not None else "",
-            f"{row['rows']:,}",
+            small_cells.told(row["rows"]),
         )
     return table
 
@@ -527,7 +528,7 @@ def extension(task: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]
     for row in rows:
         table.add_row(
             f"{row['share']:.3g}" if row["share"] < 0.01 else f"{row['share']:.0%}",
-            f"{row['rows']:,} ({row['patients']:,} patients)",
+            f"{small_cells.told(row['rows'])} ({small_cells.told(row['patients'])} patients)",
             row["metric"] if row["primary"] else Text(row["metric"], style="dim"),
             cell(row, "pretrained"),
             cell(row, "scratch"),

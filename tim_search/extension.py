@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tim_search import deploy, readings, spec
+from tim_search import deploy, readings, small_cells, spec
 from tim_search.types import FINAL_FOLD, BadInput, Interrupted
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def extend(
     file = _file(folder, task)
     rows: list[dict[str, Any]] = []
     place = None
+    small = model.about.get("small_cells", 0)
     if test:
         assert search is not None
         readings.log(search, "extend", model=folder.name, task=task, seeds=list(range(seeds)))
@@ -97,7 +98,7 @@ def extend(
             fold = FINAL_FOLD if test else seed % seen.split.n_folds
             note(f"Training {task} from both starts, seed {seed}, " + ("test patients" if test else f"fold {fold}"))
             rows += [_plain(row) for row in compare(model, seen, task, shares, seed, fold)]
-            _write(rows, file)
+            _write(_hidden(rows, small), file)
         table = summarise(rows)
         if out is not None:
             note(f"Adding {task} to the model")
@@ -105,7 +106,13 @@ def extend(
     except KeyboardInterrupt:
         done = f"The seeds that were done are in {file}." if rows else "No seed was done."
         raise Interrupted(f"Stopped. {done}") from None
-    return Extension(task, tuple(rows), tuple(table), file, place, tuple(_notes(model, seen, task, test)))
+    notes = tuple(_notes(model, seen, task, test))
+    return Extension(task, tuple(_hidden(rows, small)), tuple(_hidden(table, small)), file, place, notes)
+
+
+def _hidden(rows: Sequence[dict[str, Any]], small: int) -> list[dict[str, Any]]:
+    """Rows whose counts of samples and patients may be told."""
+    return [{**row, **{key: small_cells.near(row[key], small) for key in ("rows", "patients")}} for row in rows]
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -213,9 +220,10 @@ def _save(
     metric = cohort.tasks[task].metric
     best = [row for row in table if row["primary"]][-1]
     facts = dict(made.about)
+    small = facts.get("small_cells", 0)
     if search is not None:
         readings.log(search, "extend", model=out.name, task=task, seeds=made.about["seeds"])
-        scores = [asdict(row) for row in evaluate(made, cohort, [task])]
+        scores = [{**asdict(row), "rows": small_cells.near(row.rows, small)} for row in evaluate(made, cohort, [task])]
         facts["readings"] = len(readings.read(search))
     else:
         held_out = "" if best["pretrained"] is None else f" {best['pretrained']:.3f}"
@@ -235,6 +243,7 @@ def _save(
                 "why": why,
             }
         ]
+    facts["training"] = small_cells.of_training(made.about["training"], small)
     facts["scores"] = [*made.about["scores"], *({**row, "value": _finite(row["value"])} for row in scores)]
     added = [pair for pair in cohort.overlaps if task in pair]
     facts["overlaps"] = [*made.about["overlaps"], *map(list, added)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tim_search import spec, summary
+from tim_search import small_cells, spec, summary
 from tim_search.types import BadInput, Subset, subset
 
 if TYPE_CHECKING:
@@ -91,9 +91,19 @@ def look(
     )
     place = results.folder / "inside" / "+".join(chosen)[:120]
     place.mkdir(parents=True, exist_ok=True)
-    tables = {name: getattr(inside, name) for name in TABLES}
+    tables = _hidden({name: getattr(inside, name) for name in TABLES}, found.file.small_cells)
     for name, table in tables.items():
         aside = place / f".{name}.part"
         table.to_csv(aside, index=False)
         aside.replace(place / f"{name}.csv")
     return Looked(place, chosen, inside.order, tables)
+
+
+def _hidden(tables: dict[str, pd.DataFrame], small: int) -> dict[str, pd.DataFrame]:
+    """Without the points of a map that fewer than `small` patients stand behind; counts of the routing are rounded."""
+    if not small:
+        return tables
+    patients, routing = tables["patients"], tables["routing"].copy()
+    for name in ("chosen", "rows"):
+        routing[name] = [small_cells.rounded(int(value), small) for value in routing[name]]
+    return {**tables, "patients": patients[patients["patients"] >= small], "routing": routing}

@@ -11,14 +11,15 @@ would take.
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import io
-import itertools
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search import agreement, expansion, figures, per_subset, summary, wording
+from tim_search import agreement, expansion, figures, per_subset, small_cells, summary, wording
 from tim_search.expansion import Expansion
 from tim_search.ledger import product_version
 from tim_search.summary import SearchResults
 from tim_search.tim import TimResult
-from tim_search.types import METRIC_WORDS, Task, Unit, subset
+from tim_search.types import METRIC_WORDS, BadInput, Task, Unit, subset
 
 #: Columns of a modality whose missing values are listed one by one; the fullest are left out first.
 _COLUMNS_SHOWN = 40
@@ -51,17 +52,22 @@ def write(
         results: the search.
         path: of the page.
         small: counts of patients below it are shown as "<10" and the like; 0 shows all, None does what the search's
-            file says (`small_cells`).
+            file says (`small_cells`), below which nothing can be shown.
         confirmation: the rows of the confirmation on test patients, [] where there was none.
 
     Raises BadInput before anything is trained.
     """
     path = Path(path) if path is not None else results.folder / "report.html"
     text = page(content(results, small=small, confirmation=confirmation))
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise BadInput(f"{path} cannot be written: {error}. Name another page with --out.") from error
     return path
 
 
@@ -87,6 +93,11 @@ def content(
     results: SearchResults, *, small: int | None = None, confirmation: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
     """Everything the page shows, as plain values; see `write`."""
+    if small is not None and small < results.small_cells:
+        raise BadInput(
+            f"--small-cells: expected {results.small_cells} or more, the counts that the search writes down, got "
+            f"{small}. Leave the option out, or change `small_cells` in the search's file and run it again."
+        )
     small = results.small_cells if small is None else small
     manifest, tasks, overlaps = results.manifest, results.tasks, results.manifest.overlaps
     result, status = results.tim(), results.status()
@@ -107,7 +118,7 @@ def content(
         "notes": short["notes"],
         "status": status,
         "asked": _asked(results),
-        "cohort": _suppressed(cohort, small) if cohort else None,
+        "cohort": _cohort(cohort, small) if cohort else None,
         "small": small,
         "maps": [_heatmap(result, "value", overlaps, tasks), _heatmap(result, "rank", overlaps, tasks)],
         "attention": attention,
@@ -243,92 +254,52 @@ def _cost(results: SearchResults) -> list[dict[str, Any]]:
 # The cohort -----------------------------------------------------------------------------------------------------------
 
 
-def _suppressed(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
-    """The cohort's record as it is shown: counts below `small` are hidden, and what would give them away is rounded."""
-
-    def count(value: int) -> Any:
-        return f"<{small}" if 0 < value < small else value
-
-    def near(value: int) -> Any:
-        return count(value) if value < small else f"≈{round(value, -1):,}"
-
-    def few(values: Iterable[int]) -> bool:
-        return any(0 < value < small for value in values)
-
-    n = max(int(cohort["samples"]), 1)
-    left = [value for _, value in cohort["filters"]]
-    # What a filter took away is a count too.
-    filtered = near if few([*left, *(abs(a - b) for a, b in itertools.pairwise(left))]) else count
+def _cohort(record: Mapping[str, Any], small: int) -> dict[str, Any]:
+    """The cohort's record as it is shown: without counts below `small`, and with the shares that may be told."""
+    hidden = small_cells.of_cohort(record, small)
+    n = hidden["samples"]
     modalities = []
-    for one in cohort["modalities"]:
-        missing = sorted(one["column_missing"].items(), key=lambda item: -item[1])
+    for one in hidden["modalities"]:
+        missing = sorted(one["column_missing"].items(), key=lambda item: -_size(item[1]))
         modalities.append(
             {
                 **one,
-                "absent": count(one["absent"]),
-                "absent_share": None if few([one["absent"]]) else one["absent"] / n,
-                "missing": None if few(one["column_missing"].values()) else one["missing"],
+                "absent_share": _share(one["absent"], n),
                 "columns_shown": [
-                    {"name": name, "missing": count(value), "share": None if few([value]) else value / n}
+                    {"name": name, "missing": value, "share": _share(value, n)}
                     for name, value in missing[:_COLUMNS_SHOWN]
                 ],
                 "columns_left_out": max(len(missing) - _COLUMNS_SHOWN, 0),
             }
         )
-    return {
-        **cohort,
-        "filters": [[name, filtered(value)] for name, value in cohort["filters"]],
-        "parts": [
-            {**part, "samples": count(part["samples"]), "patients": count(part["patients"])} for part in cohort["parts"]
-        ],
-        "modalities": modalities,
-        "tasks": [_suppressed_task(one, n, few, count, near) for one in cohort["tasks"]],
-    }
+    return {**hidden, "modalities": modalities, "tasks": [_task(one, n) for one in hidden["tasks"]]}
 
 
-def _suppressed_task(
-    one: Mapping[str, Any],
-    n: int,
-    few: Callable[[Iterable[int]], bool],
-    count: Callable[[int], Any],
-    near: Callable[[int], Any],
-) -> dict[str, Any]:
+def _task(one: Mapping[str, Any], n: small_cells.Count) -> dict[str, Any]:
     if "labelled" not in one:
         return dict(one)
-    labelled, parts, classes = one["labelled"], one["parts"], one.get("classes", [])
-    of_parts = [value for part in parts if part["positive"] is not None for value in _both_classes(part)]
+    labelled, classes = one["labelled"], one.get("classes", [])
+    missing = _share(labelled, n)
     # Of a multilabel task a share is one of the samples that carry the label.
     known = one.get("known", [labelled] * len(classes))
-    of_classes = [value for _, value in classes]
-    if "known" in one:  # and what is left of the label, and of the task
-        of_classes += [of - value for value, of in zip(of_classes, known, strict=True)] + [
-            labelled - of for of in known
-        ]
-    hidden = few([*of_classes, *of_parts, *(part["labelled"] for part in parts), n - labelled])
-    # One hidden count of a task could be had from its others and their sum.
-    show = near if hidden else count
     return {
         **one,
-        "labelled": show(labelled),
-        "missing_share": None if hidden else 1 - labelled / n,
+        "missing_share": None if missing is None else 1 - missing,
         "classes": [
-            {"name": name, "count": show(value), "share": None if hidden else value / max(of, 1)}
+            {"name": name, "count": value, "share": _share(value, of)}
             for (name, value), of in zip(classes, known, strict=True)
         ],
-        "values": None if "mean" not in one or few([labelled]) else (one["mean"], one["sd"]),
-        "parts": [
-            {
-                "part": part["part"],
-                "labelled": show(part["labelled"]),
-                "positive": None if part["positive"] is None else show(part["positive"]),
-            }
-            for part in parts
-        ],
+        "values": (one["mean"], one["sd"]) if "mean" in one else None,
     }
 
 
-def _both_classes(part: Mapping[str, Any]) -> tuple[int, int]:
-    return part["positive"], part["labelled"] - part["positive"]
+def _share(value: small_cells.Count, of: small_cells.Count) -> float | None:
+    """None where a count is hidden."""
+    return None if isinstance(value, str) or isinstance(of, str) else value / max(of, 1)
+
+
+def _size(value: small_cells.Count) -> int:
+    return value if isinstance(value, int) else int(re.sub(r"\D", "", value))
 
 
 # The maps -------------------------------------------------------------------------------------------------------------

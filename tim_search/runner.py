@@ -28,6 +28,7 @@ from tim_search import (
     power,
     report,
     search,
+    small_cells,
     spec,
     summary,
     tuned,
@@ -389,7 +390,8 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
     # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
     again = found.file.model_copy(update={"out": Path()})
     (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
-    record = spec.cohort_record(found) | {"small_cells": found.file.small_cells}
+    small = found.file.small_cells
+    record = small_cells.of_cohort(spec.cohort_record(found), small) | {"small_cells": small}
     write_durably(found.out / "cohort.json", (canonical(record) + "\n").encode())
     write_durably(found.out / "versions.json", (canonical(_versions()) + "\n").encode())
     return manifest

@@ -251,7 +251,7 @@ class SearchFile(_Section):
         default=None, description="a folder for the ledger, or s3://bucket/prefix"
     )
     small_cells: int = Field(
-        default=0, ge=0, description="a whole number: counts of fewer patients are in nothing that is published"
+        default=0, ge=0, description="a whole number: counts of fewer patients are in nothing that is written"
     )
     tracking_uri: str | None = Field(
         default=None,
@@ -515,7 +515,12 @@ def confirming(
     }
     by_group = {name: rows for column in groups for name, rows in subgroups(found.cohort, column).items()}
     return trainer, ConfirmingPayload(
-        dataclasses.replace(payload, settings=settings), ensemble, by_group, frozenset(maps), map_seed
+        dataclasses.replace(payload, settings=settings),
+        ensemble,
+        by_group,
+        frozenset(maps),
+        map_seed,
+        found.file.small_cells,
     )
 
 

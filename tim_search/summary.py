@@ -89,7 +89,7 @@ class SearchResults:
 
     @cached_property
     def small_cells(self) -> int:
-        """Counts of fewer patients are in nothing that is published (`small_cells` of the search file); 0: all are."""
+        """Counts of fewer patients are in nothing that is written (`small_cells` of the search file); 0: all are."""
         try:
             return int(json.loads((self.folder / "cohort.json").read_text(encoding="utf-8")).get("small_cells", 0))
         except (OSError, ValueError, TypeError, AttributeError):

@@ -1,0 +1,142 @@
+"""The rules of bad input, read from the source, and which of them no test has broken.
+
+A rule is a place in the code that refuses something or finds something wrong: it makes a `BadInput`, a `Finding` or one
+of the errors that become one. As a plugin this file lists, after a run, the rules that kept silent:
+
+    PYTHONPATH=tests python -m pytest -p rules -m "not slow"
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: What is called where something is refused.
+SPEAKERS = {"BadInput", "LedgerError", "Finding", "Unfit", "_error"}
+#: ... and what the reader of a cohort folder calls.
+READER = {"error", "warn"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    file: str
+    function: str
+    first: int
+    last: int
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.first} in {self.function}: {self.words}"
+
+
+#: Where a ValueError is a rule too, for its words become a part of a `BadInput`.
+INNER = {"model/cells.py"}
+
+
+def _speaks(file: str, node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Name):
+        return node.func.id in SPEAKERS or (node.func.id == "ValueError" and file in INNER)
+    of = node.func.value if isinstance(node.func, ast.Attribute) else None
+    return isinstance(of, ast.Name) and of.id in ("reader", "self") and node.func.attr in READER  # type: ignore[union-attr]
+
+
+def _rules(file: str, nodes: list[ast.AST], function: str) -> Iterator[Rule]:
+    for node in nodes:
+        inside = node.name if isinstance(node, ast.FunctionDef) else function
+        if _speaks(file, node):
+            yield Rule(file, function, node.lineno, node.end_lineno or node.lineno, ast.unparse(node)[:100])  # type: ignore[attr-defined]
+        yield from _rules(file, list(ast.iter_child_nodes(node)), inside)
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """Every rule of the product."""
+    found: list[Rule] = []
+    for folder in ("tim_search", "model"):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            name = f"{folder}/{path.name}"
+            found += _rules(name, list(ast.parse(path.read_text(encoding="utf-8")).body), "module")
+    return tuple(found)
+
+
+class Recorder:
+    """Notes from which lines of the product an error or a finding was made."""
+
+    def __init__(self) -> None:
+        self.spoken: dict[tuple[str, int], str] = {}
+
+    def note(self, words: str) -> None:
+        frame: Any = sys._getframe(2)
+        for _ in range(2):  # a finding of the reader's is its caller's
+            if frame is not None:
+                self.spoken.setdefault((frame.f_code.co_filename, frame.f_lineno), words)
+                frame = frame.f_back
+        error = sys.exc_info()[1]
+        trace = None if error is None else error.__traceback__
+        while trace is not None:  # what it is told of
+            if trace.tb_next is None:
+                self.spoken.setdefault((trace.tb_frame.f_code.co_filename, trace.tb_lineno), words)
+            trace = trace.tb_next
+
+    def install(self) -> None:
+        """Listen to the constructors, for as long as this process lives."""
+        from tim_search import space, spec
+        from tim_search.rows import Unfit
+        from tim_search.types import BadInput, Finding
+
+        made = Finding.__init__
+
+        def refusing(error: BadInput, *arguments: Any) -> None:
+            self.note(str(arguments[0]))
+            Exception.__init__(error, *arguments)
+
+        def finding(one: Finding, *arguments: Any, **named: Any) -> None:
+            made(one, *arguments, **named)
+            self.note(str(one))
+
+        def listening(make: Any) -> Any:
+            def error(*arguments: Any) -> Any:
+                self.note(str(arguments[0]))
+                return make(*arguments)
+
+            return error
+
+        BadInput.__init__ = refusing  # type: ignore[method-assign]
+        Unfit.__init__ = refusing  # type: ignore[method-assign, assignment]
+        Finding.__init__ = finding  # type: ignore[method-assign]
+        for module in (space, spec):
+            module._error = listening(module._error)
+
+    def silent(self) -> list[Rule]:
+        """The rules that nothing has broken so far."""
+        lines: dict[str, set[int]] = {}
+        for file, line in self.spoken:
+            lines.setdefault(file, set()).add(line)
+        return [
+            rule
+            for rule in rules()
+            if not lines.get(str(ROOT / rule.file), set()) & set(range(rule.first, rule.last + 1))
+        ]
+
+
+RECORDER = Recorder()
+
+
+def pytest_configure() -> None:
+    RECORDER.install()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    silent = RECORDER.silent()
+    terminalreporter.section(f"{len(silent)} of {len(rules())} rules were not broken")
+    for rule in silent:
+        terminalreporter.line(str(rule))
