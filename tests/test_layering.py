@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, int] = {
     "types": 0,
     "small_cells": 0,
+    "last_words": 0,
     "designs": 1,
     "packing": 1,
     "storage": 1,

@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 import ray
 import ray.exceptions
 
+from tim_search import last_words
 from tim_search.executors import ClusterLost, Job, PackQueue, cannot_build, describe
 from tim_search.packing import cost
 from tim_search.types import (
@@ -55,6 +56,10 @@ from tim_search.types import (
 _DEPTH = 2  # packs in flight a worker: the next one is already there when one ends
 _BEAT = 1.0  # seconds between two looks at the world while no result comes
 _LOOK = 2.0  # seconds between two looks at the nodes of the cluster
+_ABORTED = (
+    "tim-search: the process that ran this ended without a word: it was killed, ran out of memory, or Ray ended it "
+    "because its cluster restarted. What came back is in the ledger. Run the same command again to go on from there."
+)
 _GONE = 45.0  # seconds without an answer after which the cluster is lost; Ray ends the process itself after 60
 _PATIENCE = 60.0  # seconds without any worker after which it is said what is missing
 _REACH = 5.0  # seconds an address has to answer
@@ -576,6 +581,7 @@ def connect(address: str) -> None:
             else:
                 _check_reachable(address)
                 ray.init(address=address, **quiet)
+        last_words.leave(_ABORTED)
     except BadInput:
         raise
     except (Exception, SystemExit) as error:
