@@ -163,6 +163,10 @@ def _block_notes(table: ScoreTable, method: Method) -> list[str]:
 
 def _failure_notes(table: ScoreTable) -> list[str]:
     """How many scores failed, and whether larger subsets fail more often."""
+    size = table.membership.sum(axis=1)
+    counts = [np.isfinite(table.scores[rows, b]).sum() for b, rows in enumerate(table.trained.T)]
+    if sum(counts) == (table.trained * size[:, None]).sum():
+        return []
     due = table.trained[:, :, None] & table.membership[:, None, :]
     lost = due & np.isnan(table.scores)
     if not lost.any():

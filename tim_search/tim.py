@@ -418,7 +418,7 @@ def _computed(
         se_sampling=parts["sampling"],
         se_seed=parts["seed"],
         se_patients=parts["patients"],
-        interactions=_solid(second) if interactions else None,
+        interactions=_solid(second) if interactions and second else None,
         notes=tuple(notes),
         control=control if control in table.tasks else None,
     )
