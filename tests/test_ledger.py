@@ -743,9 +743,10 @@ def test_progress_and_reasons_are_those_of_the_rows(ledger: Ledger) -> None:
 def test_progress_of_a_ledger_without_footers(tmp_path: Path) -> None:
     shutil.copytree(OLD, tmp_path / "old")
     old = Ledger(tmp_path / "old")
-    (context,) = old.contexts()
-    rows = old.scores(context)
-    pairs = set(zip(rows["seed"], rows["fold"], strict=True))
-    held = old.progress(context, set(rows["task"]), pairs)
-    assert held.trained == len(plain(rows).drop_duplicates(["subset", "seed", "fold"]))
-    assert held.failed == len(plain(rows[rows["status"] == "failed"]).drop_duplicates(["subset", "seed", "fold"]))
+    for context in old.contexts():
+        rows = old.scores(context)
+        pairs = set(zip(rows["seed"], rows["fold"], strict=True))
+        held = old.progress(context, set(rows["task"]), pairs)
+        units = ["subset", "seed", "fold"]
+        assert held.trained == len(plain(rows).drop_duplicates(units))
+        assert held.failed == len(plain(rows[rows["status"] == "failed"]).drop_duplicates(units))

@@ -278,9 +278,7 @@ def _block_variances(sources: Sequence[Source]) -> list[float | None]:
     return [estimators.block_variance(game, variances) if game else None for game in games]
 
 
-def _row_of_many(
-    fit: Summary, block_variance: float | None, n_blocks: int, distinct_folds: bool
-) -> Row:
+def _row_of_many(fit: Summary, block_variance: float | None, n_blocks: int, distinct_folds: bool) -> Row:
     q = len(fit.estimate)
     if np.isnan(fit.df).all():
         return _no_row(q)
