@@ -167,7 +167,8 @@ def sampled_rows(
     With a `size` the rows are BLUP's of the score in subsets of at most so many tasks, and there are no tests.
     """
     sliced = is_sliced(sources)
-    cost = sum(model_cost(*source.scores.shape, source.members.shape[1], sliced) for source in sources)
+    n_blocks, q = sources[0].scores.shape[1], sources[0].members.shape[1]
+    cost = sum(model_cost(len(source.members), n_blocks, q, sliced) for source in sources)
     if method in ("blup", "gls") and cost > MODEL_COST:
         if size is None:
             notes.append(_TOO_MANY.format(method.upper()))

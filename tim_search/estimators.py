@@ -138,8 +138,8 @@ def least_squares(game: Game) -> Linear | None:
     n, r = len(x), game.nuisance.shape[1]
     if n < x.shape[1] + SPARE_ROWS:
         return None
-    # From sufficient statistics: codes are +1 and -1, so that their products add up without rounding, and many rows take
-    # one pass where a decomposition of them takes many.
+    # From sufficient statistics: codes are +1 and -1, so that their products add up without rounding, and many rows
+    # take one pass where a decomposition of them takes many.
     gram = x.T @ x
     information = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
     inverse = x @ information
@@ -291,7 +291,8 @@ def block_variance(game: Game, variances: Variances) -> float:
     w, y = game.nuisance, game.scores
     solved = solve(np.column_stack([w, y]))
     left = solved[:, -1] - solved[:, :-1] @ np.linalg.solve(w.T @ solved[:, :-1], w.T @ solved[:, -1])
-    return max(float(y @ left), 0.0) / (len(y) - w.shape[1]) * variances.block / game.codes.shape[1]
+    noise = max(float(y @ left), 0.0) / (len(y) - w.shape[1])
+    return float(noise * variances.block / game.codes.shape[1])
 
 
 def planned_error(game: Game, variances: Variances, noise: float) -> Array:

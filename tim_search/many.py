@@ -59,9 +59,10 @@ class Apart(NamedTuple):
 class Summary(NamedTuple):
     """Least squares of a source with q other tasks and R replicates; NaN with too few rows.
 
-    `n` rows score it, `n_with` (q,) of them hold each other task; `constant`: all its scores are equal. `estimate`, `se`, `df` are (q,), NaN where tasks cannot be told apart; `spread` (q,) times the variance of a block's
-    effect on one code is the blocks' part of the squared error (see `estimators.shared_by_blocks`); `draws` (q, R) are
-    the estimates from the replicates.
+    `n` rows score it, `n_with` (q,) of them hold each other task; `constant`: all its scores are equal. `estimate`,
+    `se`, `df` are (q,), NaN where tasks cannot be told apart; `spread` (q,) times the variance of a block's effect on
+    one code is the blocks' part of the squared error (see `estimators.shared_by_blocks`); `draws` (q, R) are the
+    estimates from the replicates.
     """
 
     n: int
@@ -79,8 +80,8 @@ class _Sums(NamedTuple):
 
     `counts` (k, M) rows, `level` (k, M) mean scores, less `shift` (M,), one of the scores, which keeps digits;
     `products` (k, 1 + M, M): scores, less `shift`, times 1 and the codes; `draws` (k, 1 + M, M, R) the same of the
-    replicates; `live` (M,): 0 for a source all of whose scores are equal within its blocks, else 1; `constant` (M,): all
-    are equal; `members`, `known`, of each block (M, words) of bits: which rows hold a task, and which score it.
+    replicates; `live` (M,): 0 for a source all of whose scores are equal within its blocks, else 1; `constant` (M,):
+    all are equal; `members`, `known`, of each block (M, words) of bits: which rows hold a task, and which score it.
     """
 
     counts: Array
@@ -116,7 +117,7 @@ class _Fit(NamedTuple):
 
 def least_squares(given: Apart) -> list[Summary]:
     """`estimators.least_squares` of every source."""
-    n, m = given.members.shape
+    m = given.members.shape[1]
     order = np.argsort(given.block, kind="stable")
     ends = np.searchsorted(given.block[order], np.arange(given.n_blocks + 1)).tolist()
     parts = [
@@ -142,9 +143,9 @@ def _sums(given: Apart, parts: Sequence[tuple[int, Rows]], threads: ThreadPoolEx
     shift = np.zeros(m)
     missing = np.arange(m)
     for start in range(0, n, PART):  # the first score of each source; mostly all are in the first rows
-        known = np.isfinite(given.scores[start : start + PART, missing])
-        shift[missing] = np.where(known.any(axis=0), given.scores[start + known.argmax(axis=0), missing], 0.0)
-        missing = missing[~known.any(axis=0)]
+        there = np.isfinite(given.scores[start : start + PART, missing])
+        shift[missing] = np.where(there.any(axis=0), given.scores[start + there.argmax(axis=0), missing], 0.0)
+        missing = missing[~there.any(axis=0)]
         if not len(missing):
             break
 
@@ -164,18 +165,18 @@ def _sums(given: Apart, parts: Sequence[tuple[int, Rows]], threads: ThreadPoolEx
     counts, products, draws = np.zeros((k, m)), np.zeros((k, 1 + m, m)), np.zeros((k, 1 + m, m, width))
     lowest, highest = np.full((k, m), np.inf), np.full((k, m), -np.inf)
     members: list[list[Words]] = [[] for _ in range(k)]
-    known: list[list[Words]] = [[] for _ in range(k)]
-    for b, some, product, (low, high), draw, held, scored in threads.map(of, parts):
+    scored: list[list[Words]] = [[] for _ in range(k)]
+    for b, some, product, (low, high), draw, held, answered in threads.map(of, parts):
         counts[b] += some
         products[b] += product
         draws[b] += draw
         lowest[b], highest[b] = np.minimum(lowest[b], low), np.maximum(highest[b], high)
         members[b].append(held)
-        known[b].append(scored)
+        scored[b].append(answered)
     level = products[:, 0] / np.maximum(counts, 1)
-    there = counts > 0
-    size = np.where(there, np.maximum(abs(lowest), abs(highest)), 0.0).max(axis=0)
-    left = np.where(there, np.maximum(highest - level, level - lowest), 0.0).max(axis=0)
+    used = counts > 0
+    size = np.where(used, np.maximum(abs(lowest), abs(highest)), 0.0).max(axis=0)
+    left = np.where(used, np.maximum(highest - level, level - lowest), 0.0).max(axis=0)
     nothing = np.zeros((m, 0), np.uint64)
     return _Sums(
         counts,
@@ -186,7 +187,7 @@ def _sums(given: Apart, parts: Sequence[tuple[int, Rows]], threads: ThreadPoolEx
         (left > 1e-12 * size).astype(float),
         size == 0,
         [np.hstack([nothing, *each]) for each in members],
-        [np.hstack([nothing, *each]) for each in known],
+        [np.hstack([nothing, *each]) for each in scored],
     )
 
 
@@ -206,7 +207,7 @@ def _fit(sums: _Sums, i: int) -> _Fit:
     moments = np.zeros((r, r + q, r + q))
     level, draws, n_with = np.zeros(r + q), np.zeros((r + q, sums.draws.shape[3])), np.zeros(q)
     scale = 1 / np.sqrt(sums.counts[used, i])
-    for at, b in enumerate(used):
+    for at, b in enumerate(used.tolist()):
         rows, together = sums.counts[b, i], _together(sums.members[b][others] & sums.known[b][i])
         each = together.diagonal()
         n_with += each

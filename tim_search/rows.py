@@ -429,7 +429,7 @@ class Rows:
             return 0, 0, 0.0, None
         starts = np.cumsum(self.counts) - self.counts
         seed, fold = self.codes("seed"), self.codes("fold")
-        outside = self.membership[:, [name not in tasks for name in self.tasks]].any(axis=1)
+        outside = np.asarray(self.membership[:, [name not in tasks for name in self.tasks]].any(axis=1))
         asked = np.zeros(len(starts), bool)
         for block in blocks:
             asked |= (seed == block[0]) & (fold == block[1])
