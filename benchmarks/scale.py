@@ -222,7 +222,6 @@ def read(n_units: int, n_tasks: int, capacity: int, folder: Path) -> dict[str, A
     sheet = note("read", lambda: Ledger(ledger.place).sheet(CONTEXT.key))
     found["rows"] = len(sheet.score)
     table = note("table", lambda: lay_out(sheet, names, BLOCKS))
-    del sheet
     found["tim_label"] = note("tim", lambda: tim.from_table(table)).label
     found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return found
