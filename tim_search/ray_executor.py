@@ -53,8 +53,6 @@ from tim_search.types import (
 )
 
 _DEPTH = 2  # packs in flight a worker: the next one is already there when one ends
-# ... and more of those that take next to no time, so that many come back together and share a file of the ledger.
-_DEEPEST, _AHEAD_SECONDS, _KNOWN = 16, 0.05, 50
 _BEAT = 1.0  # seconds between two looks at the world while no result comes
 _LOOK = 2.0  # seconds between two looks at the nodes of the cluster
 _GONE = 45.0  # seconds without an answer after which the cluster is lost; Ray ends the process itself after 60
@@ -348,7 +346,7 @@ class RayExecutor:
 
     def _hand_out(self, queue: PackQueue) -> None:
         """Give packs to the workers that are ready: first one to each, then the next to each."""
-        for depth in range(1, self._depth() + 1):
+        for depth in range(1, _DEPTH + 1):
             for seat in self._seats:
                 if seat.building is None and len(seat.flying) < depth:
                     job = queue.take(self._fits.get(seat.device, math.inf))
@@ -356,14 +354,6 @@ class RayExecutor:
                         self._help_out()
                         return
                     self._give(seat, job)
-
-    def _depth(self) -> int:
-        """Packs in flight a worker."""
-        costs = [cost(job.pack) for seat in self._seats for _, job in seat.flying]
-        if len(self._paces) < _KNOWN or not costs:
-            return _DEPTH
-        seconds = max(costs) * statistics.median(self._paces)
-        return max(_DEPTH, min(_DEEPEST, math.ceil(_AHEAD_SECONDS / max(seconds, 1e-6))))
 
     def _give(self, seat: _Seat, job: Job) -> None:
         first = job.pack.units[0]
