@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale --units 100000 --tasks 44       # on four raylets of this machine
     python -m benchmarks.scale --units 100000 --raylets 0      # without Ray: the loop and the ledger alone
+    python -m benchmarks.scale --units 1000000 --written       # no search: its merged ledger is written, then read
 
 The trainer returns at once; its scores follow an additive game with noise. Prints one line a figure and JSON (`--out`).
 Wall times on a busy machine say little by themselves: the load is noted at the start and the end.
@@ -14,18 +15,22 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from tim_search import search, tim
+from tim_search import rows, search, tim
 from tim_search.executors import Executor, SerialExecutor
 from tim_search.games import lay_out
-from tim_search.ledger import Ledger
+from tim_search.ledger import Ledger, product_version
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, StaticPlan
 from tim_search.types import Context, Pack, PackResult, Resources, Score, Task
@@ -137,17 +142,106 @@ def measure(n_units: int, n_tasks: int, capacity: int, raylets: int, folder: Pat
     return found
 
 
+def written(n_units: int, n_tasks: int, capacity: int, place: Path) -> int:
+    """Write the ledger that a merged search of so many subsets has; returns how many are different."""
+    rng = np.random.default_rng(1)
+    members = np.unique(np.packbits(rng.random((n_units, n_tasks)) < 0.5, axis=1, bitorder="little"), axis=0)
+    members = np.unpackbits(members, axis=1, count=n_tasks, bitorder="little").astype(bool)
+    members = rng.permutation(members[members.any(axis=1)])
+    fold, size = np.arange(len(members)) % len(BLOCKS), members.sum(axis=1)
+    worth = rng.normal(0, 0.01, (n_tasks, n_tasks))
+    luck = rng.normal(0, 0.002, (len(BLOCKS), n_tasks, n_tasks))
+    # As the search packs and merges them: a pack is of one size and block, a file holds packs in no order.
+    order = np.lexsort((fold, -size))
+    edges = np.flatnonzero(np.diff(size[order] * len(BLOCKS) + fold[order], prepend=-1, append=-1))
+    packs = [order[at : min(at + capacity, b)] for a, b in pairwise(edges) for at in range(a, b, capacity)]
+    full = np.cumsum([int(size[pack].sum()) for pack in packs]) // 137_000
+    ledger = Ledger(place)
+    for number in range(int(full[-1]) + 1):
+        chosen = [packs[at] for at in rng.permutation(np.flatnonzero(full == number))]
+        _write(ledger, number, chosen, members, fold, worth[None] + luck, rng)
+    return len(members)
+
+
+def _write(
+    ledger: Ledger, number: int, packs: list[Any], members: Any, fold: Any, worth: Any, rng: np.random.Generator
+) -> None:
+    names = pa.array([f"task{index:03d}" for index in range(members.shape[1])])
+    units = np.concatenate(packs)
+    held, blocks = members[units], fold[units]
+    values = np.zeros(held.shape)
+    for block in range(len(BLOCKS)):
+        values[blocks == block] = 0.7 + held[blocks == block] @ worth[block].T
+    run, task = np.nonzero(held)
+    n, counts = len(task), held.sum(axis=1)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    lists = pa.ListArray.from_arrays(pa.array(offsets), names.take(pa.array(task)))
+    take = pa.array(run.astype(np.int32))
+    told = {
+        "context": _same(CONTEXT.key, len(units)),
+        "seed": pa.array(blocks.astype(np.int64)),
+        "fold": pa.array(blocks.astype(np.int32)),
+        "created": pa.repeat(pa.scalar(datetime.fromtimestamp(number, UTC), pa.timestamp("us", tz="UTC")), len(units)),
+        "part": pa.repeat("validation", len(units)),
+    }
+    pack = pa.array([rng.bytes(8).hex() for _ in packs])
+    columns = {name: column.take(take) for name, column in told.items()}
+    columns |= {
+        name: _same(getattr(CONTEXT, name), n) for name in ("cohort", "columns", "split", "network", "settings")
+    }
+    columns |= {"subset": lists.take(take), "size": pa.array(counts.astype(np.int32)).take(take)}
+    columns |= {"version": _same(product_version(), n), "task": names.take(pa.array(task))}
+    columns["pack"] = pack.take(pa.array(np.repeat(np.arange(len(packs)), [len(each) for each in packs]))).take(take)
+    columns |= {"metric": pa.repeat("auroc", n), "primary": pa.repeat(True, n), "status": pa.repeat("ok", n)}
+    columns |= {"score": pa.array(values[run, task] + rng.normal(0, 0.01, n)), "error": pa.repeat("", n)}
+    columns["replicates"] = pa.ListArray.from_arrays(pa.array(np.zeros(n + 1, np.int32)), pa.array([], pa.float32()))
+    columns["seconds"] = pa.repeat(0.001, n)
+    schema = rows.SCHEMAS["scores"]
+    masks = np.packbits(held, axis=1, bitorder="little")
+    found = rows._runs("scores", counts, masks, tuple(names.to_pylist()), told)
+    ledger._commit("scores", "compact", pa.table({name: columns[name] for name in schema.names}, schema=schema), found)
+
+
+def _same(text: str, n: int) -> Any:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([text]))
+
+
+def read(n_units: int, n_tasks: int, capacity: int, folder: Path) -> dict[str, Any]:
+    """Figures of reading a ledger of so many units, each with the CPU time that the process took."""
+    found: dict[str, Any] = {"units": written(n_units, n_tasks, capacity, folder / "ledger"), "tasks": n_tasks}
+    names = tuple(f"task{index:03d}" for index in range(n_tasks))
+    ledger = Ledger(folder / "ledger")
+
+    def note(name: str, action: Callable[[], Any]) -> Any:
+        cpu = time.process_time()
+        found[f"{name}_seconds"], result = timed(action)
+        found[f"{name}_cpu_seconds"] = time.process_time() - cpu
+        return result
+
+    note("status", lambda: Ledger(ledger.place).progress(CONTEXT.key, names, BLOCKS))
+    sheet = note("read", lambda: Ledger(ledger.place).sheet(CONTEXT.key))
+    found["rows"] = len(sheet.score)
+    table = note("table", lambda: lay_out(sheet, names, BLOCKS))
+    found["tim_label"] = note("tim", lambda: tim.from_table(table)).label
+    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--units", type=int, default=20_000)
     parser.add_argument("--tasks", type=int, default=44)
     parser.add_argument("--capacity", type=int, default=64)
     parser.add_argument("--raylets", type=int, default=4)
+    parser.add_argument("--written", action="store_true", help="write the ledger of such a search, and read that")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(given.units, given.tasks, given.capacity, given.raylets, Path(folder))
+        if given.written:
+            found = read(given.units, given.tasks, given.capacity, Path(folder))
+        else:
+            found = measure(given.units, given.tasks, given.capacity, given.raylets, Path(folder))
     found["load"] = [load, os.getloadavg()[0]]
     for name, value in found.items():
         print(f"{name:22} {value:,.1f}" if isinstance(value, float) else f"{name:22} {value}")

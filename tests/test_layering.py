@@ -29,6 +29,7 @@ LAYERS: dict[str, int] = {
     "serving": 1,
     "estimators": 1,
     "games": 2,
+    "many": 2,
     "blocks": 3,
     "expansion": 3,
     "caveats": 4,

@@ -717,3 +717,36 @@ class AgainstAModel(RuleBasedStateMachine):
 
 
 TestAgainstAModel = AgainstAModel.TestCase
+
+
+def test_progress_and_reasons_are_those_of_the_rows(ledger: Ledger) -> None:
+    blocks = [(0, 0), (1, 0)]
+    assert ledger.progress(CONTEXT.key, "abcdef", blocks) == (0, 0, 0.0, None)
+    assert ledger.failures(CONTEXT.key) == {}
+    ledger.append([result(*units()), result(*units(1)[3:20], diverge=(SUBSETS[9], SUBSETS[12]))], CONTEXT)
+    ledger.append(result(*units(2)[:4]), CONTEXT)
+    ledger.append(result(*units()[:5], diverge=(SUBSETS[1],)), OTHER)
+    ledger.append(result(*units()[:2], diverge=(SUBSETS[1],)), CONTEXT)  # answered before: does not count
+    rows = ledger.scores(CONTEXT.key)
+    first = plain(rows).drop_duplicates(["subset", "seed", "fold"])
+    held = ledger.progress(CONTEXT.key, "abcdef", blocks)
+    assert held.trained == len(SUBSETS) + 17
+    assert held.failed == 2
+    assert held.seconds == pytest.approx(first["seconds"].sum())
+    assert held.latest == rows["created"].max()
+    few = ledger.progress(CONTEXT.key, "abc", blocks)
+    assert few.trained == sum(set(members) <= set("abc") for members in SUBSETS + SUBSETS[3:20])
+    assert sum(ledger.failures(CONTEXT.key).values()) == 2
+    assert ledger.contexts() == {CONTEXT.key: CONTEXT, OTHER.key: OTHER}
+
+
+def test_progress_of_a_ledger_without_footers(tmp_path: Path) -> None:
+    shutil.copytree(OLD, tmp_path / "old")
+    old = Ledger(tmp_path / "old")
+    for context in old.contexts():
+        rows = old.scores(context)
+        pairs = set(zip(rows["seed"], rows["fold"], strict=True))
+        held = old.progress(context, set(rows["task"]), pairs)
+        units = ["subset", "seed", "fold"]
+        assert held.trained == len(plain(rows).drop_duplicates(units))
+        assert held.failed == len(plain(rows[rows["status"] == "failed"]).drop_duplicates(units))

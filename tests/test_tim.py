@@ -1129,7 +1129,7 @@ def sliced_table(n: int, m: int, blocks: int, draws: int) -> ScoreTable:
     rng.shuffle(at)
     values = 0.7 + membership @ rng.normal(0, 0.01, (m, m)) + rng.normal(0, 0.01, membership.shape)
     scores = np.full((len(at), blocks, m), np.nan)
-    scores[at, at % blocks] = np.where(membership, values, np.nan)
+    scores[at, at % blocks] = np.where(membership, values, np.nan)[at]
     scores[7] = np.nan
     trained = np.zeros(scores.shape[:2], bool)
     trained[at, at % blocks] = True
@@ -1146,7 +1146,7 @@ def test_least_squares_of_many_rows_in_passes_is_that_of_all_at_once(
     table = sliced_table(400, 8, blocks, draws)
     whole = tim.from_table(table, "ols")
     monkeypatch.setattr("tim_search.blocks.MANY_ROWS", 10)
-    monkeypatch.setattr(estimators, "CHUNK", 17)
+    monkeypatch.setattr("tim_search.many.PART", 17)
     passes = tim.from_table(table, "ols")
     for name in ("estimate", "se", "se_sampling", "se_seed", "se_patients", "p_value", "low"):
         np.testing.assert_allclose(getattr(passes, name), getattr(whole, name), rtol=1e-7, atol=1e-12)

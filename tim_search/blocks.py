@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
-from tim_search import estimators
+from tim_search import estimators, many
 from tim_search.estimators import Array, Game, Linear
 from tim_search.games import ScoreTable
+from tim_search.many import Apart, Summary
 
 Mask: TypeAlias = NDArray[np.bool_]
 Method: TypeAlias = Literal["exact", "restricted", "blup", "gls", "ols", "msr"]
@@ -41,10 +42,15 @@ SLICED_DF = 3
 MODEL_COST = 5e11
 #: Rows of a source from which the part of sliced blocks is estimated where least squares is reported.
 MODEL_ROWS = 1_000
-#: Rows of a source beyond which least squares never holds its weights.
+#: Subsets beyond which least squares works on all sources at once and never holds its weights.
 MANY_ROWS = 20_000
 #: With so few subsets a task that this share of the blocks' effects passes for noise, noise is not subtracted.
 MAX_LEAK = 0.75
+
+_TOO_MANY = (
+    "So many subsets were trained that a mixed model of them would take long and change nothing: least squares is "
+    "reported instead of {}."
+)
 
 
 class Row(NamedTuple):
@@ -76,6 +82,21 @@ class Source(NamedTuple):
     members: Mask
     scores: Array
     replicates: Array | None
+
+
+class Outline(NamedTuple):
+    """What is told of a source beside its estimates: rows, how many of them hold each other task (q,), and whether all
+    its scores are equal."""
+
+    n: int
+    n_with: NDArray[np.int64]
+    constant: bool
+
+
+def outline(source: Source) -> Outline:
+    """See `Outline`."""
+    n = len(source.members)
+    return Outline(n, source.members.sum(axis=0), n > 1 and not np.nanmax(abs(source.scores)))
 
 
 def source_of(table: ScoreTable, i: int) -> Source:
@@ -146,13 +167,11 @@ def sampled_rows(
     With a `size` the rows are BLUP's of the score in subsets of at most so many tasks, and there are no tests.
     """
     sliced = is_sliced(sources)
-    cost = sum(model_cost(source, sliced) for source in sources)
+    n_blocks, q = sources[0].scores.shape[1], sources[0].members.shape[1]
+    cost = sum(model_cost(len(source.members), n_blocks, q, sliced) for source in sources)
     if method in ("blup", "gls") and cost > MODEL_COST:
         if size is None:
-            notes.append(
-                f"So many subsets were trained that a mixed model of them would take long and change nothing: least "
-                f"squares is reported instead of {method.upper()}."
-            )
+            notes.append(_TOO_MANY.format(method.upper()))
             method = "ols"
         else:
             share = MODEL_COST / cost
@@ -163,10 +182,6 @@ def sampled_rows(
         """Rows of an estimator that needs no model; of a large search the games of all sources are much memory."""
         rows = []
         for source, variance in zip(sources, shared, strict=True):
-            # What blocks share is in the model where they are sliced; where they are crossed it takes all weights.
-            if method == "ols" and len(source.members) > MANY_ROWS and (sliced or source.scores.shape[1] == 1):
-                rows.append(_row_of_many(source, variance, distinct_folds))
-                continue
             game = game_of(source, sliced)
             fit = estimator(game) if game else None
             rows.append(_sampled_row(source, game, fit, variance, False, distinct_folds))
@@ -175,9 +190,7 @@ def sampled_rows(
     if method in ("msr", "ols"):
         shared: list[float | None] = [None] * len(sources)
         if sliced:
-            some = [game_of(thinned(source, MODEL_ROWS), sliced) for source in sources]
-            variances = estimators.fit_variances([game for game in some if game])
-            shared = [estimators.mixed_model(game, variances).block_variance if game else None for game in some]
+            shared = _block_variances([thinned(source, MODEL_ROWS) for source in sources])
         rows = by(estimators.difference_of_means if method == "msr" else estimators.least_squares, shared)
         return method, rows, rows, []
 
@@ -217,6 +230,68 @@ def sampled_rows(
     return method, blup, gls, second
 
 
+def apart(table: ScoreTable) -> Apart | None:
+    """The scores of very many subsets each of which was trained in one block; None of other tables."""
+    if len(table.membership) <= MANY_ROWS or (table.trained.sum(axis=1) > 1).any():
+        return None
+    order = table.order
+    block = table.trained[order].argmax(axis=1)
+    replicates = None if table.replicates is None else table.replicates[order, block]
+    return Apart(table.membership[order], block, table.scores[order, block], len(table.blocks), replicates)
+
+
+def rows_of_many(
+    given: Apart, method: Method, distinct_folds: bool, notes: list[str]
+) -> tuple[list[Row], list[Outline]] | None:
+    """Rows of least squares where `sampled_rows` gives these too, and what else is told of the sources; else None."""
+    m = given.members.shape[1]
+    scored = np.zeros((given.n_blocks, m), np.int64)
+    known = np.isfinite(given.scores)
+    for b in range(given.n_blocks):
+        scored[b] = known[given.block == b].sum(axis=0)
+    sliced = bool(((scored > 0).sum(axis=0) > 1).any())
+    if method != "ols":
+        if sum(model_cost(n, given.n_blocks, m - 1, sliced) for n in scored.sum(axis=0).tolist()) <= MODEL_COST:
+            return None
+        notes.append(_TOO_MANY.format(method.upper()))
+    shared: list[float | None] = [None] * m
+    if sliced:
+        shared = _block_variances([_thinned_source(given, i, known[:, i]) for i in range(m)])
+    fits = many.least_squares(given)
+    n_blocks = (scored > 0).sum(axis=0).tolist()
+    rows = [_row_of_many(*each, distinct_folds) for each in zip(fits, shared, n_blocks, strict=True)]
+    return rows, [Outline(fit.n, fit.n_with, fit.constant) for fit in fits]
+
+
+def _thinned_source(given: Apart, i: int, known: Mask) -> Source:
+    """`thinned` of source i, whose other rows are never laid out."""
+    scored = np.flatnonzero(known)
+    rows = _choice(scored, MODEL_ROWS)
+    scores = np.full((len(rows), given.n_blocks), np.nan)
+    scores[np.arange(len(rows)), given.block[rows]] = given.scores[rows, i] - given.scores[scored[:1], i]
+    return Source(np.delete(given.members[rows], i, axis=1), scores, None)
+
+
+def _block_variances(sources: Sequence[Source]) -> list[float | None]:
+    """The variance of one block's effect on one code, by source; None with too few rows."""
+    games = [game_of(source, sliced=True) for source in sources]
+    variances = estimators.fit_variances([game for game in games if game])
+    return [estimators.block_variance(game, variances) if game else None for game in games]
+
+
+def _row_of_many(fit: Summary, block_variance: float | None, n_blocks: int, distinct_folds: bool) -> Row:
+    q = len(fit.estimate)
+    if np.isnan(fit.df).all():
+        return _no_row(q)
+    seed, df_seed = np.full(q, np.nan), np.full(q, 1.0)
+    if block_variance is not None:
+        seed, df_seed = np.sqrt(block_variance * fit.spread), np.full(q, float(SLICED_DF * max(n_blocks - 1, 1)))
+    n_draws = fit.draws.shape[1]
+    patients = _spread(fit.draws) if n_draws else np.full(q, np.nan)
+    linear = Linear(np.zeros((q, 0)), fit.se, fit.df, np.zeros(0))
+    return _total(fit.estimate, linear, (seed, df_seed), (patients, n_draws), distinct_folds)
+
+
 def _apart(blup: Row, gls: Row, sliced: bool) -> Mask:
     """Cells where BLUP is less likely under GLS than 3 standard errors are under a normal law.
 
@@ -230,10 +305,9 @@ def _apart(blup: Row, gls: Row, sliced: bool) -> Mask:
     return np.asarray(abs(blup.estimate - gls.estimate) > allowed)
 
 
-def model_cost(source: Source, sliced: bool) -> float:
-    """Multiply-adds of one solution of the mixed model of a source, roughly (see `estimators`)."""
-    n, q = source.members.shape
-    features = q + q * (q - 1) / 2 + 1 + (q * source.scores.shape[1] if sliced else 0)
+def model_cost(n: int, n_blocks: int, q: int, sliced: bool) -> float:
+    """Multiply-adds of one solution of the mixed model of n rows and q other tasks, roughly (see `estimators`)."""
+    features = q + q * (q - 1) / 2 + 1 + (q * n_blocks if sliced else 0)
     return float(n * min(n, features) ** 2)
 
 
@@ -241,9 +315,15 @@ def thinned(source: Source, rows: int) -> Source:
     """At most so many rows of a source: a fixed choice at random."""
     if len(source.members) <= rows:
         return source
-    kept = np.sort(np.random.default_rng(0).permutation(len(source.members))[:rows])
+    kept = _choice(np.arange(len(source.members)), rows)
     replicates = None if source.replicates is None else source.replicates[kept]
     return Source(source.members[kept], source.scores[kept], replicates)
+
+
+def _choice(rows: NDArray[np.int64], at_most: int) -> NDArray[np.int64]:
+    if len(rows) <= at_most:
+        return rows
+    return rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:at_most])]
 
 
 def is_sliced(sources: Sequence[Source]) -> bool:
@@ -255,16 +335,10 @@ def is_sliced(sources: Sequence[Source]) -> bool:
 
 
 def game_of(source: Source, sliced: bool) -> Game | None:
-    """Mean scores over blocks; the blocks' levels are nuisance columns, one constant where all subsets have all."""
-    level = _level_of(source)
-    if level is None:
-        return None
-    nuisance, left, shares = level
-    return Game(np.where(source.members, 1.0, -1.0), nuisance, left, shares if sliced else shares[:, :0])
+    """Mean scores over blocks; the blocks' levels are nuisance columns, one constant where all subsets have all.
 
-
-def _level_of(source: Source) -> tuple[Array, Array, Array] | None:
-    """What a `Game` has beside its codes: nuisance columns, scores, shares of the blocks; None with too few rows."""
+    None with too few rows.
+    """
     known = np.isfinite(source.scores)
     n = len(known)
     if n < 2 * MIN_ROWS or not source.members.shape[1]:
@@ -279,27 +353,7 @@ def _level_of(source: Source) -> tuple[Array, Array, Array] | None:
     left = y - nuisance @ (nuisance.T @ y)
     if abs(left).max() <= 1e-12 * abs(y).max():
         left = np.zeros(n)
-    return nuisance, left, shares
-
-
-def _row_of_many(source: Source, block_variance: float | None, distinct_folds: bool) -> Row:
-    """The row of least squares on very many subsets (see `MANY_ROWS`)."""
-    q = source.members.shape[1]
-    level = _level_of(source)
-    draws = np.zeros((len(source.scores), 0))
-    if source.replicates is not None:
-        known = np.isfinite(source.scores)
-        draws = np.where(known[:, :, None], source.replicates, 0.0).sum(axis=1) / known.sum(axis=1, keepdims=True)
-    fit = estimators.least_squares_of_many(source.members, *level, draws) if level else None
-    if fit is None:
-        return _sampled_row(source, None, None, None, False, distinct_folds)
-    seed, df_seed = np.full(q, np.nan), np.full(q, 1.0)
-    if block_variance is not None:
-        n_blocks = int(np.isfinite(source.scores).any(axis=0).sum())
-        seed, df_seed = np.sqrt(block_variance * fit.spread), np.full(q, float(SLICED_DF * max(n_blocks - 1, 1)))
-    patients = _spread(fit.draws) if draws.shape[1] else np.full(q, np.nan)
-    linear = Linear(np.zeros((q, 0)), fit.se, fit.df, np.zeros(0))
-    return _total(fit.estimate, linear, (seed, df_seed), (patients, draws.shape[1]), distinct_folds)
+    return Game(np.where(source.members, 1.0, -1.0), nuisance, left, shares if sliced else shares[:, :0])
 
 
 def _sampled_row(
@@ -314,8 +368,7 @@ def _sampled_row(
     `modelled`: the fit's own error holds the part of sliced blocks already."""
     q = source.members.shape[1]
     if fit is None or game is None:
-        nothing = np.full(q, np.nan)
-        return Row(nothing, nothing, nothing, np.full((3, q), np.nan), np.full((3, q), np.nan))
+        return _no_row(q)
     known = np.isfinite(source.scores)
     counts = known.sum(axis=1)
     present = known.any(axis=0)
@@ -334,6 +387,11 @@ def _sampled_row(
         values = np.where(known[:, :, None], source.replicates, 0.0).sum(axis=1) / counts[:, None]
         patients = _spread(fit.weights @ values)
     return _total(fit.weights @ game.scores, fit, (seed, df_seed), (patients, n_draws), distinct_folds)
+
+
+def _no_row(q: int) -> Row:
+    nothing = np.full(q, np.nan)
+    return Row(nothing, nothing, nothing, np.full((3, q), np.nan), np.full((3, q), np.nan))
 
 
 def _shared_by_blocks(source: Source, fit: Linear) -> Array:

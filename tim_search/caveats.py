@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tim_search.blocks import Method, Source
+from tim_search.blocks import Method, Outline
 from tim_search.estimators import Array
 from tim_search.games import ScoreTable
 
 
 def caveats(
     table: ScoreTable,
-    sources: Sequence[Source],
+    sources: Sequence[Outline],
     result_of: tuple[Method, int | None],
     estimate: Array,
     p_value: Array,
@@ -35,9 +35,7 @@ def caveats(
             f"{missing} of {m * (m - 1)} cells cannot be estimated: subsets with or without the task are missing."
         )
     notes += _block_notes(table, method)
-    constant = [
-        names[i] for i, source in enumerate(sources) if len(source.scores) > 1 and not np.nanmax(abs(source.scores))
-    ]
+    constant = [names[i] for i, source in enumerate(sources) if source.constant]
     if constant:
         notes.append(f"All scores are equal for {constant}: check that its metric can tell subsets apart.")
     notes += _failure_notes(table)
@@ -50,9 +48,9 @@ def caveats(
     fixed = [
         f"{names[j]} (for {names[i]})"
         for i, source in enumerate(sources)
-        if len(source.members)
-        for j, count in zip((j for j in range(m) if j != i), source.members.sum(axis=0), strict=True)
-        if count in (0, len(source.members))
+        if source.n
+        for j, count in zip((j for j in range(m) if j != i), source.n_with.tolist(), strict=True)
+        if count in (0, source.n)
     ]
     if fixed:
         shown = ", ".join(fixed[:5]) + (f" and {len(fixed) - 5} more" if len(fixed) > 5 else "")
@@ -165,6 +163,10 @@ def _block_notes(table: ScoreTable, method: Method) -> list[str]:
 
 def _failure_notes(table: ScoreTable) -> list[str]:
     """How many scores failed, and whether larger subsets fail more often."""
+    size = table.membership.sum(axis=1)
+    counts = [np.isfinite(table.scores[rows, b]).sum() for b, rows in enumerate(table.trained.T)]
+    if sum(counts) == (table.trained * size[:, None]).sum():
+        return []
     due = table.trained[:, :, None] & table.membership[:, None, :]
     lost = due & np.isnan(table.scores)
     if not lost.any():

@@ -20,7 +20,7 @@ the model: sum_j e_bj z_j joins it, with random e of variance s^2 block / q, one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import NamedTuple, TypeAlias
@@ -39,8 +39,6 @@ PRIOR_SD = 2.0
 LOG_BOUND = 12.0
 #: Multiply-adds one evaluation of the restricted likelihood may cost; beyond it each source gives a part of its rows.
 REML_COST = 6e7
-#: Rows that `least_squares_of_many` lays out at a time, so that they stay in a processor's cache.
-CHUNK = 4096
 #: Least squares needs this many rows more than columns.
 SPARE_ROWS = 4
 
@@ -140,8 +138,8 @@ def least_squares(game: Game) -> Linear | None:
     n, r = len(x), game.nuisance.shape[1]
     if n < x.shape[1] + SPARE_ROWS:
         return None
-    # From sufficient statistics: codes are +1 and -1, so that their products add up without rounding, and a search of a
-    # million subsets takes one pass over its rows where a decomposition of them takes many.
+    # From sufficient statistics: codes are +1 and -1, so that their products add up without rounding, and many rows
+    # take one pass where a decomposition of them takes many.
     gram = x.T @ x
     information = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
     inverse = x @ information
@@ -157,78 +155,6 @@ def least_squares(game: Game) -> Linear | None:
     weights = 2 * inverse[:, r:].T
     weights[~known] = np.nan
     return Linear(weights, 2 * np.sqrt(variance[r:]), np.full(len(known), float(df)), residual)
-
-
-class Summary(NamedTuple):
-    """Least squares of a source with so many rows that its weights are never held.
-
-    `estimate`, `se`, `df` are (q,), NaN where tasks cannot be told apart; `spread` (q,) times the variance of a block's
-    effect on one code is the blocks' part of the squared error (see `shared_by_blocks`); `draws` (q, R) are the
-    estimates from replicates of the scores.
-    """
-
-    estimate: Array
-    se: Array
-    df: Array
-    spread: Array
-    draws: Array
-
-
-def least_squares_of_many(
-    members: NDArray[np.bool_], nuisance: Array, scores: Array, shares: Array, replicates: Array
-) -> Summary | None:
-    """`least_squares` in two passes over chunks of rows, from sufficient statistics; None where that is None.
-
-    Args:
-        members: bool (n, q), the other tasks of subsets that hold the source.
-        nuisance, scores, shares: as of `Game`; the shares of a row sum to 1.
-        replicates: float64 (n, R), scores under other weights of the patients; R may be 0.
-    """
-    n, q = members.shape
-    r, k = nuisance.shape[1], shares.shape[1]
-    if n < r + q + SPARE_ROWS:
-        return None
-    # Rows of one block together, so that nearly every chunk adds to the moments of one block alone.
-    order = np.argsort(shares.argmax(axis=1), kind="stable")
-
-    def chunks() -> Iterator[tuple[NDArray[np.int64], Array]]:
-        for start in range(0, n, CHUNK):
-            rows = order[start : start + CHUNK]
-            yield rows, np.hstack([nuisance[rows], np.where(members[rows], 1.0, -1.0)])
-
-    moments, level = np.zeros((k, r + q, r + q)), np.zeros(r + q)
-    for rows, x in chunks():
-        level += x.T @ scores[rows]
-        for b in np.flatnonzero(shares[rows].any(axis=0)):
-            moments[b] += (x * shares[rows, b][:, None]).T @ x
-    gram = moments.sum(axis=0)
-    information = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
-    beta = information @ level
-
-    robust, square, rest, leverage, highest = np.zeros(r + q), np.zeros(r + q), 0.0, 0.0, 0.0
-    draws = np.zeros((r + q, replicates.shape[1]))
-    for rows, x in chunks():
-        inverse = x @ information
-        hat = np.einsum("nk,nk->n", x, inverse)
-        residual = scores[rows] - x @ beta
-        draws += inverse.T @ replicates[rows]
-        inverse **= 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            robust += (residual / (1 - hat)) ** 2 @ inverse
-        square += inverse.sum(axis=0)
-        rest, leverage, highest = rest + residual @ residual, leverage + hat.sum(), max(highest, hat.max())
-    df = n - round(float(leverage))
-    variance = robust if highest < 1 - 1e-8 else square * rest / max(df, 1)
-    parts = 2 * (information @ moments)[:, r:, r:]
-    known = (np.einsum("kl,lk->k", information, gram) > 1 - 1e-6)[r:]
-    nothing = np.where(known, 0.0, np.nan)
-    return Summary(
-        2 * beta[r:] + nothing,
-        2 * np.sqrt(variance[r:]),
-        np.full(q, float(df)),
-        (parts**2).sum(axis=(0, 2)) + nothing,
-        2 * draws[r:] + nothing[:, None],
-    )
 
 
 class Mixed(NamedTuple):
@@ -357,6 +283,16 @@ def mean_code(q: int, size: int) -> float:
     counts = [comb(q - 1, s) for s in range(min(size - 2, q - 1) + 1)]
     members = sum(s * count for s, count in enumerate(counts)) / sum(counts)
     return 2 * members / (q - 1) - 1 if q > 1 else 0.0
+
+
+def block_variance(game: Game, variances: Variances) -> float:
+    """`Mixed.block_variance` alone."""
+    solve, _ = _covariance(game)(variances)
+    w, y = game.nuisance, game.scores
+    solved = solve(np.column_stack([w, y]))
+    left = solved[:, -1] - solved[:, :-1] @ np.linalg.solve(w.T @ solved[:, :-1], w.T @ solved[:, -1])
+    noise = max(float(y @ left), 0.0) / (len(y) - w.shape[1])
+    return float(noise * variances.block / game.codes.shape[1])
 
 
 def planned_error(game: Game, variances: Variances, noise: float) -> Array:

@@ -55,6 +55,14 @@ class ScoreTable:
         }
 
     @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Row numbers in one order of the subsets, whatever order they were trained in: by their tasks, the last one's
+        first."""
+        packed = np.packbits(self.membership, axis=1, bitorder="little")
+        words = np.ascontiguousarray(np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))).view("<u8")
+        return np.lexsort(words.T) if words.shape[1] else np.arange(len(words))
+
+    @cached_property
     def answered(self) -> set[Unit]:
         """Units that have their final answer, a failure included."""
         names = list(self.rows)

@@ -14,14 +14,14 @@ import hashlib
 import re
 import secrets
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,6 +43,16 @@ _NAMES = 5_000_000  # names in the lists of a merged file: with hundreds of task
 
 class LedgerError(BadInput):
     """The ledger's place cannot be used: read-only, full, not a folder, out of reach, held by another driver."""
+
+
+class Progress(NamedTuple):
+    """What a ledger holds of a context: units `trained` of the tasks and blocks asked for; of all of it units that
+    `failed`, `seconds` of training summed over units, and when its `latest` row was written (None without any)."""
+
+    trained: int
+    failed: int
+    seconds: float
+    latest: datetime | None
 
 
 class Ledger:
@@ -242,10 +252,27 @@ class Ledger:
     def contexts(self) -> dict[str, Context]:
         """The contexts that the scores have, by their keys."""
         names = [item.name for item in fields(Context)]
-        table = self._read("scores", names).arrow(["context", *names])
-        columns = [table[name].cast(pa.string()) for name in ("context", *names)]
-        found = pa.table(columns, names=["context", *names]).group_by(["context", *names]).aggregate([])
-        return {row.pop("context"): Context(**row) for row in found.to_pylist()}
+        found = self._read("scores", names)
+        # A context's key stands for all its values, so that one row of each tells them.
+        _, runs = np.unique(found.codes("context"), return_index=True)
+        first = found.table.take(pa.array((np.cumsum(found.counts) - found.counts)[runs]))
+        keys = found.runs["context"].take(pa.array(runs)).cast(pa.string()).to_pylist()
+        columns = [first[name].cast(pa.string()).to_pylist() for name in names]
+        return {key: Context(*values) for key, *values in zip(keys, *columns, strict=True)}
+
+    def progress(self, context: str, tasks: Collection[str], blocks: Collection[tuple[int, int]]) -> Progress:
+        """How far the search of these tasks and blocks is, from the footers and two columns of the scores."""
+        return Progress(*self._scores(["status", "seconds"], context, True, "validation").tally(tasks, blocks))
+
+    def failures(self, context: str) -> dict[str, int]:
+        """Reasons of failed units of a context, and how many units each has; the most frequent first."""
+        found = self._scores(["status", "error"], context, True, "validation")
+        bad = np.asarray(pc.equal(found.table["status"], "failed"))
+        if not bad.any():
+            return {}
+        frame = found.keep(np.ones(len(found.counts), bool), bad).frame(["subset", "seed", "fold", "error"])
+        frame = frame.assign(subset=frame["subset"].map(tuple)).drop_duplicates()
+        return {str(reason): int(count) for reason, count in frame["error"].value_counts().items()}
 
     def files(self) -> int:
         """Number of files of the scores table; many small ones make reading slow (see `compact`)."""

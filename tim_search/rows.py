@@ -418,6 +418,41 @@ class Rows:
         columns = (keys[name].tolist() for name in keys)
         return {Unit(subsets[code], seed, fold) for code, seed, fold in zip(*columns, strict=True)}
 
+    def tally(
+        self, tasks: Collection[str], blocks: Collection[tuple[int, int]]
+    ) -> tuple[int, int, float, datetime | None]:
+        """(units of these tasks and blocks; failed units, seconds of all units, and the latest time, of all of them).
+
+        Needs the columns status and seconds.
+        """
+        if not len(self.counts):
+            return 0, 0, 0.0, None
+        starts = np.cumsum(self.counts) - self.counts
+        seed, fold = self.codes("seed"), self.codes("fold")
+        outside = np.asarray(self.membership[:, [name not in tasks for name in self.tasks]].any(axis=1))
+        asked = np.zeros(len(starts), bool)
+        for block in blocks:
+            asked |= (seed == block[0]) & (fold == block[1])
+        bad = np.asarray(pc.equal(self.table["status"], "failed"))
+        units = pd.DataFrame(
+            {
+                "asked": asked & ~outside[self.subset],
+                "bad": np.logical_or.reduceat(bad, starts),
+                "seconds": np.asarray(self.table["seconds"])[starts],
+            }
+        )
+        # Mostly a unit is one run; rows of old files need not lie side by side.
+        keys = pd.DataFrame({"subset": self.subset, "seed": seed, "fold": fold})
+        if (twice := keys.duplicated()).any():
+            every = units["bad"].groupby([keys[name] for name in keys]).transform("any")
+            units = units.assign(bad=every)[~twice]
+        return (
+            int(units["asked"].sum()),
+            int(units["bad"].sum()),
+            float(units["seconds"].sum()),
+            pc.max(self.runs["created"]).as_py(),
+        )
+
     def split(self, units: Sequence[Unit]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Two bool (units,): which of them have a row here, and which occur for the first time among `units`."""
         names: set[str] = set()

@@ -36,8 +36,6 @@ _SHOWN = 4  # combinations of settings that are named one by one
 #: Settings of the greedy expansion where the search's design does not name them (M3H paper, section 4.3).
 BEAM, MAX_SIZE, CONFIDENCE = 3, 3, 0.95
 
-_COLUMNS = ("subset", "seed", "fold", "status", "seconds", "created")
-
 
 @dataclass(frozen=True, eq=False)
 class SearchResults:
@@ -94,10 +92,6 @@ class SearchResults:
             return int(json.loads((self.folder / "cohort.json").read_text(encoding="utf-8")).get("small_cells", 0))
         except (OSError, ValueError, TypeError, AttributeError):
             return 0
-
-    @cached_property
-    def _rows(self) -> Any:
-        return self.ledger.scores(self.manifest.context.key, columns=_COLUMNS)
 
     @cached_property
     def table(self) -> ScoreTable:
@@ -186,15 +180,12 @@ class SearchResults:
         `Sequential.status`; None for designs without a stopping rule), tuning (None unless every subset has settings of
         its own: combinations of settings, trainings with them that the ledger holds, and planned ones).
         """
-        manifest, table = self.manifest, self.table
-        rows = self._rows
+        manifest = self.manifest
         planned = manifest.planned_units
-        wanted = self.plan.ask(table)
-        units = rows.assign(subset=rows["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold"])
-        bad = rows[rows["status"] == "failed"]
-        bad = bad.assign(subset=bad["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold"])
-        reasons = self._reasons() if len(bad) else {}
-        seconds, latest, tuning = float(units["seconds"].sum()), None if rows.empty else rows["created"].max(), None
+        waiting = self._waiting()
+        held = self.ledger.progress(manifest.context.key, self.tasks.keys(), manifest.blocks)
+        reasons = self.ledger.failures(manifest.context.key) if held.failed else {}
+        seconds, latest, tuning = held.seconds, held.latest, None
         if self.own is not None:
             # An answer is written when its subset has been trained with all settings: the trainings tell how far it is.
             # Others may be there for a confirmation.
@@ -216,10 +207,10 @@ class SearchResults:
             "blocks": [list(block) for block in manifest.blocks],
             "tasks": list(self.tasks),
             "planned": planned,
-            "trained": int(table.trained.sum()),
-            "failed": len(bad),
-            "waiting": len(wanted),
-            "finished": not wanted,
+            "trained": held.trained,
+            "failed": held.failed,
+            "waiting": waiting,
+            "finished": not waiting,
             "training_seconds": seconds,
             "last_written": None if latest is None else latest.isoformat(timespec="seconds"),
             "failures": reasons,
@@ -232,9 +223,10 @@ class SearchResults:
         findings = self.ledger.check()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LedgerWarning)  # the files it would warn of are findings already
-            waiting, failures = len(self.plan.ask(self.table)), self._reasons()
+            key = self.manifest.context.key
+            waiting, failures = self._waiting(), self.ledger.failures(key)
+            held = self.ledger.progress(key, self.tasks.keys(), self.manifest.blocks).trained
         if waiting:
-            held = int(self.table.trained.sum())
             problem = f"{waiting} units that the search asks for at present are not in it ({held} are)."
             fix = f"Run the search to train them: tim-search run {self.folder / 'search.yaml'} --out {self.folder}"
             findings.append(Finding(self.ledger.place, problem, fix, "warning"))
@@ -243,12 +235,13 @@ class SearchResults:
             findings.append(Finding(self.ledger.place, f"{count} units failed: {reason}.", fix, "warning"))
         return findings
 
-    def _reasons(self) -> dict[str, int]:
-        columns = ("subset", "seed", "fold", "status", "error")
-        rows = self.ledger.scores(self.manifest.context.key, columns=columns)
-        rows = rows[rows["status"] == "failed"]
-        rows = rows.assign(subset=rows["subset"].map(tuple)).drop_duplicates(["subset", "seed", "fold", "error"])
-        return {str(reason): int(count) for reason, count in rows["error"].value_counts().items()}
+    def _waiting(self) -> int:
+        """Units that the plan asks for at present and the ledger lacks."""
+        if isinstance(self.plan, StaticPlan):
+            # No score changes what it asks for, and the table of a large search takes long to read.
+            wanted = self.plan.units(self.manifest.blocks)
+            return len(self.ledger.lacking(self.manifest.context.key, wanted)[0])
+        return len(self.plan.ask(self.table))
 
 
 def open_search(folder: str | Path) -> SearchResults:

@@ -206,7 +206,7 @@ def from_table(
         if size is not None and _complete_up_to(table) >= size:
             method = "restricted"
         size = size if size is not None else chosen
-    result = _compute(_sorted(table), method, size, confidence, fdr, interactions, overlaps, control)
+    result = _compute(table, method, size, confidence, fdr, interactions, overlaps, control)
     return replace(result, notes=reasons + result.notes)
 
 
@@ -360,16 +360,26 @@ def _computed(
     untested = _overlap_mask(table.tasks, overlaps)
     if control in table.tasks:
         untested[table.tasks.index(control)] = untested[:, table.tasks.index(control)] = True
-    sources = [block.source_of(table, i) for i in range(m)]
     distinct_folds = len({fold for _, fold in table.blocks}) == len(table.blocks)
-    n_with = [source.members.sum(axis=0) for source in sources]
-    n_without = [(~source.members).sum(axis=0) for source in sources]
-
-    if method in ("exact", "restricted"):
-        rows = tests = [block.enumerated_row(source, size or m, distinct_folds) for source in sources]
-        second = [block.enumerated_second(source) for source in sources] if interactions else []
+    apart = block.apart(table) if size is None and method in ("blup", "gls", "ols") else None
+    found = apart and block.rows_of_many(apart, method, distinct_folds, notes)
+    if found:
+        method, second = "ols", []
+        rows, outlines = found
+        tests = rows
     else:
-        method, rows, tests, second = block.sampled_rows(sources, method, size, distinct_folds, notes)
+        apart = None
+        table = _sorted(table)
+        sources = [block.source_of(table, i) for i in range(m)]
+        outlines = [block.outline(source) for source in sources]
+        if method in ("exact", "restricted"):
+            rows = tests = [block.enumerated_row(source, size or m, distinct_folds) for source in sources]
+            second = [block.enumerated_second(source) for source in sources] if interactions else []
+        else:
+            method, rows, tests, second = block.sampled_rows(sources, method, size, distinct_folds, notes)
+    n_with = [source.n_with for source in outlines]
+    n_without = [source.n - source.n_with for source in outlines]
+    if method not in ("exact", "restricted"):
         estimable = [np.minimum(a, b) >= MIN_ROWS for a, b in zip(n_with, n_without, strict=True)]
         rows = [block.masked(row, keep) for row, keep in zip(rows, estimable, strict=True)]
         tests = [block.masked(row, keep) for row, keep in zip(tests, estimable, strict=True)]
@@ -383,7 +393,7 @@ def _computed(
     if method in ("exact", "restricted") and np.isnan(estimate[off]).any():
         label += ", incomplete"
     parts = {name: _square([getattr(row, name) for row in rows]) for name in ("sampling", "seed", "patients")}
-    notes += caveats(table, sources, (method, size), estimate, p_value, interactions)
+    notes += caveats(table, outlines, (method, size), estimate, p_value, interactions)
     notes += error_note(parts, distinct_folds)
     if control in table.tasks:
         notes += control_note(table.tasks, control, estimate, np.asarray(half, float))
@@ -393,7 +403,7 @@ def _computed(
         label=label,
         size=size,
         blocks=table.blocks,
-        n_subsets=int(np.isfinite(table.scores).any(axis=(1, 2)).sum()),
+        n_subsets=int(np.isfinite(apart.scores if apart else table.scores).any(axis=1 if apart else (1, 2)).sum()),
         confidence=confidence,
         fdr=fdr,
         estimate=estimate,
@@ -408,7 +418,7 @@ def _computed(
         se_sampling=parts["sampling"],
         se_seed=parts["seed"],
         se_patients=parts["patients"],
-        interactions=_solid(second) if interactions else None,
+        interactions=_solid(second) if interactions and second else None,
         notes=tuple(notes),
         control=control if control in table.tasks else None,
     )
@@ -520,7 +530,7 @@ def _overlap_mask(tasks: Sequence[str], overlaps: Iterable[tuple[str, str]]) -> 
 
 def _sorted(table: ScoreTable) -> ScoreTable:
     """The table with its subsets in one order, whatever order they were trained in."""
-    order = np.lexsort(table.membership.T)
+    order = table.order
     replicates = None if table.replicates is None else table.replicates[order]
     return replace(
         table,
