@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -333,7 +332,6 @@ def test_group_trains_what_it_rests_on(call: Call, tmp_path: Path, monkeypatch: 
         return SerialExecutor(fake_trainer.trainer, behaviour, tasks)
 
     monkeypatch.setattr(runner, "RayExecutor", serial)
-    monkeypatch.setattr(runner, "connected", contextlib.nullcontext)
     code, out, err = call("group", path, "--models", 1, "--max-size", 4, "--train", "--json")
     assert code == 0, err
     found = json.loads(out)
@@ -353,7 +351,7 @@ def test_a_subset_that_fails_in_vain_does_not_hold_up_the_choice(
     monkeypatch.setattr(
         runner,
         "RayExecutor",
-        lambda factory, payload, tasks, *_: SerialExecutor(
+        lambda factory, payload, tasks, *_, **__: SerialExecutor(
             fake_trainer.trainer, fake_trainer.Behaviour(diverge=(tuple(sorted(TASKS)),)), tasks
         ),
     )

@@ -184,6 +184,28 @@ def test_packs_are_drawn_when_there_is_room_and_what_is_drawn_is_answered(make: 
     assert len(drawn) < len(UNITS)
 
 
+def test_quick_packs_are_drawn_further_ahead_and_a_slow_one_ends_that(make_ray: Make) -> None:
+    names = [f"t{index:03}" for index in range(300)]
+    quick, slow = Behaviour(seconds=0.001), Behaviour(seconds=0.02)
+    most = []
+    for behaviour in (quick, slow):
+        ahead, drawn = 0, 0
+
+        def feed() -> Iterator[Pack]:
+            nonlocal drawn
+            for seed, _ in enumerate(names):
+                drawn += 1
+                yield Pack((Unit(("a",), seed, 0),))
+
+        executor = make_ray(behaviour)
+        for number, _ in enumerate(executor.run(feed())):
+            ahead = max(ahead, drawn - number - 1)
+        executor.close()  # the next one needs its workers' cores
+        assert drawn == len(names)
+        most.append(ahead)
+    assert most[1] <= 5 < most[0] <= 2 * 16 + 1
+
+
 def test_a_run_that_is_given_up_does_not_answer_into_the_next(make: Make) -> None:
     executor = make(Behaviour(seconds=0.05))
     first = executor.run(packs(UNITS, TASKS, 4))
