@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.cohort import Cohort
 from model.contract import Dice, Output, Parameters, Shape, head, supervised_losses
@@ -27,6 +28,7 @@ from tim_search.types import Task
 TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
 
 _FLOOR = 1e-6  # of max |M| in the attention; the paper divides by max(M), which may be zero
+_ALIGN = 16  # numbers, 64 bytes or more: a product whose matrices all start at such a boundary rounds alike at every place
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,9 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
     members, size, tasks, h = plan.members, len(rows), plan.tasks, settings.width
     embeddings = []
     for number, x in enumerate(rows.inputs):
-        weight, bias = values[f"encoder.{number}.in.weight"], values[f"encoder.{number}.in.bias"]
-        # The minibatch is shared: one product (B, d) x (d, K * 2h) for the whole pack.
-        hidden = torch.addmm(bias.reshape(-1), x, weight.reshape(-1, x.shape[1]).t()).relu_()
-        z = _apply(values, f"encoder.{number}.out", hidden.view(size, members, 2 * h).transpose(0, 1))
+        # The minibatch is shared, yet each member has its own product: that of one wide layer rounds by its width.
+        hidden = _apply(values, f"encoder.{number}.in", x.expand(members, -1, -1)).relu_()
+        z = _apply(values, f"encoder.{number}.out", hidden)
         if rows.present is not None:
             z = z * rows.present[:, number, None]
         embeddings.append(z)
@@ -148,26 +149,9 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
         tokens.append(_apply(values, "autoencoder.encode", joint).relu_().view(members, size, plan.clustering, h))
     x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)  # (K, B, k, h), X_s of section 3.4
 
-    query = _apply(values, "attention.query", values["attention.token"])  # (K, k, h)
-    key, value = values["attention.key.weight"], values["attention.value.weight"]
-    readers = torch.bmm(query, key)  # K^T Q_i
-    if plan.supervised:
-        head = values["head.weight"].reshape(members, -1, h)
-        readers = torch.cat([readers, torch.bmm(head, value)], dim=1)  # V^T w_i
-    read = torch.bmm(x.reshape(members, size * tasks, h), readers.transpose(1, 2)).view(members, size, tasks, -1)
-    offset = torch.bmm(query, values["attention.key.bias"].unsqueeze(2))  # (K, k, 1)
-    agreement = read[..., :tasks].transpose(2, 3) + offset.unsqueeze(1)  # M, (K, B, k, k)
-    # Section 3.4 leaves the axis of max(M) open and M may be negative or zero: max |M| of the sample, floored.
-    peak = agreement.abs().amax(dim=(2, 3), keepdim=True).clamp_min(_FLOOR)
-    self_learning = torch.eye(tasks, dtype=x.dtype, device=x.device)
-    attention = torch.softmax(self_learning + settings.alpha * agreement / peak, dim=3)
-
-    logits = x.new_zeros(members, 0, size, plan.outputs)
-    if plan.supervised:
-        votes = read[..., tasks:].view(members, size, tasks, plan.supervised, plan.outputs)
-        mixed = (attention[:, :, : plan.supervised].transpose(2, 3).unsqueeze(4) * votes).sum(2)
-        constant = torch.bmm(head, values["attention.value.bias"].unsqueeze(2)).view(members, plan.supervised, 1, -1)
-        logits = mixed.transpose(1, 2) + constant + values["head.bias"].unsqueeze(2)
+    read = [_attend(values, plan, x, of, width, settings) for width, of in plan.by_widest.items()]
+    attention = _by_member(plan, [weights for weights, _ in read])
+    logits = _by_member(plan, [F.pad(said, (0, plan.outputs - said.shape[3])) for _, said in read])
 
     latents = x.new_zeros(members, size, 0, h)
     rebuilt = x.new_zeros(members, 0, size, sum(part.shape[1] for part in rows.inputs))
@@ -178,15 +162,62 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
     return Output(logits, attention, latents, rebuilt, tuple(embeddings))
 
 
+def _attend(
+    values: Parameters, plan: Layout, x: Tensor, of: Tensor, outputs: int, settings: M3HSettings
+) -> tuple[Tensor, Tensor]:
+    """Attention (G, B, k, k) and logits (G, s, B, outputs) of the G members `of`, whose widest head has `outputs`.
+
+    x: (K, B, k, h) tokens of all members, X_s of section 3.4.
+    """
+
+    def own(name: str) -> Tensor:
+        return values[name] if len(of) == plan.members else values[name].index_select(0, of)
+
+    if len(of) != plan.members:
+        x = x.index_select(0, of)
+    size, tasks, s, h = x.shape[1], plan.tasks, plan.supervised, x.shape[3]
+    query = torch.baddbmm(
+        own("attention.query.bias").unsqueeze(1),
+        own("attention.token"),
+        own("attention.query.weight").transpose(1, 2),
+    )  # (G, k, h)
+    readers = torch.bmm(query, own("attention.key.weight"))  # K^T Q_i
+    if s:
+        head = own("head.weight")[:, :, :outputs].reshape(len(of), s * outputs, h)
+        readers = torch.cat([readers, torch.bmm(head, own("attention.value.weight"))], dim=1)  # V^T w_i
+    readers = F.pad(readers, (0, 0, 0, -readers.shape[1] % _ALIGN))
+    read = torch.bmm(x.reshape(len(of), size * tasks, h), readers.transpose(1, 2)).view(len(of), size, tasks, -1)
+    offset = (query * own("attention.key.bias").unsqueeze(1)).sum(2)  # (G, k)
+    agreement = read[..., :tasks].transpose(2, 3) + offset[:, None, :, None]  # M, (G, B, k, k)
+    # Section 3.4 leaves the axis of max(M) open and M may be negative or zero: max |M| of the sample, floored.
+    peak = agreement.abs().amax(dim=(2, 3), keepdim=True).clamp_min(_FLOOR)
+    self_learning = torch.eye(tasks, dtype=x.dtype, device=x.device)
+    attention = torch.softmax(self_learning + settings.alpha * agreement / peak, dim=3)
+    if not s:
+        return attention, x.new_zeros(len(of), 0, size, outputs)
+    votes = read[..., tasks : tasks + s * outputs].view(len(of), size, tasks, s, outputs)
+    mixed = (attention[:, :, :s].transpose(2, 3).unsqueeze(4) * votes).sum(2)
+    constant = (head * own("attention.value.bias").unsqueeze(1)).sum(2).view(len(of), s, 1, outputs)
+    return attention, mixed.transpose(1, 2) + constant + own("head.bias")[:, :, None, :outputs]
+
+
+def _by_member(plan: Layout, groups: list[Tensor]) -> Tensor:
+    """What was computed for each group of `Layout.by_widest`, in the order of the members."""
+    if len(groups) == 1:
+        return groups[0]
+    return torch.cat(groups).index_select(0, torch.cat(tuple(plan.by_widest.values())).argsort())
+
+
 def _decode(values: Parameters, latents: Tensor) -> Tensor:
     """Decoder of each clustering slot: (K, B, c, h) attended tokens to (K, c, B, D) inputs."""
-    x = latents.transpose(1, 2)
+    size = latents.shape[1]
+    x = F.pad(latents.transpose(1, 2), (0, 0, 0, -size % _ALIGN))
     for name in ("autoencoder.decode.in", "autoencoder.decode.out"):
         weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
         x = torch.matmul(x, weight.transpose(2, 3)) + bias.unsqueeze(2)
         if name.endswith(".in"):
             x = x.relu()
-    return x
+    return x[:, :, :size]
 
 
 def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:
