@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 Parameters = dict[str, Tensor]
 
+#: Numbers, 64 bytes or more. A library's product or sum can round by where in memory a matrix begins; at such a boundary
+#: it rounds alike at every place, so that a member's result is the same in every bit whatever its pack mates are.
+ALIGN = 16
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -292,14 +296,17 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     Args:
         logits: (K, s, B, C).
     """
-    logits = logits.reshape(-1, len(rows), plan.outputs)
-    target, labelled = rows.targets.index_select(0, plan.column), rows.labelled.index_select(0, plan.column)
+    # Unlabelled rows fill the minibatch up: a sigmoid rounds otherwise in the remainder of a length than before it.
+    room = -len(rows) % ALIGN
+    logits = F.pad(logits, (0, 0, 0, room)).reshape(-1, len(rows) + room, plan.outputs)
+    targets, known = F.pad(rows.targets, (0, room)), F.pad(rows.labelled, (0, room))
+    target, labelled = targets.index_select(0, plan.column), known.index_select(0, plan.column)
     weight = labelled / labelled.sum(1, keepdim=True).clamp_min(1.0)
     by_slot = logits.new_zeros(len(plan.column))
     for (kind, outputs), slots in plan.by_kind.items():
         said = logits.index_select(0, slots)[:, :, :outputs]
         if kind == "multilabel":
-            by_slot = by_slot.index_add(0, slots, _multilabel_losses(said, plan.column.index_select(0, slots), rows))
+            by_slot = by_slot.index_add(0, slots, _multilabel_losses(said, targets, known, plan.column.index_select(0, slots)))
             continue
         wanted = target.index_select(0, slots)
         if kind == "multiclass":
@@ -312,10 +319,9 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     return by_slot.view(plan.members, plan.supervised)
 
 
-def _multilabel_losses(said: Tensor, column: Tensor, rows: Rows) -> Tensor:
+def _multilabel_losses(said: Tensor, targets: Tensor, labelled: Tensor, column: Tensor) -> Tensor:
     """(S,) mean binary cross entropy over the labels that are known, of (S, B, L) logits; `column` of the first label."""
     at = column.unsqueeze(1) + torch.arange(said.shape[2], device=said.device)  # (S, L)
-    wanted = rows.targets[at].transpose(1, 2)  # (S, B, L)
-    known = rows.labelled[at].transpose(1, 2)
+    wanted, known = targets[at].transpose(1, 2), labelled[at].transpose(1, 2)  # (S, B, L)
     by_cell = F.binary_cross_entropy_with_logits(said, wanted, reduction="none")
     return (by_cell * known).sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp_min(1.0)

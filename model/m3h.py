@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.cohort import Cohort
-from model.contract import Dice, Output, Parameters, Shape, head, supervised_losses
+from model.contract import ALIGN, Dice, Output, Parameters, Shape, head, supervised_losses
 from model.contract import Layout as Layout
 from model.contract import layout as layout
 from model.contrastive import info_nce
@@ -28,7 +28,6 @@ from tim_search.types import Task
 TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
 
 _FLOOR = 1e-6  # of max |M| in the attention; the paper divides by max(M), which may be zero
-_ALIGN = 16  # numbers, 64 bytes or more: a product whose matrices all start at such a boundary rounds alike at every place
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def _attend(
     if s:
         head = own("head.weight")[:, :, :outputs].reshape(len(of), s * outputs, h)
         readers = torch.cat([readers, torch.bmm(head, own("attention.value.weight"))], dim=1)  # V^T w_i
-    readers = F.pad(readers, (0, 0, 0, -readers.shape[1] % _ALIGN))
+    readers = F.pad(readers, (0, 0, 0, -readers.shape[1] % ALIGN))
     read = torch.bmm(x.reshape(len(of), size * tasks, h), readers.transpose(1, 2)).view(len(of), size, tasks, -1)
     offset = (query * own("attention.key.bias").unsqueeze(1)).sum(2)  # (G, k)
     agreement = read[..., :tasks].transpose(2, 3) + offset[:, None, :, None]  # M, (G, B, k, k)
@@ -211,7 +210,7 @@ def _by_member(plan: Layout, groups: list[Tensor]) -> Tensor:
 def _decode(values: Parameters, latents: Tensor) -> Tensor:
     """Decoder of each clustering slot: (K, B, c, h) attended tokens to (K, c, B, D) inputs."""
     size = latents.shape[1]
-    x = F.pad(latents.transpose(1, 2), (0, 0, 0, -size % _ALIGN))
+    x = F.pad(latents.transpose(1, 2), (0, 0, 0, -size % ALIGN))
     for name in ("autoencoder.decode.in", "autoencoder.decode.out"):
         weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
         x = torch.matmul(x, weight.transpose(2, 3)) + bias.unsqueeze(2)

@@ -21,7 +21,7 @@ from model import asynchronous, m3h, metrics, networks
 from model.asynchronous import AfterTurn, Course
 from model.clustering import judge
 from model.cohort import Cohort
-from model.contract import Dice, Layout, LossesInTurn, Network, Parameters, layout, n_logits
+from model.contract import ALIGN, Dice, Layout, LossesInTurn, Network, Parameters, layout, n_logits
 from model.data import Fold, Rows, load_fold
 from model.seeding import batch_order, generator
 from model.settings import TrainingSettings
@@ -139,12 +139,10 @@ def fit_pack(
         turns_of = cast(asynchronous.AsynchronousSettings, settings)
         kept, history, course = asynchronous.fit(values, plan, tasks, fold, seed, turns_of, network, after_turn)
         return Fitted(kept, plan, history, _diverged(history), network, course)
-    optimiser = torch.optim.Adam(values.values(), lr=settings.learning_rate, fused=True)
+    optimiser = torch.optim.Adam(aligned(values), lr=settings.learning_rate, fused=True)
     # One joint step on the total, or one step for each loss in turn. A step that a parameter's gradient does not reach
-    # counts for it as a zero gradient, in every pack alike: hence zeros rather than no gradient from the start.
+    # counts for it as a zero gradient, in every pack alike: hence the zeros of `aligned`.
     turns = 1 if settings.update == "joint" else 1 + plan.tasks
-    for value in values.values():
-        value.grad = torch.zeros_like(value)
     history = torch.zeros(settings.epochs, plan.members, dtype=torch.float64)
     for epoch in range(settings.epochs):
         order = batch_order(seed, epoch, len(fold.train)).to(like.device)
@@ -164,6 +162,23 @@ def fit_pack(
                     total += by_member.detach() * len(rows)
         history[epoch] = (total / len(fold.train)).double().cpu()
     return Fitted({name: value.detach() for name, value in values.items()}, plan, history, _diverged(history), network)
+
+
+def aligned(values: Parameters) -> list[Tensor]:
+    """What Adam steps on: the parameters, their gradients zero, each in a length that is a multiple of `ALIGN`.
+
+    Adam takes numbers by fours or eights and a remainder one by one, and the two round differently. A parameter that
+    would leave a remainder becomes a view of a longer tensor.
+    """
+    stepped = []
+    for value in values.values():
+        count = value.numel()
+        room, slope = (value.new_zeros(count + -count % ALIGN) for _ in range(2))
+        room[:count] = value.detach().flatten()
+        value.data, value.grad = room[:count].view(value.shape), slope[:count].view(value.shape)
+        room.grad = slope
+        stepped.append(room)
+    return stepped
 
 
 def _diverged(history: Tensor) -> tuple[int, ...]:
