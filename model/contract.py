@@ -296,7 +296,8 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     Args:
         logits: (K, s, B, C).
     """
-    # Unlabelled rows fill the minibatch up: a sigmoid rounds otherwise in the remainder of a length than before it.
+    # Unlabelled rows fill the minibatch up, and logits lie side by side: a sigmoid rounds otherwise in the remainder of
+    # a length and in numbers that lie apart.
     room = -len(rows) % ALIGN
     logits = F.pad(logits, (0, 0, 0, room)).reshape(-1, len(rows) + room, plan.outputs)
     targets, known = F.pad(rows.targets, (0, room)), F.pad(rows.labelled, (0, room))
@@ -304,7 +305,7 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     weight = labelled / labelled.sum(1, keepdim=True).clamp_min(1.0)
     by_slot = logits.new_zeros(len(plan.column))
     for (kind, outputs), slots in plan.by_kind.items():
-        said = logits.index_select(0, slots)[:, :, :outputs]
+        said = logits.index_select(0, slots)[:, :, :outputs].contiguous()
         if kind == "multilabel":
             by_slot = by_slot.index_add(0, slots, _multilabel_losses(said, targets, known, plan.column.index_select(0, slots)))
             continue
