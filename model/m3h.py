@@ -1,8 +1,8 @@
 """M3H for a whole pack: K subsets of tasks as one stacked program (M3H paper, sections 3.1 to 3.5).
 
 Every parameter has a leading member axis (K, ...), so that training one subset alone is a pack of one, and members
-never mix: member m's loss reaches member m's slices only. All members share each minibatch, so the first layer of the
-whole pack is one matrix product. Read `forward` beside section 3 of the paper; shapes are in comments as
+never mix: member m's loss reaches member m's slices only. All members share each minibatch.
+Every product, sum and function is taken as it would be for the member alone: same shapes, same alignment. Read `forward` beside section 3 of the paper; shapes are in comments as
 K members, B rows, h width, s supervised tasks and c clustering tasks a member, k = s + c.
 """
 
