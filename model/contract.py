@@ -20,15 +20,15 @@ from torch.nn import functional as F
 from model.cohort import Cohort
 from model.data import Fold, Rows
 from model.seeding import generator, linear
-from tim_search.types import Subset, Task
+from tim_search.types import Kind, Subset, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Parameters = dict[str, Tensor]
 
-#: Numbers, 64 bytes or more. A library's product or sum can round by where in memory a matrix begins; at such a boundary
-#: it rounds alike at every place, so that a member's result is the same in every bit whatever its pack mates are.
+#: Numbers, 64 bytes or more. A library's product can round by where in memory a matrix begins; at such a boundary it
+#: rounds alike at every place, so that a member's result is the same in every bit whatever its pack mates are.
 ALIGN = 16
 
 
@@ -50,7 +50,7 @@ class Layout:
     names: tuple[tuple[str, ...], ...]
     supervised: int
     column: Tensor
-    by_kind: Mapping[tuple[str, int], Tensor]
+    by_kind: Mapping[tuple[Kind, int], Tensor]
     classes: Tensor
     outputs: int
     by_widest: Mapping[int, Tensor]
@@ -307,7 +307,9 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     for (kind, outputs), slots in plan.by_kind.items():
         said = logits.index_select(0, slots)[:, :, :outputs].contiguous()
         if kind == "multilabel":
-            by_slot = by_slot.index_add(0, slots, _multilabel_losses(said, targets, known, plan.column.index_select(0, slots)))
+            by_slot = by_slot.index_add(
+                0, slots, _multilabel_losses(said, targets, known, plan.column.index_select(0, slots))
+            )
             continue
         wanted = target.index_select(0, slots)
         if kind == "multiclass":
@@ -321,7 +323,7 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
 
 
 def _multilabel_losses(said: Tensor, targets: Tensor, labelled: Tensor, column: Tensor) -> Tensor:
-    """(S,) mean binary cross entropy over the labels that are known, of (S, B, L) logits; `column` of the first label."""
+    """(S,) mean binary cross entropy over the labels that are known, of (S, B, L) logits; `column`: first label's."""
     at = column.unsqueeze(1) + torch.arange(said.shape[2], device=said.device)  # (S, L)
     wanted, known = targets[at].transpose(1, 2), labelled[at].transpose(1, 2)  # (S, B, L)
     by_cell = F.binary_cross_entropy_with_logits(said, wanted, reduction="none")

@@ -2,7 +2,8 @@
 
 Every parameter has a leading member axis (K, ...), so that training one subset alone is a pack of one, and members
 never mix: member m's loss reaches member m's slices only. All members share each minibatch.
-Every product, sum and function is taken as it would be for the member alone: same shapes, same alignment. Read `forward` beside section 3 of the paper; shapes are in comments as
+Every product and sum is taken as for the member alone, of the same shape and at a boundary of 64 bytes, so that it also
+rounds alike (benchmarks/NOTES.md). Read `forward` beside section 3 of the paper; shapes are in comments as
 K members, B rows, h width, s supervised tasks and c clustering tasks a member, k = s + c.
 """
 
@@ -129,7 +130,7 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
     x_j . K^T Q_i. Keys and values of every row and task, (K, B, k, h) each, are thus never formed; one matrix product
     of the tokens gives both. Clustering tasks need the attended token itself and form it.
     """
-    members, size, tasks, h = plan.members, len(rows), plan.tasks, settings.width
+    members, size, h = plan.members, len(rows), settings.width
     embeddings = []
     for number, x in enumerate(rows.inputs):
         # The minibatch is shared, yet each member has its own product: that of one wide layer rounds by its width.

@@ -124,8 +124,8 @@ def fit_pack(
 
     Each member sees the minibatches it would see alone and its gradient reaches its own parameters only. M3H's result
     for a subset is the same in every bit whatever its pack mates are, on one thread of a CPU (benchmarks/NOTES.md). The
-    last epoch is kept, except where `update: asynchronous` chooses one (`model.asynchronous`, also for `after_turn`). `start`
-    names, for each member, parameters (1, ...) of another training that take the place of the seed's.
+    last epoch is kept, except where `update: asynchronous` chooses one (`model.asynchronous`, also for `after_turn`).
+    `start` names, for each member, parameters (1, ...) of another training that take the place of the seed's.
     """
     seed = pack.units[0].seed
     like = fold.train.inputs[0]
