@@ -178,14 +178,16 @@ def _attend(
     size, tasks, s, h = x.shape[1], plan.tasks, plan.supervised, x.shape[3]
     query = torch.baddbmm(
         own("attention.query.bias").unsqueeze(1),
-        own("attention.token"),
+        _filled(own("attention.token")),
         own("attention.query.weight").transpose(1, 2),
-    )  # (G, k, h)
-    readers = torch.bmm(query, own("attention.key.weight"))  # K^T Q_i
+    )[:, :tasks]  # (G, k, h)
+    # One row would be a product of another kind, which rounds otherwise alone than in a pack: hence rows of zeros.
+    readers = torch.bmm(_filled(query), own("attention.key.weight"))[:, :tasks]  # K^T Q_i
     if s:
         head = own("head.weight")[:, :, :outputs].reshape(len(of), s * outputs, h)
-        readers = torch.cat([readers, torch.bmm(head, own("attention.value.weight"))], dim=1)  # V^T w_i
-    readers = F.pad(readers, (0, 0, 0, -readers.shape[1] % ALIGN))
+        votes_of = torch.bmm(_filled(head), own("attention.value.weight"))[:, : s * outputs]  # V^T w_i
+        readers = torch.cat([readers, votes_of], dim=1)
+    readers = _filled(readers)
     read = torch.bmm(x.reshape(len(of), size * tasks, h), readers.transpose(1, 2)).view(len(of), size, tasks, -1)
     offset = (query * own("attention.key.bias").unsqueeze(1)).sum(2)  # (G, k)
     agreement = read[..., :tasks].transpose(2, 3) + offset[:, None, :, None]  # M, (G, B, k, k)
@@ -199,6 +201,11 @@ def _attend(
     mixed = (attention[:, :, :s].transpose(2, 3).unsqueeze(4) * votes).sum(2)
     constant = (head * own("attention.value.bias").unsqueeze(1)).sum(2).view(len(of), s, 1, outputs)
     return attention, mixed.transpose(1, 2) + constant + own("head.bias")[:, :, None, :outputs]
+
+
+def _filled(x: Tensor) -> Tensor:
+    """(G, n, h) with rows of zeros up to a multiple of `ALIGN`."""
+    return F.pad(x, (0, 0, 0, -x.shape[1] % ALIGN))
 
 
 def _by_member(plan: Layout, groups: list[Tensor]) -> Tensor:
