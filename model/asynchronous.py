@@ -241,7 +241,8 @@ def _labelled(rows: Rows, fold: Fold, task: Task) -> Tensor:
 def _loss(values: Parameters, plan: Layout, rows: Rows, settings: TrainingSettings, network: Network) -> Tensor:
     """float64 (G,) prediction loss of the members' one task, a mean over the rows' labels."""
     first = int(plan.column[0])
-    columns = slice(first, first + (int(plan.classes[0]) if len(plan.by_kind["multilabel"]) else 1))
+    multilabel = any(kind == "multilabel" for kind, _ in plan.by_kind)
+    columns = slice(first, first + (int(plan.classes[0]) if multilabel else 1))
     total, count = torch.zeros(plan.members, dtype=torch.float64), 0.0
     for part in rows.split(settings.evaluation_rows):
         weight = float(part.labelled[columns].sum())

@@ -20,12 +20,16 @@ from torch.nn import functional as F
 from model.cohort import Cohort
 from model.data import Fold, Rows
 from model.seeding import generator, linear
-from tim_search.types import Subset, Task
+from tim_search.types import Kind, Subset, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Parameters = dict[str, Tensor]
+
+#: Numbers, 64 bytes or more. A library's product can round by where in memory a matrix begins; at such a boundary it
+#: rounds alike at every place, so that a member's result is the same in every bit whatever its pack mates are.
+ALIGN = 16
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,20 @@ class Layout:
         names: the k task names of each member, supervised ones sorted, then clustering ones sorted.
         supervised: s, the number of supervised slots; the same for all members.
         column: int64 (K * s,) row of each supervised slot in `Rows.targets`; the first one of a multilabel task.
-        by_kind: for each kind with labels the int64 slot numbers (member * s + slot) of that kind.
+        by_kind: for each kind with labels and number of outputs the int64 slot numbers (member * s + slot) of such
+            tasks.
         classes: int64 (K * s,) outputs of each slot.
         outputs: C, the widest head of the pack.
+        by_widest: for each number of outputs the int64 members whose own widest head has it.
     """
 
     names: tuple[tuple[str, ...], ...]
     supervised: int
     column: Tensor
-    by_kind: Mapping[str, Tensor]
+    by_kind: Mapping[tuple[Kind, int], Tensor]
     classes: Tensor
     outputs: int
+    by_widest: Mapping[int, Tensor]
 
     @property
     def members(self) -> int:
@@ -71,11 +78,16 @@ class Layout:
         at = [member * self.supervised + slot for member, slot in zip(members, slots, strict=True)]
         index = torch.tensor(at, dtype=torch.int64, device=self.column.device)
         everywhere = torch.arange(len(at), device=self.column.device)
-        by_kind = {
-            kind: everywhere if bool((of == at[0]).any()) else everywhere[:0] for kind, of in self.by_kind.items()
-        }
-        classes = self.classes.index_select(0, index)
-        return Layout(((task,),) * len(at), 1, self.column.index_select(0, index), by_kind, classes, self.outputs)
+        kind = next(kind for kind, of in self.by_kind.items() if bool((of == at[0]).any()))
+        return Layout(
+            ((task,),) * len(at),
+            1,
+            self.column.index_select(0, index),
+            {kind: everywhere},
+            self.classes.index_select(0, index),
+            self.outputs,
+            {kind[1]: everywhere},
+        )
 
 
 @dataclass(frozen=True)
@@ -249,10 +261,9 @@ def layout(
     def index(values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
 
-    by_kind = {
-        kind: index([slot for slot, name in enumerate(flat) if tasks[name].kind == kind])
-        for kind in ("binary", "multiclass", "multilabel", "regression")
-    }
+    kinds = [(tasks[name].kind, n_logits(tasks[name])) for name in flat]
+    by_kind = {kind: index([slot for slot, other in enumerate(kinds) if other == kind]) for kind in sorted(set(kinds))}
+    widest = [max((n_logits(tasks[name]) for name in labelled), default=1) for labelled in supervised]
     names = tuple((*labelled, *unlabelled) for labelled, unlabelled in zip(supervised, clustering, strict=True))
     each = len(flat) // blocks  # slots of one block, whose labels lie below those of the blocks before it
     return Layout(
@@ -261,7 +272,8 @@ def layout(
         index([fold.first[name] + at // max(each, 1) * len(fold.train.targets) for at, name in enumerate(flat)]),
         by_kind,
         index(classes),
-        max(classes, default=1),
+        max(widest),
+        {width: index([m for m, own in enumerate(widest) if own == width]) for width in sorted(set(widest))},
     )
 
 
@@ -292,24 +304,29 @@ def head(
 def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     """(K, s) loss of each supervised slot, a mean over the rows that carry the label; 0 where no row does.
 
+    Heads of different widths never meet in one sum: a task's loss is the same in every bit whatever its pack mates are.
+
     Args:
         logits: (K, s, B, C).
     """
-    logits = logits.reshape(-1, len(rows), plan.outputs)
-    target, labelled = rows.targets.index_select(0, plan.column), rows.labelled.index_select(0, plan.column)
+    # Unlabelled rows fill the minibatch up, and logits lie side by side: a sigmoid rounds otherwise in the remainder of
+    # a length and in numbers that lie apart.
+    room = -len(rows) % ALIGN
+    logits = F.pad(logits, (0, 0, 0, room)).reshape(-1, len(rows) + room, plan.outputs)
+    targets, known = F.pad(rows.targets, (0, room)), F.pad(rows.labelled, (0, room))
+    target, labelled = targets.index_select(0, plan.column), known.index_select(0, plan.column)
     weight = labelled / labelled.sum(1, keepdim=True).clamp_min(1.0)
     by_slot = logits.new_zeros(len(plan.column))
-    for kind, slots in plan.by_kind.items():
-        if not len(slots):
-            continue
+    for (kind, outputs), slots in plan.by_kind.items():
+        said = logits.index_select(0, slots)[:, :, :outputs].contiguous()
         if kind == "multilabel":
-            by_slot = by_slot.index_add(0, slots, _multilabel_losses(logits.index_select(0, slots), plan, slots, rows))
+            by_slot = by_slot.index_add(
+                0, slots, _multilabel_losses(said, targets, known, plan.column.index_select(0, slots))
+            )
             continue
-        said, wanted = logits.index_select(0, slots), target.index_select(0, slots)
+        wanted = target.index_select(0, slots)
         if kind == "multiclass":
-            absent = torch.arange(plan.outputs, device=said.device) >= plan.classes.index_select(0, slots).unsqueeze(1)
-            chance = said.masked_fill(absent.unsqueeze(1), -math.inf).log_softmax(2)
-            by_row = -chance.gather(2, wanted.long().unsqueeze(2)).squeeze(2)
+            by_row = -said.log_softmax(2).gather(2, wanted.long().unsqueeze(2)).squeeze(2)
         elif kind == "binary":
             by_row = F.binary_cross_entropy_with_logits(said[:, :, 0], wanted, reduction="none")
         else:
@@ -318,12 +335,9 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     return by_slot.view(plan.members, plan.supervised)
 
 
-def _multilabel_losses(said: Tensor, plan: Layout, slots: Tensor, rows: Rows) -> Tensor:
-    """(S,) mean binary cross entropy over the labels that are known, of (S, B, C) logits."""
-    number = torch.arange(plan.outputs, device=said.device)
-    used = number < plan.classes.index_select(0, slots).unsqueeze(1)  # (S, C)
-    at = plan.column.index_select(0, slots).unsqueeze(1) + torch.where(used, number, 0)
-    wanted = rows.targets[at].transpose(1, 2)  # (S, B, C)
-    known = rows.labelled[at].transpose(1, 2) * used.unsqueeze(1)
+def _multilabel_losses(said: Tensor, targets: Tensor, labelled: Tensor, column: Tensor) -> Tensor:
+    """(S,) mean binary cross entropy over the labels that are known, of (S, B, L) logits; `column`: first label's."""
+    at = column.unsqueeze(1) + torch.arange(said.shape[2], device=said.device)  # (S, L)
+    wanted, known = targets[at].transpose(1, 2), labelled[at].transpose(1, 2)  # (S, B, L)
     by_cell = F.binary_cross_entropy_with_logits(said, wanted, reduction="none")
     return (by_cell * known).sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp_min(1.0)

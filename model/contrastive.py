@@ -41,7 +41,7 @@ class _InfoNCE(torch.autograd.Function):
                 pairs.append((a, b, rows, count))
         # Members go through in chunks whose similarities of one pair stay in the cache over all passes.
         room = _CACHE_BYTES[z[0].device.type == "cuda"]
-        chunk = max(1, room // (size * size * z[0].element_size()))
+        chunk = max(1, room // (size * size * z[0].element_size())) if z[0].dtype == torch.float32 else 1
         for start in range(0, members, chunk):
             part = slice(start, start + chunk)
             for a, b, rows, count in pairs:

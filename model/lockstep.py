@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
-from model.contract import Dice, Layout, LossesInTurn, Network, Parameters
+from model.contract import ALIGN, Dice, Layout, LossesInTurn, Network, Parameters
 from model.data import Fold, Rows, side_by_side
 from model.seeding import batch_order
 from model.settings import TrainingSettings
@@ -114,15 +114,30 @@ def _minibatches(plan: Layout, blocks: Sequence[Block], epoch: int, size: int) -
 
 def _adam(values: Parameters, rates: Sequence[float]) -> torch.optim.Optimizer:
     """What moves the parameters, which get zero gradients."""
-    for value in values.values():
-        value.grad = torch.zeros_like(value)
     if len(set(rates)) == 1:
-        return torch.optim.Adam(values.values(), lr=rates[0], fused=True)
+        return torch.optim.Adam(_aligned(values), lr=rates[0], fused=True)
     # Members have rates of their own, so the optimiser takes each member's part of every parameter by itself.
     by_rate: dict[float, list[Tensor]] = {}
     for value in values.values():
-        assert value.grad is not None
+        value.grad = torch.zeros_like(value)
         for part, slope, rate in zip(value.detach(), value.grad, rates, strict=True):
             part.grad = slope
             by_rate.setdefault(rate, []).append(part)
     return torch.optim.Adam([{"params": parts, "lr": rate} for rate, parts in by_rate.items()], fused=True)
+
+
+def _aligned(values: Parameters) -> list[Tensor]:
+    """What Adam steps on: the parameters, their gradients zero, each in a length that is a multiple of `ALIGN`.
+
+    Adam takes numbers by fours or eights and a remainder one by one, and the two round differently. A parameter that
+    would leave a remainder becomes a view of a longer tensor.
+    """
+    stepped = []
+    for value in values.values():
+        count = value.numel()
+        room, slope = (value.new_zeros(count + -count % ALIGN) for _ in range(2))
+        room[:count] = value.detach().flatten()
+        value.data, value.grad = room[:count].view(value.shape), slope[:count].view(value.shape)
+        room.grad = slope
+        stepped.append(room)
+    return stepped

@@ -1,8 +1,9 @@
 """M3H for a whole pack: K subsets of tasks as one stacked program (M3H paper, sections 3.1 to 3.5).
 
 Every parameter has a leading member axis (K, ...), so that training one subset alone is a pack of one, and members
-never mix: member m's loss reaches member m's slices only. All members share each minibatch, so the first layer of the
-whole pack is one matrix product. Read `forward` beside section 3 of the paper; shapes are in comments as
+never mix: member m's loss reaches member m's slices only. All members share each minibatch.
+Every product and sum is taken as for the member alone, of the same shape and at a boundary of 64 bytes, so that it also
+rounds alike (benchmarks/NOTES.md). Read `forward` beside section 3 of the paper; shapes are in comments as
 K members, B rows, h width, s supervised tasks and c clustering tasks a member, k = s + c.
 """
 
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.cohort import Cohort
-from model.contract import Dice, Output, Parameters, Shape, head, supervised_losses
+from model.contract import ALIGN, Dice, Output, Parameters, Shape, head, supervised_losses
 from model.contract import Layout as Layout
 from model.contract import layout as layout
 from model.contrastive import info_nce
@@ -129,21 +131,14 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
     x_j . K^T Q_i. Keys and values of every row and task, (K, B, k, h) each, are thus never formed; one matrix product
     of the tokens gives both. Clustering tasks need the attended token itself and form it.
     """
-    members, size, tasks, h = plan.members, len(rows), plan.tasks, settings.width
+    members, size, h = plan.members, len(rows), settings.width
     embeddings = []
     for number, x in enumerate(rows.inputs):
-        weight, bias = values[f"encoder.{number}.in.weight"], values[f"encoder.{number}.in.bias"]
-        if rows.blocks == 1:
-            # The minibatch is shared: one product (B, d) x (d, K * 2h) for the whole pack.
-            hidden = torch.addmm(bias.reshape(-1), x, weight.reshape(-1, x.shape[1]).t()).relu_()
-            hidden = hidden.view(size, members, 2 * h).transpose(0, 1)
-        else:
-            weight, bias = weight.reshape(rows.blocks, -1, x.shape[2]), bias.reshape(rows.blocks, 1, -1)
-            hidden = torch.baddbmm(bias, x, weight.transpose(1, 2)).relu_()
-            hidden = hidden.view(rows.blocks, size, -1, 2 * h).transpose(1, 2).reshape(members, size, 2 * h)
+        # Minibatches are shared, yet each member has its own product: that of one wide layer rounds by its width.
+        hidden = _apply(values, f"encoder.{number}.in", _met_by(x, members)).relu_()
         z = _apply(values, f"encoder.{number}.out", hidden)
         if rows.present is not None:
-            z = z * _by_member(rows.present[..., number, None], members)
+            z = z * _met_by(rows.present[..., number, None], members)
         embeddings.append(z)
     joint = torch.cat(embeddings, dim=2)
 
@@ -155,26 +150,9 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
         tokens.append(_apply(values, "autoencoder.encode", joint).relu_().view(members, size, plan.clustering, h))
     x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)  # (K, B, k, h), X_s of section 3.4
 
-    query = _apply(values, "attention.query", values["attention.token"])  # (K, k, h)
-    key, value = values["attention.key.weight"], values["attention.value.weight"]
-    readers = torch.bmm(query, key)  # K^T Q_i
-    if plan.supervised:
-        head = values["head.weight"].reshape(members, -1, h)
-        readers = torch.cat([readers, torch.bmm(head, value)], dim=1)  # V^T w_i
-    read = torch.bmm(x.reshape(members, size * tasks, h), readers.transpose(1, 2)).view(members, size, tasks, -1)
-    offset = torch.bmm(query, values["attention.key.bias"].unsqueeze(2))  # (K, k, 1)
-    agreement = read[..., :tasks].transpose(2, 3) + offset.unsqueeze(1)  # M, (K, B, k, k)
-    # Section 3.4 leaves the axis of max(M) open and M may be negative or zero: max |M| of the sample, floored.
-    peak = agreement.abs().amax(dim=(2, 3), keepdim=True).clamp_min(_FLOOR)
-    self_learning = torch.eye(tasks, dtype=x.dtype, device=x.device)
-    attention = torch.softmax(self_learning + settings.alpha * agreement / peak, dim=3)
-
-    logits = x.new_zeros(members, 0, size, plan.outputs)
-    if plan.supervised:
-        votes = read[..., tasks:].view(members, size, tasks, plan.supervised, plan.outputs)
-        mixed = (attention[:, :, : plan.supervised].transpose(2, 3).unsqueeze(4) * votes).sum(2)
-        constant = torch.bmm(head, values["attention.value.bias"].unsqueeze(2)).view(members, plan.supervised, 1, -1)
-        logits = mixed.transpose(1, 2) + constant + values["head.bias"].unsqueeze(2)
+    read = [_attend(values, plan, x, of, width, settings) for width, of in plan.by_widest.items()]
+    attention = _by_member(plan, [weights for weights, _ in read])
+    logits = _by_member(plan, [F.pad(said, (0, plan.outputs - said.shape[3])) for _, said in read])
 
     latents = x.new_zeros(members, size, 0, h)
     rebuilt = x.new_zeros(members, 0, size, sum(part.shape[-1] for part in rows.inputs))
@@ -185,20 +163,76 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
     return Output(logits, attention, latents, rebuilt, tuple(embeddings))
 
 
-def _by_member(of_rows: Tensor, members: int) -> Tensor:
-    """What is told of rows, (B, ...) or (G, B, ...) of G blocks side by side, where it is to be met by (K, B, ...)."""
-    return of_rows if of_rows.dim() == 2 else of_rows.repeat_interleave(members // of_rows.shape[0], 0)
+def _met_by(of_rows: Tensor, members: int) -> Tensor:
+    """(K, B, ...) of what is told of rows: (B, ...) as all members meet it, or (G, B, ...) of G blocks side by side."""
+    if of_rows.dim() == 2:
+        return of_rows.expand(members, -1, -1)
+    return of_rows.repeat_interleave(members // of_rows.shape[0], 0)
+
+
+def _attend(
+    values: Parameters, plan: Layout, x: Tensor, of: Tensor, outputs: int, settings: M3HSettings
+) -> tuple[Tensor, Tensor]:
+    """Attention (G, B, k, k) and logits (G, s, B, outputs) of the G members `of`, whose widest head has `outputs`.
+
+    x: (K, B, k, h) tokens of all members, X_s of section 3.4.
+    """
+
+    def own(name: str) -> Tensor:
+        return values[name] if len(of) == plan.members else values[name].index_select(0, of)
+
+    if len(of) != plan.members:
+        x = x.index_select(0, of)
+    size, tasks, s, h = x.shape[1], plan.tasks, plan.supervised, x.shape[3]
+    query = torch.baddbmm(
+        own("attention.query.bias").unsqueeze(1),
+        _filled(own("attention.token")),
+        own("attention.query.weight").transpose(1, 2),
+    )[:, :tasks]  # (G, k, h)
+    # One row would be a product of another kind, which rounds otherwise alone than in a pack: hence rows of zeros.
+    readers = torch.bmm(_filled(query), own("attention.key.weight"))[:, :tasks]  # K^T Q_i
+    if s:
+        head = own("head.weight")[:, :, :outputs].reshape(len(of), s * outputs, h)
+        votes_of = torch.bmm(_filled(head), own("attention.value.weight"))[:, : s * outputs]  # V^T w_i
+        readers = torch.cat([readers, votes_of], dim=1)
+    readers = _filled(readers)
+    read = torch.bmm(x.reshape(len(of), size * tasks, h), readers.transpose(1, 2)).view(len(of), size, tasks, -1)
+    offset = (query * own("attention.key.bias").unsqueeze(1)).sum(2)  # (G, k)
+    agreement = read[..., :tasks].transpose(2, 3) + offset[:, None, :, None]  # M, (G, B, k, k)
+    # Section 3.4 leaves the axis of max(M) open and M may be negative or zero: max |M| of the sample, floored.
+    peak = agreement.abs().amax(dim=(2, 3), keepdim=True).clamp_min(_FLOOR)
+    self_learning = torch.eye(tasks, dtype=x.dtype, device=x.device)
+    attention = torch.softmax(self_learning + settings.alpha * agreement / peak, dim=3)
+    if not s:
+        return attention, x.new_zeros(len(of), 0, size, outputs)
+    votes = read[..., tasks : tasks + s * outputs].view(len(of), size, tasks, s, outputs)
+    mixed = (attention[:, :, :s].transpose(2, 3).unsqueeze(4) * votes).sum(2)
+    constant = (head * own("attention.value.bias").unsqueeze(1)).sum(2).view(len(of), s, 1, outputs)
+    return attention, mixed.transpose(1, 2) + constant + own("head.bias")[:, :, None, :outputs]
+
+
+def _filled(x: Tensor) -> Tensor:
+    """(G, n, h) with rows of zeros up to a multiple of `ALIGN`."""
+    return F.pad(x, (0, 0, 0, -x.shape[1] % ALIGN))
+
+
+def _by_member(plan: Layout, groups: list[Tensor]) -> Tensor:
+    """What was computed for each group of `Layout.by_widest`, in the order of the members."""
+    if len(groups) == 1:
+        return groups[0]
+    return torch.cat(groups).index_select(0, torch.cat(tuple(plan.by_widest.values())).argsort())
 
 
 def _decode(values: Parameters, latents: Tensor) -> Tensor:
     """Decoder of each clustering slot: (K, B, c, h) attended tokens to (K, c, B, D) inputs."""
-    x = latents.transpose(1, 2)
+    size = latents.shape[1]
+    x = F.pad(latents.transpose(1, 2), (0, 0, 0, -size % ALIGN))
     for name in ("autoencoder.decode.in", "autoencoder.decode.out"):
         weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
         x = torch.matmul(x, weight.transpose(2, 3)) + bias.unsqueeze(2)
         if name.endswith(".in"):
             x = x.relu()
-    return x
+    return x[:, :, :size]
 
 
 def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:
@@ -206,17 +240,15 @@ def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> L
     contrastive = _contrastive(output.inner, rows, settings.temperature)
     rebuild = output.logits.new_zeros(plan.members, 0)
     if plan.clustering:
-        inputs = _by_member(torch.cat(rows.inputs, dim=-1), plan.members)
-        error = (output.rebuilt - (inputs if rows.blocks == 1 else inputs.unsqueeze(1))).square()
+        error = (output.rebuilt - _met_by(torch.cat(rows.inputs, dim=-1), plan.members).unsqueeze(1)).square()
         if rows.present is None:
             rebuild = error.mean(dim=(2, 3))
         else:
             cells = seen_cells(rows)
-            seen = cells.sum(dim=(-2, -1)).clamp_min(1.0)
-            if rows.blocks > 1:
-                cells = _by_member(cells, plan.members).unsqueeze(1)
-                seen = seen.repeat_interleave(plan.members // rows.blocks).unsqueeze(1)
-            rebuild = (error * cells).sum(dim=(2, 3)) / seen
+            count = (
+                cells.sum(dim=(-2, -1)).clamp_min(1.0).reshape(-1, 1).repeat_interleave(plan.members // rows.blocks, 0)
+            )
+            rebuild = (error * _met_by(cells, plan.members).unsqueeze(1)).sum(dim=(2, 3)) / count
     return Losses(contrastive, supervised_losses(output.logits, plan, rows), rebuild)
 
 

@@ -125,10 +125,10 @@ def fit_pack(
 ) -> Fitted:
     """Train the subsets of a pack together, Adam from the seed's starting point.
 
-    Each member sees the minibatches it would see alone and its gradient reaches its own parameters only, so the
-    result for a subset does not depend on its pack mates beyond the rounding of batched matrix products. The last epoch
-    is kept, except where `update: asynchronous` chooses one (`model.asynchronous`, also for `after_turn`). `start`
-    names, for each member, parameters (1, ...) of another training that take the place of the seed's.
+    Each member sees the minibatches it would see alone and its gradient reaches its own parameters only. M3H's result
+    for a subset is the same in every bit whatever its pack mates are, on one thread of a CPU (benchmarks/NOTES.md). The
+    last epoch is kept, except where `update: asynchronous` chooses one (`model.asynchronous`, also for `after_turn`).
+    `start` names, for each member, parameters (1, ...) of another training that take the place of the seed's.
     """
     unit = pack.units[0]
     if settings.update != "asynchronous":

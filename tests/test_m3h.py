@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import combinations
 
 import pytest
 import torch
 
-from model import m3h
+from model import m3h, support2
 from model.contrastive import info_nce
+from model.data import load_fold
 from model.seeding import batch_order
 from model.settings import M3HSettings
 from model.training import Fitted, fit_pack, predict
@@ -88,6 +90,70 @@ def test_the_result_for_a_subset_does_not_depend_on_pack_mates_or_their_order() 
         alone = outputs_by_subset(fit_pack(pack_of([members]), TASKS, fold, SETTINGS), fold, SETTINGS)
         for other in (together, turned):
             assert torch.allclose(other[members], alone[members], atol=1e-8, rtol=0)
+
+
+@pytest.fixture
+def one_thread():
+    """A worker's setting: a product may be dealt out to two threads otherwise alone than in a pack."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def largest_gap(subsets: Sequence[Subset], packs: Sequence[Sequence[Subset]], tasks, fold, settings) -> float:
+    """Largest difference of any epoch's loss, logit, latent or attention weight between training alone and in packs."""
+    gap = 0.0
+
+    def trained(pack: Sequence[Subset]):
+        fitted = fit_pack(pack_of(pack), tasks, fold, settings)
+        return fitted, predict(fitted, fold.validation, settings)
+
+    alone = {members: trained([members]) for members in subsets}
+    for pack in packs:
+        fitted, said = trained(pack)
+        for m, members in enumerate(pack):
+            if members not in alone:
+                continue
+            one, spoke = alone[members]
+            outputs = one.plan.outputs
+            for here, there in (
+                (fitted.history[:, m], one.history[:, 0]),
+                (said.logits[m, :, :, :outputs], spoke.logits[0]),
+                (said.latents[m], spoke.latents[0]),
+                (said.attention[m], spoke.attention[0]),
+            ):
+                if here.numel():
+                    gap = max(gap, float((here - there).abs().max()))
+    return gap
+
+
+@pytest.mark.parametrize(
+    "subsets",
+    [
+        [("ill", "rare"), ("cost", "stage"), ("ill", "ward"), ("stage", "ward"), ("cost", "stay")],
+        [("group", "ill"), ("group", "ward"), ("cost", "group"), ("group", "stage")],
+    ],
+    ids=["supervised", "with a clustering"],
+)
+def test_packs_agree_with_training_alone_over_hundreds_of_steps(one_thread, subsets) -> None:
+    # Rounding grows with every step, so this fails soon after any bit differs: see benchmarks/NOTES.md.
+    fold = make_fold(rows=149)
+    settings = dataclasses.replace(SETTINGS, width=16, epochs=40)  # 200 steps, each fifth on 21 rows
+    assert largest_gap(subsets[1:3], [subsets[::-1], subsets[1:3]], TASKS, fold, settings) <= 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("clustering", [False, True])
+def test_packs_agree_with_training_alone_after_a_full_training_on_support2(one_thread, precision, clustering) -> None:
+    cohort = support2.load().for_tasks(("avtisst", "dnr_later", "dzclass", "hospdead", "phenotype", "slos_log"))
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    fold = load_fold(cohort, 0, dtype=dtype, device=torch.device("cpu"), replicates=0)
+    settings = M3HSettings(precision=precision, replicates=0)
+    subsets = [members for members in combinations(sorted(cohort.tasks), 3) if ("phenotype" in members) == clustering]
+    packs = [[subsets[m] for m in (3, 0, 9)], [subsets[m] for m in (5, 9, 1, 3)]]
+    assert largest_gap([subsets[3], subsets[9]], packs, cohort.tasks, fold, settings) <= 1e-8
 
 
 def test_a_diverging_member_changes_no_other(monkeypatch) -> None:
