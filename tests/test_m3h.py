@@ -108,10 +108,14 @@ def one_thread():
     """A worker's setting: a product may be dealt out to two threads otherwise alone than in a pack."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    if not all(map(rounds_alike, (torch.float32, torch.float64))):
-        pytest.skip("on this machine the library rounds a product by its place in a batch, whatever the program does")
-    yield
-    torch.set_num_threads(threads)
+    try:
+        if not all(map(rounds_alike, (torch.float32, torch.float64))):
+            pytest.skip(
+                "on this machine the library rounds a product by its place in a batch, whatever the program does"
+            )
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def largest_gap(subsets: Sequence[Subset], packs: Sequence[Sequence[Subset]], tasks, fold, settings) -> float:
