@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	@echo "commands  are in $(BIN): run '. $(BIN)/activate' once in a shell, then for example 'tim-search tim runs/demo'"
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.rules --every-rule -m "not slow" -n $(TEST_WORKERS) --dist loadfile
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model import checks
@@ -83,6 +84,9 @@ def read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise BadInput(f"{path}: expected a CSV or Parquet file, there is none. Name the file of your table.")
     try:
+        names = _names(path)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise BadInput(f"{path}: the columns {', '.join(twice)} stand twice. Rename them.")
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
     except (ValueError, OSError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
@@ -93,10 +97,14 @@ def read(path: Path) -> pd.DataFrame:
     if not len(table) or len(table.columns) < 2:
         shape = f"{len(table)} rows and {len(table.columns)} columns"
         raise BadInput(f"{path}: expected rows of patients with columns, got {shape}. Name another file.")
-    if not table.columns.is_unique:
-        twice = sorted(set(table.columns[table.columns.duplicated()]))
-        raise BadInput(f"{path}: the columns {', '.join(twice)} stand twice. Rename them.")
     return table
+
+
+def _names(path: Path) -> list[str]:
+    """Names of the columns as they are written; pandas gives a second one of a name another name, or none at all."""
+    if path.suffix == ".parquet":
+        return list(pq.read_schema(path).names)
+    return [str(name) for name in pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()]
 
 
 def init(path: Path, out: Path) -> Guess:

@@ -1,9 +1,10 @@
 """The rules of bad input, read from the source, and which of them no test has broken.
 
 A rule is a place in the code that refuses something or finds something wrong: it makes a `BadInput`, a `Finding` or one
-of the errors that become one. As a plugin this file lists, after a run, the rules that kept silent:
+of the errors that become one. As a plugin this file lists, after a run, the rules that kept silent and are not among
+`EXCUSED`; with `--every-rule`, as `make test` has it, there may be none:
 
-    PYTHONPATH=tests python -m pytest -p rules -m "not slow"
+    python -m pytest -p tests.rules -m "not slow"
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 #: What is called where something is refused.
 SPEAKERS = {"BadInput", "LedgerError", "Finding", "Unfit", "_error"}
 #: ... and what the reader of a cohort folder calls.
 READER = {"error", "warn"}
+
+
+#: (file, function) of rules that the fast tests do not break in their own process, and why.
+EXCUSED: dict[tuple[str, str], str] = {}
 
 
 @dataclass(frozen=True)
@@ -131,12 +138,35 @@ class Recorder:
 RECORDER = Recorder()
 
 
+def unexcused() -> list[Rule]:
+    """The rules that nothing has broken so far, and nothing excuses."""
+    return [rule for rule in RECORDER.silent() if (rule.file, rule.function) not in EXCUSED]
+
+
+def pytest_addoption(parser: Any) -> None:
+    parser.addoption("--every-rule", action="store_true", help="fail where no test breaks a rule of bad input")
+
+
 def pytest_configure() -> None:
     RECORDER.install()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a process of pytest-xdist has heard."""
+    for file, line in getattr(node, "workeroutput", {}).get("spoken", ()):
+        RECORDER.spoken.setdefault((file, line), "")
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["spoken"] = list(RECORDER.spoken)
+    elif session.config.getoption("every_rule") and session.exitstatus == 0 and unexcused():
+        session.exitstatus = 1
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    silent = RECORDER.silent()
+    silent = unexcused()
     terminalreporter.section(f"{len(silent)} of {len(rules())} rules were not broken")
     for rule in silent:
         terminalreporter.line(str(rule))

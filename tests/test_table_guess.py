@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -140,6 +142,7 @@ def test_names_that_yaml_would_bend(tmp_path: Path) -> None:
         ("head.csv", "a,b\n", "0 rows and 2 columns"),
         ("torn.parquet", "PAR1", "expected a table"),
         ("torn.csv", "a,b\n1,2\n1,2,3\n", "expected a table"),
+        ("twice.csv", "a,b,a\n1,2,3\n", "the columns a stand twice"),
     ],
 )
 def test_bad_tables(tmp_path: Path, name: str, content: str | None, words: str) -> None:
@@ -148,6 +151,13 @@ def test_bad_tables(tmp_path: Path, name: str, content: str | None, words: str) 
     with pytest.raises(BadInput, match=words):
         table_guess.init(tmp_path / name, tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+def test_columns_that_stand_twice_in_parquet(tmp_path: Path) -> None:
+    columns = [pa.array([1, 2])] * 3
+    pq.write_table(pa.Table.from_arrays(columns, names=["a", "b", "b"]), tmp_path / "twice.parquet")
+    with pytest.raises(BadInput, match="the columns b stand twice"):
+        table_guess.init(tmp_path / "twice.parquet", tmp_path / "made")
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
