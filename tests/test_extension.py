@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ import torch
 
 from model import deployed, extending, flexcare, training
 from model.cohort import Cohort, open_cohort, write_cohort
-from model.data import load_fold
+from model.data import load_fold, stopping_patients
 from model.deployed import DeployedModel
 from model.settings import FlexCareSettings, M3HSettings
 from model.synthetic_incomplete import incomplete
@@ -345,3 +346,46 @@ def test_a_start_helps_a_related_task_where_labels_are_few() -> None:
     assert found["patients"] == 47
     assert found["pretrained"] > 0.7
     assert found["difference"] > 0.03
+
+
+# What goes wrong late ---------------------------------------------------------------------------------------------
+
+
+def test_a_start_that_diverges_is_told(model, seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = extending.fit_pack
+
+    def diverging(pack: Pack, *arguments: Any, **named: Any) -> training.Fitted:
+        return dataclasses.replace(fit(pack, *arguments, **named), diverged=(1,) * len(pack.units))
+
+    monkeypatch.setattr(extending, "fit_pack", diverging)
+    with pytest.raises(BadInput, match=r"again with seed 3 diverged\. Leave that seed out"):
+        extending.compare(model, seen, "dec", [1.0], 3, 1, CPU)
+    with pytest.raises(BadInput, match=r"diverged with seed 0\. Train a model anew"):
+        extending.extend(model, seen, "dec", CPU)
+
+
+def test_labels_of_those_alone_who_choose_the_epoch_teach_nothing(model, seen) -> None:
+    learn = seen.split.train(0)
+    aside = stopping_patients(seen, learn, SETTINGS.stop_share, f"{seen.split.digest} fold 0")
+    with pytest.raises(BadInput, match=r"is left to train on\. Give it more labels"):
+        extending._new_rows(seen, "dec", aside & np.isfinite(seen.labels["dec"]), 0, model, CPU)
+
+
+def test_a_task_that_the_network_cannot_learn(model, cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flexcare, "unsupported", lambda *_: ["task dec is odd"])
+    with pytest.raises(BadInput, match=r"network flexcare takes .*, but task dec is odd"):
+        extending.prepare(model, cohort, "dec")
+
+
+def test_a_model_that_cannot_be_written(model, extended, cohort, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"cannot be written.*Name a folder that you may write to"):
+        deploy.write_model(model, tmp_path / "file" / "sub" / "model")
+    (tmp_path / "there").mkdir()
+    table = [{"primary": True, "pretrained": 0.7, "share": 1.0, "seeds": 1}]
+    with pytest.raises(BadInput, match=r"is there already\. Name a new folder"):
+        extension._save(extended, cohort, "dec", table, None, tmp_path / "there")
+    bare = {name: value for name, value in model.about.items() if name != "scores"}
+    monkeypatch.setattr(deploy, "load", lambda folder: dataclasses.replace(model, about=bare))
+    with pytest.raises(BadInput, match="has no test scores to put on a card"):
+        extension.extend(tmp_path / "model", "dec", cohort="support2", out=tmp_path / "new")

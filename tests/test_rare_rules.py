@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from model import confirming, haim_tables, support2
-from tim_search import extension, merge, ray_executor, spec, tracking
+from model import confirming, haim_tables, networks, support2
+from tim_search import extension, grouping, inside, merge, ray_executor, spec, tracking
+from tim_search.games import ScoreTable
 from tim_search.search import Manifest
-from tim_search.types import BadInput, Context, Task
+from tim_search.types import BadInput, Context, Resources, Task
 
 CONTEXT = Context("c", "d", "s", "m3h", "{}")
 TASKS = tuple(Task(name, "binary") for name in "ab")
@@ -84,3 +86,54 @@ def test_a_tuning_space_that_the_network_refuses() -> None:
     odd = dataclasses.replace(found, file=found.file.model_copy(update={"tuning": section}))
     with pytest.raises(BadInput, match="batch_size"):
         spec.study(odd)
+
+
+def test_a_search_file_whose_cohort_falls_over_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise BadInput("the cohort changed meanwhile")
+
+    path = tmp_path / "search.yaml"
+    path.write_text("cohort: support2\n")
+    monkeypatch.setattr(spec, "_open", refuse)
+    assert "the cohort changed meanwhile" in [finding.problem for finding in spec.check(path)]
+
+
+def test_exact_designs_end_somewhere() -> None:
+    names = [f"t{number}" for number in range(spec.EXACT_LIMIT + 1)]
+    (finding,) = spec._misfits(spec.ExactDesign(), names, len(names))
+    assert finding.place == "design"
+    assert f"up to {spec.EXACT_LIMIT} tasks" in finding.problem
+
+
+def test_single_tasks_alone_are_more_models_than_are_looked_at() -> None:
+    m = 40
+    names = tuple(f"t{number:02}" for number in range(m))
+    scores = np.where(np.eye(m, dtype=bool), 0.7, np.nan)[:, None, :]
+    table = ScoreTable(names, ((0, 0),), np.eye(m, dtype=bool), scores, np.ones((m, 1), bool))
+    with pytest.raises(BadInput, match=r"candidate models of at most 10 tasks serve all 40 tasks.*train more"):
+        grouping.group(table, max_size=10)
+
+
+def test_workers_that_no_machine_here_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = ray_executor.RayExecutor(None, None, {}, Resources(cpus=1000.0), "local")  # type: ignore[arg-type]
+    node = {"Alive": True, "Resources": {"CPU": 2.0}, "NodeID": "n"}
+    monkeypatch.setattr(ray_executor.ray, "is_initialized", lambda: True)
+    executor._owns_ray, executor._payload_ref = True, object()
+    executor._watch = SimpleNamespace(nodes=[node])  # type: ignore[assignment]
+    monkeypatch.setattr(executor, "_nodes", lambda: [node])
+    with pytest.raises(BadInput, match=r"each worker asks for 1000 CPU.*Ask for less"):
+        executor._start()
+
+
+def test_a_look_inside_another_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest("s", "c", CONTEXT, TASKS, (), {"kind": "exact"}, ((0, 0),), ("a",))
+    opened = SimpleNamespace(manifest=manifest, folder=Path("folder"))
+    monkeypatch.setattr(inside.summary, "open_search", lambda folder: opened)
+    with pytest.raises(BadInput, match="--seeds: expected a whole number of at least 1, got 0"):
+        inside.look("folder", seeds=0)
+    other = SimpleNamespace(context=dataclasses.replace(CONTEXT, settings="{1}"), cohort=SimpleNamespace(name="c"))
+    monkeypatch.setattr(inside.spec, "load", lambda path, **_: None)
+    monkeypatch.setattr(inside.spec, "resolve", lambda *_, **__: other)
+    monkeypatch.setattr(networks, "look_inside", lambda name: None)
+    with pytest.raises(BadInput, match="are no longer those of the search"):
+        inside.look("folder")
