@@ -12,6 +12,7 @@ effects.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -255,9 +256,12 @@ def rows_of_many(
             return None
         notes.append(_TOO_MANY.format(method.upper()))
     shared: list[float | None] = [None] * m
-    if sliced:
-        shared = _block_variances([_thinned_source(given, i, known[:, i]) for i in range(m)])
-    fits = many.least_squares(given)
+    # The variances keep one core busy, the sums of least squares the others.
+    with ThreadPoolExecutor(1) as aside:
+        thin = [_thinned_source(given, i, known[:, i]) for i in range(m)] if sliced else []
+        variances = aside.submit(_block_variances, thin) if sliced else None
+        fits = many.least_squares(given)
+        shared = variances.result() if variances else shared
     n_blocks = (scored > 0).sum(axis=0).tolist()
     rows = [_row_of_many(*each, distinct_folds) for each in zip(fits, shared, n_blocks, strict=True)]
     return rows, [Outline(fit.n, fit.n_with, fit.constant) for fit in fits]
