@@ -133,6 +133,8 @@ def mapped(change: Callable[[Path, dict[str, Any]], Any]) -> Callable[[Path, dic
     return spoil
 
 
+OTHER_SPLIT = manifest("context", "split", value="x")
+
 ROWS = [
     # ---------------------------------------------------------------- what is named is not there, or is something else
     Row("run absent.yaml", ["absent.yaml: cannot be read: No such file"]),
@@ -212,11 +214,7 @@ ROWS = [
     Row("merge {search} nowhere --out new", ["nowhere", "there is neither"]),
     Row("merge {search} ftp://host/x --out new", ["expected a folder, or s3://bucket/prefix"]),
     Row("merge {search} {search} --out s3://bucket/x", ["expected a folder for the merged search"]),
-    Row(
-        "merge {search} copy --out new",
-        ["differ in the split", "do not compare"],
-        manifest("context", "split", value="x"),
-    ),
+    Row("merge {search} copy --out new", ["differ in the split", "do not compare"], OTHER_SPLIT),
     Row("group {search} --models 0", ["--models"]),
     Row("group {search} --objective best", ["--objective"]),
     Row("compare {search} .", ["search.json: cannot be read"]),
@@ -229,11 +227,7 @@ ROWS = [
     Row("confirm {search} --subset hospdead+dzclass --source slos_log", ["--source: slos_log not in the combination"]),
     Row("confirm {search} --subset hospdead+dzclass --by shoes", ["--by: expected one input column of the search"]),
     Row("confirm {search} --draws 3", ["--draws"]),
-    Row(
-        "confirm copy",
-        ["holds the search 'small' with another context", "the split"],
-        manifest("context", "split", value="x"),
-    ),
+    Row("confirm copy", ["holds the search 'small' with another context", "the split"], OTHER_SPLIT),
     # ---------------------------------------------------------------- train, predict, extend
     Row("train . --source hospdead", ["search.json: cannot be read"]),
     Row("train {search} --source nobody", ["no such task in the search: nobody"]),
@@ -245,7 +239,7 @@ ROWS = [
     Row(
         "train copy --source hospdead --subset hospdead+dzclass",
         ["are no longer those of the search"],
-        manifest("context", "split", value="x"),
+        OTHER_SPLIT,
     ),
     Row("predict nowhere rows.csv", ["nowhere"], text("rows.csv", "age\n3\n")),
     Row("predict models:/death/1 rows.csv", ["say where with --tracking-uri"], text("rows.csv", "age\n3\n")),

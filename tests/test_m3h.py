@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import pytest
@@ -104,18 +104,14 @@ def rounds_alike(dtype: torch.dtype) -> bool:
 
 
 @pytest.fixture
-def one_thread():
-    """A worker's setting: a product may be dealt out to two threads otherwise alone than in a pack."""
+def alike() -> Iterator[bool]:
+    """Whether a pack rounds alike on this machine, with one thread as a worker has it: two may share out a product
+    otherwise alone than in a pack. Where the library rounds by a matrix's place, short trainings agree all the same.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        if not all(map(rounds_alike, (torch.float32, torch.float64))):
-            pytest.skip(
-                "on this machine the library rounds a product by its place in a batch, whatever the program does"
-            )
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    yield all(map(rounds_alike, (torch.float32, torch.float64)))
+    torch.set_num_threads(threads)
 
 
 def largest_gap(subsets: Sequence[Subset], packs: Sequence[Sequence[Subset]], tasks, fold, settings) -> float:
@@ -153,24 +149,26 @@ def largest_gap(subsets: Sequence[Subset], packs: Sequence[Sequence[Subset]], ta
     ],
     ids=["supervised", "with a clustering"],
 )
-def test_packs_agree_with_training_alone_over_hundreds_of_steps(one_thread, subsets) -> None:
+def test_packs_agree_with_training_alone_over_hundreds_of_steps(alike: bool, subsets) -> None:
     # Rounding grows with every step, so this fails soon after any bit differs: see benchmarks/NOTES.md.
     fold = make_fold(rows=149)
-    settings = dataclasses.replace(SETTINGS, width=16, epochs=40)  # 200 steps, each fifth on 21 rows
-    assert largest_gap(subsets[1:3], [subsets[::-1], subsets[1:3]], TASKS, fold, settings) <= 1e-12
+    settings = dataclasses.replace(SETTINGS, width=16, epochs=40 if alike else 6)  # 200 steps, each fifth on 21 rows
+    assert largest_gap(subsets[1:3], [subsets[::-1], subsets[1:3]], TASKS, fold, settings) <= (1e-12 if alike else 1e-8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("clustering", [False, True])
-def test_packs_agree_with_training_alone_after_a_full_training_on_support2(one_thread, precision, clustering) -> None:
+def test_packs_agree_with_training_alone_after_a_full_training_on_support2(alike: bool, precision, clustering) -> None:
     cohort = support2.load().for_tasks(("avtisst", "dnr_later", "dzclass", "hospdead", "phenotype", "slos_log"))
     dtype = torch.float64 if precision == "float64" else torch.float32
     fold = load_fold(cohort, 0, dtype=dtype, device=torch.device("cpu"), replicates=0)
-    settings = M3HSettings(precision=precision, replicates=0)
+    settings = M3HSettings(precision=precision, replicates=0, epochs=15 if alike else 1)
     subsets = [members for members in combinations(sorted(cohort.tasks), 3) if ("phenotype" in members) == clustering]
     packs = [[subsets[m] for m in (3, 0, 9)], [subsets[m] for m in (5, 9, 1, 3)]]
-    assert largest_gap([subsets[3], subsets[9]], packs, cohort.tasks, fold, settings) <= 1e-8
+    assert largest_gap([subsets[3], subsets[9]], packs, cohort.tasks, fold, settings) <= (
+        1e-8 if alike or precision == "float64" else 1e-3
+    )
 
 
 def test_a_diverging_member_changes_no_other(monkeypatch) -> None:
