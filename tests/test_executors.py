@@ -99,6 +99,7 @@ def assert_failed(rows: list[Score], reason: str) -> None:
 
 def test_every_unit_is_answered_once_with_its_own_scores(make: Make) -> None:
     executor = make(Behaviour(attention=True, replicates=3))
+    assert executor.workers == (1 if isinstance(executor, SerialExecutor) else 2)
     results = list(executor.run(packs(UNITS, TASKS, 4)))
     assert_scored(answers(results), UNITS)
     for result in results:

@@ -55,6 +55,14 @@ def test_groups_are_split_evenly_into_as_few_packs_as_fit(units: list[Unit], cap
         assert max(group) - min(group) <= 1
 
 
+@given(units_lists, st.integers(1, 20), st.integers(1, 9))
+def test_no_pack_is_more_than_a_workers_share(units: list[Unit], capacity: int, workers: int) -> None:
+    result = packs(units, TASKS, capacity, workers)
+    share = -(-len(set(units)) // workers)
+    assert sorted(unit for pack in result for unit in pack.units) == sorted(set(units))
+    assert all(len(pack.units) <= min(capacity, share) for pack in result)
+
+
 def test_seventeen_units_at_capacity_sixteen() -> None:
     names = {f"t{index:02d}": Task(f"t{index:02d}", "binary") for index in range(17)}
     result = packs((Unit((name,), 0, 0) for name in names), names, 16)

@@ -303,6 +303,7 @@ def test_an_executor_that_fails_leaves_what_came_back(ledger: Ledger) -> None:
     @dataclass
     class Breaking:
         more: bool = False
+        workers: int = 1
 
         def run(self, packs: Any) -> Any:
             for pack in list(packs)[:3]:
@@ -323,6 +324,7 @@ class Abreast:
 
     interrupted: int = 10**6
     more: bool = False
+    workers: int = 1
 
     def run(self, packs: Any) -> Any:
         waiting = list(packs)
@@ -338,6 +340,21 @@ class Abreast:
 
     def close(self) -> None:
         pass
+
+
+def test_no_worker_stands_idle_while_a_pack_could_be_two(ledger: Ledger) -> None:
+    sizes: list[int] = []
+
+    class Counting(Abreast):
+        def run(self, packs: Any) -> Any:
+            waiting = list(packs)
+            sizes.extend(len(pack.units) for pack in waiting)
+            yield from super().run(waiting)
+
+    pairs = tuple(combinations(sorted(TASKS), 2))[:7]
+    search.run(StaticPlan(pairs), ledger, CONTEXT, TASKS, [(0, 0)], Counting(workers=3), 1000)
+    assert max(sizes) <= 3
+    assert sum(sizes) == 7
 
 
 def test_results_that_come_back_together_share_a_file(ledger: Ledger) -> None:

@@ -41,9 +41,13 @@ class Executor(Protocol):
     Attributes:
         more: true while the result just given is followed by one that has come back too. A caller may write them
             together; while it is false, the next result may take long.
+        workers: how many packs it can train at the same time, at least 1; asking starts it.
     """
 
     more: bool
+
+    @property
+    def workers(self) -> int: ...
 
     def run(self, packs: Iterable[Pack]) -> Iterator[PackResult]:
         """Train packs and yield what comes back, as it comes back.
@@ -194,6 +198,7 @@ class SerialExecutor:
     """
 
     more = False
+    workers = 1
 
     def __init__(self, factory: TrainerFactory, payload: Any, tasks: Mapping[str, Task], max_attempts: int = 3) -> None:
         self._factory = factory

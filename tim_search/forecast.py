@@ -36,10 +36,10 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     # Where every subset tries all combinations of settings, a unit is that many trainings.
     tried = [("", context)] if own is None else [(canonical(one), own.context_of(one).key) for one in own.values]
     todo = [replace(unit, settings=text) for text, key in tried for unit in set(wanted) - ledger.done(key)]
-    waiting = packs(todo, found.tasks, found.capacity)
+    workers = found.resources.workers or int((os.cpu_count() or 1) // found.resources.cpus)
+    waiting = packs(todo, found.tasks, found.capacity, max(1, workers))
     sizes = Counter(len(unit.subset) for unit in todo)
     units = plans.planned_units(found.plan, found.blocks)
-    workers = found.resources.workers or int((os.cpu_count() or 1) // found.resources.cpus)
     cost = spec.cost(found, sorted({unit.subset for unit in wanted})) if wanted else None
     seconds = wall = None
     if cost is not None:

@@ -23,18 +23,20 @@ _Kind: TypeAlias = tuple[int, int, tuple[int, ...]]
 _SHARED_COST = 8  # tasks' worth: M3H on SUPPORT2 takes 1.5 times as long for six tasks as for one
 
 
-def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int) -> list[Pack]:
+def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int, workers: int = 1) -> list[Pack]:
     """Group units into packs of at most `capacity` units, costly packs first.
 
     Costly packs come first so that no long one is left for the end, when other workers would wait for it. A group that
-    does not fill its packs is split evenly (17 units at capacity 16 give 9 + 8). The result depends on the set of units
-    alone, not on their order; a unit given twice is packed once. Units that name settings are cut between subsets, and
-    within one only where it does not fit a pack by itself.
+    does not fill its packs is split evenly (17 units at capacity 16 give 9 + 8), and no pack holds more than a worker's
+    share of the units, so that a few units keep all workers busy. The result depends on the set of units alone, not on
+    their order; a unit given twice is packed once. Units that name settings are cut between subsets, and within one
+    only where it does not fit a pack by itself.
 
     Args:
         units: what is to be trained.
         tasks: the tasks of the search by name.
         capacity: the largest number of units a pack, at least 1.
+        workers: that train packs at the same time.
 
     Raises:
         ValueError: when `capacity` is below 1.
@@ -52,6 +54,7 @@ def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int) -> li
         # made.
         group.sort(key=attrgetter("subset") if kind[2] else attrgetter("subset", "settings", "seed", "fold"))
         groups[kind] = [unit for unit, before in zip(group, [None, *group], strict=False) if unit != before]
+    capacity = min(capacity, max(1, -(-sum(map(len, groups.values())) // workers)))
 
     result: list[tuple[_Kind, Pack]] = []
     for kind, group in groups.items():

@@ -161,7 +161,7 @@ class _Watch:
 
 
 class RayExecutor:
-    """Trains packs on Ray actors; Ray is started, or attached to, when the first pack is drawn.
+    """Trains packs on Ray actors; Ray is started, or attached to, when its workers are counted or a pack is drawn.
 
     Args:
         factory: importable on every machine; makes the trainer, once a worker.
@@ -205,6 +205,12 @@ class RayExecutor:
         self._doubled: set[Pack] = set()  # packs that two workers were given
         self._settled: set[Pack] = set()  # ... and one of them has answered
         self.more = False
+
+    @property
+    def workers(self) -> int:
+        """See `Executor`."""
+        self._start()
+        return len(self._seats)
 
     def run(self, packs: Iterable[Pack]) -> Iterator[PackResult]:
         """See `Executor.run`."""

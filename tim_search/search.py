@@ -182,7 +182,7 @@ def run(
                         "is complete, or a trainer answered without a primary score"
                     )
                 total += len(todo)
-                waiting = deque(packs(todo, tasks, capacity))
+                waiting = deque(packs(todo, tasks, capacity, executor.workers))
                 with stop.held_off():
                     tell("round", f"round {earlier + rounds}: {len(todo)} units in {len(waiting)} packs")
                 del wanted, todo  # of a large search they are much memory, and the packs hold the units
