@@ -20,60 +20,135 @@ import torch
 from torch import Tensor
 
 _EPSILON = 1e-12
-#: Similarities held at once, by whether the device is a GPU: a core's L2 cache, half of a data-centre GPU's.
-_CACHE_BYTES = {False: 1 << 20, True: 24 << 20}
+#: Bytes of similarities held at once: a core's L2 cache; what keeps a GPU's kernels few and its memory free.
+_CORE, _GPU = 1 << 20, 512 << 20
 
 
 class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, present: Tensor | None, temperature: float, *z: Tensor) -> Tensor:
-        members, size = z[0].shape[:2]
         norms = [torch.linalg.vector_norm(x, dim=2, keepdim=True).clamp_min_(_EPSILON) for x in z]
         units = [x / norm for x, norm in zip(z, norms, strict=True)]
-        slopes = [torch.zeros_like(unit) for unit in units]
-        loss = z[0].new_zeros(members)
-        scale = 1.0 / temperature
-        pairs = []
-        for a, b in combinations(range(len(z)), 2):
-            rows = None if present is None else (present[:, a] & present[:, b]).nonzero().squeeze(1)
-            count = size if rows is None else len(rows)
-            if count >= 2:  # a single row has nothing to be contrasted with
-                pairs.append((a, b, rows, count))
-        # Members go through in chunks whose similarities of one pair stay in the cache over all passes.
-        room = _CACHE_BYTES[z[0].device.type == "cuda"]
-        chunk = max(1, room // (size * size * z[0].element_size())) if z[0].dtype == torch.float32 else 1
-        for start in range(0, members, chunk):
-            part = slice(start, start + chunk)
-            for a, b, rows, count in pairs:
-                left = units[a][part] if rows is None else units[a][part, rows]
-                right = units[b][part] if rows is None else units[b][part, rows]
-                similarity = torch.bmm(left * scale, right.transpose(1, 2))
-                matched = similarity.diagonal(dim1=1, dim2=2).sum(1)
-                # Unit vectors bound S by 1/T, and settings keep T at 0.05 or more: exp needs no maximum taken off.
-                weight = similarity.exp_()
-                row_sum, column_sum = weight.sum(2), weight.sum(1)
-                loss[part] += ((row_sum.log().sum(1) + column_sum.log().sum(1)) / 2 - matched) / count
-                row_sum.reciprocal_().mul_(0.5)
-                column_sum.reciprocal_().mul_(0.5)
-                weight *= row_sum.unsqueeze(2) + column_sum.unsqueeze(1)
-                weight.diagonal(dim1=1, dim2=2).sub_(1.0)
-                factor = scale / (count * len(pairs))
-                if rows is None:
-                    slopes[a][part].baddbmm_(weight, right, alpha=factor)
-                    slopes[b][part].baddbmm_(weight.transpose(1, 2), left, alpha=factor)
-                else:
-                    slopes[a][part].index_add_(1, rows, torch.bmm(weight, right), alpha=factor)
-                    slopes[b][part].index_add_(1, rows, torch.bmm(weight.transpose(1, 2), left), alpha=factor)
+        work = by_rows if z[0].device.type == "cpu" else by_masks
+        loss, slopes = work(units, present, 1.0 / temperature)
         for unit, norm, slope in zip(units, norms, slopes, strict=True):
             # Through the normalisation: only the part across the unit vector moves it.
             slope.sub_(unit * (unit * slope).sum(2, keepdim=True)).div_(norm)
         ctx.save_for_backward(*slopes)
-        return loss / max(len(pairs), 1)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         by_member = upstream[0].view(-1, 1, 1)
         return (None, None, *(slope * by_member for slope in ctx.saved_tensors))
+
+
+def by_rows(units: Sequence[Tensor], present: Tensor | None, scale: float) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradient, each pair's rows picked out: the fewest operations, which is what a CPU needs.
+
+    Args:
+        units: one (members, B, h) of unit vectors a modality.
+        present: see `info_nce`.
+        scale: 1/T.
+
+    Returns:
+        (members,) loss, and its gradient by each of `units`, of their shapes.
+    """
+    members, size = units[0].shape[:2]
+    slopes = [torch.zeros_like(unit) for unit in units]
+    loss = units[0].new_zeros(members)
+    pairs = []
+    for a, b in combinations(range(len(units)), 2):
+        rows = None if present is None else (present[:, a] & present[:, b]).nonzero().squeeze(1)
+        count = size if rows is None else len(rows)
+        if count >= 2:  # a single row has nothing to be contrasted with
+            pairs.append((a, b, rows, count))
+    # Members go through in chunks whose similarities of one pair stay in the cache over all passes.
+    single = units[0].dtype != torch.float32  # double precision rounds by its pack mates otherwise
+    chunk = 1 if single else max(1, _CORE // (size * size * 4))
+    for start in range(0, members, chunk):
+        part = slice(start, start + chunk)
+        for a, b, rows, count in pairs:
+            left = units[a][part] if rows is None else units[a][part, rows]
+            right = units[b][part] if rows is None else units[b][part, rows]
+            similarity = torch.bmm(left * scale, right.transpose(1, 2))
+            matched = similarity.diagonal(dim1=1, dim2=2).sum(1)
+            # Unit vectors bound S by 1/T, and settings keep T at 0.05 or more: exp needs no maximum taken off.
+            weight = similarity.exp_()
+            row_sum, column_sum = weight.sum(2), weight.sum(1)
+            loss[part] += ((row_sum.log().sum(1) + column_sum.log().sum(1)) / 2 - matched) / count
+            row_sum.reciprocal_().mul_(0.5)
+            column_sum.reciprocal_().mul_(0.5)
+            weight *= row_sum.unsqueeze(2) + column_sum.unsqueeze(1)
+            weight.diagonal(dim1=1, dim2=2).sub_(1.0)
+            factor = scale / (count * len(pairs))
+            if rows is None:
+                slopes[a][part].baddbmm_(weight, right, alpha=factor)
+                slopes[b][part].baddbmm_(weight.transpose(1, 2), left, alpha=factor)
+            else:
+                slopes[a][part].index_add_(1, rows, torch.bmm(weight, right), alpha=factor)
+                slopes[b][part].index_add_(1, rows, torch.bmm(weight.transpose(1, 2), left), alpha=factor)
+    return loss / max(len(pairs), 1), slopes
+
+
+def by_masks(units: Sequence[Tensor], present: Tensor | None, scale: float) -> tuple[Tensor, list[Tensor]]:
+    """The same for all pairs at once, with every row in each of them, where absent ones weigh nothing: for a GPU.
+
+    It takes few kernels that pass seldom over the similarities, and the host has to wait for nothing. Arguments and
+    result are those of `by_rows`. With r = 1/(2 row sums) and c = 1/(2 column sums),
+    (P (r_i + c_j)) n_b = r (P n_b) + P (c n_b): one product of P with n_b and c n_b side by side, so that P need not be
+    revisited.
+    """
+    members, size, h = units[0].shape
+    stacked = torch.stack(tuple(units))  # (modalities, members, B, h)
+    slopes = torch.zeros_like(stacked)
+    loss = stacked.new_zeros(members)
+    first, second = zip(*combinations(range(len(units)), 2), strict=True)
+    there = stacked.new_ones(len(units), size) if present is None else present.T.to(stacked.dtype)
+    absent = (1.0 - _of(there, first) * _of(there, second)).view(-1, 1, size, 1)  # (pairs, 1, B, 1)
+    counts = (1.0 - absent).sum(dim=(1, 2, 3), keepdim=True)
+    used = (counts >= 2).to(stacked.dtype)
+    share = used / (counts.clamp_min(1.0) * used.sum().clamp_min(1.0))
+    chunk = max(1, _GPU // (len(first) * size * size * stacked.element_size()))
+    for start in range(0, members, chunk):
+        part = slice(start, start + chunk)
+        left, right = _of(stacked[:, part], first), _of(stacked[:, part], second)  # (pairs, chunk, B, h)
+        bare = absent.expand(-1, left.shape[1], -1, -1)
+        weight = _product(*_shut(left * scale, right, bare)) if present is not None else _product(left * scale, right)
+        weight.exp_()
+        # Where nothing is there the sum is set to one, so that it has a logarithm, which is zero.
+        rows, columns = (weight.sum(axis).unsqueeze(-1) + absent for axis in (3, 2))
+        matched = (left * right * (1.0 - absent)).sum(dim=(2, 3)) * scale
+        by_pair = (rows * columns).log().sum(dim=(2, 3)) / 2 - matched  # (pairs, chunk)
+        loss[part] = (share.view(-1, 1) * by_pair).sum(0)
+        r, c = 0.5 / rows, 0.5 / columns
+        for numbers, other, mine, others, turned in (
+            (first, right, r, c, weight),
+            (second, left, c, r, weight.transpose(2, 3)),
+        ):
+            plain, weighed = torch.matmul(turned, torch.cat([other, other * others], dim=3)).split(h, dim=3)
+            found = (mine * plain + weighed - other * (1.0 - absent)) * (share * scale)
+            for number, slope in zip(numbers, found, strict=True):  # one after another: atomic additions have no order
+                slopes[number, part] += slope
+    return loss, list(slopes)
+
+
+def _of(x: Tensor, numbers: Sequence[int]) -> Tensor:
+    """What belongs to some modalities, by pairs: x[numbers] without an index that would have to reach the device."""
+    return torch.stack([x[number] for number in numbers])
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """(pairs, members, B, B)"""
+    return torch.matmul(left, right.transpose(2, 3))
+
+
+def _shut(left: Tensor, right: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors whose product is minus a thousand or less, so that its exponential is zero, where a row is absent."""
+    whole, far = torch.ones_like(absent), -1000.0 * absent
+    # Two columns more do it; four keep the rows at a boundary of 16 bytes, which fast products want.
+    nothing = torch.zeros_like(absent).expand(-1, -1, -1, 2)
+    return torch.cat([left, far, whole, nothing], dim=3), torch.cat([right, whole, far, nothing], dim=3)
 
 
 def info_nce(z: Sequence[Tensor], present: Tensor | None, temperature: float) -> Tensor:

@@ -27,8 +27,9 @@ from model.settings import M3HSettings, TrainingSettings
 from model.training import PackTrainer, TrainingPayload, fit_pack, score_pack
 from tim_search.types import Pack, Subset, Task, Unit
 
-#: The most members a pack has by default: as many as a core's cache serves well, or as fill a GPU.
-LARGEST_PACK = {"cpu": 16, "gpu": 256}
+#: The most members a pack has by default: as many as a core's cache serves well; as many as make a GPU's work on a
+#: step longer than the host takes to start its kernels, some 500 whatever the number of members.
+LARGEST_PACK = {"cpu": 16, "gpu": 1024}
 _UNKNOWN_GPU = 64  # members, where the workers' GPU cannot be asked from here
 _SHARE = {"cpu": 0.5, "gpu": 0.8}  # of the free memory that packs may fill
 

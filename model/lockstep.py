@@ -62,9 +62,8 @@ def fit(
     Returns:
         the parameters, and float64 (epochs, K) mean total loss of each epoch.
     """
-    optimiser = _adam(values, rates)
-    # One joint step on the total, or one step for each loss in turn. A step that a parameter's gradient does not reach
-    # counts for it as a zero gradient, in every pack alike: hence zeros rather than no gradient from the start.
+    adam = _Adam(values, rates)
+    # One joint step on the total, or one step for each loss in turn.
     turns = 1 if settings.update == "joint" else 1 + plan.tasks
     history = torch.zeros(settings.epochs, plan.members, dtype=torch.float64)
     alone = len(blocks) == 1  # several blocks would have to share their dice; networks that take them draw none
@@ -74,7 +73,7 @@ def fit(
         total = blocks[0].fold.train.inputs[0].new_zeros(plan.members)
         for number, parts in enumerate(_minibatches(plan, blocks, epoch, settings.batch_size)):
             for turn in range(turns):
-                optimiser.zero_grad(set_to_none=False)
+                adam.forget()
                 for where, members, rows in parts:
                     own = values if len(parts) == 1 else {name: value[where] for name, value in values.items()}
                     # Several blocks would have to share their dice; networks that take them have no use for any.
@@ -86,7 +85,7 @@ def fit(
                     in_turn.sum().backward()
                     if turn == 0:
                         total[where] += by_member.detach() * len(rows)
-                optimiser.step()
+                adam.step()
         history[epoch] = total.double().cpu() / counts
     return {name: value.detach() for name, value in values.items()}, history
 
@@ -112,32 +111,58 @@ def _minibatches(plan: Layout, blocks: Sequence[Block], epoch: int, size: int) -
             ]
 
 
-def _adam(values: Parameters, rates: Sequence[float]) -> torch.optim.Optimizer:
-    """What moves the parameters, which get zero gradients."""
-    if len(set(rates)) == 1:
-        return torch.optim.Adam(_aligned(values), lr=rates[0], fused=True)
-    # Members have rates of their own, so the optimiser takes each member's part of every parameter by itself.
-    by_rate: dict[float, list[Tensor]] = {}
-    for value in values.values():
-        value.grad = torch.zeros_like(value)
-        for part, slope, rate in zip(value.detach(), value.grad, rates, strict=True):
-            part.grad = slope
-            by_rate.setdefault(rate, []).append(part)
-    return torch.optim.Adam([{"params": parts, "lr": rate} for rate, parts in by_rate.items()], fused=True)
+class _Adam:
+    """Adam on a pack's parameters, with a rate for each member.
 
-
-def _aligned(values: Parameters) -> list[Tensor]:
-    """What Adam steps on: the parameters, their gradients zero, each in a length that is a multiple of `ALIGN`.
-
-    Adam takes numbers by fours or eights and a remainder one by one, and the two round differently. A parameter that
-    would leave a remainder becomes a view of a longer tensor.
+    Every step moves every parameter: one that no loss reached counts as one with a zero gradient, in every pack alike.
     """
-    stepped = []
-    for value in values.values():
+
+    def __init__(self, values: Parameters, rates: Sequence[float]) -> None:
+        #: Parameters whose gradient each backward pass makes anew, and gradients that it adds to.
+        self._fresh: list[Tensor] = []
+        self._kept: list[Tensor] = []
+        if len(set(rates)) == 1:
+            stepped = [self._aligned(value) for value in values.values()]
+            self._optimiser = torch.optim.Adam(stepped, lr=rates[0], fused=True)
+            return
+        # Members have rates of their own, so the optimiser takes each member's part of every parameter by itself.
+        by_rate: dict[float, list[Tensor]] = {}
+        for value in values.values():
+            value.grad = torch.zeros_like(value)
+            self._kept.append(value.grad)
+            for part, slope, rate in zip(value.detach(), value.grad, rates, strict=True):
+                part.grad = slope
+                by_rate.setdefault(rate, []).append(part)
+        groups = [{"params": parts, "lr": rate} for rate, parts in by_rate.items()]
+        self._optimiser = torch.optim.Adam(groups, fused=True)
+
+    def _aligned(self, value: Tensor) -> Tensor:
+        """What the optimiser steps on for a parameter: a length that is a multiple of `ALIGN`.
+
+        Adam takes numbers by fours or eights and a remainder one by one, and the two round differently. A parameter
+        that would leave a remainder becomes a view of a longer tensor, and so does its gradient.
+        """
         count = value.numel()
+        if count % ALIGN == 0:
+            self._fresh.append(value)
+            return value
         room, slope = (value.new_zeros(count + -count % ALIGN) for _ in range(2))
         room[:count] = value.detach().flatten()
         value.data, value.grad = room[:count].view(value.shape), slope[:count].view(value.shape)
         room.grad = slope
-        stepped.append(room)
-    return stepped
+        self._kept.append(slope)
+        return room
+
+    def forget(self) -> None:
+        """Before the losses of a step: no gradient yet."""
+        for value in self._fresh:
+            value.grad = None
+        if self._kept:
+            torch._foreach_zero_(self._kept)
+
+    def step(self) -> None:
+        """After the backward passes of a step."""
+        for value in self._fresh:
+            if value.grad is None:
+                value.grad = torch.zeros_like(value)
+        self._optimiser.step()

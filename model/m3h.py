@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,11 +112,28 @@ def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, s
     return values
 
 
+class _Linear(torch.autograd.Function):
+    """Each member's own linear layer; a weight's gradient is made in the weight's own layout, not copied into it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        (above,) = upstream
+        below = torch.bmm(above, weight) if ctx.needs_input_grad[0] else None
+        return below, torch.bmm(above.transpose(1, 2), x), above.sum(1)
+
+
 def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
     """Each member's own linear layer: (K, B, inputs) to (K, B, outputs); slots of one layer are laid side by side."""
     weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
     members = weight.shape[0]
-    return torch.baddbmm(bias.reshape(members, 1, -1), x, weight.reshape(members, -1, x.shape[2]).transpose(1, 2))
+    found: Tensor = _Linear.apply(x, weight.reshape(members, -1, x.shape[2]), bias.reshape(members, -1))
+    return found
 
 
 def by_slot(name: str) -> bool:

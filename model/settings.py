@@ -9,9 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
 from tim_search.types import BadInput, canonical
+
+#: Of parameters and arithmetic. "tf32" is float32 but for matrix products, whose factors a GPU that can rounds to ten
+#: bits of mantissa; on other devices it is float32.
+Precision: TypeAlias = Literal["float32", "tf32", "float64"]
 
 
 class TrainingSettings(Protocol):
@@ -26,7 +30,7 @@ class TrainingSettings(Protocol):
     @property
     def learning_rate(self) -> float: ...
     @property
-    def precision(self) -> Literal["float32", "float64"]: ...
+    def precision(self) -> Precision: ...
     @property
     def replicates(self) -> int: ...
     @property
@@ -75,7 +79,7 @@ class M3HSettings(_Common):
         batch_size: rows a step (section 4.3: 256 or 512).
         learning_rate: of Adam (section 4.3: 1e-4 or 3e-4).
         rare: a binary task with fewer positives than this share starts from the bias log(n_pos / n_neg) (section 3.2).
-        precision: dtype of parameters and arithmetic.
+        precision: of parameters and arithmetic, see `Precision`.
         replicates: scores under this many patient-bootstrap weightings are returned beside each score.
     """
 
@@ -89,7 +93,7 @@ class M3HSettings(_Common):
     batch_size: int = 256
     learning_rate: float = 3e-4
     rare: float = 0.1
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Precision = "float32"
     replicates: int = 50
 
     def __post_init__(self) -> None:
@@ -167,7 +171,7 @@ class FlexCareSettings(_Common):
     patience: int = 2
     stop_share: float = 0.125
     rare: float = 0.0
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Precision = "float32"
     replicates: int = 50
 
     def __post_init__(self) -> None:
@@ -216,7 +220,7 @@ class OwnSettings(_Common):
     batch_size: int = 256
     learning_rate: float = 3e-4
     rare: float = 0.1
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Precision = "float32"
     replicates: int = 50
 
     def __post_init__(self) -> None:
@@ -244,7 +248,7 @@ def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
         ("batch_size", settings.batch_size >= 2, "a whole number of at least 2"),
         ("learning_rate", settings.learning_rate > 0, "a number above 0"),
         ("rare", 0 <= settings.rare <= 1, "a share between 0 and 1"),
-        ("precision", settings.precision in ("float32", "float64"), "float32 or float64"),
+        ("precision", settings.precision in get_args(Precision), "float32, tf32 or float64"),
         ("replicates", settings.replicates >= 0, "a whole number of at least 0"),
     )
     for name, holds, allowed in (*common, *rules):

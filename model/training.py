@@ -42,7 +42,7 @@ from tim_search.types import (
     Unit,
 )
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def fit_pack(
     plan, values = _begun([one.subset for one in pack.units], tasks, fold, unit.seed, settings, network)
     _take_over(values, start)
     turns_of = cast(asynchronous.AsynchronousSettings, settings)
-    kept, history, course = asynchronous.fit(values, plan, tasks, fold, unit.seed, turns_of, network, after_turn)
+    with _products(settings):
+        kept, history, course = asynchronous.fit(values, plan, tasks, fold, unit.seed, turns_of, network, after_turn)
     return Fitted(kept, plan, history, _diverged(history), network, course)
 
 
@@ -172,7 +173,8 @@ def fit_blocks(
         values = {name: torch.cat([own[name].detach() for _, own in begun]).requires_grad_() for name in names}
     _take_over(values, start)
     rates = [rate for _, rate in members] * len(blocks)
-    values, history = lockstep.fit(values, plan, parts, settings, rates, network)
+    with _products(settings):
+        values, history = lockstep.fit(values, plan, parts, settings, rates, network)
     each = [slice(at, at + len(members)) for at in range(0, plan.members, len(members))]
     return [
         Fitted(
@@ -198,6 +200,17 @@ def _begun(
     return plan, network.initialise(plan, tasks, fold, seed, settings)
 
 
+@contextlib.contextmanager
+def _products(settings: TrainingSettings) -> Iterator[None]:
+    """Matrix products of float32 in full, which do not depend on the GPU's generation, unless the settings say tf32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @torch.no_grad()
 def _take_over(values: Parameters, start: Sequence[Parameters]) -> None:
     for member, given in enumerate(start):
@@ -218,7 +231,8 @@ def predict(fitted: Fitted, rows: Rows, settings: TrainingSettings) -> Predictio
     rebuilt = _Rebuilt(rows) if fitted.plan.clustering else None
     for part in rows.split(settings.evaluation_rows):
         # Of a part's outputs only these stay: reconstructions and embeddings of all rows would fill the memory.
-        output = fitted.network.forward(fitted.values, fitted.plan, part, settings)
+        with _products(settings):
+            output = fitted.network.forward(fitted.values, fitted.plan, part, settings)
         logits.append(output.logits)
         latents.append(output.latents)
         if output.attention is not None:
@@ -367,8 +381,6 @@ class PackTrainer:
         self._device = _device(payload.device)
         self._folds: dict[tuple[object, ...], Fold] = {}
         torch.set_num_threads(max(1, payload.threads))
-        # Full float32 products: TF32 would make scores depend on the device generation.
-        torch.set_float32_matmul_precision("highest")
 
     def fold(self, number: int, settings: TrainingSettings | None = None) -> Fold:
         """The prepared fold, as the search's settings or others want it; from memory after the first call."""

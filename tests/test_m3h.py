@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from model import m3h, support2
-from model.contrastive import info_nce
 from model.data import load_fold
 from model.seeding import batch_order
 from model.settings import M3HSettings
@@ -219,19 +218,31 @@ def test_a_rare_outcome_starts_from_its_log_odds() -> None:
     assert abs(bias[0, 0].item()) <= 1 / SETTINGS.width**0.5
 
 
-def test_the_gradient_of_the_contrastive_term_is_exact() -> None:
-    torch.manual_seed(0)
-    z = [torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    present = torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1], [1, 0, 0]]).bool()
-    assert torch.autograd.gradcheck(lambda *z: info_nce(z, None, 0.1), z)
-    assert torch.autograd.gradcheck(lambda *z: info_nce(z, present, 0.1), z)
-
-
-def test_the_contrastive_term_is_zero_where_nothing_can_be_contrasted() -> None:
-    z = [torch.randn(2, 4, 3, dtype=torch.float64) for _ in range(2)]
-    apart = torch.tensor([[1, 0], [0, 1], [1, 0], [1, 1]]).bool()
-    assert info_nce(z[:1], None, 0.1).tolist() == [0.0, 0.0]
-    assert info_nce(z, apart, 0.1).tolist() == [0.0, 0.0]
+@pytest.mark.parametrize("names", [("cost", "ill", "ward"), ("group",), ("group", "rare", "stage")])
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_no_step_waits_for_its_device(names: Subset, missing: float) -> None:
+    """Tensors of the device "meta" have no values: whatever the host wanted to know of one would raise, and so would a
+    tensor left on the host."""
+    fold = make_fold(missing=missing)
+    host, away = torch.device("cpu"), torch.device("meta")
+    begun = m3h.initialise(m3h.layout([names] * 2, TASKS, fold, host), TASKS, fold, 0, SETTINGS)
+    values = {name: value.detach().to(away).requires_grad_() for name, value in begun.items()}
+    plan = m3h.layout([names] * 2, TASKS, fold, away)
+    whole = fold.train
+    rows = dataclasses.replace(
+        whole,
+        inputs=tuple(x.to(away) for x in whole.inputs),
+        present=None if whole.present is None else whole.present.to(away),
+        targets=whole.targets.to(away),
+        labelled=whole.labelled.to(away),
+    )
+    for part in rows.take(torch.arange(len(rows), device=away)).split(SETTINGS.batch_size):
+        m3h.losses(m3h.forward(values, plan, part, SETTINGS), plan, part, SETTINGS).by_member(SETTINGS).sum().backward()
+    reached = [name for name, value in values.items() if value.grad is not None and value.grad.device == away]
+    assert set(values) - set(reached) <= (
+        {"shared.in.weight", "shared.in.bias", "shared.out.weight", "shared.out.bias"}
+    )
+    assert len(reached) == len(values) or names == ("group",)
 
 
 def test_attention_favours_the_own_task_and_its_rows_sum_to_one() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,12 +212,31 @@ def test_the_payload_is_picklable_and_small_settings_are_canonical(cohort: Cohor
         ("temperature", 0.01),
         ("update", "both"),
         ("rare", 2.0),
+        ("precision", "bf16"),
         ("alpha", float("inf")),
     ],
 )
 def test_settings_out_of_range_name_the_field_and_what_is_allowed(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{field}: expected .* got"):
         M3HSettings(**{field: value})
+
+
+@pytest.mark.parametrize(("precision", "products"), [("tf32", "high"), ("float32", "highest"), ("float64", "highest")])
+def test_products_are_as_precise_as_the_settings_say_and_only_there(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch, precision: str, products: str
+) -> None:
+    seen = []
+    forward = m3h.forward
+
+    def watched(*given: Any) -> Any:
+        seen.append(torch.get_float32_matmul_precision())
+        return forward(*given)
+
+    monkeypatch.setattr(m3h, "forward", watched)
+    before = torch.get_float32_matmul_precision()
+    PackTrainer(payload(cohort, precision=precision)).train(pack(("diagnosis_01",)))
+    assert set(seen) == {products}
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_an_unknown_network_lists_the_known_ones() -> None:
