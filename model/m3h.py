@@ -9,7 +9,7 @@ K members, B rows, h width, s supervised tasks and c clustering tasks a member, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,22 +59,33 @@ def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, s
     like = fold.train.inputs[0]
     values: Parameters = {}
 
+    def placed(value: Tensor) -> Tensor:
+        # Before it is laid out for all members: a large pack has gigabytes of them, made where they are used.
+        return value.to(device=like.device, dtype=like.dtype)
+
     def store(name: str, value: Tensor) -> None:
-        values[name] = value.to(device=like.device, dtype=like.dtype).contiguous().requires_grad_()
+        values[name] = value.contiguous().requires_grad_()
 
     def shared(name: str, outputs: int, inputs: int) -> None:
-        weight, bias = linear(seed, name, outputs=outputs, inputs=inputs)
+        weight, bias = map(placed, linear(seed, name, outputs=outputs, inputs=inputs))
         store(f"{name}.weight", weight.expand(members, -1, -1))
         store(f"{name}.bias", bias.expand(members, -1))
 
-    def by_task(name: str, slots: slice, outputs: int, inputs: int) -> None:
-        drawn = {
-            task: linear(seed, name, task, outputs=outputs, inputs=inputs) for row in plan.names for task in row[slots]
-        }
-        store(
-            f"{name}.weight", torch.stack([torch.stack([drawn[task][0] for task in row[slots]]) for row in plan.names])
+    def by_task(slots: slice, draw: Callable[[str], tuple[Tensor, ...]], *names: str) -> None:
+        """A tensor of each name, (K, slots, ...), from what is drawn once for every task."""
+        rows = [row[slots] for row in plan.names]
+        known = {task: place for place, task in enumerate(sorted({task for row in rows for task in row}))}
+        where = torch.tensor([[known[task] for task in row] for row in rows], device=like.device)
+        for name, drawn in zip(names, zip(*map(draw, known), strict=True), strict=True):
+            store(name, placed(torch.stack(drawn))[where])
+
+    def layer(name: str, slots: slice, outputs: int, inputs: int) -> None:
+        by_task(
+            slots,
+            lambda task: linear(seed, name, task, outputs=outputs, inputs=inputs),
+            f"{name}.weight",
+            f"{name}.bias",
         )
-        store(f"{name}.bias", torch.stack([torch.stack([drawn[task][1] for task in row[slots]]) for row in plan.names]))
 
     for number, width in enumerate(widths):
         shared(f"encoder.{number}.in", 2 * h, width)
@@ -83,32 +94,20 @@ def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, s
     shared("shared.out", h, h)
     for name in ("query", "key", "value"):
         shared(f"attention.{name}", h, h)
-    tokens = {
-        task: torch.randn(h, generator=generator(seed, "token", task), dtype=torch.float64)
-        for row in plan.names
-        for task in row
-    }
-    store("attention.token", torch.stack([torch.stack([tokens[task] for task in row]) for row in plan.names]))
+    by_task(
+        slice(None),
+        lambda task: (torch.randn(h, generator=generator(seed, "token", task), dtype=torch.float64),),
+        "attention.token",
+    )
     if plan.supervised:
-        by_task("task", slice(0, plan.supervised), h, h)
-        heads = {
-            task: head(task, tasks, fold, seed, settings, plan.outputs)
-            for row in plan.names
-            for task in row[: plan.supervised]
-        }
-        store(
-            "head.weight",
-            torch.stack([torch.stack([heads[task][0] for task in row[: plan.supervised]]) for row in plan.names]),
-        )
-        store(
-            "head.bias",
-            torch.stack([torch.stack([heads[task][1] for task in row[: plan.supervised]]) for row in plan.names]),
-        )
+        slots = slice(0, plan.supervised)
+        layer("task", slots, h, h)
+        by_task(slots, lambda task: head(task, tasks, fold, seed, settings, plan.outputs), "head.weight", "head.bias")
     if plan.clustering:
         slots = slice(plan.supervised, None)
-        by_task("autoencoder.encode", slots, h, h * len(widths))
-        by_task("autoencoder.decode.in", slots, 2 * h, h)
-        by_task("autoencoder.decode.out", slots, sum(widths), 2 * h)
+        layer("autoencoder.encode", slots, h, h * len(widths))
+        layer("autoencoder.decode.in", slots, 2 * h, h)
+        layer("autoencoder.decode.out", slots, sum(widths), 2 * h)
     return values
 
 
