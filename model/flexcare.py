@@ -100,7 +100,7 @@ def counts_of(inputs: Sequence[Sequence[int]], patch: int) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=32)
-def attends(counts: tuple[int, ...], which: str) -> Tensor:
+def attends(counts: tuple[int, ...], which: str, device: torch.device | None = None) -> Tensor:
     """Eq. 4 without the task token: bool (N, N), true where the row's token may attend to the column's.
 
     The tokens are the combinations', then each modality's. A single modality's combination token is that modality's
@@ -109,9 +109,8 @@ def attends(counts: tuple[int, ...], which: str) -> Tensor:
     combos = combinations_of(len(counts), which)
     owner = [set(c) for c in combos] + [{m} for m, count in enumerate(counts) for _ in range(count)]
     one = [len(c) == 1 for c in combos] + [True] * sum(counts)
-    return torch.tensor([
-        [(one[j] and owner[j] <= owner[i]) or i == j for j in range(len(owner))] for i in range(len(owner))
-    ])  # fmt: skip
+    rows = [[(one[j] and owner[j] <= owner[i]) or i == j for j in range(len(owner))] for i in range(len(owner))]
+    return torch.tensor(rows, device=device)
 
 
 def initialise(
@@ -287,7 +286,8 @@ def _existing(
     if present is None:
         present = torch.ones(size, len(counts), dtype=torch.bool, device=device)
     present = present | ~present.any(1, keepdim=True)
-    there = torch.stack([present[:, list(c)].all(1) for c in combos], dim=1)
+    # By columns: a list as an index would be sent to the device in every step.
+    there = torch.stack([torch.stack([present[:, m] for m in c]).all(0) for c in combos], dim=1)
     parts = [there]
     for number, count in enumerate(counts):
         here = present[:, number, None].expand(-1, count)
@@ -307,7 +307,7 @@ def _mask(counts: tuple[int, ...], k: int, exists: Tensor, settings: FlexCareSet
     size, n = exists.shape
     own = torch.eye(k + n, dtype=torch.bool, device=exists.device)
     paper = own.clone()
-    paper[k:, k:] |= attends(counts, settings.combinations).to(exists.device)
+    paper[k:, k:] |= attends(counts, settings.combinations, exists.device)
     paper[:k, k:] = True
     columns = torch.cat([exists.new_ones(size, k), exists], dim=1).unsqueeze(1)
     if settings.mask == "paper":

@@ -104,6 +104,27 @@ def test_every_equation_is_that_of_the_reference(fold: Fold) -> None:
     torch.testing.assert_close(output.inner.covariance, covariance.mean(1), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("mask", ["paper", "published_code"])
+def test_no_step_waits_for_its_device(fold: Fold, mask: str) -> None:
+    """Tensors of the device "meta" have no values: what the host wants to know of one raises."""
+    away, settings = torch.device("meta"), dataclasses.replace(SETTINGS, mask=mask)
+    subsets: tuple[Subset, ...] = (("back", "cost", "signs"), ("back", "dead", "stay"))
+    values = {name: value.to(away).requires_grad_() for name, value in started(fold, subsets, settings)[1].items()}
+    plan = layout(subsets, TASKS, fold, away)
+    rows = dataclasses.replace(
+        fold.train,
+        inputs=tuple(x.to(away) for x in fold.train.inputs),
+        present=None if fold.train.present is None else fold.train.present.to(away),
+        targets=fold.train.targets.to(away),
+        labelled=fold.train.labelled.to(away),
+        steps=tuple(None if one is None else one.to(away) for one in fold.train.steps),
+    )
+    output = flexcare.forward(values, plan, rows, settings)
+    flexcare.losses(output, plan, rows, settings).by_member(settings).sum().backward()
+    unread = {name for name, value in values.items() if value.grad is None}
+    assert unread == {"router.noise.combination.weight", "router.noise.task.weight"}  # which the dice would be
+
+
 @pytest.mark.parametrize("counts", [(1,), (1, 3), (1, 5, 4), (2, 1, 1, 3)], ids=["1", "2", "3", "4"])
 def test_the_mask_is_eq_4_token_by_token(counts: tuple[int, ...]) -> None:
     kinds = [("modality" if len(c) == 1 else "combination", c) for c in all_combinations(len(counts))]
