@@ -89,6 +89,11 @@ def capacity(cohort: Cohort, network: str, largest: int, settings: Any, *, gpus:
     return max(1, min(LARGEST_PACK[kind], int(_SHARE[kind] * free // max(each or 1 for each in counted))))
 
 
+def gpus_here() -> int:
+    """GPUs of this machine that torch can use."""
+    return torch.cuda.device_count()
+
+
 def _inputs(cohort: Cohort) -> tuple[tuple[int, ...], ...]:
     """Shape of a row's input of each modality as a network sees it, at most.
 

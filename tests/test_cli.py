@@ -508,6 +508,21 @@ def test_plan(call: Call, tmp_path: Path) -> None:
     assert "to be trained" in out
 
 
+def test_plan_for_gpu_workers_measures_where_there_is_a_gpu(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"training": {"epochs": 1, "replicates": 0}, "resources": {"gpus": 1}}
+    path = write(tmp_path / "small.yaml", **settings)
+    monkeypatch.setattr("model.cost.gpus_here", lambda: 0)
+    without = json.loads(call("plan", path, "--json", "--out", tmp_path / "out")[1])
+    assert (without["todo"], without["worker_seconds"], without["wall_seconds"]) == (7, None, None)
+    monkeypatch.setattr("model.cost.gpus_here", lambda: 1)
+    found = json.loads(call("plan", path, "--json", "--out", tmp_path / "out")[1])
+    assert found["workers"] == 1, "one for each GPU, however many cores there are"
+    assert found["wall_seconds"] == pytest.approx(found["worker_seconds"])
+    assert found["worker_seconds"] > 0
+
+
 def test_plan_knows_what_the_ledger_holds(call: Call, half: Path, tmp_path: Path) -> None:
     found = json.loads(call("plan", half / "search.yaml", "--out", half, "--json")[1])
     assert (found["units"], found["held"], found["todo"]) == (7, 4, 3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     an upper bound of it; combinations of settings that each is trained with (1 unless every subset is tuned); held,
     units in the ledger; todo, trainings asked for now, packs and largest_pack of them, by_size (subset size ->
     trainings); workers (those asked for, else what this machine can hold); worker_seconds and wall_seconds
-    of what is to do (None for GPU workers, which are not measured here); power, the smallest TIM scores that a sampled
+    of what is to do (None for GPU workers where this machine has no GPU); power, the smallest TIM scores that a sampled
     design can tell from zero as far as the ledger's scores say (None for other designs): smallest (source -> score,
     None where they say too little), subsets, pilot_units, notes.
     """
@@ -36,7 +35,7 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     # Where every subset tries all combinations of settings, a unit is that many trainings.
     tried = [("", context)] if own is None else [(canonical(one), own.context_of(one).key) for one in own.values]
     todo = [replace(unit, settings=text) for text, key in tried for unit in set(wanted) - ledger.done(key)]
-    workers = found.resources.workers or int((os.cpu_count() or 1) // found.resources.cpus)
+    workers = found.resources.workers or spec.room_here(found.resources)
     waiting = packs(todo, found.tasks, found.capacity, max(1, workers))
     sizes = Counter(len(unit.subset) for unit in todo)
     units = plans.planned_units(found.plan, found.blocks)

@@ -534,14 +534,25 @@ def cohort_record(found: ResolvedSearch) -> dict[str, Any]:
 def cost(found: ResolvedSearch, subsets: Sequence[Subset]) -> Callable[[int, int], float] | None:
     """Seconds of one worker for a unit, by (tasks, clustering tasks), measured on this machine.
 
-    None where the workers hold GPUs: they are hardly ever those of the machine that plans.
+    None where the workers hold GPUs and this machine has none.
     """
-    from model.cost import calibrate_together
+    from model.cost import calibrate_together, gpus_here
 
-    if found.resources.gpus:
+    gpus = found.resources.gpus
+    if gpus and not gpus_here():
         return None
     _, payload = training(found)
-    return calibrate_together(payload, subsets, found.capacity, _workers_here(found.resources)).unit_seconds
+    # Workers with GPUs of their own do not hinder one another much: as many are timed as share one.
+    together = max(1, int(1 / gpus)) if gpus else _workers_here(found.resources)
+    return calibrate_together(payload, subsets, found.capacity, together).unit_seconds
+
+
+def room_here(resources: Resources | ResourcesSection) -> int:
+    """Workers that this machine would hold; where it has no GPU but they do, as many as its cores allow."""
+    from model.cost import gpus_here
+
+    room = int((os.cpu_count() or 1) // resources.cpus)
+    return min(room, int(gpus_here() / resources.gpus)) if resources.gpus and gpus_here() else room
 
 
 def dump(search: SearchFile) -> str:
@@ -755,8 +766,8 @@ def _capacity(search: SearchFile, cohort: Cohort, settings: Any, record: Mapping
 
 
 def _workers_here(resources: Resources | ResourcesSection) -> int:
-    """Workers that one machine like this one would hold, at least 1."""
-    room = int((os.cpu_count() or 1) // resources.cpus)
+    """Workers that one machine like this one would hold, at least 1 and at most those asked for."""
+    room = room_here(resources)
     return max(1, min(room, resources.workers or room))
 
 
