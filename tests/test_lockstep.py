@@ -19,7 +19,7 @@ from model.training import Fitted, PackTrainer, TrainingPayload, fit_blocks, fit
 from tests.folds import TASKS, make_fold
 from tim_search.types import Pack, PackResult, Subset, Unit, canonical
 
-SETTINGS = M3HSettings(epochs=3, batch_size=32, width=8, precision="float64", learning_rate=3e-3)
+SETTINGS = M3HSettings(epochs=2, batch_size=32, width=8, precision="float64", learning_rate=3e-3)
 SUBSETS: tuple[Subset, ...] = (("cost", "group", "ill"), ("group", "ill", "ward"), ("group", "rare", "stage"))
 
 
