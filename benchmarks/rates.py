@@ -77,8 +77,12 @@ def floor(
     *,
     flops_a_second: float,
     bytes_a_second: float,
+    streaming: bool,
 ) -> dict[str, float]:
     """The least seconds of trainings that are as costly as the given subsets, so many of each.
+
+    Args:
+        streaming: whether that term counts.
 
     Returns:
         `seconds`, its two terms `product_seconds` and `streaming_seconds`, and what they are made of.
@@ -97,9 +101,8 @@ def floor(
         steps = settings.epochs * (whole + bool(rest))
         moved += count * steps * parameters * (ADAM_BYTES + WEIGHT_BYTES)
     terms = {"product_seconds": flops / flops_a_second, "streaming_seconds": moved / bytes_a_second}
-    counted = terms if fold.train.targets.is_cuda else {"product_seconds": terms["product_seconds"]}
     return {
-        "seconds": max(counted.values()),
+        "seconds": max(terms.values()) if streaming else terms["product_seconds"],
         **terms,
         "flop": flops,
         "flop_a_second": flops_a_second,
