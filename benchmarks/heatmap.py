@@ -152,11 +152,18 @@ class Heatmap:
         for own, eager in zip(found, self._sections.details[MASKED].get("shapes", ()), strict=False):
             if not abs(own["loss"] - eager["loss"]) <= _SAME_FALL * abs(eager["loss"] - eager["loss_before"]):
                 raise RuntimeError(f"the loss is {own['loss']:.4g} with replayed steps, {eager['loss']:.4g} without")
-        add = partial(self._sections.add, base=SOLO, floor=self._floors.get(FLOOR), extrapolated=True)
+        on_gpu = self._device.type == "cuda"
+        add = partial(
+            self._sections.add,
+            base=SOLO,
+            floor=self._floors.get(FLOOR),
+            extrapolated=True,
+            note="" if on_gpu else "no graph on a CPU: its steps as they are",
+        )
         add(GRAPH, self._total(found))
         once = sum(shape["start_seconds"] * (1 - shape["count"]) for shape in found)
         add(GRAPH_SHARED, self._total(found) + once)
-        return {"shapes": found, "captured": self._device.type == "cuda"}
+        return {"shapes": found, "captured": on_gpu}
 
     def _timed_solo(self, variant: dict[str, bool], *sizes: int) -> list[dict[str, Any]]:
         """Seconds until a training's first step, and of an epoch, for one subset of each shape."""
@@ -224,15 +231,13 @@ class Heatmap:
         if pairs is None or not groups:
             raise Skip("there are no triples" if not groups else f"it needs the row {TRAINING!r}")
         found = self._with_room(3, partial(self._full_packs, groups))
+        seconds = pairs + sum(one["count"] * one["seconds"] / one["units"] for one in found["packs"])
+        add = partial(self._sections.add, base=SOLO_TRIPLES, floor=self._floors.get(FLOOR_TRIPLES), extrapolated=True)
+        add(TRIPLES, seconds)
         shapes = self._timed_solo(VARIANTS[SOLO], 3)
         alone = self._sections.time(SOLO)
-        floor = self._floors.get(FLOOR_TRIPLES)
         if alone is not None:
-            self._sections.add(
-                SOLO_TRIPLES, alone + self._total(shapes), base=SOLO_TRIPLES, floor=floor, extrapolated=True
-            )
-        seconds = pairs + sum(one["count"] * one["seconds"] / one["units"] for one in found["packs"])
-        self._sections.add(TRIPLES, seconds, base=SOLO_TRIPLES, floor=floor, extrapolated=True)
+            add(SOLO_TRIPLES, alone + self._total(shapes))
         return {**found, "solo_shapes": shapes, "subsets": len(self._of(1, 2, 3))}
 
     def _full_packs(self, groups: dict[Shape, list[Subset]], size: int) -> dict[str, Any]:

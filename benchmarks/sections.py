@@ -43,7 +43,7 @@ class Row:
         floor: the least possible time; None where no floor belongs to the row.
         extrapolated: the time was measured on a part and multiplied by counts.
         status: "ok", "failed" or "skipped".
-        why: one line, of a row that was not measured.
+        why: one line: why the row was not measured, or what else is to be known of it.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Sections:
         found: dict[str, Any] = {}
         status, why = "ok", ""
         if self.seconds_left <= 0:
-            status, why = "skipped", f"the {self._minutes:g} minutes of --minutes were over"
+            status, why = "skipped", f"the {self._minutes:g} minutes (--minutes) were over"
         else:
             try:
                 found = action()
@@ -121,10 +121,17 @@ class Sections:
         self._write()
 
     def add(
-        self, name: str, time: float, *, base: str = "", floor: float | None = None, extrapolated: bool = False
+        self,
+        name: str,
+        time: float,
+        *,
+        base: str = "",
+        floor: float | None = None,
+        extrapolated: bool = False,
+        note: str = "",
     ) -> None:
         """Add a measured row; see `Row`."""
-        self.rows.append(Row(name, time, base, floor, extrapolated))
+        self.rows.append(Row(name, time, base, floor, extrapolated, why=note))
 
     def time(self, name: str) -> float | None:
         """Of a row; None where it was not measured."""
@@ -137,24 +144,26 @@ class Sections:
 
     def show(self) -> None:
         """Print what is not in the table, one line each, then the table."""
-        console = Console(width=120)
+        console = Console(width=180)  # a reason stays on one line; a table without any is narrow
         console.print(Text(self.about["description"]))
         for name, found in self.details.items():
-            if found["status"] != "ok" and not any(row.why == found["why"] for row in self.rows):
+            if found["status"] != "ok" and not any(row.why == found["why"] for row in self.rows):  # not in the table
                 console.print(Text(f"{name}: {found['status']}, {found['why']}"))
             for what, gap in found.get("differences", {}).items():
                 console.print(
                     Text(f"score difference, {what}: max {gap['max']:.2e}, sd {gap['sd']:.2e}, {gap['scores']} scores")
                 )
             if "peak" in found:
-                console.print(Text("peak memory: " + ", ".join(f"{k} {v:.0f} MB" for k, v in found["peak"].items())))
+                console.print(
+                    Text(f"peak memory, {name}: " + ", ".join(f"{k} {v:.0f} MB" for k, v in found["peak"].items()))
+                )
         unit = self.about["unit"]
         order = {"solo": 0, "floo": 2}
         table = Table(box=box.SIMPLE, caption_justify="left")
         table.add_column(no_wrap=True)
-        for heading in (f"time, {unit}", "ratio to solo", "share of floor"):
+        for heading in (unit, "ratio to solo", "share of floor"):
             table.add_column(heading, justify="right")
-        table.add_column()
+        table.add_column(overflow="fold")
         for row in sorted(self.rows, key=lambda row: order.get(row.name[:4], 1)):
             ratio = self.ratio(row)
             cells = (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +102,44 @@ def test_the_warm_up_of_a_capture_leaves_no_trace() -> None:
     assert not any(value.any() for state in optimiser.state.values() for value in state.values())
 
 
+def test_a_capture_is_warmed_up_aside_and_begins_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The protocol of PyTorch's notes on CUDA graphs, with recorders in the places of streams and graphs."""
+    told: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str = "side") -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            told.append(f"{self.name} waits for {other.name}")
+
+    @contextlib.contextmanager
+    def inside(of: Any) -> Iterator[None]:
+        told.append("begin")
+        yield
+        told.append("end")
+
+    graph = SimpleNamespace(replay=lambda: told.append("replayed"))
+    for name, fake in {
+        "Stream": Stream,
+        "current_stream": lambda: Stream("main"),
+        "stream": inside,
+        "graph": inside,
+        "CUDAGraph": lambda: graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    value = torch.nn.Parameter(torch.ones(1))
+    optimiser = torch.optim.SGD([value], lr=0.1)
+
+    def step() -> None:
+        told.append("step, no gradient" if value.grad is None else "step")
+        value.sum().backward()
+
+    solo._captured(step, optimiser)()
+    aside = ["side waits for main", "begin", "step, no gradient", "step", "step", "end", "main waits for side"]
+    assert told == [*aside, "begin", "step, no gradient", "end", "replayed"]
+
+
 def test_turned_minibatches_hold_the_same_rows_backwards() -> None:
     fold = make_fold()
     order = torch.randperm(len(fold.train), generator=torch.Generator().manual_seed(1))
@@ -173,6 +213,7 @@ def test_the_figures_of_a_heatmap_agree(small: Work, tmp_path: Path, capsys: pyt
     }
 
     # Five tasks, one of them clustering: 4 + 1 alone, 6 + 4 pairs, 4 + 6 triples.
+    assert "no graph on a CPU" in rows[heatmap.GRAPH]["why"]
     counts = {(2, 0): 6, (2, 1): 4, (1, 0): 4, (1, 1): 1}
     for name in heatmap.VARIANTS:
         shapes = parts[name]["shapes"]
@@ -261,7 +302,7 @@ def test_sections_that_come_too_late_are_skipped(tmp_path: Path) -> None:
     assert not late.failed
     said = json.loads(out.read_text())
     assert said["sections"]["one"]["status"] == said["rows"][0]["status"] == "skipped"
-    assert "0 minutes" in said["rows"][0]["why"]
+    assert "0 minutes (--minutes)" in said["rows"][0]["why"]
 
 
 def test_a_skip_is_no_failure_and_figures_are_on_disk_after_each_section(tmp_path: Path) -> None:
