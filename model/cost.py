@@ -217,7 +217,8 @@ def calibrate(
         for size in sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]}):
             chosen = by_shape[size, clustering][:capacity]
             pack = Pack(tuple(Unit(members, 0, 0) for members in chosen))
-            warm = replace(fold, train=few.take(torch.arange(min(len(few), settings.batch_size))), stopping=None)
+            first = torch.arange(min(len(few), settings.batch_size)).to(few.targets.device)
+            warm = replace(fold, train=few.take(first), stopping=None)
             fit_pack(pack, tasks, warm, short, network)
             sample = replace(fold, train=few, stopping=None)
             started = time.perf_counter()
