@@ -31,6 +31,10 @@ Parameters = dict[str, Tensor]
 #: rounds alike at every place, so that a member's result is the same in every bit whatever its pack mates are.
 ALIGN = 16
 
+#: Rows. What is worked out number by number goes through in runs of two registers, 32 float32 at most; a function such
+#: as the sigmoid rounds otherwise in the remainder, which only lengths that are multiples of a run do not have.
+RUN = 32
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -309,9 +313,9 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     Args:
         logits: (K, s, B, C).
     """
-    # Unlabelled rows fill the minibatch up, and logits lie side by side: a sigmoid rounds otherwise in the remainder of
-    # a length and in numbers that lie apart.
-    room = -len(rows) % ALIGN
+    # Unlabelled rows fill the minibatch up, and logits lie side by side: a sigmoid rounds otherwise in numbers that lie
+    # apart, too.
+    room = -len(rows) % RUN
     logits = F.pad(logits, (0, 0, 0, room)).reshape(-1, len(rows) + room, plan.outputs)
     targets, known = F.pad(rows.targets, (0, room)), F.pad(rows.labelled, (0, room))
     target, labelled = targets.index_select(0, plan.column), known.index_select(0, plan.column)
