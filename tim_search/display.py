@@ -273,7 +273,7 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "to be trained": f"{content['todo']}{' in the next round' if units is None else ''}",
         "by subset size": ", ".join(f"{size}: {count}" for size, count in content["by_size"].items()) or "none",
         "packs": f"{content['packs']}, of at most {content['largest_pack']} units",
-        "training time": "not measured: the workers have GPUs, this machine has none" if seconds is None else duration(seconds),
+        "training time": duration(seconds) if seconds is not None else "not measured: this machine has no GPU",
     }
     if wall is not None and seconds:
         workers = f"{content['workers']} worker{'s' * (content['workers'] != 1)}"
