@@ -33,7 +33,7 @@ _TOLERANCE = 1e-4
 #: After so many sweeps at a time clusters without rows get new places, and a GPU is asked whether it is done.
 _LOOK = 8
 #: Bytes of one array of a chunk of members on a GPU; of one block of distances on a CPU, that it stays in a core's L2.
-_GPU_BYTES, _CPU_BYTES = 256 << 20, 1 << 19
+_GPU_BYTES, _CPU_BYTES = 128 << 20, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def _lloyd(rows: Tensor, centres: Tensor, tolerance: Tensor) -> Tensor:
         centres = torch.where(active[:, :, None, None], fresh, centres)
         active, before = active & ~ended, labels
         if sweep % _LOOK == 0:
-            result[left] = centres
+            result.index_copy_(0, left, centres)
             going = active.any(1).nonzero().squeeze(1)
             if not len(going):
                 return result
@@ -288,8 +288,7 @@ def _lloyd(rows: Tensor, centres: Tensor, tolerance: Tensor) -> Tensor:
                 rows, centres, active, before, tolerance, left = (
                     one.index_select(0, going) for one in (rows, centres, active, before, tolerance, left)
                 )
-    result[left] = centres
-    return result
+    return result.index_copy_(0, left, centres)
 
 
 def _lloyd_bounded(rows: Tensor, centres: Tensor, tolerance: Tensor) -> Tensor:
@@ -302,9 +301,10 @@ def _lloyd_bounded(rows: Tensor, centres: Tensor, tolerance: Tensor) -> Tensor:
     result, clusters = centres.clone(), centres.shape[2]
     for points, squares, around, end in zip(rows, rows.square().sum(2), result, tolerance.tolist(), strict=True):
         across, everything = points.t().contiguous(), torch.arange(len(points))
+        counted = torch.cat([points, torch.ones_like(squares).unsqueeze(1)], dim=1)  # their sums tell sizes, too
         for at in around:  # (k, h), changed in place
             labels, upper, lower = torch.full((len(points),), -1), torch.zeros_like(squares), torch.zeros_like(squares)
-            sums, sizes = torch.zeros_like(at), at.new_zeros(clusters)
+            sums = at.new_zeros(clusters, counted.shape[1])
             for sweep in range(1, _SWEEPS + 1):
                 due = everything if sweep == 1 else (upper >= lower).nonzero().squeeze(1)
                 if 2 * len(due) > len(points):  # nearly all cost less than most
@@ -325,24 +325,22 @@ def _lloyd_bounded(rows: Tensor, centres: Tensor, tolerance: Tensor) -> Tensor:
                         bound.index_copy_(0, due, value.mul_(2).add_(square).clamp_min_(0).sqrt_())
                 other = (now != old).nonzero().squeeze(1)
                 if sweep == 1:
-                    sums, sizes = sums.index_add_(0, now, points), sizes.index_add_(0, now, torch.ones_like(squares))
+                    sums.index_add_(0, now, counted)
                 elif len(other):
-                    changed, one = points.index_select(0, due[other]), at.new_ones(len(other))
-                    now, old = now[other], old[other]
-                    sums.index_add_(0, now, changed).index_add_(0, old, changed, alpha=-1)
-                    sizes.index_add_(0, now, one).index_add_(0, old, one, alpha=-1)
-                moved = torch.where(sizes.unsqueeze(1) > 0, sums / sizes.clamp_min(1).unsqueeze(1), at)
-                full = bool((sizes > 0).all())
+                    changed = counted.index_select(0, due[other])
+                    sums.index_add_(0, now[other], changed).index_add_(0, old[other], changed, alpha=-1)
+                sizes, full = sums[:, -1:], float(sums[:, -1].min()) > 0
+                moved = sums[:, :-1] / sizes
+                if not full:
+                    moved = torch.where(sizes > 0, moved, at)
+                    if sweep % _LOOK == 0:
+                        exact = (upper.square() - squares) / 2
+                        moved = _settled(moved[None, None], sizes[None, None, :, 0], points[None], exact[None, None])[0, 0]
                 shift = torch.linalg.vector_norm(moved - at, dim=1)
-                ended = full and (not len(other) or float(shift.dot(shift)) <= end)
-                if sweep % _LOOK == 0 and not full:
-                    exact = upper.square() / 2 - squares / 2
-                    moved = _settled(moved[None, None], sizes[None, None], points[None], exact[None, None])[0, 0]
-                    shift = torch.linalg.vector_norm(moved - at, dim=1)
                 at.copy_(moved)
-                if ended:
+                if full and (not len(other) or float(shift.dot(shift)) <= end):
                     break
-                first, second = shift.topk(min(2, clusters)).values.tolist()
+                first, second = (*shift.topk(min(2, clusters)).values.tolist(), 0.0)[:2]
                 upper += shift.index_select(0, labels)
                 lower -= torch.where(shift == first, second, first).index_select(0, labels)
     return result
@@ -391,7 +389,8 @@ def _silhouettes(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
     squares = points.square().sum(2)
     hot = _one_hot(labels, clusters)  # (m, k, v)
     columns = hot.transpose(1, 2).contiguous()
-    sums = points.new_zeros(members, count, clusters)  # of the distances of each point to the points of each cluster
+    # Sums of the distances of each point to the points of each cluster; those to earlier blocks the other way round.
+    sums, earlier = points.new_zeros(members, count, clusters), torch.zeros_like(hot)
     room = (_GPU_BYTES if points.is_cuda else _CPU_BYTES) // (8 * members * max(1, count))
     size = max(16, room // 16 * 16)
     for start in range(0, count, size):
@@ -402,8 +401,9 @@ def _silhouettes(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
         )
         apart = apart.add_(squares[:, block].unsqueeze(2)).clamp_min_(0).sqrt_()
         apart[:, :, :length].diagonal(dim1=1, dim2=2).zero_()
-        sums[:, block] += apart @ columns[:, rest]
-        sums[:, block.stop :] += apart[:, :, length:].transpose(1, 2) @ columns[:, block]
+        torch.bmm(apart, columns[:, rest], out=sums[:, block])
+        earlier[:, :, block.stop :].add_(torch.bmm(hot[:, :, block], apart[:, :, length:]))
+    sums += earlier.transpose(1, 2)
     sizes = hot.sum(2)  # (m, k)
     own = columns.bool()
     size_of = (columns * sizes.unsqueeze(1)).sum(2)

@@ -24,7 +24,7 @@ from tim_search.types import ALLOWED, Kind
 Array = NDArray[np.float64]
 
 #: Bytes of the largest array that is made at once, by whether the device is a GPU: on a CPU it stays in a core's L2.
-_BYTES = {False: 1 << 20, True: 256 << 20}
+_BYTES = {False: 1 << 20, True: 128 << 20}
 
 
 @dataclass(frozen=True)
