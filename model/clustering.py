@@ -114,10 +114,11 @@ def groups(train: Tensor, clusters: int, seeds: Sequence[int]) -> Tensor:
 
 def nearest(points: Tensor, centres: Tensor) -> Tensor:
     """int64 (m, n): which centre of (m, k, h) each point of (m, n, h) is nearest to; of equally near ones the first."""
-    points, centres = points.double(), centres.double()
-    parts = [
-        _least(_half(points[part], centres[part]))[1] for part in _chunks(points, points.shape[1] * centres.shape[1])
-    ]
+    parts = []
+    for part in _chunks(points, points.shape[1] * centres.shape[1]):
+        # Copies begin where memory does: a product can round by where its matrices begin (`model.contract.ALIGN`).
+        copies = (of[part].to(torch.float64, copy=True) for of in (points, centres))
+        parts.append(_least(_half(*copies))[1])
     return torch.cat(parts).long()
 
 
@@ -335,7 +336,9 @@ def _lloyd_bounded(rows: Tensor, centres: Tensor, tolerance: Tensor) -> Tensor:
                     moved = torch.where(sizes > 0, moved, at)
                     if sweep % _LOOK == 0:
                         exact = (upper.square() - squares) / 2
-                        moved = _settled(moved[None, None], sizes[None, None, :, 0], points[None], exact[None, None])[0, 0]
+                        moved = _settled(moved[None, None], sizes[None, None, :, 0], points[None], exact[None, None])[
+                            0, 0
+                        ]
                 shift = torch.linalg.vector_norm(moved - at, dim=1)
                 at.copy_(moved)
                 if full and (not len(other) or float(shift.dot(shift)) <= end):

@@ -292,7 +292,7 @@ def every(kind: Kind, labels: Array, logits: Array, weights: Array, names: Itera
     """
     wanted = tuple(names)
     if kind == "clustering":
-        raise ValueError(f"a clustering task is not scored by {', '.join(wanted) or 'anything'} from labels")
+        raise ValueError(f"a clustering task is not scored by {', '.join(wanted or ALLOWED[kind])} from labels")
     width = logits.shape[1] if kind in ("multiclass", "multilabel") else 1
     by_row = torch.from_numpy(np.ascontiguousarray(weights.T, dtype=np.float64))
     outputs = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float64))
