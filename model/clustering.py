@@ -71,23 +71,22 @@ def judge(train: Tensor, held_out: Tensor, clusters: int, weights: Tensor, seeds
         weights: float64 (v, R) weightings of the held-out rows.
         seeds: of each member's k-means starts.
     """
-    train, held_out = train.double(), held_out.double()
     members, rows, count = len(train), held_out.shape[1], weights.shape[1]
     rank, distinct = torch.stack([effective_rank(train), distinct_rows(train).double()]).cpu().numpy()
     usable = [m for m in range(members) if rank[m] >= _LEAST_RANK and distinct[m] >= clusters and rows >= 3]
     found: dict[int, tuple[Array, int, float]] = dict.fromkeys(range(members), (np.full(count, np.nan), 0, math.nan))
     if usable:
-        index = torch.tensor(usable, device=train.device)
-        train, held_out = train.index_select(0, index), held_out.index_select(0, index)
-        parts = []
-        for part in _chunks(train, (_STARTS + 1) * clusters * train.shape[1]):
-            starts, inertia = k_means(train[part], clusters, [seeds[m] for m in usable[part]])
+        index, parts = torch.tensor(usable, device=train.device), []
+        for part in _chunks(index, (_STARTS + 1) * clusters * train.shape[1]):
+            learnt, new = (latents.index_select(0, index[part]).double() for latents in (train, held_out))
+            starts, inertia = k_means(learnt, clusters, [seeds[m] for m in usable[part]])
             best = _best(starts[:, :_STARTS], inertia[:, :_STARTS])
-            first, second = nearest(held_out[part], best), nearest(held_out[part], starts[:, _STARTS])
+            first, second = nearest(new, best), nearest(new, starts[:, _STARTS])
             table = _one_hot(first, clusters) @ _one_hot(second, clusters).transpose(1, 2)
             filled = (table.sum(2) > 0).sum(1).double()
-            each = torch.stack([_weighted(one, weights) for one in silhouettes(held_out[part], first, clusters)])
-            parts.append(torch.cat([filled.unsqueeze(1), adjusted_rand(table).unsqueeze(1), each], dim=1))
+            each = silhouettes(new, first, clusters).unsqueeze(2)
+            means = (each * weights).sum(1) / weights.sum(0)
+            parts.append(torch.cat([filled.unsqueeze(1), adjusted_rand(table).unsqueeze(1), means], dim=1))
         for m, row in zip(usable, torch.cat(parts).cpu().numpy(), strict=True):
             found[m] = row[2:], int(row[0]), float(row[1])
     judged = []
@@ -104,9 +103,8 @@ def judge(train: Tensor, held_out: Tensor, clusters: int, weights: Tensor, seeds
 
 def groups(train: Tensor, clusters: int, seeds: Sequence[int]) -> Tensor:
     """Centres (m, clusters, h) that `judge` groups the rows of each member by, of finite (m, n, h) training latents."""
-    train = train.double()
     fitted = [
-        _best(*k_means(train[part], clusters, seeds[part], _STARTS))
+        _best(*k_means(train[part].double(), clusters, seeds[part], _STARTS))
         for part in _chunks(train, _STARTS * clusters * train.shape[1])
     ]
     return torch.cat(fitted)
@@ -128,11 +126,6 @@ def _chunks(of: Tensor, numbers: int) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, len(of), size))
 
 
-def _weighted(each: Tensor, weights: Tensor) -> Tensor:
-    """(R,) means of (v,) under weights (v, R)."""
-    return (each.unsqueeze(1) * weights).sum(0) / weights.sum(0)
-
-
 def _one_hot(labels: Tensor, clusters: int) -> Tensor:
     """float64 (..., clusters, n) of labels (..., n)."""
     names = torch.arange(clusters, device=labels.device, dtype=labels.dtype).unsqueeze(1)
@@ -149,7 +142,8 @@ def effective_rank(latents: Tensor) -> Tensor:
     """
     spread = []
     for part in _chunks(latents, latents[0].numel()):
-        centred = latents[part] - latents[part].mean(1, keepdim=True)
+        rows = latents[part].double()
+        centred = rows - rows.mean(1, keepdim=True)
         spread.append(centred.transpose(1, 2) @ centred / max(latents.shape[1], 1))
     spectrum = torch.linalg.eigvalsh(torch.cat(spread)).clamp_min_(0)
     total = spectrum.sum(1)
@@ -158,7 +152,7 @@ def effective_rank(latents: Tensor) -> Tensor:
 
 
 def distinct_rows(latents: Tensor) -> Tensor:
-    """int64 (m,): how many rows of float64 (m, n, h) differ in nine decimals.
+    """int64 (m,): how many rows of (m, n, h) differ in nine decimals.
 
     Rows are told apart by a hash of 64 bits; should two ever meet in it by chance, one less is counted.
     """
@@ -166,7 +160,7 @@ def distinct_rows(latents: Tensor) -> Tensor:
     factors = torch.randint(-(2**62), 2**62, (latents.shape[2],), generator=dice).mul_(2).add_(1).to(latents.device)
     counts = []
     for part in _chunks(latents, latents[0].numel()):
-        bits = latents[part].round(decimals=9).add_(0.0).view(torch.int64)  # -0.0 + 0.0 is 0.0
+        bits = latents[part].double().round(decimals=9).add_(0.0).view(torch.int64)  # -0.0 + 0.0 is 0.0
         # Short numbers have no low bits, which alone would reach all bits of a product.
         keys = bits.bitwise_xor_(bits >> 32).mul_(factors).sum(2).sort(dim=1).values
         counts.append((keys.diff(dim=1) != 0).sum(1) + min(keys.shape[1], 1))

@@ -10,6 +10,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_samples, silhouette_score
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from model import clustering
 from model.clustering import (
@@ -219,6 +220,19 @@ def test_nearest_takes_the_first_of_equally_near_centres() -> None:
     for order in permutations(range(3)):
         chosen = centres[list(order)][nearest(points, members(centres[list(order)]))[0]]
         assert np.abs(chosen[:, 0] - [0, 1, 3]).tolist() == [1.0, 0.0, 2.0]
+
+
+def test_nothing_but_the_end_of_k_means_waits_for_the_device() -> None:
+    with FakeTensorMode():  # numbers that do not exist cannot be asked for
+        rows, labels = torch.empty(3, 90, 4, dtype=torch.float64), torch.empty(3, 90, dtype=torch.int64)
+        centres = clustering._spread_out(rows, torch.empty(3, 4, 5, 3, dtype=torch.float64))
+        assert centres.shape == (3, 4, 5, 4)
+        assert nearest(rows, centres[:, 0]).shape == silhouettes(rows, labels, 5).shape == (3, 90)
+        assert effective_rank(rows).shape == distinct_rows(rows).shape == (3,)
+        with pytest.raises(DataDependentOutputException):
+            rows.sum().item()
+        with pytest.raises(DynamicOutputShapeException):
+            clustering._lloyd(rows, centres, rows.mean(dim=(1, 2)))
 
 
 def test_a_start_is_named_by_seed_and_task() -> None:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, r2_score, roc_auc_score
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from model import metrics
 from model.metrics import every, of_members, score, truth
@@ -217,6 +218,16 @@ def test_a_score_does_not_depend_on_how_much_goes_at_once(monkeypatch: pytest.Mo
             patch.setattr(metrics, "_BYTES", {False: 1, True: 1})
             for metric, values in of_members(of, said).items():
                 assert torch.allclose(values, at_once[metric], rtol=0, atol=1e-14, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_score_waits_for_the_device(kind: Kind) -> None:
+    labels, outputs = of_kind(kind, np.random.default_rng(7), 40)
+    of = truth(kind, labels, width_of(kind), torch.ones(40, 3, dtype=torch.float64))
+    with FakeTensorMode(allow_non_fake_inputs=True):  # numbers that do not exist cannot be asked for
+        found = of_members(of, torch.empty(outputs.shape))
+        assert {tuple(values.shape) for values in found.values()} == {(7, 3)}
+        assert all(isinstance(values, FakeTensor) for values in found.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
