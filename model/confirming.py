@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
+from torch import Tensor
 
-from model import metrics, networks
-from model.clustering import judge
+from model import clustering, metrics, networks
 from model.cohort import Cohort
 from model.contract import n_logits
 from model.data import Fold
-from model.seeding import generator
 from model.training import Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, labels_of, predict
 from tim_search.types import BadInput, Curve, Pack, Score, Subset, Task, Trainer, Unit
 
@@ -78,8 +76,7 @@ def _look(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fold) ->
     """The paper's interval of every score, and every curve."""
     cohort, settings = payload.training.cohort, payload.training.settings
     said = predict(fitted, fold.validation, settings)
-    learned = predict(fitted, fold.train, settings).latents.double().cpu().numpy() if fitted.plan.clustering else None
-    latents = said.latents.double().cpu().numpy()
+    learned = predict(fitted, fold.train, settings).latents if fitted.plan.clustering else None
     weights = paper_draws(len(fold.validation), cohort.split.digest)
     scores: list[Score] = []
     curves: list[Curve] = []
@@ -91,9 +88,10 @@ def _look(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fold) ->
             if task.kind == "clustering":
                 assert learned is not None
                 c = slot - fitted.plan.supervised
-                seed = int(torch.randint(2**31, (1,), generator=generator("k-means", unit.seed, name)))
-                train, held_out = learned[member, :, c], latents[member, :, c]
-                values = judge(train, held_out, task.n_outputs, weights, seed).silhouette
+                seed = clustering.start(unit.seed, name)
+                train, held_out = (of[member : member + 1, :, c] for of in (learned, said.latents))
+                by_row = torch.from_numpy(np.ascontiguousarray(weights.T)).to(train.device)
+                values = clustering.judge(train, held_out, task.n_outputs, by_row, [seed])[0].silhouette
                 if (unit.subset, name) in payload.maps and unit.seed == payload.map_seed and np.isfinite(values).all():
                     curves += _map(unit, task, train, held_out, seed, payload.small)
             else:
@@ -271,10 +269,11 @@ def cells(
     )
 
 
-def _map(unit: Unit, task: Task, train: Array, held_out: Array, seed: int, small: int) -> list[Curve]:
-    """The held-out latents in two dimensions, a density for each cluster (M3H paper, Fig. 5d)."""
-    cluster = KMeans(task.n_outputs, n_init=3, random_state=seed % 2**32).fit(train).predict(held_out)[:_MAP_ROWS]
-    place = flat(held_out[:_MAP_ROWS], seed)
+def _map(unit: Unit, task: Task, train: Tensor, held_out: Tensor, seed: int, small: int) -> list[Curve]:
+    """The held-out latents (1, v, h) in two dimensions, a density for each cluster (M3H paper, Fig. 5d)."""
+    shown = held_out[:, :_MAP_ROWS]
+    cluster = clustering.nearest(shown, clustering.groups(train, task.n_outputs, [seed]))[0].cpu().numpy()
+    place = flat(shown[0].double().cpu().numpy(), seed)
     spans = [(float(axis.min()), float(axis.max())) for axis in place.T]
     found = []
     for number in range(task.n_outputs):

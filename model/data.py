@@ -5,6 +5,7 @@ All members of a pack share a fold, hence these tensors and every minibatch draw
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.cohort import Cohort, Modality, text
+from model.metrics import Truth
 from model.preprocess import fit
 from tim_search.types import FINAL_FOLD, BadInput, Task
 
@@ -113,6 +115,22 @@ class Fold:
     def __post_init__(self) -> None:
         if not self.first:
             object.__setattr__(self, "first", {name: row for row, name in enumerate(self.supervised)})
+
+    @functools.cached_property
+    def weights_by_row(self) -> Tensor:
+        """float64 (n_validation, 1 + replicates), `weights` where the rows are."""
+        return torch.from_numpy(np.ascontiguousarray(self.weights.T)).to(self.validation.targets.device)
+
+    @functools.cached_property
+    def labels(self) -> NDArray[np.float64]:
+        """float64 (n_columns, n_validation), `targets` of the validation rows on the host; NaN: no label."""
+        targets, labelled = self.validation.targets.double().cpu().numpy(), self.validation.labelled.cpu().numpy()
+        return np.where(labelled > 0, targets, np.nan)
+
+    @functools.cached_property
+    def truths(self) -> dict[str, Truth]:
+        """What outputs for the validation rows are scored by, of the tasks that have been scored so far."""
+        return {}
 
 
 def target_rows(tasks: Mapping[str, Task]) -> tuple[dict[str, int], int]:

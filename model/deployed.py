@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 
 from model import clustering, metrics, networks
@@ -28,7 +27,6 @@ from model.cohort import Cohort, Modality, ModalityKind, text
 from model.contract import Network, layout, n_logits
 from model.data import Fold, Rows, measured_steps, patient_weights, supervised_tasks, target_rows, target_scale
 from model.preprocess import Preprocessor, Transform, fit
-from model.seeding import generator
 from model.settings import TrainingSettings
 from model.training import DTYPES, Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, predict
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Subset, Task, Unit
@@ -441,7 +439,8 @@ class DeployedModel:
         if not len(latents):
             return np.zeros(0, np.int64)
         first = next(member for member in self.members if name in member.tasks)
-        return pairwise_distances_argmin(latents, first.centres[name]).astype(np.int64)
+        points, centres = torch.from_numpy(latents), torch.from_numpy(first.centres[name])
+        return clustering.nearest(points.unsqueeze(0), centres.unsqueeze(0))[0].numpy()
 
 
 def train(
@@ -483,12 +482,11 @@ def train(
                 f"training {' + '.join(subset)} with seed {seed} diverged in epoch {fitted.diverged[0]}. Search with a "
                 "smaller learning_rate, or train another combination."
             )
-        latents = predict(fitted, fold.train, settings).latents[0].double().cpu().numpy()
-        groups = fitted.plan.names[0][fitted.plan.supervised :]
-        centres = {
-            name: clustering.groups(latents[:, c], tasks[name].n_outputs, _start(seed, name)).cluster_centers_
-            for c, name in enumerate(groups)
-        }
+        latents = predict(fitted, fold.train, settings).latents
+        centres = {}
+        for c, name in enumerate(fitted.plan.names[0][fitted.plan.supervised :]):
+            found = clustering.groups(latents[:, :, c], tasks[name].n_outputs, [clustering.start(seed, name)])
+            centres[name] = found[0].cpu().numpy()
         members.append(Member({name: value.cpu() for name, value in fitted.values.items()}, centres, subset))
     preprocessor = fit(blind, learn)
     counts = {
@@ -552,8 +550,10 @@ def evaluate(model: DeployedModel, cohort: Cohort, tasks: Sequence[str] = ()) ->
                 key: replace(one, values=one.values[learn], present=one.present[learn])
                 for key, one in cohort.modalities.items()
             })  # fmt: skip
-            start = _start(model.about["seeds"][0], name)
-            found = clustering.judge(known[name], said[name], task.n_outputs, weights, start)
+            start = clustering.start(model.about["seeds"][0], name)
+            learnt, new = (torch.from_numpy(latents[name]).unsqueeze(0) for latents in (known, said))
+            by_row = torch.from_numpy(np.ascontiguousarray(weights.T))
+            (found,) = clustering.judge(learnt, new, task.n_outputs, by_row, [start])
             values, why = found.silhouette, found.collapsed
         else:
             label = np.asarray(cohort.labels[name], np.float64)[test]
@@ -583,11 +583,6 @@ def bootstrap_weights(patients: NDArray[np.int64], key: str) -> Array:
 def _labelled(labels: Array) -> NDArray[np.bool_]:
     """bool (n,): which rows carry a label of (n,), or any label of (n, L)."""
     return np.asarray(np.isfinite(labels.reshape(len(labels), -1)).any(axis=1), bool)
-
-
-def _start(seed: int, name: str) -> int:
-    """Seed of a clustering task's k-means, as in a search."""
-    return int(torch.randint(2**31, (1,), generator=generator("k-means", seed, name)))
 
 
 def _inputs(modality: Modality, preprocessor: Preprocessor) -> Inputs:

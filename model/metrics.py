@@ -1,215 +1,305 @@
-"""Scores, higher is better, under many weightings of the rows at once.
+"""Scores of many members at once, higher is better, under many weightings of the rows at once.
 
-Every function takes weights (R, n): row 0 is usually all ones (the score itself) and the others are patient-bootstrap
-counts, so one sort serves the score and all its replicates. Under every weighting the results equal scikit-learn's with
-`sample_weight`; where scikit-learn has no answer, or one that says nothing (one class only), they are NaN.
+Row 0 of the weightings is usually all ones (the score itself) and the others are patient-bootstrap counts, so one sort
+serves the score and all its replicates. Under every weighting the results equal scikit-learn's with `sample_weight`;
+where scikit-learn has no answer, or one that says nothing (one class only), they are NaN.
 `tim_search.types.ALLOWED` says which metrics a task of each problem class may be searched by.
+
+All runs in float64 on the device of the outputs, and nothing comes back to the host. Weights that are counts have exact
+sums, and no sum runs over members, so a member's score is the same in every bit whatever stands beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from tim_search.types import ALLOWED, METRICS, Kind
+from tim_search.types import ALLOWED, Kind
 
 Array = NDArray[np.float64]
 
-#: Weights that the pooled cells of a multilabel task are given in one go: (weightings, rows x labels) of them are as
-#: many times the memory of the rows' own as there are labels.
-_BLOCK = 1 << 22
+#: Bytes of the largest array that is made at once, by whether the device is a GPU: on a CPU it stays in a core's L2.
+_BYTES = {False: 1 << 20, True: 128 << 20}
 
 
-def auroc(labels: Array, scores: Array, weights: Array) -> Array:
-    """Weighted area under the ROC curve, ties counted half.
+@dataclass(frozen=True)
+class _Sides:
+    """The cells of one comparison, int64 places in a member's outputs (n * C): those that are positive and the others;
+    and the rows they lie in."""
+
+    positive: Tensor
+    negative: Tensor
+    positive_rows: Tensor
+    negative_rows: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What outputs for the same rows are scored by; made once for a task and a set of rows (`truth`).
+
+    Attributes:
+        kind: problem class; not clustering.
+        width: C, outputs of a row.
+        labels: float64 (n,) or, of a multilabel task, (n, C); 0 where there is none.
+        rows: int64 (l,), the rows that carry a label.
+        weights: float64 (n, R), the weightings of the rows.
+        classes: a comparison for each class or label: one against the rest.
+        pooled: the comparison over all cells of a multilabel task.
+    """
+
+    kind: Kind
+    width: int
+    labels: Tensor
+    rows: Tensor
+    weights: Tensor
+    classes: tuple[_Sides, ...]
+    pooled: _Sides | None
+
+    def unweighted(self) -> Truth:
+        """The same under the first weighting alone."""
+        return replace(self, weights=self.weights[:, :1].contiguous())
+
+
+def truth(kind: Kind, labels: Array, width: int, weights: Tensor) -> Truth:
+    """What outputs are scored by.
 
     Args:
-        labels: (n,) 0 or 1.
-        scores: (n,) larger means more likely 1.
-        weights: (R, n), at least 0.
+        labels: (n,) 0 or 1, class numbers, or values; (n, width) of 0 and 1 of a multilabel task. NaN: no label.
+        width: outputs of a row, `model.contract.n_logits`.
+        weights: float64 (n, R), at least 0, on the device of the outputs.
 
-    Returns:
-        (R,); NaN where a weighting leaves one class only.
+    Raises:
+        ValueError: a kind without labels.
     """
-    return _area(*_steps(labels, scores, weights))
+    if kind == "clustering":
+        raise ValueError("a clustering task is not scored from labels")
+    known = ~np.isnan(labels)
+    if kind == "multilabel":
+        positive, negative = known & (labels > 0.5), known & (labels <= 0.5)  # (n, width)
+    elif kind == "multiclass":
+        positive = labels[:, None] == np.arange(width)
+        negative = known[:, None] & ~positive
+    else:
+        positive, negative = (labels > 0.5)[:, None], (labels <= 0.5)[:, None]
 
+    def index(places: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(places).to(weights.device)
 
-def auprc(labels: Array, scores: Array, weights: Array) -> Array:
-    """Weighted average precision: the area under the precision-recall curve without interpolation, ties one step.
+    def comparison(columns: NDArray[np.bool_]) -> _Sides:
+        one, other = (np.flatnonzero(side & columns).astype(np.int64) for side in (positive, negative))
+        return _Sides(index(one), index(other), index(one // width), index(other // width))
 
-    (n,), (n,) and (R, n) to (R,); NaN where a weighting leaves one class only. Chance is the share of the positives.
-    """
-    return _precision(*_steps(labels, scores, weights))
-
-
-def _steps(labels: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
-    """Weight of the positives and of the negatives at each distinct score, ascending; each (R, distinct scores)."""
-    order = np.argsort(scores, kind="stable")
-    ranked = scores[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(ranked) else np.zeros(0, dtype=np.intp)
-    positive = labels[order] > 0.5
-    sorted_weights = weights[:, order]
-    good = sorted_weights * positive
-    bad = sorted_weights - good
-    if len(starts) < len(ranked):  # equal scores form one step
-        good = np.add.reduceat(good, starts, axis=1)
-        bad = np.add.reduceat(bad, starts, axis=1)
-    return good, bad
-
-
-def _area(good: Array, bad: Array) -> Array:
-    """AUROC (R,) of `_steps`."""
-    below = np.cumsum(bad, axis=1)
-    wins = np.einsum("rn,rn->r", good, below - bad / 2)
-    return _ratio(wins, good.sum(1) * bad.sum(1))
-
-
-def _precision(good: Array, bad: Array) -> Array:
-    """Average precision (R,) of `_steps`."""
-    found, wrong = np.cumsum(good[:, ::-1], axis=1), np.cumsum(bad[:, ::-1], axis=1)
-    said = found + wrong
-    precision = np.divide(found, said, out=np.zeros_like(said), where=said > 0)
-    total, rest = good.sum(1), bad.sum(1)
-    return _ratio(np.einsum("rn,rn->r", good[:, ::-1], precision), np.where(rest > 0, total, 0.0))
-
-
-def _ratio(above: Array, below: Array) -> Array:
-    """`above / below`, NaN where `below` is not positive."""
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
-
-
-def _mean(each: Array) -> Array:
-    """Mean (R,) over the first axis of (k, R), of the defined values; NaN where there is none."""
-    usable = np.isfinite(each)
-    return _ratio(np.where(usable, each, 0.0).sum(0), usable.sum(0).astype(np.float64))
-
-
-def macro_auroc(labels: Array, scores: Array, weights: Array) -> Array:
-    """Mean over the classes of one-vs-rest AUROC (M3H paper, section 3.2).
-
-    Args:
-        labels: (n,) class numbers 0 to C - 1.
-        scores: (n, C) class probabilities.
-        weights: (R, n).
-
-    Returns:
-        (R,); the mean is over the classes the weighting leaves with both sides, NaN where there is none.
-    """
-    return _mean(
-        np.stack([auroc((labels == c).astype(np.float64), scores[:, c], weights) for c in range(scores.shape[1])])
+    classes = tuple(comparison(np.arange(width) == c) for c in range(width)) if kind != "regression" else ()
+    pooled = comparison(np.ones(width, bool)) if kind == "multilabel" else None
+    rows = known.any(axis=1) if kind == "multilabel" else known
+    return Truth(
+        kind,
+        width,
+        torch.from_numpy(np.where(known, labels, 0.0)).to(weights.device),
+        index(np.flatnonzero(rows).astype(np.int64)),
+        weights,
+        classes,
+        pooled,
     )
 
 
-def _f1(labels: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
-    """(macro, micro) F1 of the likeliest classes; see `macro_f1` and `micro_f1`."""
-    names = np.arange(scores.shape[1])
-    said = (scores.argmax(axis=1)[:, None] == names).astype(np.float64)
-    true = (labels[:, None] == names).astype(np.float64)
-    hit = weights @ (said * true)
-    return _mean(_ratio(2 * hit, weights @ said + weights @ true).T), _ratio(hit.sum(1), weights.sum(1))
-
-
-def macro_f1(labels: Array, scores: Array, weights: Array) -> Array:
-    """Mean of the classes' F1, each row said to be of its likeliest class.
+def of_members(of: Truth, outputs: Tensor, names: Iterable[str] = ()) -> dict[str, Tensor]:
+    """The metrics of m members' outputs for the same rows.
 
     Args:
-        labels: (n,) class numbers 0 to C - 1.
-        scores: (n, C) larger means likelier: logits or probabilities. Of equal ones the first class is said.
-        weights: (R, n).
+        of: of the rows.
+        outputs: finite (m, n, C): any increasing function of the probability in column 0 (binary), one logit a class
+            (multiclass), the value in column 0, on the labels' scale (regression), one logit a label (multilabel), or
+            any increasing function of its probability that is the same for all.
+        names: which of `ALLOWED[of.kind]`; all of them where none is named.
 
     Returns:
-        (R,); the mean is over the classes that are true or said of some row the weighting leaves, NaN without rows.
+        float64 (m, R) by name, in the order of `ALLOWED[of.kind]`; NaN where a weighting leaves nothing to tell apart.
+        macro_auroc is the mean over the classes or labels (M3H paper, section 3.2) that the weighting leaves with both
+        sides; micro_auroc takes all known cells as rows of one. For F1 a row is said to be of its likeliest class, of
+        equally likely ones the first; macro_f1 is the mean over the classes that are true or said of some row the
+        weighting leaves, and micro_f1 the share of rows rightly said.
+
+    Raises:
+        ValueError: a name that is no metric of the kind.
     """
-    return _f1(labels, scores, weights)[0]
+    wanted = set(names) or set(ALLOWED[of.kind])
+    if not wanted <= set(ALLOWED[of.kind]):
+        raise ValueError(f"a {of.kind} task is not scored by {', '.join(sorted(wanted))} from labels")
+    outputs = outputs[:, :, : of.width].double().contiguous()
+    by_kind = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
+    found = by_kind[of.kind](of, outputs, wanted)
+    return {name: found[name] for name in ALLOWED[of.kind] if name in wanted}
 
 
-def micro_f1(labels: Array, scores: Array, weights: Array) -> Array:
-    """F1 over all classes pooled, which of one class a row is the share of rows rightly said; as `macro_f1`."""
-    return _f1(labels, scores, weights)[1]
+def _binary(of: Truth, outputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:
+    found, (sides,) = {}, of.classes
+    if "auroc" in wanted:
+        found["auroc"] = _auroc(sides, outputs, of.weights)
+    if "auprc" in wanted:
+        found["auprc"] = _auprc(sides, outputs, of.weights)
+    return found
 
 
-def labels_auroc(labels: Array, scores: Array, weights: Array) -> Array:
-    """Mean over the labels of a multilabel task of their AUROC.
+def _multiclass(of: Truth, outputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:
+    found = {}
+    if "macro_auroc" in wanted:
+        chance = outputs.softmax(2)
+        found["macro_auroc"] = _mean(torch.stack([_auroc(sides, chance, of.weights) for sides in of.classes], dim=2))
+    if wanted & {"macro_f1", "micro_f1"}:
+        found["macro_f1"], found["micro_f1"] = _f1(of, outputs)
+    return found
+
+
+def _multilabel(of: Truth, outputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:
+    found = {}
+    if "macro_auroc" in wanted:
+        found["macro_auroc"] = _mean(torch.stack([_auroc(sides, outputs, of.weights) for sides in of.classes], dim=2))
+    if "micro_auroc" in wanted:
+        assert of.pooled is not None
+        found["micro_auroc"] = _auroc(of.pooled, outputs, of.weights)
+    return found
+
+
+def _regression(of: Truth, outputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:
+    """Weighted coefficient of determination; NaN where the labels do not vary."""
+    labels, weights = of.labels.index_select(0, of.rows).unsqueeze(1), of.weights.index_select(0, of.rows)
+    total = weights.sum(0)
+    mean = (weights * labels).sum(0) / torch.where(total > 0, total, 1.0)
+    spread = (weights * (labels - mean).square()).sum(0)
+    error = (labels - outputs[:, :, :1].index_select(1, of.rows)).square()  # (m, l, 1)
+    rest = torch.cat([(error[part] * weights).sum(1) for part in _parts(len(error), weights)])
+    varied = spread > 1e-12 * total
+    return {"r2": torch.where(varied, (spread - rest) / torch.where(varied, spread, 1.0), torch.nan)}
+
+
+def _parts(members: int, *weights: Tensor) -> Iterator[slice]:
+    """Members in chunks whose arrays, as large for each as all the weights, stay within `_BYTES`."""
+    size = max(1, _BYTES[weights[0].is_cuda] // max(1, 8 * sum(one.numel() for one in weights)))
+    yield from (slice(start, start + size) for start in range(0, members, size))
+
+
+def _blocks(sides: _Sides, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Weights of the positive and of the negative cells, (p, r) and (q, r), for some of the weightings in turn."""
+    count = weights.shape[1]
+    # Fewer than 16 at a time would gather single numbers instead of lines of the cache.
+    size = max(16, _BYTES[weights.is_cuda] // (8 * max(1, len(sides.positive) + len(sides.negative))))
+    for start in range(0, count, size):
+        part = weights if size >= count else weights[:, start : start + size].contiguous()
+        yield part.index_select(0, sides.positive_rows), part.index_select(0, sides.negative_rows)
+
+
+def _upto(order: Tensor, places: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
+    """How much weight of sorted cells lies before places among them.
 
     Args:
-        labels: (n, L) 0, 1, or NaN where the row does not carry the label.
-        scores: (n, L) larger means more likely 1.
-        weights: (R, n).
+        order: (m, q) cells in ascending order.
+        places: each (m, p), from 0 to q.
+        weights: (q, r) of the cells.
 
     Returns:
-        (R,); the mean is over the labels the weighting leaves with both classes, NaN where there is none.
+        each (m, p, r)
     """
-    known = ~np.isnan(labels)
-    each = [auroc(labels[rows, index], scores[rows, index], weights[:, rows]) for index, rows in enumerate(known.T)]
-    return _mean(np.stack(each))
+    members, cells = order.shape
+    sums = weights.new_zeros(members, cells + 1, weights.shape[1])  # nothing lies before the first place
+    ordered = weights.index_select(0, order.flatten()).view(members, cells, weights.shape[1])
+    torch.cumsum(ordered, 1, out=sums[:, 1:])
+    first, rows = torch.arange(members, device=order.device).unsqueeze(1) * (cells + 1), sums.flatten(0, 1)
+    return [rows.index_select(0, (at + first).flatten()).view(*at.shape, weights.shape[1]) for at in places]
 
 
-def pooled_auroc(labels: Array, scores: Array, weights: Array) -> Array:
-    """AUROC over all known cells of a multilabel task as if they were rows of one; arguments as `labels_auroc`."""
-    row, column = np.nonzero(~np.isnan(labels))
-    size = max(1, _BLOCK // max(1, len(row)))
-    parts = [
-        auroc(labels[row, column], scores[row, column], weights[start : start + size, row])
-        for start in range(0, len(weights), size)
-    ]
-    return np.concatenate(parts)
+def _auroc(sides: _Sides, outputs: Tensor, weights: Tensor) -> Tensor:
+    """Area under the ROC curve (m, R), ties counted half, of outputs (m, n, C)."""
+    cells, found = outputs.flatten(1), []
+    # The side with fewer cells is sorted, and the other one's cells are looked up in it.
+    turned = len(sides.positive) < len(sides.negative)
+    few, many = (sides.positive, sides.negative) if turned else (sides.negative, sides.positive)
+    for positive, negative in _blocks(sides, weights):
+        light, heavy = (positive, negative) if turned else (negative, positive)
+        sums = []
+        for part in _parts(len(cells), heavy):
+            ranked, order = cells[part].index_select(1, few).sort(dim=1)
+            sought = cells[part].index_select(1, many)
+            # Those below a cell, and those at most as high: a tie is in the second alone, and so counts half.
+            places = torch.searchsorted(ranked, sought), torch.searchsorted(ranked, sought, right=True)
+            below, upto = _upto(order, places, light)
+            sums.append(below.add_(upto).mul_(heavy).sum(1) / 2)
+        pairs, wins = positive.sum(0) * negative.sum(0), torch.cat(sums)
+        found.append(_ratio(pairs - wins if turned else wins, pairs))
+    return torch.cat(found, dim=1)
 
 
-def r2(labels: Array, scores: Array, weights: Array) -> Array:
-    """Weighted coefficient of determination; (n,), (n,) and (R, n) to (R,); NaN where the labels do not vary."""
-    total = weights.sum(1)
-    mean = np.divide(weights @ labels, total, out=np.zeros_like(total), where=total > 0)
-    spread = np.einsum("rn,rn->r", weights, (labels - mean[:, None]) ** 2)
-    rest = weights @ (labels - scores) ** 2
-    return np.divide(spread - rest, spread, out=np.full(len(weights), np.nan), where=spread > 1e-12 * total)
+def _auprc(sides: _Sides, outputs: Tensor, weights: Tensor) -> Tensor:
+    """Average precision (m, R): the area under the precision-recall curve without interpolation, ties one step."""
+    cells, found = -outputs.flatten(1), []  # the likeliest first
+    for positive, negative in _blocks(sides, weights):
+        sums = []
+        for part in _parts(len(cells), positive, negative):
+            good, order = cells[part].index_select(1, sides.positive).sort(dim=1)
+            ranked, others = cells[part].index_select(1, sides.negative).sort(dim=1)
+            (right,) = _upto(order, [torch.searchsorted(good, good, right=True)], positive)
+            (wrong,) = _upto(others, [torch.searchsorted(ranked, good, right=True)], negative)
+            said = right + wrong
+            precision = right / torch.where(said > 0, said, 1.0)
+            weight = positive.index_select(0, order.flatten()).view_as(right)
+            sums.append((precision * weight).sum(1))
+        total = positive.sum(0)
+        found.append(_ratio(torch.cat(sums), torch.where(negative.sum(0) > 0, total, 0.0)))
+    return torch.cat(found, dim=1)
+
+
+def _f1(of: Truth, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """(macro, micro) F1, each (m, R)."""
+    names = torch.arange(of.width, device=outputs.device)
+    weights = of.weights.index_select(0, of.rows)
+    true = (of.labels.index_select(0, of.rows).unsqueeze(1) == names).double()
+    said = (outputs.index_select(1, of.rows).argmax(dim=2).unsqueeze(2) == names).double()  # (m, l, C)
+    # Weights that are counts make these products exact, so that they may round as they like.
+    hit, called = weights.t() @ (said * true), weights.t() @ said
+    return (
+        _mean(_ratio(2 * hit, called + weights.t() @ true)),
+        _ratio(hit.sum(2), weights.sum(0)),
+    )
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """`above / below`, NaN where `below` is not positive."""
+    return torch.where(below > 0, above / torch.where(below > 0, below, 1.0), torch.nan)
+
+
+def _mean(each: Tensor) -> Tensor:
+    """Mean over the last axis, of the defined values; NaN where there is none."""
+    usable = ~each.isnan()
+    return _ratio(torch.where(usable, each, 0.0).sum(-1), usable.sum(-1).double())
+
+
+# One model, in numpy --------------------------------------------------------------------------------------------------
 
 
 def every(kind: Kind, labels: Array, logits: Array, weights: Array, names: Iterable[str] = ()) -> dict[str, Array]:
-    """The metrics of a problem class from a network's outputs.
+    """The metrics (R,) of one model, in numpy.
 
     Args:
-        labels: (n,) 0 or 1, class numbers, or values; (n, L) of 0, 1 and NaN (no label) of a multilabel task.
-        logits: (n, C): any increasing function of the probability in column 0 (binary), one logit a class
-            (multiclass), the value in column 0, on the labels' scale (regression); (n, L): one logit a label
-            (multilabel), or any increasing function of its probability that is the same for all.
-        weights: (R, n).
-        names: which of `ALLOWED[kind]`; all of them where none is named.
-
-    Returns:
-        (R,) by name, in the order of `ALLOWED[kind]`; NaN where a weighting leaves nothing to tell apart.
-
-    Raises:
-        ValueError: a name that is no metric of the kind, or a kind without labels.
+        labels: as of `truth`.
+        logits: (n, C), as `outputs` of `of_members`.
+        weights: (R, n), at least 0.
+        names: as of `of_members`; errors are its too.
     """
-    wanted = set(names) or set(ALLOWED[kind])
-    if kind == "clustering" or not wanted <= set(ALLOWED[kind]):
-        raise ValueError(f"a {kind} task is not scored by {', '.join(sorted(wanted))} from labels")
-    found: dict[str, Array] = {}
-    if kind == "binary":
-        steps = _steps(labels, logits[:, 0], weights)
-        found = {"auroc": _area(*steps)} if "auroc" in wanted else {}
-        found |= {"auprc": _precision(*steps)} if "auprc" in wanted else {}
-    elif kind == "regression":
-        found = {"r2": r2(labels, logits[:, 0], weights)}
-    elif kind == "multilabel":
-        found = {"macro_auroc": labels_auroc(labels, logits, weights)} if "macro_auroc" in wanted else {}
-        found |= {"micro_auroc": pooled_auroc(labels, logits, weights)} if "micro_auroc" in wanted else {}
-    else:
-        if "macro_auroc" in wanted:
-            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-            found["macro_auroc"] = macro_auroc(labels, shifted / shifted.sum(axis=1, keepdims=True), weights)
-        if wanted & {"macro_f1", "micro_f1"}:
-            found["macro_f1"], found["micro_f1"] = _f1(labels, logits, weights)
-    return {name: found[name] for name in ALLOWED[kind] if name in wanted}
+    wanted = tuple(names)
+    if kind == "clustering":
+        raise ValueError(f"a clustering task is not scored by {', '.join(wanted or ALLOWED[kind])} from labels")
+    width = logits.shape[1] if kind in ("multiclass", "multilabel") else 1
+    by_row = torch.from_numpy(np.ascontiguousarray(weights.T, dtype=np.float64))
+    outputs = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float64))
+    found = of_members(truth(kind, labels, width, by_row), outputs.unsqueeze(0), wanted)
+    return {name: values[0].numpy() for name, values in found.items()}
 
 
 def score(metric: str, kind: Kind, labels: Array, logits: Array, weights: Array) -> Array:
-    """One metric (R,) of a problem class from a network's outputs; arguments and errors as of `every`."""
+    """One metric (R,) of one model; arguments and errors as of `every`."""
     return every(kind, labels, logits, weights, (metric,))[metric]
-
-
-def supervised(kind: Kind, labels: Array, logits: Array, weights: Array) -> Array:
-    """The default metric (R,) of a problem class from a network's outputs; arguments as of `every`."""
-    return score(METRICS[kind], kind, labels, logits, weights)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import asynchronous, lockstep, m3h, metrics, networks
+from model import asynchronous, clustering, lockstep, m3h, metrics, networks
 from model.asynchronous import AfterTurn, Course
-from model.clustering import judge
 from model.cohort import Cohort
 from model.contract import Layout, Network, Parameters, layout, n_logits
 from model.data import Fold, Rows, load_fold
 from model.lockstep import Block
-from model.seeding import generator
 from model.settings import TrainingSettings
 from tim_search.types import (
     ALLOWED,
@@ -273,64 +272,117 @@ def score_pack(
 ) -> tuple[list[Score], list[Attention]]:
     """Scores of every unit and task on the held-out rows, and the attention weights of every unit.
 
-    A diverged member or a collapsed clustering is a failed row with its reason.
+    Each task is scored for all members that have it at once, where they were trained, and the numbers come to the host
+    when all tasks are under way. A diverged member or a collapsed clustering is a failed row with its reason.
     """
     said = predict(fitted, fold.validation, settings)
-    learned = predict(fitted, fold.train, settings).latents.double().cpu().numpy() if fitted.plan.clustering else None
-    logits = said.logits.double().cpu().numpy()
-    latents, rebuilt = said.latents.double().cpu().numpy(), said.rebuild_r2.double().cpu().numpy()
-    weights = None if said.attention is None else said.attention.double().cpu().numpy()
+    finite = said.logits.isfinite().flatten(1).all(1) & said.latents.isfinite().flatten(1).all(1)
+    sound = [ok and not epoch for ok, epoch in zip(finite.tolist(), fitted.diverged, strict=True)]
+    names = dict.fromkeys(name for member, held in enumerate(fitted.plan.names) if sound[member] for name in held)
+    labelled = {
+        name: _supervised(name, fitted, said, sound, tasks[name], fold)
+        for name in names
+        if tasks[name].kind != "clustering"
+    }
+    found = {}
+    if len(labelled) < len(names):
+        learned = predict(fitted, fold.train, settings).latents
+        for name in names:
+            if name not in labelled:
+                found.update(_clustered(name, pack, fitted, said, learned, sound, tasks[name], fold))
+    for name, (members, first, others) in labelled.items():
+        rows = {metric: values.tolist() for metric, values in others.items()}
+        for at, (member, values) in enumerate(zip(members, first.tolist(), strict=True)):
+            unit = pack.units[member]
+            found[member, name] = [_scored(unit, tasks[name], values, "")]
+            if found[member, name][0].status == "ok":
+                found[member, name] += [
+                    Score(unit, name, metric, unit.part, row[at], primary=False) for metric, row in rows.items()
+                ]
+    weights = None if said.attention is None else said.attention.double().cpu().tolist()
     scores: list[Score] = []
     attention: list[Attention] = []
     for member, unit in enumerate(pack.units):
-        finite = np.isfinite(logits[member]).all() and np.isfinite(latents[member]).all()
-        if fitted.diverged[member] or not finite:
+        if not sound[member]:
             when = f"in epoch {fitted.diverged[member]}" if fitted.diverged[member] else "after training"
             why = f"diverged: loss or predictions are not finite {when}; try a smaller learning_rate"
             scores += [_failed(unit, tasks[name], why) for name in unit.subset]
             continue
-        names = fitted.plan.names[member]
+        held = fitted.plan.names[member]
         attention += [
-            Attention(unit, task, other, float(weights[member, i, j]))
-            for i, task in enumerate(names)
-            for j, other in enumerate(names)
+            Attention(unit, task, other, weights[member][i][j])
+            for i, task in enumerate(held)
+            for j, other in enumerate(held)
             if weights is not None
         ]
-        for slot, name in enumerate(names):
-            task = tasks[name]
-            if task.kind == "clustering":
-                assert learned is not None
-                c = slot - fitted.plan.supervised
-                start = int(torch.randint(2**31, (1,), generator=generator("k-means", unit.seed, name)))
-                found = judge(learned[member, :, c], latents[member, :, c], task.n_outputs, fold.weights, start)
-                scores.append(_scored(unit, task, found.silhouette, found.collapsed))
-                scores += [
-                    Score(unit, name, metric, unit.part, float(value), primary=False)
-                    for metric, value in (
-                        ("occupied_clusters", found.occupied),
-                        ("effective_rank", found.effective_rank),
-                        ("label_agreement", found.label_agreement),
-                        ("reconstruction_r2", rebuilt[member, c]),
-                    )
-                ]
-                continue
-            labels, known = labels_of(fold, task)
-            said_here = logits[member, slot, known, : n_logits(task)]
-            weights_here = fold.weights[:, known]
-            scores.append(
-                _scored(unit, task, metrics.score(task.metric, task.kind, labels, said_here, weights_here), "")
-            )
-            others = tuple(name for name in ALLOWED[task.kind] if name != task.metric)
-            if others and scores[-1].status == "ok":
-                found_too = metrics.every(task.kind, labels, said_here, weights_here[:1], others)
-                scores += [
-                    Score(unit, name, metric, unit.part, float(value[0]), primary=False)
-                    for metric, value in found_too.items()
-                ]
+        scores += [row for name in held for row in found[member, name]]
         if fitted.course is not None:
             chosen = float(fitted.course.chosen[member])
-            scores += [Score(unit, name, "chosen_epoch", unit.part, chosen, primary=False) for name in names]
+            scores += [Score(unit, name, "chosen_epoch", unit.part, chosen, primary=False) for name in held]
     return scores, attention
+
+
+def _holding(name: str, fitted: Fitted, sound: Sequence[bool]) -> tuple[list[int], list[int]]:
+    """The sound members that have a task, and the slot it sits in."""
+    kept = [(member, slot) for member, slot in zip(*fitted.plan.holding(name), strict=True) if sound[member]]
+    return [member for member, _ in kept], [slot for _, slot in kept]
+
+
+def _supervised(
+    name: str, fitted: Fitted, said: Predictions, sound: Sequence[bool], task: Task, fold: Fold
+) -> tuple[list[int], Tensor, dict[str, Tensor]]:
+    """Members that have a task, their metric (m, R) that it is searched by, and the others (m,) that it has."""
+    members, slots = _holding(name, fitted, sound)
+    device = said.logits.device
+    outputs = said.logits[torch.tensor(members, device=device), torch.tensor(slots, device=device)]
+    of = truth_of(fold, task)
+    first = metrics.of_members(of, outputs, (task.metric,))[task.metric]
+    others = tuple(other for other in ALLOWED[task.kind] if other != task.metric)
+    more = metrics.of_members(of.unweighted(), outputs, others) if others else {}
+    return members, first, {metric: values[:, 0] for metric, values in more.items()}
+
+
+def _clustered(
+    name: str,
+    pack: Pack,
+    fitted: Fitted,
+    said: Predictions,
+    learned: Tensor,
+    sound: Sequence[bool],
+    task: Task,
+    fold: Fold,
+) -> dict[tuple[int, str], list[Score]]:
+    """Score rows of a clustering task, by member and task."""
+    members, slots = _holding(name, fitted, sound)
+    member, slot = (torch.tensor(at, device=learned.device) for at in (members, slots))
+    slot = slot - fitted.plan.supervised
+    seeds = [clustering.start(pack.units[m].seed, name) for m in members]
+    judged = clustering.judge(
+        learned[member, :, slot], said.latents[member, :, slot], task.n_outputs, fold.weights_by_row, seeds
+    )
+    rebuilt = said.rebuild_r2[member, slot].double().tolist()
+    found = {}
+    for m, one, share in zip(members, judged, rebuilt, strict=True):
+        unit = pack.units[m]
+        more = (
+            ("occupied_clusters", one.occupied),
+            ("effective_rank", one.effective_rank),
+            ("label_agreement", one.label_agreement),
+            ("reconstruction_r2", share),
+        )
+        found[m, name] = [_scored(unit, task, one.silhouette.tolist(), one.collapsed)] + [
+            Score(unit, name, metric, unit.part, float(value), primary=False) for metric, value in more
+        ]
+    return found
+
+
+def truth_of(fold: Fold, task: Task) -> metrics.Truth:
+    """What outputs for a fold's held-out rows are scored by; made at the first call, and kept with the fold."""
+    if task.name not in fold.truths:
+        first = fold.first[task.name]
+        labels = fold.labels[first : first + task.n_outputs].T if task.kind == "multilabel" else fold.labels[first]
+        fold.truths[task.name] = metrics.truth(task.kind, labels, n_logits(task), fold.weights_by_row)
+    return fold.truths[task.name]
 
 
 def labels_of(fold: Fold, task: Task) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -340,18 +392,16 @@ def labels_of(fold: Fold, task: Task) -> tuple[NDArray[np.float64], NDArray[np.b
         float64 (m,), or (m, L) of a multilabel task, NaN where a single label is missing; and bool (n,).
     """
     first = fold.first[task.name]
-    at = slice(first, first + (task.n_outputs if task.kind == "multilabel" else 1))
-    labelled = fold.validation.labelled[at].cpu().numpy() > 0
-    targets = np.where(labelled, fold.validation.targets[at].double().cpu().numpy(), np.nan)
-    known = np.asarray(labelled.any(axis=0), bool)
+    targets = fold.labels[first : first + (task.n_outputs if task.kind == "multilabel" else 1)]
+    known = np.asarray((~np.isnan(targets)).any(axis=0), bool)
     return (targets[:, known].T if task.kind == "multilabel" else targets[0, known]), known
 
 
-def _scored(unit: Unit, task: Task, values: NDArray[np.float64], why: str) -> Score:
+def _scored(unit: Unit, task: Task, values: Sequence[float], why: str) -> Score:
     """Score row from a metric under every weighting: the first is the score, the others its replicates."""
-    if why or not np.isfinite(values[0]):
+    if why or not math.isfinite(values[0]):
         return _failed(unit, task, why or f"no {task.metric}: {_where(unit)} do not vary")
-    return Score(unit, task.name, task.metric, unit.part, float(values[0]), replicates=tuple(map(float, values[1:])))
+    return Score(unit, task.name, task.metric, unit.part, values[0], replicates=tuple(values[1:]))
 
 
 def _where(unit: Unit) -> str:

@@ -180,7 +180,8 @@ def test_an_ensemble_averages_the_predictions_of_models_that_differ_in_their_see
     labels = fold.validation.targets[row].double().numpy()[known]
     found = {row.metric: row for row in singles.scores if row.task == name}
     for size in (2, 3):
-        expected = metrics.auroc(labels, np.mean(risks[:size], axis=0)[known], fold.weights[:, known])
+        risk = np.mean(risks[:size], axis=0)[known]
+        expected = metrics.score("auroc", "binary", labels, risk[:, None], fold.weights[:, known])
         ensemble = found[f"ensemble_{size}_auroc"]
         assert ensemble.part == "test"
         assert not ensemble.primary

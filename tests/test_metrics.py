@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, r2_score, roc_auc_score
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from model.metrics import auprc, auroc, every, macro_auroc, r2, score, supervised
+from model import metrics
+from model.metrics import every, of_members, score, truth
 from tim_search.types import ALLOWED, METRICS, Kind
+
+
+def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return score("auroc", "binary", labels, scores[:, None], weights)
+
+
+def auprc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return score("auprc", "binary", labels, scores[:, None], weights)
+
+
+def r2(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return score("r2", "regression", labels, scores[:, None], weights)
+
+
+def macro_auroc(labels: np.ndarray, chance: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of probabilities; their logarithms are logits."""
+    return score("macro_auroc", "multiclass", labels, np.log(chance), weights)
 
 
 @given(
@@ -129,16 +149,88 @@ def test_multilabel_auroc_equals_scikit_learn_with_missing_labels(seed: int, row
             assert got["micro_auroc"][index] == pytest.approx(pooled, abs=1e-12)
 
 
-def test_pooled_auroc_does_not_depend_on_how_many_weightings_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def of_kind(kind: Kind, dice: np.random.Generator, rows: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Labels with gaps, and outputs of seven members, four columns wide."""
+    labels = dice.integers(0, 2 if kind == "binary" else 4, rows).astype(float)
+    if kind == "regression":
+        labels = dice.normal(size=rows)
+    if kind == "multilabel":
+        labels = dice.integers(0, 2, (rows, 4)).astype(float)
+    labels[dice.random(labels.shape) < 0.2] = np.nan
+    outputs = dice.integers(-2, 3, (7, rows, 4)) if ties else dice.normal(size=(7, rows, 4))
+    return labels, outputs.astype(np.float32)
+
+
+KINDS: tuple[Kind, ...] = ("binary", "multiclass", "multilabel", "regression")
+
+
+def width_of(kind: Kind) -> int:
+    return 4 if kind in ("multiclass", "multilabel") else 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ties", [False, True])
+def test_members_scored_together_are_scored_as_one_model_each(kind: Kind, ties: bool) -> None:
+    dice = np.random.default_rng(5)
+    labels, outputs = of_kind(kind, dice, 61, ties)
+    weights = weightings(dice, 61)
+    found = of_members(
+        truth(kind, labels, width_of(kind), torch.from_numpy(weights.T.copy())), torch.from_numpy(outputs)
+    )
+    assert tuple(found) == ALLOWED[kind]
+    known = ~np.isnan(labels) if labels.ndim == 1 else np.ones(61, bool)
+    for metric, values in found.items():
+        assert values.shape == (7, 6)
+        for member, logits in enumerate(outputs):
+            alone = score(metric, kind, labels[known], logits[known, : width_of(kind)].astype(float), weights[:, known])
+            assert values[member].numpy() == pytest.approx(alone, abs=1e-12, nan_ok=True)
+            assert np.isfinite(alone[0])
+
+
+@pytest.fixture(params=[1, 20_000, 1 << 30], ids=["one at a time", "a few at a time", "all at once"])
+def budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(metrics, "_BYTES", {False: request.param, True: request.param})
+    return request.param
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("replicates", [0, 2, 40])
+def test_a_score_is_the_same_in_every_bit_whatever_stands_beside_it(kind: Kind, replicates: int, budget: int) -> None:
+    dice = np.random.default_rng(6)
+    labels, outputs = of_kind(kind, dice, 77)
+    weights = torch.from_numpy(np.vstack([np.ones((1, 77)), dice.integers(0, 4, (replicates, 77))]).T.astype(float))
+    of, said = truth(kind, labels, width_of(kind), weights), torch.from_numpy(outputs)
+    for metric, values in of_members(of, said).items():
+        for member in range(len(said)):
+            alone = of_members(of, said[member : member + 1].clone())[metric]
+            assert torch.equal(values[member], alone[0])
+        assert torch.allclose(values[:, :1], of_members(of.unweighted(), said)[metric], rtol=0, atol=1e-14)
+
+
+def test_a_score_does_not_depend_on_how_much_goes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     dice = np.random.default_rng(3)
-    labels, logits = dice.integers(0, 2, (30, 4)).astype(float), dice.normal(size=(30, 4))
-    weights = weightings(dice, 30)
-    at_once = every("multilabel", labels, logits, weights)["micro_auroc"]
-    monkeypatch.setattr("model.metrics._BLOCK", 1)
-    assert np.array_equal(at_once, every("multilabel", labels, logits, weights)["micro_auroc"])
+    weights = torch.from_numpy(np.vstack([np.ones((1, 30)), dice.integers(0, 4, (40, 30))]).T.astype(float))
+    for kind in KINDS:
+        labels, outputs = of_kind(kind, dice, 30)
+        of, said = truth(kind, labels, width_of(kind), weights), torch.from_numpy(outputs)
+        at_once = of_members(of, said)
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, "_BYTES", {False: 1, True: 1})
+            for metric, values in of_members(of, said).items():
+                assert torch.allclose(values, at_once[metric], rtol=0, atol=1e-14, equal_nan=True)
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_score_waits_for_the_device(kind: Kind) -> None:
+    labels, outputs = of_kind(kind, np.random.default_rng(7), 40)
+    of = truth(kind, labels, width_of(kind), torch.ones(40, 3, dtype=torch.float64))
+    with FakeTensorMode(allow_non_fake_inputs=True):  # numbers that do not exist cannot be asked for
+        found = of_members(of, torch.empty(outputs.shape))
+        assert {tuple(values.shape) for values in found.values()} == {(7, 3)}
+        assert all(isinstance(values, FakeTensor) for values in found.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_metric_is_what_all_at_once_say(kind: Kind) -> None:
     dice = np.random.default_rng(4)
     labels = dice.integers(0, 2, (40, 3) if kind == "multilabel" else 40).astype(float)
@@ -148,7 +240,7 @@ def test_one_metric_is_what_all_at_once_say(kind: Kind) -> None:
     assert tuple(together) == ALLOWED[kind]
     for metric, values in together.items():
         assert np.array_equal(score(metric, kind, labels, logits, weights), values)
-    assert np.array_equal(supervised(kind, labels, logits, weights), together[METRICS[kind]])
+    assert METRICS[kind] in together
 
 
 def test_a_metric_of_another_kind_is_refused() -> None:

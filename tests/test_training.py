@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from model import cost, m3h, synthetic
+from model import cost, m3h, synthetic, training
 from model.cohort import Cohort
+from model.contract import layout
 from model.data import load_fold, patient_weights
 from model.settings import M3HSettings, settings_class
 from model.training import PackTrainer, TrainingPayload, check_supported, trainer
@@ -88,6 +89,30 @@ def test_scores_in_a_pack_are_those_of_training_alone(cohort: Cohort) -> None:
         alone = values(worker.train(pack(members)))
         for key, value in alone.items():
             assert together[key] == pytest.approx(value, abs=1e-8)
+
+
+def test_scores_of_a_pack_are_those_of_each_member_scored_alone_in_every_bit(cohort: Cohort) -> None:
+    by_kind = kinds(cohort)
+    group = by_kind["clustering"][0]
+    others = [*by_kind["binary"], *by_kind["multiclass"], *by_kind["regression"]]
+    together = pack(*((name, group) for name in others))
+    worker = trainer(payload(cohort))
+    fold = worker.fold(0)
+    fitted = training.fit_pack(together, cohort.tasks, fold, SETTINGS)
+    scores, attention = training.score_pack(together, fitted, cohort.tasks, fold, SETTINGS)
+    assert len(together.units) == 5
+    for member, unit in enumerate(together.units):
+        alone = dataclasses.replace(
+            fitted,
+            values={name: value[member : member + 1].clone() for name, value in fitted.values.items()},
+            plan=layout([unit.subset], cohort.tasks, fold, torch.device("cpu")),
+            diverged=(0,),
+        )
+        found, weights = training.score_pack(Pack((unit,)), alone, cohort.tasks, fold, SETTINGS)
+        assert [row for row in scores if row.unit == unit] == found
+        assert [row for row in attention if row.unit == unit] == weights
+        assert {row.metric for row in found} >= {"silhouette", "label_agreement", cohort.tasks[unit.subset[0]].metric}
+    assert [row.unit for row in scores] == sorted((row.unit for row in scores), key=together.units.index)
 
 
 def test_the_network_learns_what_the_features_show(cohort: Cohort) -> None:
