@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 
@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, bool]] = {
 }
 GRAPH_SHARED = "solo graph, one capture a shape"
 TRAINING, EVALUATION, TOTAL = (f"fused float32, {what}" for what in ("training", "evaluation", "total"))
-TF32 = "fused TF32, training"
+TF32, TF32_TOTAL = "fused TF32, training", "fused TF32, total"
 SOLO_TRIPLES, TRIPLES = "solo eager, up to 3 tasks", "fused float32, up to 3 tasks, training"
 FLOOR, FLOOR_TF32, FLOOR_TRIPLES = "floor, float32", "floor, TF32", "floor, float32, up to 3 tasks"
 #: Precision of the products as torch names it, tasks of the largest subset, and the row that the ratio is to.
@@ -75,6 +75,7 @@ class Heatmap:
     def __init__(self, work: Work, device: torch.device, sections: Sections) -> None:
         self._work, self._device, self._sections = work, device, sections
         self._tasks, self._settings = work.cohort.tasks, work.settings
+        self._tf32 = replace(work.settings, precision="tf32")
         self._loading, self._fold = timed(partial(self._load, torch.float32), device)
         self._shapes: dict[Shape, list[Subset]] = {}
         for size in (1, 2, 3):
@@ -103,7 +104,7 @@ class Heatmap:
         for name in (SOLO, FUSED_ADAM, MASKED):
             run(name, partial(self._solo, name), (name,))
         run("fused float32", self._fused, (TRAINING, EVALUATION, TOTAL), fused=True)
-        run("fused TF32", self._fused_tf32, (TF32,), fused=True)
+        run("fused TF32", self._fused_tf32, (TF32, TF32_TOTAL), fused=True)
         run("up to 3 tasks", self._triples, (SOLO_TRIPLES, TRIPLES), fused=True)
         run("scores, fused against solo", self._against_solo)
         run("scores, other seed", self._other_seed)
@@ -204,7 +205,7 @@ class Heatmap:
     # Fused training
 
     def _fused(self) -> dict[str, Any]:
-        found = self._with_room(2, partial(self._sweep, self._settings, evaluate=True))
+        found = self._with_room(2, partial(self._sweep, self._settings))
         training, evaluation = found["training_seconds"], found["evaluation_seconds"]
         against = partial(self._sections.add, base=SOLO, floor=self._floors.get(FLOOR))
         against(TRAINING, training)
@@ -213,17 +214,11 @@ class Heatmap:
         return found
 
     def _fused_tf32(self) -> dict[str, Any]:
-        settings = self._tf32()
-        with rates.products("high"):
-            found = self._with_room(2, partial(self._sweep, settings, evaluate=False))
-        self._sections.add(TF32, found["training_seconds"], base=SOLO, floor=self._floors.get(FLOOR_TF32))
+        found = self._with_room(2, partial(self._sweep, self._tf32))
+        against = partial(self._sections.add, base=SOLO, floor=self._floors.get(FLOOR_TF32))
+        against(TF32, found["training_seconds"])
+        against(TF32_TOTAL, found["training_seconds"] + found["evaluation_seconds"])
         return found
-
-    def _tf32(self) -> M3HSettings:
-        try:
-            return replace(self._settings, precision=cast(Any, "tf32"))
-        except ValueError as error:
-            raise Skip(f"M3HSettings refuses TF32 ({error})") from error
 
     def _triples(self) -> dict[str, Any]:
         pairs = self._sections.time(TRAINING)
@@ -250,8 +245,8 @@ class Heatmap:
             found.append({"clustering": clustering, "count": len(group), "units": len(pack.units), "seconds": seconds})
         return {"packs": found}
 
-    def _sweep(self, settings: M3HSettings, size: int, *, evaluate: bool) -> dict[str, Any]:
-        """Train the whole sweep, and score it on request."""
+    def _sweep(self, settings: M3HSettings, size: int) -> dict[str, Any]:
+        """Train the whole sweep, and score it."""
         chosen = packed(self._of(1, 2), self._tasks, size)
         self._warm_up(chosen, settings)
         if self._device.type == "cuda":
@@ -259,10 +254,8 @@ class Heatmap:
         found = []
         for pack in chosen:
             training, fitted = timed(partial(fit_pack, pack, self._tasks, self._fold, settings), self._device)
-            evaluation = 0.0
-            if evaluate:
-                score = partial(score_pack, pack, fitted, self._tasks, self._fold, settings)
-                evaluation, _ = timed(score, self._device)
+            score = partial(score_pack, pack, fitted, self._tasks, self._fold, settings)
+            evaluation, _ = timed(score, self._device)
             found.append(
                 {
                     "units": len(pack.units),
@@ -335,9 +328,7 @@ class Heatmap:
         return self._compared("float32, fused, rows of every minibatch in reverse order", backwards=True)
 
     def _tf32_scores(self) -> dict[str, Any]:
-        settings = self._tf32()
-        with rates.products("high"):
-            return self._compared("fused, TF32 against float32", settings=settings)
+        return self._compared("fused, TF32 against float32", settings=self._tf32)
 
     def _float64_scores(self) -> dict[str, Any]:
         settings, few = replace(self._settings, precision="float64"), self._spaced(1)
