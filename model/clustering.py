@@ -145,7 +145,10 @@ def effective_rank(latents: Tensor) -> Tensor:
         rows = latents[part].double()
         centred = rows - rows.mean(1, keepdim=True)
         spread.append(centred.transpose(1, 2) @ centred / max(latents.shape[1], 1))
-    spectrum = torch.linalg.eigvalsh(torch.cat(spread)).clamp_min_(0)
+    # Latents that are beyond all measure count as ones that do not vary: a decomposition would fail for all members.
+    bounded = torch.cat(spread)
+    bounded = torch.where(bounded.isfinite().all(2).all(1)[:, None, None], bounded, 0.0)
+    spectrum = torch.linalg.eigvalsh(bounded).clamp_min_(0)
     total = spectrum.sum(1)
     share = spectrum / torch.where(total > 1e-12, total, 1.0).unsqueeze(1)
     return torch.where(total > 1e-12, torch.special.entr(share).sum(1).exp(), 0.0)
