@@ -69,8 +69,8 @@ def by_rows(units: Sequence[Tensor], present: Tensor | None, scale: float) -> tu
     for start in range(0, members, chunk):
         part = slice(start, start + chunk)
         for a, b, rows, count in pairs:
-            left = units[a][part] if rows is None else units[a][part, rows]
-            right = units[b][part] if rows is None else units[b][part, rows]
+            left = units[a][part] if rows is None else units[a][part].index_select(1, rows)
+            right = units[b][part] if rows is None else units[b][part].index_select(1, rows)
             similarity = torch.bmm(left * scale, right.transpose(1, 2))
             matched = similarity.diagonal(dim1=1, dim2=2).sum(1)
             # Unit vectors bound S by 1/T, and settings keep T at 0.05 or more: exp needs no maximum taken off.
