@@ -24,11 +24,20 @@ def packed(subsets: Iterable[Subset], tasks: Mapping[str, Task], capacity: int, 
     return packs([Unit(members, seed, 0) for members in subsets], tasks, capacity)
 
 
-def scores_of(together: Sequence[Pack], tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings) -> Scores:
-    """Train and score packs."""
+def scores_of(
+    together: Sequence[Pack],
+    tasks: Mapping[str, Task],
+    fold: Fold,
+    settings: M3HSettings,
+    *,
+    backwards: bool = False,
+) -> Scores:
+    """Train and score packs; on request with the rows of every minibatch in reverse order, which changes the order of
+    a training's sums and nothing else."""
     found: Scores = {}
+    trained_on = turned(fold) if backwards else fold
     for pack in together:
-        rows, _ = score_pack(pack, fit_pack(pack, tasks, fold, settings), tasks, fold, settings)
+        rows, _ = score_pack(pack, fit_pack(pack, tasks, trained_on, settings), tasks, fold, settings)
         found.update({(row.unit.subset, row.task): row.value for row in rows if row.primary})
     return found
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 
 from benchmarks import rates, solo
-from benchmarks.differences import Scores, packed, scores_of, spread, turned
+from benchmarks.differences import Scores, packed, scores_of, spread
 from benchmarks.rates import timed
 from benchmarks.sections import Sections, Skip
 from model.cohort import Cohort
@@ -46,7 +46,7 @@ FLOOR, FLOOR_TF32, FLOOR_TRIPLES = "floor, float32", "floor, TF32", "floor, floa
 FLOORS = {FLOOR: ("highest", 2, SOLO), FLOOR_TF32: ("high", 2, SOLO), FLOOR_TRIPLES: ("highest", 3, SOLO_TRIPLES)}
 
 _SHARE = 0.4  # of the time left that packs of one may take for the comparison of scores
-_FEWEST = 4  # subsets of that comparison
+_FEWEST = 3  # subsets of each shape in that comparison, where there are as many: one alone is no pack
 _SAME_FALL = 0.05  # share of a loss's fall by which rounding may move it
 
 
@@ -274,12 +274,13 @@ class Heatmap:
         }
 
     def _warm_up(self, chosen: list[Pack], settings: M3HSettings) -> None:
-        """Train one pack of each shape for a full and a last minibatch: libraries load their kernels at first use."""
+        """Train one pack of each shape for a full and a last minibatch, and score it: kernels load at first use."""
         rows, size = len(self._fold.train), settings.batch_size
         few = self._fold.train.take(torch.arange(min(rows, size + rows % size), device=self._device))
         one_of_each = {(len(pack.units), len(pack.units[0].subset)): pack for pack in chosen}
         for pack in one_of_each.values():
-            fit_pack(pack, self._tasks, replace(self._fold, train=few), replace(settings, epochs=1))
+            fitted = fit_pack(pack, self._tasks, replace(self._fold, train=few), replace(settings, epochs=1))
+            score_pack(pack, fitted, self._tasks, self._fold, settings)
 
     def _with_room(self, largest: int, action: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
         """An action with packs as large as memory is said to allow; with smaller ones where it does not after all."""
@@ -316,7 +317,7 @@ class Heatmap:
         scored = partial(scores_of, tasks=self._tasks, fold=self._fold, settings=self._settings)
         seconds, _ = timed(partial(scored, [probe]), self._device)
         room = int(_SHARE * self._sections.seconds_left / seconds)
-        self._sample = self._spaced(max(_FEWEST, min(self._work.sample, room)))
+        self._sample = self._spaced(min(self._work.sample, room))
         self._fused_scores = self._fused_run()
         alone = scored(packed(self._sample, self._tasks, 1))
         return self._differences({"float32, fused against solo": spread(self._fused_scores, alone)})
@@ -342,20 +343,18 @@ class Heatmap:
         return self._differences({what: spread(self._fused_scores, self._fused_run(**how))})
 
     def _fused_run(self, settings: M3HSettings | None = None, *, seed: int = 0, backwards: bool = False) -> Scores:
-        fold = turned(self._fold) if backwards else self._fold
-        return scores_of(
-            packed(self._sample, self._tasks, len(self._sample), seed), self._tasks, fold, settings or self._settings
-        )
+        packs = packed(self._sample, self._tasks, len(self._sample), seed)
+        return scores_of(packs, self._tasks, self._fold, settings or self._settings, backwards=backwards)
 
     def _differences(self, found: dict[str, dict[str, float]]) -> dict[str, Any]:
         return {"differences": found, "subsets": len(self._sample)}
 
     def _spaced(self, count: int) -> list[Subset]:
-        """About so many subsets of the sweep, evenly over each shape, at least one of each."""
+        """About so many subsets of the sweep, evenly over each shape; enough of each to make a pack."""
         whole = len(self._of(1, 2))
         found: list[Subset] = []
         for (size, _), group in self._shapes.items():
             if size < 3:
-                share = min(len(group), max(1, round(count * len(group) / whole)))
+                share = min(len(group), max(_FEWEST, round(count * len(group) / whole)))
                 found += [group[index * len(group) // share] for index in range(share)]
         return found

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks import rates, solo
-from benchmarks.differences import Scores, packed, scores_of, spread, turned
+from benchmarks.differences import Scores, packed, scores_of, spread
 from benchmarks.rates import timed
 from benchmarks.sections import Sections, Skip, cores
 from model import support2
@@ -75,7 +75,7 @@ def _worker_scores(run: _Run) -> Scores:
     torch.set_num_threads(run.threads)
     tasks, fold = _load(run.settings.precision)
     together = packed(run.subsets, tasks, run.capacity, run.seed)
-    return scores_of(together, tasks, turned(fold) if run.backwards else fold, run.settings)
+    return scores_of(together, tasks, fold, run.settings, backwards=run.backwards)
 
 
 def _workers(barrier: Any, count: int = 2) -> ProcessPoolExecutor:

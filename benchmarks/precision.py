@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.differences import packed, scores_of, spread, turned
+from benchmarks.differences import packed, scores_of, spread
 from benchmarks.member_step import DEMO
 from model import contrastive, support2
 from model.data import load_fold
@@ -91,7 +91,7 @@ def main() -> None:
     found = {
         "another seed": spread(plain, scores_of(packed(subsets, cohort.tasks, 16, 1), cohort.tasks, fold, settings)),
         "rows of every minibatch in reverse order": spread(
-            plain, scores_of(together, cohort.tasks, turned(fold), settings)
+            plain, scores_of(together, cohort.tasks, fold, settings, backwards=True)
         ),
     }
     with as_on_a_gpu():

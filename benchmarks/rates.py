@@ -2,7 +2,8 @@
 
 The floor is the larger of two terms. Products: textbook operations at the measured rate of a large square product.
 Streaming, on a GPU only: every step reads each weight for its products, and Adam reads parameter, gradient and both
-moments and writes all but the gradient, at the measured rate of a large copy. On a CPU parameters stay in the caches.
+moments and writes all but the gradient, at the measured rate of a large copy. It is that of a pack: one network alone
+stays in a GPU's cache, as a pack's parameters stay in a CPU's.
 """
 
 from __future__ import annotations

@@ -220,6 +220,8 @@ def calibrate(
             first = torch.arange(min(len(few), settings.batch_size)).to(few.targets.device)
             warm = replace(fold, train=few.take(first), stopping=None)
             fit_pack(pack, tasks, warm, short, network)
+            one = Pack(pack.units[:1])
+            score_pack(one, fit_pack(one, tasks, warm, short, network), tasks, fold, settings)
             sample = replace(fold, train=few, stopping=None)
             started = time.perf_counter()
             fitted = fit_pack(pack, tasks, sample, short, network)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias, cast
 
 import torch
@@ -125,14 +126,16 @@ class _Adam:
             stepped = [self._aligned(value) for value in values.values()]
             self._optimiser = torch.optim.Adam(stepped, lr=rates[0], fused=True)
             return
-        # Members have rates of their own, so the optimiser takes each member's part of every parameter by itself.
+        # Members have rates of their own: the optimiser takes neighbours of one rate by themselves, in every parameter.
         by_rate: dict[float, list[Tensor]] = {}
+        starts = [0, *(at for at in range(1, len(rates)) if rates[at] != rates[at - 1]), len(rates)]
         for value in values.values():
             value.grad = torch.zeros_like(value)
             self._kept.append(value.grad)
-            for part, slope, rate in zip(value.detach(), value.grad, rates, strict=True):
-                part.grad = slope
-                by_rate.setdefault(rate, []).append(part)
+            for start, end in pairwise(starts):
+                part = value.detach()[start:end]
+                part.grad = value.grad[start:end]
+                by_rate.setdefault(rates[start], []).append(part)
         groups = [{"params": parts, "lr": rate} for rate, parts in by_rate.items()]
         self._optimiser = torch.optim.Adam(groups, fused=True)
 

@@ -242,14 +242,17 @@ def _by_member(plan: Layout, groups: list[Tensor]) -> Tensor:
 
 def _decode(values: Parameters, latents: Tensor) -> Tensor:
     """Decoder of each clustering slot: (K, B, c, h) attended tokens to (K, c, B, D) inputs."""
-    size = latents.shape[1]
-    x = F.pad(latents.transpose(1, 2), (0, 0, 0, -size % ALIGN))
-    for name in ("autoencoder.decode.in", "autoencoder.decode.out"):
-        weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
-        x = torch.matmul(x, weight.transpose(2, 3)) + bias.unsqueeze(2)
-        if name.endswith(".in"):
-            x = x.relu()
-    return x[:, :, :size]
+    members, size, slots, _ = latents.shape
+    x = F.pad(latents.transpose(1, 2), (0, 0, 0, -size % ALIGN)).flatten(0, 1)
+    hidden, out = (
+        (
+            values[f"autoencoder.decode.{name}.weight"].flatten(0, 1),
+            values[f"autoencoder.decode.{name}.bias"].flatten(0, 1),
+        )
+        for name in ("in", "out")
+    )
+    rebuilt: Tensor = _Linear.apply(_Linear.apply(x, *hidden).relu(), *out)
+    return rebuilt.view(members, slots, -1, rebuilt.shape[2])[:, :, :size]
 
 
 def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:

@@ -55,7 +55,7 @@ class _Common:
     @property
     def evaluation_rows(self) -> int:
         """Rows a forward pass without gradients."""
-        return 2048
+        return 512
 
     @property
     def text(self) -> str:

@@ -170,6 +170,7 @@ def fit_blocks(
         plan = layout(subsets * len(blocks), tasks, folds[0], folds[0].train.targets.device, len(blocks))
         names = begun[0][1]
         values = {name: torch.cat([own[name].detach() for _, own in begun]).requires_grad_() for name in names}
+    del begun  # as much memory again
     _take_over(values, start)
     rates = [rate for _, rate in members] * len(blocks)
     with _products(settings):
@@ -238,6 +239,7 @@ def predict(fitted: Fitted, rows: Rows, settings: TrainingSettings) -> Predictio
             attention.append(output.attention.sum(1))
         if rebuilt is not None:
             rebuilt.add(output.rebuilt)
+        del output  # before the next part's is made
     return Predictions(
         torch.cat(logits, dim=2),
         torch.cat(latents, dim=1),
@@ -259,7 +261,7 @@ class _Rebuilt:
     def add(self, rebuilt: Tensor) -> None:
         """(K, c, B, D) of the next B rows."""
         here = slice(self._row, self._row + rebuilt.shape[2])
-        self._error = self._error + ((rebuilt - self._inputs[here]).square_() * self._cells[here]).sum(dim=(2, 3))
+        self._error = self._error + (rebuilt - self._inputs[here]).square_().mul_(self._cells[here]).sum(dim=(2, 3))
         self._row = here.stop
 
     def r2(self) -> Tensor:
@@ -486,6 +488,9 @@ class PackTrainer:
             by_block.setdefault((self._settings(unit, in_lockstep=True).text, unit.seed, unit.fold), []).append(unit)
         programs: dict[object, list[tuple[Unit, ...]]] = {}
         for (how, *block), units in by_block.items():
+            units.sort(
+                key=lambda unit: self._settings(unit).learning_rate
+            )  # neighbours of one rate are stepped together
             settings = self._settings(units[0])
             same: tuple[object, ...] = (how, *block)
             if network.SIDE_BY_SIDE and settings.update != "asynchronous":
@@ -530,8 +535,8 @@ def _memory_trouble(what: str) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(f"{what} did not fit: {error}") from error
-    except RuntimeError as error:  # the CPU allocator has no class of its own
-        if "can't allocate memory" not in str(error):
+    except RuntimeError as error:  # torch's allocator on a CPU and libraries on a GPU have no class of their own
+        if not any(words in str(error) for words in ("can't allocate memory", "out of memory", "ALLOC_FAILED")):
             raise
         raise OutOfMemory(f"{what} did not fit: {error}") from error
     finally:

@@ -210,6 +210,8 @@ def test_memory_trouble_is_told_apart(cohort: Cohort, monkeypatch) -> None:
     for error in (
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
     ):
 
         def refuse(*_: object, error: Exception = error) -> None:
