@@ -265,7 +265,7 @@ class Heatmap:
                     "evaluation_seconds": evaluation,
                 }
             )
-            del fitted
+            del fitted, score  # before the next pack is trained
         return {
             "training_seconds": sum(one["training_seconds"] for one in found),
             "evaluation_seconds": sum(one["evaluation_seconds"] for one in found),

@@ -30,7 +30,7 @@ from tim_search.types import Pack, Subset, Task, Unit
 #: The most members a pack has by default: as many as a core's cache serves well; as many as make a GPU's work on a
 #: step longer than the host takes to start its kernels, some 500 whatever the number of members.
 LARGEST_PACK = {"cpu": 16, "gpu": 1024}
-_UNKNOWN_GPU = 64  # members, where the workers' GPU cannot be asked from here
+_UNKNOWN_GPU = float(16 << 30)  # bytes free on the workers' GPU where it cannot be asked from here
 _SHARE = {"cpu": 0.5, "gpu": 0.8}  # of the free memory that packs may fill
 
 _STEPS = 5  # minibatches of a calibration run, after one to warm up
@@ -57,8 +57,9 @@ def step_flops(members: Subset, tasks: Mapping[str, Task], fold: Fold, settings:
 def capacity(cohort: Cohort, network: str, largest: int, settings: Any, *, gpus: float, workers: int) -> int:
     """Members a pack that fit a worker's memory, also when all are of the largest subset; at least 1.
 
-    The memory is that of this machine. Where it has no GPU but the workers do, a pack that is too large is split when
-    it fails. What a member of one's own network takes is not known: its packs have as many as a core serves well.
+    The memory is that of this machine. Where it has no GPU but the workers do, theirs is taken to have 16 GB, and a
+    pack that is too large after all is split when it fails. What a member of one's own network takes is not known: its
+    packs have as many as a core serves well.
 
     Args:
         cohort: with the tasks of the search.
@@ -80,12 +81,10 @@ def capacity(cohort: Cohort, network: str, largest: int, settings: Any, *, gpus:
     ]
     if None in counted:
         return LARGEST_PACK["cpu"]
-    if not gpus:
-        free = _free_memory() / workers
-    elif torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0] * min(gpus, 1.0)
+    if gpus:
+        free = (torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else _UNKNOWN_GPU) * min(gpus, 1.0)
     else:
-        return _UNKNOWN_GPU
+        free = _free_memory() / workers
     return max(1, min(LARGEST_PACK[kind], int(_SHARE[kind] * free // max(each or 1 for each in counted))))
 
 

@@ -142,8 +142,9 @@ class _Adam:
     def _aligned(self, value: Tensor) -> Tensor:
         """What the optimiser steps on for a parameter: a length that is a multiple of `ALIGN`.
 
-        Adam takes numbers by fours or eights and a remainder one by one, and the two round differently. A parameter
-        that would leave a remainder becomes a view of a longer tensor, and so does its gradient.
+        Adam takes numbers by registers, up to sixteen at a time, and a remainder one by one, and the two round
+        differently. A parameter that would leave a remainder becomes a view of a longer tensor, and so does its
+        gradient.
         """
         count = value.numel()
         if count % ALIGN == 0:

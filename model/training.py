@@ -488,9 +488,8 @@ class PackTrainer:
             by_block.setdefault((self._settings(unit, in_lockstep=True).text, unit.seed, unit.fold), []).append(unit)
         programs: dict[object, list[tuple[Unit, ...]]] = {}
         for (how, *block), units in by_block.items():
-            units.sort(
-                key=lambda unit: self._settings(unit).learning_rate
-            )  # neighbours of one rate are stepped together
+            # Neighbours of one rate are stepped together.
+            units.sort(key=lambda unit: self._settings(unit).learning_rate)
             settings = self._settings(units[0])
             same: tuple[object, ...] = (how, *block)
             if network.SIDE_BY_SIDE and settings.update != "asynchronous":

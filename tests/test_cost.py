@@ -77,8 +77,17 @@ def test_capacity_follows_the_memory(cohort: Cohort, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens where no GPU can be asked")
-def test_capacity_of_gpu_workers_elsewhere_is_a_fixed_one(cohort: Cohort) -> None:
-    assert cost.capacity(cohort, "m3h", 3, SETTINGS, gpus=1, workers=1) == 64
+def test_capacity_of_gpu_workers_elsewhere_is_that_of_a_gpu_of_16_gb(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(gpus: float) -> int:
+        return cost.capacity(cohort, "m3h", 3, SETTINGS, gpus=gpus, workers=1)
+
+    assert found(1) == cost.LARGEST_PACK["gpu"], "members this small all fit"
+    monkeypatch.setattr(cost, "_UNKNOWN_GPU", cost._UNKNOWN_GPU / 1024)
+    few = found(1)
+    assert 2 < few < cost.LARGEST_PACK["gpu"]
+    assert found(0.5) == few // 2
 
 
 def test_free_memory_is_a_number_of_bytes() -> None:

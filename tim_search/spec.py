@@ -549,10 +549,13 @@ def cost(found: ResolvedSearch, subsets: Sequence[Subset]) -> Callable[[int, int
 
 def room_here(resources: Resources | ResourcesSection) -> int:
     """Workers that this machine would hold; where it has no GPU but they do, as many as its cores allow."""
+    room = int((os.cpu_count() or 1) // resources.cpus)
+    if not resources.gpus:
+        return room
+    # Imported here: torch.
     from model.cost import gpus_here
 
-    room = int((os.cpu_count() or 1) // resources.cpus)
-    return min(room, int(gpus_here() / resources.gpus)) if resources.gpus and gpus_here() else room
+    return min(room, int(gpus_here() / resources.gpus)) if gpus_here() else room
 
 
 def dump(search: SearchFile) -> str:

@@ -215,7 +215,7 @@ def _train(
     todo = [dataclasses.replace(unit, settings=name) for unit in units if (name, unit) not in answered]
     executor = SerialExecutor(factory, payload, study.tasks)
     try:
-        for answer in executor.run(packs(todo, study.tasks, capacity, executor.workers)):
+        for answer in executor.run(packs(todo, study.tasks, capacity)):
             for result in by_settings(answer)[name]:
                 tune.report({"values": values, "result": result})
     finally:
