@@ -21,7 +21,7 @@ Scores: TypeAlias = dict[tuple[Subset, str], float]
 
 def packed(subsets: Iterable[Subset], tasks: Mapping[str, Task], capacity: int, seed: int = 0) -> list[Pack]:
     """Packs as a search makes them, of fold 0."""
-    return packs([Unit(members, seed, 0) for members in subsets], tasks, capacity)
+    return list(packs([Unit(members, seed, 0) for members in subsets], tasks, capacity))
 
 
 def scores_of(

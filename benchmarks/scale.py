@@ -34,6 +34,7 @@ from tim_search.ledger import Ledger, product_version
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, StaticPlan
 from tim_search.types import Context, Pack, PackResult, Resources, Score, Task
+from tim_search.units import Subsets
 
 BLOCKS = tuple((block, block) for block in range(5))
 CONTEXT = Context("scale", "none", "none", "none", "{}")
@@ -103,9 +104,8 @@ def measure(n_units: int, n_tasks: int, capacity: int, raylets: int, folder: Pat
     tasks = {name: Task(name, "binary") for name in names}
     rng = np.random.default_rng(1)
     sizes = rng.integers(1, n_tasks + 1, n_units)
-    subsets = tuple(tuple(names[at] for at in sorted(rng.permutation(n_tasks)[:size])) for size in sizes.tolist())
-    plan = StaticPlan(tuple(dict.fromkeys(subsets)), sliced=True)
-    del subsets
+    subsets = (tuple(names[at] for at in sorted(rng.permutation(n_tasks)[:size])) for size in sizes.tolist())
+    plan = StaticPlan(Subsets.of(dict.fromkeys(subsets), names), sliced=True)
     ledger = Ledger(folder / "ledger")
     found: dict[str, Any] = {"units": len(plan.subsets), "tasks": n_tasks, "capacity": capacity, "raylets": raylets}
     highest = 0
@@ -197,8 +197,7 @@ def _write(
     columns["replicates"] = pa.ListArray.from_arrays(pa.array(np.zeros(n + 1, np.int32)), pa.array([], pa.float32()))
     columns["seconds"] = pa.repeat(0.001, n)
     schema = rows.SCHEMAS["scores"]
-    masks = np.packbits(held, axis=1, bitorder="little")
-    found = rows._runs("scores", counts, masks, tuple(names.to_pylist()), told)
+    found = rows._runs("scores", counts, Subsets.of_members(held, names.to_pylist()), told)
     ledger._commit("scores", "compact", pa.table({name: columns[name] for name in schema.names}, schema=schema), found)
 
 

@@ -14,6 +14,8 @@ import argparse
 import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -41,6 +43,7 @@ from tim_search.ledger import Ledger
 from tim_search.ray_executor import RayExecutor
 from tim_search.search import Event, StaticPlan, run
 from tim_search.types import Context, Pack, PackResult, Resources, Score, Subset, Task, subset
+from tim_search.units import Subsets
 
 WORKERS = 2
 FIVE = ("avtisst", "dnr_later", "dzclass", "hospdead", "slos_log")
@@ -78,12 +81,13 @@ def instant(payload: None) -> Instant:
     return Instant()
 
 
+@local_ray()
 def overhead(n_subsets: int) -> dict[str, Any]:
     """Subsets a second of a search whose training takes no time, from the first pack in the ledger to the last."""
     tasks = {name: Task(name, "binary") for name in (f"task_{index:02d}" for index in range(44))}
     every = (members for size in (3, 4, 5) for members in combinations(tasks, size))
     before = _resident()
-    plan = StaticPlan(tuple(islice(every, n_subsets)))
+    plan = StaticPlan(Subsets.of(islice(every, n_subsets), tasks))
     executor = RayExecutor(instant, None, tasks, Resources(workers=WORKERS))
     first: list[tuple[float, int, float]] = []
 
@@ -108,6 +112,20 @@ def overhead(n_subsets: int) -> dict[str, Any]:
         "resident_mb_before": before,
         "peak_mb": peak,
     }
+
+
+def overheads(sizes: list[int]) -> list[dict[str, Any]]:
+    """`overhead` of several sizes, each in a process of its own: what one leaves behind is in no other's memory."""
+    if len(sizes) == 1:
+        return [overhead(sizes[0])]
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            file = Path(folder) / f"{size}.json"
+            command = [sys.executable, "-m", "benchmarks.sweep", "overhead", "--subsets", str(size), "--out", str(file)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            found += json.loads(file.read_text())["overhead"]
+    return found
 
 
 def _resident() -> float:
@@ -191,6 +209,7 @@ def _first_training(ledger: Ledger) -> float:
     return float(units["created"].iloc[0].timestamp() - units.groupby("pack")["seconds"].sum().max())
 
 
+@local_ray()
 def compare(epochs: int) -> dict[str, Any]:
     """Ours and both ways of Ray Tune on equal subsets and epochs."""
     cohort = support2.load().for_tasks(FIVE)
@@ -212,6 +231,7 @@ def compare(epochs: int) -> dict[str, Any]:
 # -------------------------------------------------------------------- what is not training
 
 
+@local_ray()
 def share(epochs: int) -> dict[str, Any]:
     """A whole search: what of its workers' wall time, from their first training to the report, is not training."""
     events: list[tuple[float, str]] = []
@@ -252,7 +272,7 @@ def show(result: dict[str, Any]) -> None:
     """Print the short tables."""
     console = Console(width=110)
     if rows := result.get("overhead"):
-        table = Table("subsets", "subsets/s", "driver CPU us/subset", "resident before, MB", "peak, MB")
+        table = Table("subsets", "subsets/s", "driver CPU us/subset", "memory before, MB", "peak, MB")
         for row in rows:
             values = (row["subsets_a_second"], row["driver_cpu_us_a_subset"], row["resident_mb_before"], row["peak_mb"])
             table.add_row(f"{row['subsets']:,}", *(f"{value:,.0f}" for value in values))
@@ -286,7 +306,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON to this file")
     options = parser.parse_args()
     actions: dict[str, Callable[[], Any]] = {
-        "overhead": lambda: [overhead(n) for n in sorted(options.subsets)],
+        "overhead": lambda: overheads(options.subsets),
         "tune": lambda: compare(options.epochs or 3),
         "share": lambda: share(options.epochs or 15),
     }
@@ -294,9 +314,8 @@ def main() -> None:
         parser.error(f"expected overhead, tune or share, got {', '.join(sorted(unknown))}")
     result: dict[str, Any] = {"time": time.ctime(), "torch": torch.__version__, "ray": ray.__version__}
     load = [os.getloadavg()[0]]
-    with local_ray():
-        for name in options.parts or actions:
-            result[name] = actions[name]()
+    for name in options.parts or actions:
+        result[name] = actions[name]()
     result["load"] = [round(one, 1) for one in (*load, os.getloadavg()[0])]
     show(result)
     if options.out:

@@ -14,13 +14,14 @@ uniformly distributed over all subsets, as the full TIM score (a mean over all s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search.types import BadInput, Subset, subset
+from tim_search.types import BadInput
+from tim_search.units import Subsets
 
 Membership = NDArray[np.bool_]
 
@@ -67,7 +68,8 @@ def sized(n_tasks: int, size: int) -> Membership:
     membership = np.zeros((n_rows, n_tasks), bool)
     row = 0
     for k in range(1, size + 1):
-        members = np.array(list(combinations(range(n_tasks), k)))
+        listed = chain.from_iterable(combinations(range(n_tasks), k))
+        members = np.fromiter(listed, np.int16, k * comb(n_tasks, k)).reshape(-1, k)
         membership[row + np.arange(len(members))[:, None], members] = True
         row += len(members)
     return membership
@@ -138,7 +140,7 @@ def single_source(n_tasks: int, source: int, budget: int, seed: int) -> Membersh
     return rows.filled
 
 
-def subsets(membership: Membership, names: Sequence[str]) -> list[Subset]:
+def subsets(membership: Membership, names: Sequence[str]) -> Subsets:
     """The rows of a membership array as subsets of task names, in order.
 
     Raises:
@@ -149,7 +151,7 @@ def subsets(membership: Membership, names: Sequence[str]) -> list[Subset]:
         raise BadInput(f"A membership of {len(names)} tasks has {len(names)} columns; got shape {membership.shape}.")
     if len(membership) and not membership.any(axis=1).all():
         raise BadInput(f"A subset holds at least one task; row {int(np.argmin(membership.any(axis=1)))} is empty.")
-    return [subset(name for name, member in zip(names, row, strict=True) if member) for row in membership]
+    return Subsets.of_members(membership, names)
 
 
 class _Rows:

@@ -34,7 +34,7 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     wanted = found.plan.ask(table)
     # Where every subset tries all combinations of settings, a unit is that many trainings.
     tried = [("", context)] if own is None else [(canonical(one), own.context_of(one).key) for one in own.values]
-    todo = [replace(unit, settings=text) for text, key in tried for unit in set(wanted) - ledger.done(key)]
+    todo = [replace(unit, settings=text) for text, key in tried for unit in ledger.lacking(key, wanted)[0]]
     workers = found.resources.workers or spec.room_here(found.resources)
     waiting = packs(todo, found.tasks, found.capacity, max(1, workers))
     sizes = Counter(len(unit.subset) for unit in todo)

@@ -35,6 +35,7 @@ from tim_search.storage import Held, Storage
 from tim_search.storage import LedgerWarning as LedgerWarning
 from tim_search.storage import write_durably as write_durably
 from tim_search.types import BadInput, Context, Finding, PackResult, Sheet, Unit
+from tim_search.units import Units
 
 _NAME = re.compile(r"(part|compact)-([0-9a-f]{32})\.parquet")
 _FULL = 100_000  # rows of a merged file that no compaction takes up again, so that its memory has a bound
@@ -239,15 +240,15 @@ class Ledger:
         found = self._read("scores", ())
         return found.keep(found.equal("context", context)).units()
 
-    def lacking(self, context: str, units: Sequence[Unit]) -> tuple[list[Unit], int]:
+    def lacking(self, context: str, units: Iterable[Unit]) -> tuple[Units, int]:
         """(those of some units that have no final answer, in their order and once each; how many have one).
 
         What `done` is for millions of units: no set of them is made.
         """
+        units = Units.of(units)
         found = self._read("scores", ())
-        held, first = found.keep(found.equal("context", context)).split(units)
-        lacking = [units[at] for at in np.flatnonzero(first & ~held).tolist()]
-        return lacking, int((first & held).sum())
+        held, first = found.keep(found.equal("context", context)).holds(units), units.first()
+        return units.take(first & ~held), int((first & held).sum())
 
     def contexts(self) -> dict[str, Context]:
         """The contexts that the scores have, by their keys."""

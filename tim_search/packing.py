@@ -8,22 +8,48 @@ subset instead: all that is tried for a subset, in all blocks, is one pack, or a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import groupby, pairwise
-from operator import attrgetter
-from typing import TypeAlias, TypeVar
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tim_search.types import Attention, Curve, Pack, PackResult, Score, Task, Unit
+from tim_search.units import Units
 
 _Item = TypeVar("_Item", Score, Attention, Curve)
-
-#: Number of tasks, of clustering tasks, and the block; () of units that name settings.
-_Kind: TypeAlias = tuple[int, int, tuple[int, ...]]
 
 _SHARED_COST = 8  # tasks' worth: M3H on SUPPORT2 takes 1.5 times as long for six tasks as for one
 
 
-def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int, workers: int = 1) -> list[Pack]:
+@dataclass(frozen=True, eq=False)
+class Packs(Sequence[Pack]):
+    """Packs of a large search, each made when it is looked at.
+
+    Attributes:
+        units: of all packs, those of one side by side.
+        cuts: int64 (n_packs, 2), where the units of each pack begin and end.
+    """
+
+    units: Units = field(repr=False)
+    cuts: NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    @overload
+    def __getitem__(self, at: int) -> Pack: ...
+    @overload
+    def __getitem__(self, at: slice) -> Packs: ...
+    def __getitem__(self, at: int | slice) -> Pack | Packs:
+        if isinstance(at, slice):
+            return Packs(self.units, self.cuts[at])
+        start, stop = self.cuts[at]
+        return Pack(tuple(self.units[start:stop]))
+
+
+def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int, workers: int = 1) -> Packs:
     """Group units into packs of at most `capacity` units, costly packs first.
 
     Costly packs come first so that no long one is left for the end, when other workers would wait for it. A group that
@@ -43,41 +69,52 @@ def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int, worke
     """
     if capacity < 1:
         raise ValueError(f"the capacity of a pack is at least 1 unit; {capacity} was given")
-    clustering = {name for name, task in tasks.items() if task.kind == "clustering"}
-    groups: dict[_Kind, list[Unit]] = {}
-    for unit in units:
-        size, clusterings = len(unit.subset), len(clustering.intersection(unit.subset)) if clustering else 0
-        block = () if unit.settings else (unit.seed, unit.fold)
-        groups.setdefault((size, clusterings, block), []).append(unit)
-    for kind, group in groups.items():
-        # Sorted within groups, where mostly the subset decides, and neighbours compared: of a million units no set is
-        # made.
-        group.sort(key=attrgetter("subset") if kind[2] else attrgetter("subset", "settings", "seed", "fold"))
-        groups[kind] = [unit for unit, before in zip(group, [None, *group], strict=False) if unit != before]
-    capacity = min(capacity, max(1, -(-sum(map(len, groups.values())) // workers)))
+    units = Units.of(units)
+    if not (first := units.first()).all():
+        units = units.take(first)
+    capacity = min(capacity, max(1, -(-len(units) // workers)))
 
-    result: list[tuple[_Kind, Pack]] = []
-    for kind, group in groups.items():
-        for part in [group] if kind[2] else _by_subset(group, capacity):
-            n_packs = -(-len(part) // capacity)
-            cuts = [len(part) * index // n_packs for index in range(n_packs + 1)]
-            result += [(kind, Pack(tuple(part[a:b]))) for a, b in pairwise(cuts)]
+    # What the units of a pack have in common; units that name settings may be of several blocks.
+    size = units.subsets.counts(units.subsets.tasks)
+    clustering = units.subsets.counts(name for name, task in tasks.items() if task.kind == "clustering")
+    block = np.where(units.named, -1, units.ranks)
+    order = np.lexsort([units.ranks, *units.subsets.keys, block, clustering, size])
+    units, size, clustering, block = units.take(order), size[order], clustering[order], block[order]
+
+    cuts = [np.zeros((0, 2), np.int64)]
+    edges = _edges(size, clustering, block)
+    subsets = _edges(size, clustering, block, *units.subsets.keys) if units.named.any() else edges
+    for start, stop in pairwise(edges.tolist()):
+        whole = [start, stop] if block[start] >= 0 else _runs(subsets[(subsets >= start) & (subsets <= stop)], capacity)
+        for a, b in pairwise(whole):
+            n_packs = -(-(b - a) // capacity)
+            ends = a + (b - a) * np.arange(n_packs + 1) // n_packs
+            cuts.append(np.column_stack([ends[:-1], ends[1:]]))
+    found = np.concatenate(cuts)
+    starts = found[:, 0]
     # What a member shares with no task (encoders, contrastive term) costs as much as eight tasks; a clustering task
     # adds its decoder and its k-means.
-    result.sort(key=lambda item: (-cost(item[1]), -item[0][1], item[0], item[1].units))
-    return [pack for _, pack in result]
+    costs = (found[:, 1] - starts) * (_SHARED_COST + size[starts])
+    return Packs(units, found[np.lexsort([starts, -clustering[starts], -costs])])
 
 
-def _by_subset(units: Sequence[Unit], capacity: int) -> list[list[Unit]]:
-    """Sorted units in runs of whole subsets, as many as fit a pack; a subset that fits none is a run by itself."""
-    runs: list[list[Unit]] = []
-    for _, group in groupby(units, attrgetter("subset")):
-        of_one = list(group)
-        if runs and len(runs[-1]) + len(of_one) <= capacity:
-            runs[-1] += of_one
-        else:
-            runs.append(of_one)
-    return runs
+def _edges(*columns: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Where something new begins in one of these columns, and the end of them."""
+    n = len(columns[0])
+    new = np.zeros(n + 1, bool)
+    new[:1] = new[n] = True
+    for column in columns:
+        new[1:n] |= column[1:] != column[:-1]
+    return np.flatnonzero(new)
+
+
+def _runs(edges: NDArray[np.int64], capacity: int) -> list[int]:
+    """Of the edges between subsets those that cut them into runs of as many as fit a pack, or of one that fits none."""
+    kept = edges[:1].tolist()
+    for before, edge in pairwise(edges.tolist()):
+        if edge - kept[-1] > capacity and before > kept[-1]:
+            kept.append(before)
+    return [*kept, int(edges[-1])]
 
 
 def by_settings(result: PackResult) -> dict[str, list[PackResult]]:

@@ -37,7 +37,7 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
             membership = designs.sized(len(names), settings["k"])
         case "sampled":
             sample = designs.subsets(designs.hybrid(len(names), settings["n"], settings["seed"]), names)
-            static = StaticPlan(tuple(sample), settings["sliced"])
+            static = StaticPlan(sample, settings["sliced"])
             if "stop" not in settings:
                 return static
             return Sequential(static, stopping.rule_of(settings["stop"]), settings.get("control"))
@@ -51,7 +51,7 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
                 f"design: expected exact, sized, sampled, greedy or surrogate, got {other!r}. The search was made by "
                 "another version of this product; read it with that one."
             )
-    return StaticPlan(tuple(designs.subsets(membership, names)))
+    return StaticPlan(designs.subsets(membership, names))
 
 
 def at_most(plan: Plan, tasks: Sequence[str], blocks: Sequence[tuple[int, int]]) -> int:

@@ -14,8 +14,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tim_search.types import Context, PackResult, Sheet, Unit
+from tim_search.units import Masks, Subsets, Units
 
 # What stands in nearly every row alike is stored once a file, also in memory: a dictionary column.
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -79,10 +79,7 @@ _TOLD: Mapping[str, Sequence[str]] = {
     "scores": ("context", "seed", "fold", "part", "created"),
 }
 _FOOTER = b"tim_search.runs"
-_CHUNK = 65_536  # units whose subsets are laid out at a time
 _SEPARATOR = "\x1f"  # cannot occur in a task's name that was read from text
-
-Masks = NDArray[np.uint8]
 
 
 class Unfit(Exception):
@@ -129,7 +126,8 @@ def commit(
     units = [item.unit for item in first]
     run = pa.array(np.repeat(np.arange(len(units), dtype=np.int32), counts))
 
-    subsets = pa.array([unit.subset for unit in units], pa.list_(pa.string()))
+    members = [unit.subset for unit in units]
+    subsets = pa.array(members, pa.list_(pa.string()))
     told: dict[str, Any] = {
         "context": _one(context.key, len(units)),
         "seed": pa.array([unit.seed for unit in units], pa.int64()),
@@ -146,8 +144,7 @@ def commit(
     columns |= _OWN[kind](items)
     schema = SCHEMAS[kind]
     table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
-    masks, tasks = _masks(subsets)
-    return table, _runs(kind, counts, masks, tasks, told)
+    return table, _runs(kind, counts, Subsets.of(members), told)
 
 
 def _one(text: str, count: int) -> Any:
@@ -256,32 +253,18 @@ def _found_runs(kind: str, table: Any) -> tuple[Any, tuple[str, ...]]:
     columns = {name: table[name] for name in _TOLD[kind]}
     keys = [_codes(joined), *(_codes(_coded(column)) for column in columns.values())]
     starts = np.flatnonzero(np.logical_or.reduce([np.diff(key, prepend=key[0] - 1) != 0 for key in keys]))
-    words = [word.split(_SEPARATOR) for word in joined.chunk(0).dictionary.to_pylist()]
-    masks, tasks = _masks(pa.array(words, pa.list_(pa.string())))
+    subsets = Subsets.of(tuple(word.split(_SEPARATOR)) for word in joined.chunk(0).dictionary.to_pylist())
     told = {name: column.take(pa.array(starts)).combine_chunks() for name, column in columns.items()}
-    return _runs(kind, np.diff(starts, append=table.num_rows), masks[keys[0][starts]], tasks, told)[1:]
+    return _runs(kind, np.diff(starts, append=table.num_rows), subsets.take(keys[0][starts]), told)[1:]
 
 
-def _runs(kind: str, counts: NDArray[Any], masks: Masks, tasks: tuple[str, ...], told: Mapping[str, Any]) -> FileRows:
-    """FileRows without columns."""
+def _runs(kind: str, counts: NDArray[Any], subsets: Subsets, told: Mapping[str, Any]) -> FileRows:
+    """FileRows without columns, of runs of these subsets."""
     schema = SCHEMAS[kind]
-    columns = {"rows": pa.array(counts, pa.int32()), "mask": _binary(masks)}
+    columns = {"rows": pa.array(counts, pa.int32()), "mask": _binary(subsets.masks)}
     columns |= {name: told[name].cast(schema.field(name).type) for name in _TOLD[kind]}
     types = [("rows", pa.int32()), ("mask", columns["mask"].type), *(schema.field(name) for name in _TOLD[kind])]
-    return FileRows(None, pa.table(columns, schema=pa.schema(types)), tasks)
-
-
-def _masks(subsets: Any) -> tuple[Masks, tuple[str, ...]]:
-    """(bits of every list of names, names of the bits), the names sorted."""
-    flat = subsets.flatten().dictionary_encode()
-    words = flat.dictionary.to_pylist()
-    tasks = sorted(words)
-    place = {name: index for index, name in enumerate(tasks)}
-    bit = np.array([place[word] for word in words], int)
-    members = np.zeros((len(subsets), len(tasks)), bool)
-    rows = np.repeat(np.arange(len(subsets)), np.asarray(pc.list_value_length(subsets)))
-    members[rows, bit[np.asarray(flat.indices)]] = True
-    return np.packbits(members, axis=1, bitorder="little"), tuple(tasks)
+    return FileRows(None, pa.table(columns, schema=pa.schema(types)), subsets.tasks)
 
 
 def _binary(masks: Masks) -> Any:
@@ -320,8 +303,7 @@ class Rows:
         counts: int64, rows of each run.
         subset: int32, number of each run's subset.
         file: int32, place of each run's file among the sorted names.
-        masks: uint8 (S, bytes), the distinct subsets as bits of `tasks`.
-        tasks: names of all tasks, sorted.
+        subsets: the S distinct subsets.
     """
 
     kind: str
@@ -330,23 +312,10 @@ class Rows:
     counts: NDArray[np.int64] = field(repr=False)
     subset: NDArray[np.int32] = field(repr=False)
     file: NDArray[np.int32] = field(repr=False)
-    masks: Masks = field(repr=False)
-    tasks: tuple[str, ...]
+    subsets: Subsets
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
-
-    @cached_property
-    def membership(self) -> NDArray[np.bool_]:
-        """bool (S, tasks): the distinct subsets."""
-        return np.unpackbits(self.masks, axis=1, count=len(self.tasks), bitorder="little").astype(bool)
-
-    def names(self) -> list[tuple[str, ...]]:
-        """Tasks of every distinct subset, sorted; one string object a task."""
-        rows, places = np.nonzero(self.membership)
-        words = np.array(self.tasks, object)[places].tolist()
-        ends = np.searchsorted(rows, np.arange(len(self.masks) + 1)).tolist()
-        return [tuple(words[a:b]) for a, b in pairwise(ends)]
 
     def codes(self, name: str) -> NDArray[Any]:
         """Integers, one a run, that are equal where the column is."""
@@ -377,8 +346,7 @@ class Rows:
             counts[runs],
             self.subset[runs],
             self.file[runs],
-            self.masks,
-            self.tasks,
+            self.subsets,
         )
 
     def first_answers(self) -> Rows:
@@ -414,7 +382,7 @@ class Rows:
         """The units that have a row."""
         keys = pd.DataFrame({"subset": self.subset, "seed": self.codes("seed"), "fold": self.codes("fold")})
         keys = keys.drop_duplicates()
-        subsets = self.names()
+        subsets = list(self.subsets)
         columns = (keys[name].tolist() for name in keys)
         return {Unit(subsets[code], seed, fold) for code, seed, fold in zip(*columns, strict=True)}
 
@@ -429,7 +397,7 @@ class Rows:
             return 0, 0, 0.0, None
         starts = np.cumsum(self.counts) - self.counts
         seed, fold = self.codes("seed"), self.codes("fold")
-        outside = np.asarray(self.membership[:, [name not in tasks for name in self.tasks]].any(axis=1))
+        outside = self.subsets.counts(set(self.subsets.tasks).difference(tasks)) > 0
         asked = np.zeros(len(starts), bool)
         for block in blocks:
             asked |= (seed == block[0]) & (fold == block[1])
@@ -453,30 +421,15 @@ class Rows:
             pc.max(self.runs["created"]).as_py(),
         )
 
-    def split(self, units: Sequence[Unit]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Two bool (units,): which of them have a row here, and which occur for the first time among `units`."""
-        names: set[str] = set()
-        for unit in units:
-            names.update(unit.subset)
-        tasks = (*self.tasks, *sorted(names.difference(self.tasks)))
-        place = {name: index for index, name in enumerate(tasks)}
-        masks = [np.zeros((0, -(-len(tasks) // 8)), np.uint8)]
-        for start in range(0, len(units), _CHUNK):
-            some = units[start : start + _CHUNK]
-            lengths = np.fromiter((len(unit.subset) for unit in some), np.int64, len(some))
-            places = map(place.__getitem__, chain.from_iterable(unit.subset for unit in some))
-            members = np.zeros((len(some), len(tasks)), bool)
-            members[np.repeat(np.arange(len(some)), lengths), np.fromiter(places, np.int64, int(lengths.sum()))] = True
-            masks.append(np.packbits(members, axis=1, bitorder="little"))
-        seeds = np.fromiter((unit.seed for unit in units), np.int64, len(units))
-        folds = np.fromiter((unit.fold for unit in units), np.int64, len(units))
-        wanted = _binary(_keys(np.concatenate(masks), seeds, folds))
-        own = np.zeros((len(self.masks), masks[0].shape[1]), np.uint8)
-        own[:, : self.masks.shape[1]] = self.masks
-        held = pc.is_in(wanted, _binary(_keys(own[self.subset], self.codes("seed"), self.codes("fold"))))
-        # Codes are given in the order of first occurrence.
-        highest = np.maximum.accumulate(np.asarray(wanted.dictionary_encode().indices))
-        return np.asarray(held), np.diff(highest, prepend=-1) > 0
+    def holds(self, units: Units) -> NDArray[np.bool_]:
+        """bool, one a unit: whether it has a row here."""
+        if not len(self.counts):
+            return np.zeros(len(units), bool)
+        tasks = {*self.subsets.tasks, *units.subsets.tasks}
+        seeds, folds = (np.array([told[at] for told in units.conditions], np.int64)[units.condition] for at in (0, 1))
+        wanted = _binary(_keys(units.subsets.over(tasks).masks, seeds, folds))
+        own = _keys(self.subsets.over(tasks).masks[self.subset], self.codes("seed"), self.codes("fold"))
+        return np.asarray(pc.is_in(wanted, _binary(own)))
 
     def arrow(self, names: Sequence[str], *, subset: bool = True) -> Any:
         """Arrow table of these columns; without `subset`, that column is left out."""
@@ -485,7 +438,7 @@ class Rows:
         for name in names:
             if name == "subset":
                 if subset:
-                    lists = pa.array(self.names(), pa.list_(pa.string())).take(pa.array(self.subset))
+                    lists = pa.array(list(self.subsets), pa.list_(pa.string())).take(pa.array(self.subset))
                     columns[name] = lists.take(run)
             elif name in _TOLD[self.kind]:
                 columns[name] = self.runs[name].combine_chunks().take(run)
@@ -499,15 +452,15 @@ class Rows:
         """These columns for pandas. Rows of one subset share one array of names."""
         plain: pd.DataFrame = self.arrow(names, subset=False).to_pandas()
         if "subset" in names:
-            shared = np.empty(len(self.masks), object)
-            shared[:] = [np.array(members, object) for members in self.names()]
+            shared = np.empty(len(self.subsets), object)
+            shared[:] = [np.array(members, object) for members in self.subsets]
             plain.insert(list(names).index("subset"), "subset", shared[np.repeat(self.subset, self.counts)])
         return plain
 
     def in_one_file(self) -> tuple[Any, FileRows]:
         """(Arrow table, its runs) as `parquet` takes them."""
         told = {name: self.runs[name].combine_chunks() for name in _TOLD[self.kind]}
-        found = _runs(self.kind, self.counts, self.masks[self.subset], self.tasks, told)
+        found = _runs(self.kind, self.counts, self.subsets.take(self.subset), told)
         return self.arrow(SCHEMAS[self.kind].names), found
 
     def sheet(self) -> Sheet:
@@ -515,7 +468,7 @@ class Rows:
         table = self.table
         task, status = _coded(table["task"]), _coded(table["status"])
         words = task.chunk(0).dictionary.to_pylist() if task.num_chunks else []
-        place = {name: index for index, name in enumerate(self.tasks)}
+        place = {name: index for index, name in enumerate(self.subsets.tasks)}
         ok = np.array([word == "ok" for word in (status.chunk(0).dictionary.to_pylist() if status.num_chunks else [])])
         score = table["score"].to_numpy().astype(float)
         if len(ok):
@@ -525,8 +478,8 @@ class Rows:
             column = table["replicates"].combine_chunks()
             replicates = (np.asarray(pc.list_value_length(column).fill_null(0)), np.asarray(column.flatten()))
         return Sheet(
-            self.tasks,
-            self.membership,
+            self.subsets.tasks,
+            self.subsets.membership,
             self.counts,
             self.subset,
             self.codes("seed"),
@@ -544,7 +497,7 @@ def joined(kind: str, files: Mapping[str, FileRows]) -> Rows:
         empty = SCHEMAS[kind].empty_table()
         runs = empty.select(list(_TOLD[kind]))
         none = np.zeros(0, np.int32)
-        return Rows(kind, empty, runs, np.zeros(0, np.int64), none, none, np.zeros((0, 0), np.uint8), ())
+        return Rows(kind, empty, runs, np.zeros(0, np.int64), none, none, Subsets.of(()))
     tasks = tuple(sorted(set().union(*(each.tasks for each in found))))
     masks = [_aligned(each, tasks) for each in found]
     packed = _binary(np.concatenate(masks)).dictionary_encode()
@@ -558,8 +511,7 @@ def joined(kind: str, files: Mapping[str, FileRows]) -> Rows:
         np.concatenate([np.asarray(each.runs["rows"]) for each in found]).astype(np.int64),
         np.asarray(packed.indices).astype(np.int32, copy=False),
         np.repeat(np.arange(len(found), dtype=np.int32), [each.runs.num_rows for each in found]),
-        distinct.reshape(-1, width),
-        tasks,
+        Subsets(tasks, distinct.reshape(-1, width)),
     )
 
 
@@ -570,10 +522,4 @@ def _aligned(file: FileRows, tasks: tuple[str, ...]) -> Masks:
     column = file.runs["mask"].combine_chunks()
     content = column.buffers()[1] if n and own else None
     masks = np.frombuffer(content or b"", np.uint8, n * width, column.offset * width if content else 0)
-    if file.tasks == tasks:
-        return masks.reshape(n, width)
-    place = {name: index for index, name in enumerate(tasks)}
-    members = np.zeros((n, len(tasks)), np.uint8)
-    bits = np.unpackbits(masks.reshape(n, width), axis=1, count=own, bitorder="little")
-    members[:, [place[name] for name in file.tasks]] = bits
-    return np.packbits(members, axis=1, bitorder="little")
+    return Subsets(file.tasks, masks.reshape(n, width)).over(tasks).masks

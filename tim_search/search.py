@@ -13,12 +13,13 @@ import json
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol, Self
+
+import numpy as np
 
 from tim_search import storage
 from tim_search.executors import Executor
@@ -26,6 +27,7 @@ from tim_search.games import ScoreTable, empty, lay_out
 from tim_search.ledger import Ledger, product_version, write_durably
 from tim_search.packing import packs
 from tim_search.types import BadInput, Context, Interrupted, Pack, PackResult, Subset, Task, Unit, digest
+from tim_search.units import Subsets, Units
 
 _MANY_FILES = 512  # files of the ledger above which they are merged while a search runs
 _SOME_FILES = 32  # ... at its end, because many small files are slow to read
@@ -34,7 +36,7 @@ _SOME_FILES = 32  # ... at its end, because many small files are slow to read
 class Plan(Protocol):
     """Which units are wanted, as a pure function of what is known: the same table gives the same answer."""
 
-    def ask(self, table: ScoreTable) -> list[Unit]:
+    def ask(self, table: ScoreTable) -> Sequence[Unit]:
         """Units wanted in the table's blocks that have no final answer in it yet; [] when finished."""
         ...
 
@@ -49,14 +51,17 @@ class StaticPlan:
             block trains all of them. Subsets that are added later leave the slices of the earlier ones as they are.
     """
 
-    subsets: tuple[Subset, ...]
+    subsets: Sequence[Subset]
     sliced: bool = False
 
-    def units(self, blocks: Sequence[tuple[int, int]]) -> list[Unit]:
+    def units(self, blocks: Sequence[tuple[int, int]]) -> Units:
         """All units of the plan in these blocks."""
+        subsets = Subsets.of(self.subsets)
+        conditions = tuple((seed, fold, "") for seed, fold in blocks)
+        row, block = np.arange(len(subsets), dtype=np.int32), np.arange(len(blocks), dtype=np.int32)
         if self.sliced:
-            return [Unit(members, *blocks[t % len(blocks)]) for t, members in enumerate(self.subsets)]
-        return [Unit(members, seed, fold) for members in self.subsets for seed, fold in blocks]
+            return Units(subsets, conditions, row % np.int32(len(blocks)))
+        return Units(subsets.take(row.repeat(len(blocks))), conditions, np.tile(block, len(subsets)))
 
     def ask(self, table: ScoreTable) -> list[Unit]:
         """See `Plan.ask`."""
@@ -157,15 +162,18 @@ def run(
     def announce() -> None:
         tell("stopping", "stopping after the packs in flight; a second signal drops them")
 
-    def feed(waiting: deque[Pack]) -> Iterator[Pack]:
-        while waiting and not stop.asked:
-            yield waiting.popleft()
+    def feed(waiting: Iterable[Pack]) -> Iterator[Pack]:
+        for pack in waiting:
+            if stop.asked:
+                return
+            yield pack
 
     with ledger.writer_lock(), _Stop(announce) as stop:
         try:
             answered: set[Unit] = set()
             table = empty(tuple(tasks), blocks) if static else read_table()
             if static:
+                wanted: Sequence[Unit]
                 wanted, reused = ledger.lacking(context.key, static.units(blocks))
                 earlier = int(reused > 0 and not wanted)
             else:
@@ -182,10 +190,9 @@ def run(
                         "is complete, or a trainer answered without a primary score"
                     )
                 total += len(todo)
-                waiting = deque(packs(todo, tasks, capacity, executor.workers))
+                waiting = packs(todo, tasks, capacity, executor.workers)
                 with stop.held_off():
                     tell("round", f"round {earlier + rounds}: {len(todo)} units in {len(waiting)} packs")
-                del wanted, todo  # of a large search they are much memory, and the packs hold the units
                 n_files = ledger.files()
                 for results in _together(executor, feed(waiting)):
                     with stop.held_off():

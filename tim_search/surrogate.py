@@ -108,14 +108,14 @@ class Surrogate:
         possible = sum(comb(m, size) for size in range(1, k + 1))
         budget = min(START * m, possible - m)
         if budget <= 0:
-            return designs.subsets(alone, self.tasks)
+            return list(designs.subsets(alone, self.tasks))
         if k == m:
             # Some of the hybrid design's subsets may be single tasks, which are there already.
             sample = designs.hybrid(m, min(budget + m, 2**m - 1), self.seed)
             sample = sample[sample.sum(axis=1) > 1][:budget]
         else:
             sample = _even(m, k, budget, self.seed)
-        return designs.subsets(np.vstack([alone, sample]), self.tasks)
+        return list(designs.subsets(np.vstack([alone, sample]), self.tasks))
 
     def _propose(self, known: ScoreTable, asked: set[Subset]) -> list[Subset]:
         """`batch` subsets a source; sources in turn, so that none finds its best taken by many of another's."""

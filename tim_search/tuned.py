@@ -23,6 +23,7 @@ from tim_search.packing import by_settings
 from tim_search.per_subset import PerSubset
 from tim_search.search import Event, Plan, SearchOutcome, StaticPlan
 from tim_search.types import Context, Interrupted, PackResult, Subset, Task, Unit, canonical
+from tim_search.units import Units
 
 #: Packs of what is tried that are trained before answers are written: so many that waiting for the last of them costs
 #: little, so few that the first answers do not wait for the end.
@@ -45,17 +46,18 @@ class _Tried(Ledger):
         for settings, parts in apart.items():
             super().append(parts, self._own.context_of(json.loads(settings)))
 
-    def lacking(self, context: str, units: Sequence[Unit]) -> tuple[list[Unit], int]:
+    def lacking(self, context: str, units: Iterable[Unit]) -> tuple[Units, int]:
         """See `Ledger.lacking`."""
         apart: dict[str, list[Unit]] = {}
         for unit in units:
             apart.setdefault(unit.settings, []).append(replace(unit, settings=""))
-        lacking, held = [], 0
+        lacking: list[Unit] = []
+        held = 0
         for settings, plain in apart.items():
             missing, there = super().lacking(self._own.context_of(json.loads(settings)).key, plain)
             lacking += [replace(unit, settings=settings) for unit in missing]
             held += there
-        return lacking, held
+        return Units.of(lacking), held
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,10 @@ class _Combinations(StaticPlan):
 
     settings: tuple[str, ...] = ()
 
-    def units(self, blocks: Sequence[tuple[int, int]]) -> list[Unit]:
+    def units(self, blocks: Sequence[tuple[int, int]]) -> Units:
         """See `StaticPlan.units`."""
         plain = super().units(blocks)
-        return [replace(unit, settings=text) for text in self.settings for unit in plain]
+        return Units.of(replace(unit, settings=text) for text in self.settings for unit in plain)
 
 
 def run(
@@ -126,7 +128,7 @@ def settle(
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> SearchOutcome:
     """Train subsets with every combination in every block, as far as the ledger lacks it."""
-    plan = _Combinations(tuple(subsets), settings=tuple(map(canonical, own.values)))
+    plan = _Combinations(subsets, settings=tuple(map(canonical, own.values)))
     return search.run(plan, _Tried(ledger, own), own.context, tasks, own.blocks, executor, capacity, on_event)
 
 
