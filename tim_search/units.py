@@ -18,8 +18,8 @@ from tim_search.types import Subset, Unit
 
 _CHUNK = 65_536  # subsets that are laid out as names or as membership at a time
 
-#: By byte, the one with its bits in reverse.
-_REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1).ravel()
+#: By byte, the one with its bits inverted and in reverse order.
+_TURNED = np.packbits(np.unpackbits(~np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1).ravel()
 
 Masks = NDArray[np.uint8]
 
@@ -123,8 +123,8 @@ class Subsets(Sequence[Subset]):
         """
         n, width = self.masks.shape
         whole = np.zeros((n, -(-width // 8) * 8), np.uint8)
-        whole[:, :width] = _REVERSED[self.masks]
-        return ~whole.view(">u8").T[::-1].astype(np.uint64)
+        whole[:, :width] = _TURNED[self.masks]
+        return whole.view(">u8").T[::-1].astype(np.uint64)
 
 
 @dataclass(frozen=True, eq=False)
