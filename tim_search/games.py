@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search.types import Sheet, Subset, Unit, subset
+from tim_search.types import Sheet, Subset, Unit
+from tim_search.units import Subsets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,10 +50,7 @@ class ScoreTable:
     @cached_property
     def rows(self) -> dict[Subset, int]:
         """Row number of each subset."""
-        return {
-            subset(name for name, member in zip(self.tasks, row, strict=True) if member): index
-            for index, row in enumerate(self.membership.tolist())
-        }
+        return {members: index for index, members in enumerate(Subsets.of_members(self.membership, self.tasks))}
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
