@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import resource
 import statistics
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -20,6 +22,7 @@ from benchmarks import rates, solo
 from benchmarks.differences import Scores, packed, scores_of, spread
 from benchmarks.rates import timed
 from benchmarks.sections import Sections, Skip
+from model import replay
 from model.cohort import Cohort
 from model.cost import capacity
 from model.data import load_fold
@@ -40,6 +43,10 @@ VARIANTS: dict[str, dict[str, bool]] = {
 GRAPH_SHARED = "solo graph, one capture a shape"
 TRAINING, EVALUATION, TOTAL = (f"fused float32, {what}" for what in ("training", "evaluation", "total"))
 TF32, TF32_TOTAL = "fused TF32, training", "fused TF32, total"
+REPLAYED = {
+    "float32": ("fused float32, graphs, training", "fused float32, graphs, total"),
+    "tf32": ("fused TF32, graphs, training", "fused TF32, graphs, total"),
+}
 SOLO_TRIPLES, TRIPLES = "solo eager, up to 3 tasks", "fused float32, up to 3 tasks, training"
 FLOOR, FLOOR_TF32, FLOOR_TRIPLES = "floor, float32", "floor, TF32", "floor, float32, up to 3 tasks"
 #: Precision of the products as torch names it, tasks of the largest subset, and the row that the ratio is to.
@@ -47,6 +54,7 @@ FLOORS = {FLOOR: ("highest", 2, SOLO), FLOOR_TF32: ("high", 2, SOLO), FLOOR_TRIP
 
 _SHARE = 0.4  # of the time left that packs of one may take for the comparison of scores
 _FEWEST = 3  # subsets of each shape in that comparison, where there are as many: one alone is no pack
+_NO_GRAPH = "no graph on a CPU: its steps as they are"
 _SAME_FALL = 0.05  # share of a loss's fall by which rounding may move it
 
 
@@ -67,6 +75,16 @@ class Work:
     settings: M3HSettings
     solo_steps: int = 200
     sample: int = 32
+
+
+@contextmanager
+def _step_by_step() -> Iterator[None]:
+    """No pack is so small that its steps are replayed."""
+    before, replay.MOST_MEMBERS = replay.MOST_MEMBERS, 0
+    try:
+        yield
+    finally:
+        replay.MOST_MEMBERS = before
 
 
 class Heatmap:
@@ -100,17 +118,22 @@ class Heatmap:
     def run(self) -> None:
         """All sections; what could break the GPU's context for the others (capturing a graph) comes late."""
         run = self._sections.run
-        run("machine rates", self._rates, tuple(FLOORS))
-        for name in (SOLO, FUSED_ADAM, MASKED):
-            run(name, partial(self._solo, name), (name,))
-        run("fused float32", self._fused, (TRAINING, EVALUATION, TOTAL), fused=True)
-        run("fused TF32", self._fused_tf32, (TF32, TF32_TOTAL), fused=True)
-        run("up to 3 tasks", self._triples, (SOLO_TRIPLES, TRIPLES), fused=True)
-        run("scores, fused against solo", self._against_solo)
-        run("scores, other seed", self._other_seed)
-        run("scores, reversed rows", self._reversed)
-        run("scores, TF32", self._tf32_scores)
-        run("scores, float64", self._float64_scores)
+        with _step_by_step():
+            run("machine rates", self._rates, tuple(FLOORS))
+            for name in (SOLO, FUSED_ADAM, MASKED):
+                run(name, partial(self._solo, name), (name,))
+            run("fused float32", self._fused, (TRAINING, EVALUATION, TOTAL), fused=True)
+            run("fused TF32", self._fused_tf32, (TF32, TF32_TOTAL), fused=True)
+            run("up to 3 tasks", self._triples, (SOLO_TRIPLES, TRIPLES), fused=True)
+            run("scores, fused against solo", self._against_solo)
+            run("scores, other seed", self._other_seed)
+            run("scores, reversed rows", self._reversed)
+            run("scores, TF32", self._tf32_scores)
+            run("scores, float64", self._float64_scores)
+        for settings in (self._settings, self._tf32):
+            rows = REPLAYED[settings.precision]
+            run(f"fused {settings.precision}, graphs", partial(self._replayed, settings, rows), rows, fused=True)
+        run("scores, graphs", self._replayed_scores)
         run("solo graph", self._graph, (GRAPH, GRAPH_SHARED))
 
     def _load(self, dtype: torch.dtype) -> Any:
@@ -159,7 +182,7 @@ class Heatmap:
             base=SOLO,
             floor=self._floors.get(FLOOR),
             extrapolated=True,
-            note="" if on_gpu else "no graph on a CPU: its steps as they are",
+            note="" if on_gpu else _NO_GRAPH,
         )
         add(GRAPH, self._total(found))
         once = sum(shape["start_seconds"] * (1 - shape["count"]) for shape in found)
@@ -219,6 +242,30 @@ class Heatmap:
         against(TF32, found["training_seconds"])
         against(TF32_TOTAL, found["training_seconds"] + found["evaluation_seconds"])
         return found
+
+    def _replayed(self, settings: M3HSettings, rows: tuple[str, str]) -> dict[str, Any]:
+        """The same sweep, the steps of small packs replayed as the product does."""
+        with self._graphs() as given_up:
+            found = self._with_room(2, partial(self._sweep, settings))
+        floor = self._floors.get(FLOOR if settings.precision == "float32" else FLOOR_TF32)
+        against = partial(self._sections.add, base=SOLO, floor=floor, note="; ".join(given_up))
+        against(rows[0], found["training_seconds"])
+        against(rows[1], found["training_seconds"] + found["evaluation_seconds"])
+        return {**found, "given_up": given_up}
+
+    def _replayed_scores(self) -> dict[str, Any]:
+        with self._graphs() as given_up:
+            found = self._compared("float32, fused, graphs against step by step")
+        return {**found, "given_up": given_up}
+
+    @contextmanager
+    def _graphs(self) -> Iterator[list[str]]:
+        """What is said inside of steps that are not replayed."""
+        given_up = [] if self._device.type == "cuda" else [_NO_GRAPH]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            yield given_up
+        given_up += sorted({str(one.message) for one in said})
 
     def _triples(self) -> dict[str, Any]:
         pairs = self._sections.time(TRAINING)

@@ -237,7 +237,8 @@ class Network(Protocol):
         """The pack's outputs for some rows; a row's outputs depend on that row and, while it trains, on the dice.
 
         Args:
-            dice: of one training step, the same for all members; None where nothing is trained.
+            dice: of one training step, the same for all members; None where nothing is trained, and of a network that
+                takes blocks `SIDE_BY_SIDE`, which draws none.
         """
         ...
 

@@ -15,8 +15,10 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
+from model import replay
 from model.contract import ALIGN, Dice, Layout, LossesInTurn, Network, Parameters
 from model.data import Fold, Rows, side_by_side
+from model.replay import Replayed
 from model.seeding import batch_order
 from model.settings import TrainingSettings
 
@@ -67,28 +69,46 @@ def fit(
     # One joint step on the total, or one step for each loss in turn.
     turns = 1 if settings.update == "joint" else 1 + plan.tasks
     history = torch.zeros(settings.epochs, plan.members, dtype=torch.float64)
-    alone = len(blocks) == 1  # several blocks would have to share their dice; networks that take them draw none
     counts = torch.tensor([len(block.fold.train) for block in blocks]).repeat_interleave(plan.members // len(blocks))
-    device = blocks[0].fold.train.targets.device
-    for epoch in range(settings.epochs):
-        total = blocks[0].fold.train.inputs[0].new_zeros(plan.members)
-        for number, parts in enumerate(_minibatches(plan, blocks, epoch, settings.batch_size)):
-            for turn in range(turns):
-                adam.forget()
-                for where, members, rows in parts:
-                    own = values if len(parts) == 1 else {name: value[where] for name, value in values.items()}
-                    # Several blocks would have to share their dice; networks that take them have no use for any.
-                    dice = Dice("step", blocks[0].seed, epoch, number, turn, device=device) if alone else None
-                    found = network.losses(network.forward(own, members, rows, settings, dice), members, rows, settings)
-                    by_member = found.by_member(settings)
-                    # Members add up to one number only so that one backward pass serves all; none sees another's loss.
-                    in_turn = by_member if turns == 1 else cast(LossesInTurn, found).in_turn(settings)[turn]
-                    in_turn.sum().backward()
-                    if turn == 0:
-                        total[where] += by_member.detach() * len(rows)
-                adam.step()
-        history[epoch] = total.double().cpu() / counts
+    like = blocks[0].fold.train.inputs[0]
+
+    def step(parts: Sequence[_Part], *place: int) -> Tensor:
+        """Move all members on one minibatch; (K,) loss of each before, summed up over its rows."""
+        said = like.new_zeros(plan.members)
+        for turn in range(turns):
+            adam.forget()
+            for where, members, rows in parts:
+                own = values if len(parts) == 1 else {name: value[where] for name, value in values.items()}
+                # Several blocks would have to share their dice; networks that take them draw none.
+                dice = None if network.SIDE_BY_SIDE else Dice("step", blocks[0].seed, *place, turn, device=like.device)
+                found = network.losses(network.forward(own, members, rows, settings, dice), members, rows, settings)
+                by_member = found.by_member(settings)
+                # Members add up to one number only so that one backward pass serves all; none sees another's loss.
+                in_turn = by_member if turns == 1 else cast(LossesInTurn, found).in_turn(settings)[turn]
+                in_turn.sum().backward()
+                if turn == 0:
+                    said[where] += by_member.detach() * len(rows)
+            adam.step()
+        return said
+
+    replayed: Replayed | None = None
+    with replay.aside(like.device):
+        for epoch in range(settings.epochs):
+            total = like.new_zeros(plan.members)
+            for number, parts in enumerate(_minibatches(plan, blocks, epoch, settings.batch_size)):
+                if replayed is not None and len(parts) == 1:
+                    total += replayed(parts[0][2])
+                else:
+                    total += step(parts, epoch, number)
+            history[epoch] = total.double().cpu() / counts
+            if replayed is None and _worth_replaying(plan, like.device, network):
+                replayed = Replayed(lambda rows: step([(slice(None), plan, rows)]), adam.state())
     return {name: value.detach() for name, value in values.items()}, history
+
+
+def _worth_replaying(plan: Layout, device: torch.device, network: Network) -> bool:
+    """Whether the host is slower than the device, and the network throws no dice, which a recording would repeat."""
+    return device.type == "cuda" and plan.members <= replay.MOST_MEMBERS and network.SIDE_BY_SIDE
 
 
 #: Members of a minibatch, their layout, and their rows.
@@ -163,6 +183,14 @@ class _Adam:
             value.grad = None
         if self._kept:
             torch._foreach_zero_(self._kept)
+
+    def state(self) -> list[Tensor]:
+        """All that a step changes, once the first one was made; from then on a step may be recorded as a CUDA graph."""
+        for group in self._optimiser.param_groups:
+            group["capturable"] = group["params"][0].is_cuda
+        stepped = [value.detach() for group in self._optimiser.param_groups for value in group["params"]]
+        own = [value for numbers in self._optimiser.state.values() for value in numbers.values()]
+        return [*stepped, *own, *self._kept]
 
     def step(self) -> None:
         """After the backward passes of a step."""

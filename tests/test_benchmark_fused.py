@@ -199,6 +199,10 @@ def test_the_figures_of_a_heatmap_agree(small: Work, tmp_path: Path, capsys: pyt
     rows, parts = {row["name"]: row for row in said["rows"]}, said["sections"]
     assert {part["status"] for part in parts.values()} == {"ok"}
 
+    def gap(section: str) -> float:
+        (only,) = parts[section]["differences"].values()
+        return only["max"]
+
     for row in rows.values():
         if row["name"] != EVALUATION:
             assert row["ratio"] * row["time"] == pytest.approx(rows[row["base"]]["time"])
@@ -225,6 +229,10 @@ def test_the_figures_of_a_heatmap_agree(small: Work, tmp_path: Path, capsys: pyt
     assert rows[TOTAL]["time"] == pytest.approx(rows[TRAINING]["time"] + rows[EVALUATION]["time"])
     tf32 = parts["fused TF32"]
     assert rows[heatmap.TF32_TOTAL]["time"] == pytest.approx(tf32["training_seconds"] + tf32["evaluation_seconds"])
+    assert gap("scores, graphs") == 0  # on a CPU nothing is replayed
+    for training, total in heatmap.REPLAYED.values():
+        assert rows[total]["time"] > rows[training]["time"]
+        assert "no graph on a CPU" in rows[total]["why"]
     triples = parts["up to 3 tasks"]
     assert {(one["clustering"], one["count"], one["units"]) for one in triples["packs"]} == {(0, 4, 4), (1, 6, 6)}
     extra = sum(one["seconds"] for one in triples["packs"])
@@ -238,10 +246,6 @@ def test_the_figures_of_a_heatmap_agree(small: Work, tmp_path: Path, capsys: pyt
         assert floor["streaming_seconds"] == pytest.approx(floor["bytes"] / floor["bytes_a_second"])
     assert 1.5 < floors[heatmap.FLOOR_TRIPLES]["flop"] / floors[heatmap.FLOOR]["flop"] < 25 / 15 * 1.5
 
-    def gap(section: str) -> float:
-        (only,) = parts[section]["differences"].values()
-        return only["max"]
-
     assert gap("scores, float64") < 1e-8
     assert gap("scores, other seed") > 10 * gap("scores, float64")
     # Three of each shape, so that packs are compared; of the clustering task alone there is one.
@@ -249,7 +253,7 @@ def test_the_figures_of_a_heatmap_agree(small: Work, tmp_path: Path, capsys: pyt
     found.show()
     lines = capsys.readouterr().out.strip().splitlines()
     assert "* extrapolated: solo rows" in " ".join(lines[-2:])
-    assert sum(line.startswith("score difference") for line in lines) == 5
+    assert sum(line.startswith("score difference") for line in lines) == 6
 
 
 def test_a_sweep_that_does_not_fit_goes_on_with_smaller_packs(
