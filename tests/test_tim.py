@@ -310,6 +310,9 @@ def test_deployable_scores_are_the_restricted_ones_estimated(seed: int) -> None:
     assert inside.mean() > 0.88
     assert np.isnan(result.p_value).all()
     assert not result.rejected.any()
+    notes = " ".join(result.notes)
+    assert "no tests and no discoveries" in notes
+    assert "Fewer subsets than M + 4" not in notes, "there are enough"
     exact = one_block(small, game.scores(small))
     assert tim.from_table(exact, size=3).label == "restricted TIM (|T| <= 3)"
     with pytest.raises(BadInput, match="goes with method restricted or blup"):
