@@ -23,7 +23,8 @@ from model.training import TrainingPayload, fit_pack, predict
 from tim_search import choices, confirmation, confirmer, designs, readings, runner, spec, summary
 from tim_search.confirmation import Asked, Contrast, contrast, fresh_seeds, needed
 from tim_search.games import ScoreTable
-from tim_search.types import FINAL_FOLD, BadInput, Context, Curve, Pack, PackResult, Unit
+from tim_search.ledger import Ledger
+from tim_search.types import FINAL_FOLD, BadInput, Context, Curve, Pack, PackResult, Score, Unit
 
 SETTINGS = M3HSettings(width=8, epochs=3, batch_size=64, learning_rate=3e-3, replicates=20)
 
@@ -98,6 +99,13 @@ def test_seeds_are_fresh_and_every_subset_is_trained_once() -> None:
     chosen = {"a": ("a", "b"), "b": ("a", "b"), "c": ("a", "b", "c")}
     assert needed(chosen, ("a", "b", "c")) == (("a",), ("b",), ("c",), ("a", "b"), ("a", "b", "c"))
     assert needed({}, ("a", "b")) == ()
+
+
+def test_an_ensemble_is_as_large_as_the_largest_combination_and_three_at_least() -> None:
+    asked = Asked("paper", {}, ("a",), ("a", "b"), (1000,), 100, {})
+    assert asked.ensemble == 3, "also where nothing was chosen"
+    assert dataclasses.replace(asked, chosen={"a": ("a", "b")}).ensemble == 3
+    assert dataclasses.replace(asked, chosen={"a": ("a", "b"), "c": ("a", "b", "c", "d")}).ensemble == 4
 
 
 def test_the_record_is_read_back_and_a_damaged_one_is_explained(tmp_path: Path) -> None:
@@ -357,6 +365,24 @@ def test_a_folder_without_scores_has_nothing_to_confirm(
     with pytest.raises(BadInput, match="too few subsets with"):
         confirmer.confirm(found.out, "predicted")
     assert readings.read(found.out) == []
+
+
+def test_a_choice_that_is_not_made_yet_is_not_put_to_the_test(
+    searched: Callable[[], spec.ResolvedSearch], tmp_path: Path
+) -> None:
+    """A search half-way: what one source chose is final, what another would choose is not."""
+    found = dataclasses.replace(searched(), out=tmp_path / "half", ledger=tmp_path / "half" / "ledger")
+    runner.prepare(found)
+    first, second, third = found.tasks
+    for members in ((first,), (second,), (first, second), (first, third), (first, second, third)):
+        unit = Unit(tuple(sorted(members)), *found.blocks[0])
+        rows = [Score(unit, name, found.tasks[name].metric, "validation", 0.5 + len(members) / 10) for name in members]
+        Ledger(found.ledger).append(PackResult(Pack((unit,)), tuple(rows)), found.context)
+    results = summary.open_search(found.out)
+    assert confirmer._combinations(results, "paper", [first], ())[0] == {first: tuple(sorted(found.tasks))}
+    for sources in ((), (first, third)):
+        with pytest.raises(BadInput, match=r"not finished .*waiting for \d subsets? not trained yet.*--source"):
+            confirmer._combinations(results, "paper", sources, ())
 
 
 @pytest.mark.parametrize("sliced", [False, True])

@@ -74,7 +74,7 @@ class Asked:
 
         Three at least, as many as the paper's expansion combines, so that a later, larger choice finds its ensemble.
         """
-        return max(3, *(len(members) for members in self.chosen.values()))
+        return max([3, *map(len, self.chosen.values())])
 
     def write(self, folder: Path) -> None:
         """Write `confirmation.json`, whole or not at all."""
@@ -222,12 +222,11 @@ def confirmed(results: SearchResults) -> tuple[Confirmed, ...]:
     if asked is None:
         return ()
     scores = _scores(results, asked)
-    gains = {one.source: one for one in results.expand()[0]} if len(results.table.membership) else {}
     found = []
     for source in [name for name in results.tasks if name in asked.chosen or name in asked.alone]:
         metric = results.tasks[source].metric
         chosen = asked.chosen.get(source, ())
-        validation = _validation_gain(results, source, chosen) if source in gains and chosen else math.nan
+        validation = _validation_gain(results, source, chosen) if chosen else math.nan
         found.append(_confirmed(source, metric, chosen, asked, scores, validation))
     rejected = discoveries(np.array([one.gain.p_value for one in found]), FDR)
     return tuple(_judged(one, bool(sure)) for one, sure in zip(found, rejected, strict=True))
