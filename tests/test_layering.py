@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -155,6 +156,16 @@ def own_module(name: str) -> str | None:
 def test_every_module_has_a_layer() -> None:
     found = {path.stem for path in modules("tim_search")} - {"__init__", "__main__"}
     assert found <= set(LAYERS), f"give {sorted(found - set(LAYERS))} a layer in this test and in docs/structure.md"
+
+
+def test_the_table_of_layers_says_the_same() -> None:
+    lines = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if re.match(r"\| \d+ \| `", line)]
+    assert {name.strip("`"): int(layer) for layer, name, *_ in rows} == LAYERS
+    owned = {name.strip("`"): set(filter(None, heavy.split(", "))) for _, name, _, heavy in rows}
+    for name, told in owned.items():
+        expected = {library for library, owners in OWNERS.items() if name in owners} - {"pydantic_core"}
+        assert told == expected, f"{name}: docs/structure.md names {sorted(told)}"
 
 
 @pytest.mark.parametrize("path", modules("tim_search"), ids=lambda path: path.stem)
