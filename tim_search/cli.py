@@ -1,8 +1,9 @@
 """The command line. Each command reads its input, calls one function of the product, and shows what comes back.
 
-Exit codes: 0 done, 2 bad input, 3 finished with failed units, 130 interrupted. Results go to the standard output,
-everything else to the standard error. Heavy modules are imported inside the commands that need them: `status`, `tim`
-and `expand` start without torch and without Ray.
+Exit codes: 0 done, 2 bad input, 3 finished with failed units, 130 interrupted, 1 whatever else goes wrong (a lost
+cluster, an MLflow that does not answer `publish`). Results go to the standard output, everything else to the standard
+error. Heavy modules are imported inside the commands that need them: `status`, `tim` and `expand` start without torch
+and without Ray.
 """
 
 from __future__ import annotations
@@ -114,10 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TimSearchError as error:
         _say("stopped" if isinstance(error, Interrupted) else "error", str(error))
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has gone (`tim-search tim DIR | head`); nothing is left to be told.
-        sys.stderr.close()
-        sys.exit(0)
 
 
 @app.callback(invoke_without_command=True)
