@@ -20,9 +20,10 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
+from rich.console import Console
 
 from model.cohort import open_cohort
-from tim_search import choices, cli, confirmer, display, expansion, runner, search, spec, summary
+from tim_search import choices, cli, cohort_cli, confirmer, console, display, expansion, runner, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.search import StaticPlan
@@ -65,7 +66,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(cli, "_console", cli.Console(stderr=True, highlight=False))
+        monkeypatch.setattr(console, "errors", Console(stderr=True, highlight=False))
         with pytest.raises(SystemExit) as ended:
             cli.main([str(one) for one in arguments])
         out, err = capsys.readouterr()
@@ -144,8 +145,13 @@ def test_every_command_has_help_with_an_example(call: Call, command: str) -> Non
 
 
 def test_every_command_is_tested_for_its_help() -> None:
-    named = [one.name or one.callback.__name__ for one in cli.app.registered_commands if one.callback is not None]
-    assert sorted(named) == sorted(name for name in COMMANDS if not name.startswith("cohort "))
+    named = [
+        before + (one.name or one.callback.__name__)
+        for app, before in ((cli.app, ""), (cohort_cli.app, "cohort "))
+        for one in app.registered_commands
+        if one.callback is not None
+    ]
+    assert sorted(named) == sorted(COMMANDS)
 
 
 def test_version_and_no_arguments(call: Call) -> None:
@@ -427,7 +433,7 @@ def test_a_sampled_search_with_a_stopping_rule_and_a_control(call: Call, tmp_pat
 def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = trained(tmp_path / "sampled", tasks=("hospdead", "dnr_later", *TASKS[1:], "avtisst"), design={"sampled": 20})
     content = summary.report(summary.open_search(path))
-    cli._output().print(display.report(content))
+    console.output().print(display.report(content))
     out = capsys.readouterr().out
     assert "sampled TIM" in out
     assert "Best combinations: not known" in out
