@@ -139,6 +139,7 @@ def test_other_merges_that_cannot_be(tmp_path: Path, bucket: str) -> None:
         ([one.place, str(tmp_path / "nothing")], "out", "there is neither"),
         ([one.place, f"{bucket}/nothing"], "out", "there is neither"),
         ([one.place, two.place], "one", "is one of the sources"),
+        ([one.place, two.place, f"{one.place}/"], "out", "named twice"),
         ([str(tmp_path / "two"), str(tmp_path / "three")], "out", r"search different tasks \(f\)"),
         ([str(tmp_path / "two"), one.place], "three", "holds another search"),
     ]:

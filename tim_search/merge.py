@@ -53,14 +53,17 @@ def merge(sources: Sequence[str], out: str) -> Merged:
     call. Where sources are search folders, `out` becomes one too, with the blocks of all of them.
 
     Raises:
-        BadInput: for fewer than two sources, a source that is no ledger, ledgers without a common context, searches of
-            different tasks, and an `out` that is one of the sources or holds something else.
+        BadInput: for fewer than two sources, one named twice, a source that is no ledger, ledgers without a common
+            context, searches of different tasks, and an `out` that is one of the sources or holds something else.
         LedgerError: when a ledger cannot be read or written.
     """
     if len(sources) < 2:
         raise BadInput(f"merge: expected at least two ledgers or search folders, got {len(sources)}. Name them all.")
     opened = [_open(source) for source in sources]
     ledgers = [ledger for ledger, _ in opened]
+    places = [ledger.place for ledger in ledgers]
+    if twice := [source for source, place in zip(sources, places, strict=True) if places.count(place) > 1]:
+        raise BadInput(f"merge: expected different ledgers, got one named twice: {', '.join(twice)}. Name each once.")
     manifests = {source: manifest for source, (_, manifest) in zip(sources, opened, strict=True) if manifest}
     manifest = _manifest(manifests)
     if manifest is not None and storage.is_url(out):
