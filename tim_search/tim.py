@@ -203,7 +203,7 @@ def from_table(
     reasons: tuple[str, ...] = ()
     if method == "auto":
         method, chosen, reasons = _choose(table)
-        if size is not None and _complete_up_to(table) >= size:
+        if size is not None and (method == "exact" or _complete_up_to(table) >= size):
             method = "restricted"
         size = size if size is not None else chosen
     result = _compute(table, method, size, confidence, fdr, interactions, overlaps, control)
