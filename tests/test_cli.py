@@ -236,6 +236,17 @@ def test_tim_of_one_source(call: Call, folder: Path, tmp_path: Path) -> None:
     assert code == 2
     assert "nobody" in err
 
+    code, _, err = call("tim", folder, "--size", 9)
+    assert code == 2
+    assert "from 2 to 3, the tasks; got 9" in err
+
+    # Where there is nothing to lay along an axis, no empty figure is drawn.
+    for name, chosen, n_subsets in (("alone", ("dzclass",), None), ("begun", TASKS, 1)):
+        path = trained(tmp_path / name, tasks=chosen, n_subsets=n_subsets)
+        code, out, _ = call("tim", path, "--source", chosen[0], "--json")
+        assert code == 0
+        assert [Path(path).name for path in json.loads(out)["figures"]] == [f"forest-{chosen[0]}.png"]
+
     path = trained(tmp_path / "sampled", tasks=(*TASKS, "avtisst", "dnr_later"), design={"sampled": 50})
     found = json.loads(call("tim", path, "--source", "dzclass", "--size", 3, "--json")[1])
     assert found["label"] == "deployable TIM (|T| <= 3), sampled (BLUP)"
