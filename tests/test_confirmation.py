@@ -119,6 +119,27 @@ def test_the_record_is_read_back_and_a_damaged_one_is_explained(tmp_path: Path) 
         confirmation.read(tmp_path)
 
 
+def test_notes_say_who_chose_and_from_how_many_seeds() -> None:
+    found = confirmation.Confirmed(
+        "a", "auroc", ("a", "b"), 5, 0.7, 0.75, 0.01, 0.01, math.nan, math.nan, Contrast(0.05, 0.01, 0.09, 0.001),
+        confirmation.UNKNOWN, confirmation.UNKNOWN, 7.1, 0.06, False, "",
+    )  # fmt: skip
+    asked = Asked("lower_bound", {"a": ("a", "b")}, (), ("a", "b"), (1000, 1001, 1002), 100, {})
+    other = dataclasses.replace(found, source="b")
+    assert confirmation.caveats(asked, [found], 1, ())[0].startswith(
+        "1 combination chosen on validation patients by the rule lower bound; "
+    )
+    assert confirmation.caveats(asked, [found, other], 1, ())[0].startswith("2 combinations chosen on validation")
+    given = dataclasses.replace(asked, rule="given", seeds=(1000,))
+    (first, few) = confirmation.caveats(given, [found], 1, ())
+    assert first.startswith("1 combination named by the user; ")
+    assert "1 fresh seed;" in first
+    assert "fewer than three seeds" in few
+    (*_, read, near) = confirmation.caveats(asked, [found], 3, [("b", "a")])
+    assert "have been read 3 times" in read
+    assert near == "Overlapping targets, whose gain is no transfer: a with b."
+
+
 def test_verdicts_say_what_was_found() -> None:
     blank = confirmation.Confirmed(
         "a", "auroc", ("a", "b"), 5, 0.7, 0.75, 0.01, 0.01, math.nan, math.nan, Contrast(0.05, 0.01, 0.09, 0.001),

@@ -362,10 +362,12 @@ def _verdict(one: Confirmed, rejected: bool) -> str:
 def caveats(asked: Asked, found: Sequence[Confirmed], readings: int, overlaps: Sequence[tuple[str, str]]) -> list[str]:
     """What the reader of a confirmation must know, in words."""
     tested = [one for one in found if one.chosen]
+    by = f"chosen on validation patients by the rule {asked.rule.replace('_', ' ')}"
+    by = "named by the user" if asked.rule == "given" else by
+    seeds = f"{len(asked.seeds)} fresh seed{'s' * (len(asked.seeds) != 1)}"
     notes = [
-        f"{len(tested)} combinations chosen by the rule {asked.rule} on validation patients; discoveries at a false "
-        f"discovery rate of {FDR:.0%} over these sources. Intervals: 95 %, over test patients and {len(asked.seeds)} "
-        "fresh seeds; each speaks of its one comparison."
+        f"{len(tested)} combination{'s' * (len(tested) != 1)} {by}; discoveries at a false discovery rate of {FDR:.0%} "
+        f"over these sources. Intervals: 95 %, over test patients and {seeds}; each speaks of its one comparison."
     ]
     if len(asked.seeds) < 3:
         notes.append(
