@@ -714,6 +714,17 @@ def test_auto_takes_restricted_for_all_subsets_up_to_a_size() -> None:
         assert (result.method, result.size) == ("restricted", size)
 
 
+def test_reasons_for_a_size_of_its_own_are_not_told_of_a_size_that_was_asked_for() -> None:
+    membership = designs.sized(6, 3)[:30]  # all pairs, and some triples
+    scores = np.where(membership, 0.7, np.nan)
+    found = tim.from_table(one_block(membership, scores))
+    assert (found.method, found.size) == ("restricted", 2)
+    assert "9 larger subsets were trained and are not used here." in found.notes
+    asked = tim.from_table(one_block(membership, scores), size=3)
+    assert asked.size == 3
+    assert not any("not used here" in note for note in asked.notes)
+
+
 def test_auto_on_a_greedy_search_restricts_itself_to_the_pairs() -> None:
     game = quadratic(8, 0)
     pairs = designs.sized(8, 2)

@@ -203,9 +203,12 @@ def from_table(
     reasons: tuple[str, ...] = ()
     if method == "auto":
         method, chosen, reasons = _choose(table)
-        if size is not None and (method == "exact" or _complete_up_to(table) >= size):
-            method = "restricted"
-        size = size if size is not None else chosen
+        if size is None:
+            size = chosen
+        else:
+            reasons = ()  # they are those of `chosen`
+            if method == "exact" or _complete_up_to(table) >= size:
+                method = "restricted"
     result = _compute(table, method, size, confidence, fdr, interactions, overlaps, control)
     return replace(result, notes=reasons + result.notes)
 
