@@ -61,9 +61,6 @@ def merge(sources: Sequence[str], out: str) -> Merged:
         raise BadInput(f"merge: expected at least two ledgers or search folders, got {len(sources)}. Name them all.")
     opened = [_open(source) for source in sources]
     ledgers = [ledger for ledger, _ in opened]
-    places = [ledger.place for ledger in ledgers]
-    if twice := [source for source, place in zip(sources, places, strict=True) if places.count(place) > 1]:
-        raise BadInput(f"merge: expected different ledgers, got one named twice: {', '.join(twice)}. Name each once.")
     manifests = {source: manifest for source, (_, manifest) in zip(sources, opened, strict=True) if manifest}
     manifest = _manifest(manifests)
     if manifest is not None and storage.is_url(out):
@@ -71,6 +68,10 @@ def merge(sources: Sequence[str], out: str) -> Merged:
     target = Ledger(out if manifest is None else Path(out) / "ledger")
     if target.place in {ledger.place for ledger in ledgers}:
         raise BadInput(f"merge: {out} is one of the sources, which stay as they are. Name another place with --out.")
+    # Two searches may share a ledger: it is the sources themselves that have to differ.
+    places = [source.rstrip("/") if storage.is_url(source) else str(Path(source).resolve()) for source in sources]
+    if twice := [source for source, place in zip(sources, places, strict=True) if places.count(place) > 1]:
+        raise BadInput(f"merge: expected different sources, got one named twice: {', '.join(twice)}. Name each once.")
     if manifest is not None:
         _check_free(Path(out), manifest)
     shared = _shared(sources, ledgers)
