@@ -333,6 +333,10 @@ def tim(
     from tim_search import display, summary
 
     results = summary.open_search(folder)
+    if source is not None and source not in results.tasks:
+        raise BadInput(
+            f"--source: expected a task of the search ({', '.join(results.tasks)}), got {source}. Name one of them."
+        )
     result = results.tim(method, size=size)  # type: ignore[arg-type]
     paths: tuple[Path, ...] = ()
     if source is not None:
