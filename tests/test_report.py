@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -370,6 +371,14 @@ def test_nothing_is_said_of_other_tasks_where_there_are_none(m: int) -> None:
     may, may_not = words_of(tim.from_table(table), expansions=expansions)
     assert "choices of the other tasks" not in may_not
     assert ("single-task model is a sound choice" in may) == (m > 1)
+
+
+def test_one_seed_is_no_ground_for_a_finding() -> None:
+    clear = clear_result()
+    one = dataclasses.replace(clear, blocks=((0, 0),), rejected=np.zeros_like(clear.rejected))
+    may, _ = words_of(one)
+    assert "None of 12 effects of one task on another can be told from the luck of the one seed" in may
+    assert "false discovery rate" not in may
 
 
 def test_an_overlapping_pair_is_never_the_clearest_help() -> None:

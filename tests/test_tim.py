@@ -725,6 +725,31 @@ def test_reasons_for_a_size_of_its_own_are_not_told_of_a_size_that_was_asked_for
     assert not any("not used here" in note for note in asked.notes)
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_luck_of_one_seed_is_never_called_a_discovery(blocks: int, sampled: bool) -> None:
+    """No task does anything; what a seed's initialisation does looks in all its subsets like an effect of a task."""
+    rng = np.random.default_rng(0)
+    membership = designs.hybrid(6, 50, 0) if sampled else designs.exact(6)
+    codes, off_diagonal = np.where(membership, 1.0, -1.0), 1 - np.eye(6)
+    scores = np.full((len(membership), blocks, 6), np.nan)
+    replicates = np.full((*scores.shape, 20), np.nan, np.float32)
+    for b in range(blocks):
+        luck = rng.normal(0, 0.003, (6, 6)) * off_diagonal
+        draws = rng.normal(0, 0.001, (6, 6, 20)) * off_diagonal[:, :, None]
+        run = 0.8 + codes @ luck.T / 2 + rng.normal(0, 0.001, codes.shape)
+        scores[:, b] = np.where(membership, run, np.nan)
+        replicates[:, b] = np.where(
+            membership[:, :, None], run[:, :, None] + np.einsum("bj,ijr->bir", codes, draws) / 2, np.nan
+        )
+    trained = np.ones(scores.shape[:2], bool)
+    table = ScoreTable(tuple("abcdef"), tuple((b, b) for b in range(blocks)), membership, scores, trained, replicates)
+    result = tim.from_table(table)
+    assert np.isfinite(result.p_value[off(6)]).all()
+    assert not result.rejected.any()
+    assert any("One seed" in note and "nothing is called a discovery" in note for note in result.notes) == (blocks == 1)
+
+
 def test_auto_on_a_greedy_search_restricts_itself_to_the_pairs() -> None:
     game = quadratic(8, 0)
     pairs = designs.sized(8, 2)

@@ -48,6 +48,10 @@ def may(
         lines += [
             _largest(result, found, tasks, sign) for sign in (1, -1) if (found & (sign * result.estimate > 0)).any()
         ]
+    elif tested and len({seed for seed, _ in result.blocks}) == 1:
+        lines.append(
+            f"None of {tested} effects of one task on another can be told from the luck of the one seed there is."
+        )
     elif tested:
         typical = _typical_half_width(result, cells, tasks)
         lines.append(
