@@ -19,7 +19,7 @@ from torch import Tensor
 from model import clustering, metrics, networks
 from model.cohort import Cohort
 from model.contract import n_logits
-from model.data import Fold
+from model.data import Fold, target_scale
 from model.training import Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, labels_of, predict
 from tim_search.types import BadInput, Curve, Pack, Score, Subset, Task, Trainer, Unit
 
@@ -190,9 +190,9 @@ def _curves(
     small: int,
 ) -> list[Curve]:
     if task.kind == "regression":
-        train = np.asarray(cohort.labels[task.name])[~cohort.split.test]
-        train = train[np.isfinite(train)]
-        mean, scale = (float(train.mean()), float(train.std()) or 1.0) if len(train) else (0.0, 1.0)
+        given, learn = np.asarray(cohort.labels[task.name]), ~cohort.split.test
+        mean, scale = target_scale(given, learn)
+        train = given[learn & np.isfinite(given)]
         low, high = np.quantile(train, [0.005, 0.995]) if len(train) else (0.0, 1.0)
         observed, predicted = mean + scale * labels, mean + scale * outputs[:, 0]
         grid = cells(observed, predicted, (float(low), float(high)), (float(low), float(high)), small)

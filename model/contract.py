@@ -72,7 +72,7 @@ class Layout:
         return self.tasks - self.supervised
 
     def holding(self, task: str) -> tuple[list[int], list[int]]:
-        """The members that have a supervised task, and the slot it sits in there."""
+        """The members that have a task, and the slot it sits in there."""
         found = [(member, names.index(task)) for member, names in enumerate(self.names) if task in names]
         return [member for member, _ in found], [slot for _, slot in found]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from model import checks, leaks
 from model.cohort import Cohort, Split, make_cohort, make_split, patient_codes, split_of, text
@@ -131,7 +130,7 @@ def _split(reader: Reader, spec: Mapping[str, Any], samples: Samples) -> Split |
             reader.error(place, problem, f"At least {2 * n_folds} are needed.")
             return None
         return make_split(codes, patient_ids, strata, seed, n_folds)
-    return _given_split(reader, fields["file"], samples, codes)
+    return _given_split(reader, fields["file"], samples)
 
 
 def _strata(reader: Reader, spec: Mapping[str, Any], samples: Samples) -> list[Any] | None:
@@ -151,7 +150,7 @@ def _strata(reader: Reader, spec: Mapping[str, Any], samples: Samples) -> list[A
     return values
 
 
-def _given_split(reader: Reader, file: str, samples: Samples, codes: NDArray[np.int64]) -> Split | None:
+def _given_split(reader: Reader, file: str, samples: Samples) -> Split | None:
     """A split the user gives: a row a sample or a patient, `part` train or test, and `fold` for the training part."""
     table = reader.table(file, f"{DESCRIPTION}: split.file")
     if table is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -149,7 +149,7 @@ class Lifted:
         """See `model.contract.Network.forward`; a lifted module has no use for dice."""
         like, size = rows.inputs[0], len(rows)
         widths = tuple(x.shape[1] for x in rows.inputs)
-        skeleton = _skeleton(self, widths, plan.tasks, settings)
+        skeleton = _skeleton(self, widths, plan.tasks, _ByText(settings.text, settings))
         present = rows.present
         if present is None:
             present = torch.ones(size, len(rows.inputs), dtype=torch.bool, device=like.device)
@@ -193,7 +193,15 @@ def _whole(make: type[OwnNetwork], widths: tuple[int, ...], names: tuple[str, ..
     return _Whole(shared, parts)
 
 
+@dataclass(frozen=True)
+class _ByText:
+    """Settings told apart by their text: they may hold lists and mappings, which have no hash."""
+
+    text: str
+    settings: Any = field(compare=False)
+
+
 @functools.lru_cache(maxsize=64)
-def _skeleton(lifted: Lifted, widths: tuple[int, ...], slots: int, settings: Any) -> _Whole:
+def _skeleton(lifted: Lifted, widths: tuple[int, ...], slots: int, of: _ByText) -> _Whole:
     """A module whose parameters are replaced in every call."""
-    return _whole(lifted.make, widths, ("",) * slots, 0, settings)
+    return _whole(lifted.make, widths, ("",) * slots, 0, of.settings)

@@ -20,9 +20,10 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
+from rich.console import Console
 
 from model.cohort import open_cohort
-from tim_search import choices, cli, confirmer, display, expansion, runner, search, spec, summary
+from tim_search import choices, cli, cohort_cli, confirmer, console, display, expansion, runner, search, spec, summary
 from tim_search.executors import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.search import StaticPlan
@@ -65,7 +66,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(cli, "_console", cli.Console(stderr=True, highlight=False))
+        monkeypatch.setattr(console, "errors", Console(stderr=True, highlight=False))
         with pytest.raises(SystemExit) as ended:
             cli.main([str(one) for one in arguments])
         out, err = capsys.readouterr()
@@ -144,8 +145,13 @@ def test_every_command_has_help_with_an_example(call: Call, command: str) -> Non
 
 
 def test_every_command_is_tested_for_its_help() -> None:
-    named = [one.name or one.callback.__name__ for one in cli.app.registered_commands if one.callback is not None]
-    assert sorted(named) == sorted(name for name in COMMANDS if not name.startswith("cohort "))
+    named = [
+        before + (one.name or one.callback.__name__)
+        for app, before in ((cli.app, ""), (cohort_cli.app, "cohort "))
+        for one in app.registered_commands
+        if one.callback is not None
+    ]
+    assert sorted(named) == sorted(COMMANDS)
 
 
 def test_version_and_no_arguments(call: Call) -> None:
@@ -228,7 +234,18 @@ def test_tim_of_one_source(call: Call, folder: Path, tmp_path: Path) -> None:
     assert "forest-dzclass-up-to-2.png" in out
     code, _, err = call("tim", folder, "--source", "nobody")
     assert code == 2
-    assert "nobody" in err
+    assert f"--source: expected a task of the search ({', '.join(TASKS)}), got nobody." in err
+
+    code, _, err = call("tim", folder, "--size", 9)
+    assert code == 2
+    assert "from 2 to 3, the tasks; got 9" in err
+
+    # Where there is nothing to lay along an axis, no empty figure is drawn.
+    for name, chosen, n_subsets in (("alone", ("dzclass",), None), ("begun", TASKS, 1)):
+        path = trained(tmp_path / name, tasks=chosen, n_subsets=n_subsets)
+        code, out, _ = call("tim", path, "--source", chosen[0], "--json")
+        assert code == 0
+        assert [Path(path).name for path in json.loads(out)["figures"]] == [f"forest-{chosen[0]}.png"]
 
     path = trained(tmp_path / "sampled", tasks=(*TASKS, "avtisst", "dnr_later"), design={"sampled": 50})
     found = json.loads(call("tim", path, "--source", "dzclass", "--size", 3, "--json")[1])
@@ -427,7 +444,7 @@ def test_a_sampled_search_with_a_stopping_rule_and_a_control(call: Call, tmp_pat
 def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = trained(tmp_path / "sampled", tasks=("hospdead", "dnr_later", *TASKS[1:], "avtisst"), design={"sampled": 20})
     content = summary.report(summary.open_search(path))
-    cli._output().print(display.report(content))
+    console.output().print(display.report(content))
     out = capsys.readouterr().out
     assert "sampled TIM" in out
     assert "Best combinations: not known" in out

@@ -23,7 +23,8 @@ from model.training import TrainingPayload, fit_pack, predict
 from tim_search import choices, confirmation, confirmer, designs, readings, runner, spec, summary
 from tim_search.confirmation import Asked, Contrast, contrast, fresh_seeds, needed
 from tim_search.games import ScoreTable
-from tim_search.types import FINAL_FOLD, BadInput, Context, Curve, Pack, PackResult, Unit
+from tim_search.ledger import Ledger
+from tim_search.types import FINAL_FOLD, BadInput, Context, Curve, Pack, PackResult, Score, Unit
 
 SETTINGS = M3HSettings(width=8, epochs=3, batch_size=64, learning_rate=3e-3, replicates=20)
 
@@ -100,6 +101,13 @@ def test_seeds_are_fresh_and_every_subset_is_trained_once() -> None:
     assert needed({}, ("a", "b")) == ()
 
 
+def test_an_ensemble_is_as_large_as_the_largest_combination_and_three_at_least() -> None:
+    asked = Asked("paper", {}, ("a",), ("a", "b"), (1000,), 100, {})
+    assert asked.ensemble == 3, "also where nothing was chosen"
+    assert dataclasses.replace(asked, chosen={"a": ("a", "b")}).ensemble == 3
+    assert dataclasses.replace(asked, chosen={"a": ("a", "b"), "c": ("a", "b", "c", "d")}).ensemble == 4
+
+
 def test_the_record_is_read_back_and_a_damaged_one_is_explained(tmp_path: Path) -> None:
     context = Context("c", "d", "e", "m3h", "{}")
     asked = Asked("paper", {"a": ("a", "b")}, ("b",), ("a", "b"), (1000,), 100, {("a",): context}, ("sex",))
@@ -109,6 +117,27 @@ def test_the_record_is_read_back_and_a_damaged_one_is_explained(tmp_path: Path) 
     (tmp_path / confirmation.NAME).write_text('{"rule": "paper"}')
     with pytest.raises(BadInput, match=r"not the record of a confirmation .*tim-search confirm"):
         confirmation.read(tmp_path)
+
+
+def test_notes_say_who_chose_and_from_how_many_seeds() -> None:
+    found = confirmation.Confirmed(
+        "a", "auroc", ("a", "b"), 5, 0.7, 0.75, 0.01, 0.01, math.nan, math.nan, Contrast(0.05, 0.01, 0.09, 0.001),
+        confirmation.UNKNOWN, confirmation.UNKNOWN, 7.1, 0.06, False, "",
+    )  # fmt: skip
+    asked = Asked("lower_bound", {"a": ("a", "b")}, (), ("a", "b"), (1000, 1001, 1002), 100, {})
+    other = dataclasses.replace(found, source="b")
+    assert confirmation.caveats(asked, [found], 1, ())[0].startswith(
+        "1 combination chosen on validation patients by the rule lower bound; "
+    )
+    assert confirmation.caveats(asked, [found, other], 1, ())[0].startswith("2 combinations chosen on validation")
+    given = dataclasses.replace(asked, rule="given", seeds=(1000,))
+    (first, few) = confirmation.caveats(given, [found], 1, ())
+    assert first.startswith("1 combination named by the user; ")
+    assert "1 fresh seed;" in first
+    assert "fewer than three seeds" in few
+    (*_, read, near) = confirmation.caveats(asked, [found], 3, [("b", "a")])
+    assert "have been read 3 times" in read
+    assert near == "Overlapping targets, whose gain is no transfer: a with b."
 
 
 def test_verdicts_say_what_was_found() -> None:
@@ -357,6 +386,24 @@ def test_a_folder_without_scores_has_nothing_to_confirm(
     with pytest.raises(BadInput, match="too few subsets with"):
         confirmer.confirm(found.out, "predicted")
     assert readings.read(found.out) == []
+
+
+def test_a_choice_that_is_not_made_yet_is_not_put_to_the_test(
+    searched: Callable[[], spec.ResolvedSearch], tmp_path: Path
+) -> None:
+    """A search half-way: what one source chose is final, what another would choose is not."""
+    found = dataclasses.replace(searched(), out=tmp_path / "half", ledger=tmp_path / "half" / "ledger")
+    runner.prepare(found)
+    first, second, third = found.tasks
+    for members in ((first,), (second,), (first, second), (first, third), (first, second, third)):
+        unit = Unit(tuple(sorted(members)), *found.blocks[0])
+        rows = [Score(unit, name, found.tasks[name].metric, "validation", 0.5 + len(members) / 10) for name in members]
+        Ledger(found.ledger).append(PackResult(Pack((unit,)), tuple(rows)), found.context)
+    results = summary.open_search(found.out)
+    assert confirmer._combinations(results, "paper", [first], ())[0] == {first: tuple(sorted(found.tasks))}
+    for sources in ((), (first, third)):
+        with pytest.raises(BadInput, match=r"not finished .*waiting for \d subsets? not trained yet.*--source"):
+            confirmer._combinations(results, "paper", sources, ())
 
 
 @pytest.mark.parametrize("sliced", [False, True])

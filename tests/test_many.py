@@ -130,6 +130,14 @@ def test_the_result_is_that_of_the_other_way_with_a_control(monkeypatch: pytest.
     assert at_once.n_subsets == whole.n_subsets
 
 
+def test_it_runs_where_the_system_does_not_tell_which_cores_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "MANY_ROWS", 10)
+    given = table(200, 5, 2)
+    expected = tim.from_table(given, "ols")
+    monkeypatch.delattr(many.os, "sched_getaffinity")  # macOS has none
+    assert_allclose(tim.from_table(given, "ols").estimate, expected.estimate, rtol=0)
+
+
 def test_subsets_of_several_blocks_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     given = table(100, 6, 2)
     monkeypatch.setattr(blocks, "MANY_ROWS", 1)

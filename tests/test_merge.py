@@ -119,6 +119,15 @@ def test_search_folders_become_a_search_folder(tmp_path: Path) -> None:
     assert merge(places, str(tmp_path / "both")).total == merged.total == 2 * len(PAIRS)
 
 
+def test_searches_that_share_a_ledger_become_one(tmp_path: Path) -> None:
+    for seed in range(2):
+        site(str(tmp_path / "shared"), PAIRS, seed)
+        replace(MANIFEST, blocks=((seed, 0),), ledger=str(tmp_path / "shared")).write(tmp_path / f"site{seed}")
+    merged = merge([str(tmp_path / "site0"), str(tmp_path / "site1")], str(tmp_path / "both"))
+    assert merged.total == 2 * len(PAIRS)
+    assert summary.open_search(tmp_path / "both").manifest.blocks == ((0, 0), (1, 0))
+
+
 def test_ledgers_that_do_not_fit_are_refused_with_the_reasons(tmp_path: Path) -> None:
     one, two = site(str(tmp_path / "one"), SUBSETS[:4]), site(str(tmp_path / "two"), SUBSETS[:4], context=OTHER)
     with pytest.raises(BadInput, match=r"the cohort's content; .*settings \(width 3 and 4\)"):
@@ -139,6 +148,7 @@ def test_other_merges_that_cannot_be(tmp_path: Path, bucket: str) -> None:
         ([one.place, str(tmp_path / "nothing")], "out", "there is neither"),
         ([one.place, f"{bucket}/nothing"], "out", "there is neither"),
         ([one.place, two.place], "one", "is one of the sources"),
+        ([one.place, two.place, f"{one.place}/"], "out", "named twice"),
         ([str(tmp_path / "two"), str(tmp_path / "three")], "out", r"search different tasks \(f\)"),
         ([str(tmp_path / "two"), one.place], "three", "holds another search"),
     ]:

@@ -219,6 +219,42 @@ def test_an_own_network_trains_scores_and_deploys(tmp_path: Path) -> None:
     assert again.predict(model.example()).equals(model.predict(model.example()))
 
 
+@dataclasses.dataclass(frozen=True)
+class ListedSettings(OwnSettings):
+    """A setting that cannot be hashed, as a search file may hold one."""
+
+    scale: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Scaled(OwnNetwork):
+    """Reads it."""
+
+    Settings = ListedSettings
+
+    def __init__(self, widths: tuple[int, ...], settings: ListedSettings) -> None:
+        super().__init__(widths, settings)
+        self.scale = settings.scale["binary"]
+
+    def task_part(self) -> nn.Module:
+        return nn.Linear(5, 6)
+
+    def forward(self, inputs: tuple[Tensor, ...], present: Tensor, parts: nn.ModuleList) -> Tensor:
+        return torch.stack([self.scale * part(inputs[0]) for part in parts])
+
+
+def test_settings_of_ones_own_may_hold_lists_and_mappings() -> None:
+    fold = make_fold()
+    plan, network = layout([("ill",)], TASKS, fold, torch.device("cpu")), Lifted(Scaled)
+    rows = fold.train.take(torch.arange(40))
+
+    def logits(scale: float) -> Tensor:
+        settings = ListedSettings(width=6, scale={"binary": scale})
+        values = network.initialise(plan, TASKS, fold, 0, settings)
+        return network.forward(values, plan, rows, settings).logits
+
+    assert not torch.equal(logits(1.0), logits(2.0))
+
+
 def test_settings_of_ones_own_are_checked() -> None:
     with pytest.raises(ValueError, match="width: expected"):
         OwnSettings(width=0)

@@ -31,6 +31,21 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("search") / "half", n_subsets=4)
 
 
+def test_a_table_is_written_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = runner.write_table(tmp_path / "tables" / "tim.csv", [{"source": "a", "estimate": 0.1}])
+    before = path.read_bytes()
+    assert before == b"source,estimate\r\na,0.1\r\n"
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        runner.write_table(path, [{"source": "b", "estimate": 0.2}])
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
 # -------------------------------------------------------------------- publishing later
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -351,6 +352,33 @@ def test_what_may_be_said_of_clear_effects() -> None:
         "not finished",
     ):
         assert absent not in may_not
+
+
+def test_an_ensemble_that_ties_does_as_well() -> None:
+    row = {**CONFIRMED, "source": "a", "chosen": "a + b"}
+    for over, said in ((-0.01, True), (0.0, True), (0.01, False), (None, False)):
+        may, _ = words_of(clear_result(), confirmation=[{**row, "over_ensemble": over}])
+        assert ("For a an ensemble of single-task models does as well or better" in may) == said
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_nothing_is_said_of_other_tasks_where_there_are_none(m: int) -> None:
+    membership = ((np.arange(1, 2**m)[:, None] >> np.arange(m)) & 1).astype(bool)
+    scores = np.where(membership[:, None, :], 0.7, np.nan) + np.zeros((len(membership), 2, m))
+    trained = np.ones((len(membership), 2), bool)
+    table = games.ScoreTable(("a", "b")[:m], ((0, 0), (1, 1)), membership, scores, trained)
+    expansions = Greedy(table.tasks, table.tasks).result(table)
+    may, may_not = words_of(tim.from_table(table), expansions=expansions)
+    assert "choices of the other tasks" not in may_not
+    assert ("single-task model is a sound choice" in may) == (m > 1)
+
+
+def test_one_seed_is_no_ground_for_a_finding() -> None:
+    clear = clear_result()
+    one = dataclasses.replace(clear, blocks=((0, 0),), rejected=np.zeros_like(clear.rejected))
+    may, _ = words_of(one)
+    assert "None of 12 effects of one task on another can be told from the luck of the one seed" in may
+    assert "false discovery rate" not in may
 
 
 def test_an_overlapping_pair_is_never_the_clearest_help() -> None:

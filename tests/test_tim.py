@@ -310,6 +310,9 @@ def test_deployable_scores_are_the_restricted_ones_estimated(seed: int) -> None:
     assert inside.mean() > 0.88
     assert np.isnan(result.p_value).all()
     assert not result.rejected.any()
+    notes = " ".join(result.notes)
+    assert "no tests and no discoveries" in notes
+    assert "Fewer subsets than M + 4" not in notes, "there are enough"
     exact = one_block(small, game.scores(small))
     assert tim.from_table(exact, size=3).label == "restricted TIM (|T| <= 3)"
     with pytest.raises(BadInput, match="goes with method restricted or blup"):
@@ -709,6 +712,42 @@ def test_auto_takes_restricted_for_all_subsets_up_to_a_size() -> None:
         membership = designs.sized(6, size)
         result = tim.from_table(one_block(membership, game.scores(membership)))
         assert (result.method, result.size) == ("restricted", size)
+
+
+def test_reasons_for_a_size_of_its_own_are_not_told_of_a_size_that_was_asked_for() -> None:
+    membership = designs.sized(6, 3)[:30]  # all pairs, and some triples
+    scores = np.where(membership, 0.7, np.nan)
+    found = tim.from_table(one_block(membership, scores))
+    assert (found.method, found.size) == ("restricted", 2)
+    assert "9 larger subsets were trained and are not used here." in found.notes
+    asked = tim.from_table(one_block(membership, scores), size=3)
+    assert asked.size == 3
+    assert not any("not used here" in note for note in asked.notes)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_luck_of_one_seed_is_never_called_a_discovery(blocks: int, sampled: bool) -> None:
+    """No task does anything; what a seed's initialisation does looks in all its subsets like an effect of a task."""
+    rng = np.random.default_rng(0)
+    membership = designs.hybrid(6, 50, 0) if sampled else designs.exact(6)
+    codes, off_diagonal = np.where(membership, 1.0, -1.0), 1 - np.eye(6)
+    scores = np.full((len(membership), blocks, 6), np.nan)
+    replicates = np.full((*scores.shape, 20), np.nan, np.float32)
+    for b in range(blocks):
+        luck = rng.normal(0, 0.003, (6, 6)) * off_diagonal
+        draws = rng.normal(0, 0.001, (6, 6, 20)) * off_diagonal[:, :, None]
+        run = 0.8 + codes @ luck.T / 2 + rng.normal(0, 0.001, codes.shape)
+        scores[:, b] = np.where(membership, run, np.nan)
+        replicates[:, b] = np.where(
+            membership[:, :, None], run[:, :, None] + np.einsum("bj,ijr->bir", codes, draws) / 2, np.nan
+        )
+    trained = np.ones(scores.shape[:2], bool)
+    table = ScoreTable(tuple("abcdef"), tuple((b, b) for b in range(blocks)), membership, scores, trained, replicates)
+    result = tim.from_table(table)
+    assert np.isfinite(result.p_value[off(6)]).all()
+    assert not result.rejected.any()
+    assert any("One seed" in note and "nothing is called a discovery" in note for note in result.notes) == (blocks == 1)
 
 
 def test_auto_on_a_greedy_search_restricts_itself_to_the_pairs() -> None:

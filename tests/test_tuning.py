@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,12 +17,12 @@ import pytest
 from fake_trainer import CONTEXT, TASKS, begun
 from tuned_trainer import Payload, Settings, trainer
 
-from tim_search import choices, tuning
+from tim_search import choices, storage, tuning
 from tim_search.choices import Study
 from tim_search.executors import WorkerError
 from tim_search.ledger import Ledger
 from tim_search.search import Event, Manifest
-from tim_search.types import Resources
+from tim_search.types import Interrupted, Resources
 
 #: Each start of a trial imports Tune and Optuna in a process of its own, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(900)
@@ -145,6 +146,23 @@ def test_a_ledger_that_cannot_be_written_ends_it(ledger: Ledger, monkeypatch: py
     monkeypatch.setattr(Ledger, "append", full)
     with pytest.raises(choices.BadInput, match="No space left"):
         run(study(), ledger)
+
+
+def test_what_went_wrong_names_the_ledger_as_people_call_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger in object storage has no path; its place is its URL."""
+    place = storage.LocalFolder(tmp_path / "ledger")
+    place.place = "s3://bucket/prefix"
+    monkeypatch.setattr(tuning, "connected", lambda address: contextlib.nullcontext())
+    for error, expected in ((KeyboardInterrupt, Interrupted), (None, WorkerError)):
+
+        def fit(*_: Any, error: type[BaseException] | None = error) -> list[BaseException]:
+            if error is not None:
+                raise error
+            return [RuntimeError("lost")]
+
+        monkeypatch.setattr(tuning, "_fit", fit)
+        with pytest.raises(expected, match="s3://bucket/prefix"):
+            run(study(), Ledger(place))
 
 
 DRIVER = """

@@ -43,7 +43,11 @@ def caveats(
         return notes
 
     untested = [names[i] for i in range(m) if np.isnan(p_value[i][off[i]]).all() and np.isfinite(estimate[i]).any()]
-    if untested:
+    if size is not None:
+        notes.append(
+            f"Scores in subsets of at most {size} tasks rest on the mixed model alone: no tests and no discoveries."
+        )
+    elif untested:
         notes.append(f"Fewer subsets than M + 4 scored {untested}: no tests for these sources, no least squares.")
     fixed = [
         f"{names[j]} (for {names[i]})"
@@ -83,8 +87,11 @@ def error_note(parts: Mapping[str, Array], distinct_folds: bool) -> list[str]:
     total = sum(known.values())
     if len(known) < 2 or not total:
         return []
-    words = {"sampling": "the choice of subsets and noise from run to run", "seed": "seeds", "patients": "patients"}
-    words["patients"] = "the patients evaluated"
+    words = {
+        "sampling": "the choice of subsets and noise from run to run",
+        "seed": "seeds",
+        "patients": "the patients evaluated",
+    }
     if distinct_folds and "patients" not in known:
         words["seed"] = "seeds and patients, which differ between the blocks"
     buy = {

@@ -1,13 +1,13 @@
 """The command line. Each command reads its input, calls one function of the product, and shows what comes back.
 
-Exit codes: 0 done, 2 bad input, 3 finished with failed units, 130 interrupted. Results go to the standard output,
-everything else to the standard error. Heavy modules are imported inside the commands that need them: `status`, `tim`
-and `expand` start without torch and without Ray.
+Exit codes: 0 done, 2 bad input, 3 finished with failed units, 130 interrupted, 1 whatever else goes wrong (a lost
+cluster, an MLflow that does not answer `publish`). Results go to the standard output, everything else to the standard
+error. Heavy modules are imported inside the commands that need them: `status`, `tim` and `expand` start without torch
+and without Ray.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shlex
@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from tim_search import __version__
+from tim_search import __version__, cohort_cli, console
 from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError
 from tim_search.types import subset as as_subset
 
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from tim_search.grouping import Grouping
     from tim_search.runner import Finished
     from tim_search.spec import ResolvedSearch, SearchFile
-    from tim_search.types import Subset
 
 FINISHED_WITH_FAILURES = 3
 
@@ -47,8 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-cohort_app = typer.Typer(help="Cohort folders.", no_args_is_help=True)
-app.add_typer(cohort_app, name="cohort")
+app.add_typer(cohort_cli.app, name="cohort")
 
 SearchPath = Annotated[Path, typer.Argument(metavar="SEARCH.yaml", help="The search file.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a search.")]
@@ -60,20 +56,6 @@ AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Import a network of your own that the file names; read its code first.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
-
-
-class Shape(StrEnum):
-    """Cohorts that can be imitated."""
-
-    haim = "haim"
-    flexcare = "flexcare"
-
-
-class Modalities(StrEnum):
-    """How HAIM's 11 sources become modalities."""
-
-    sources = "sources"
-    paper = "paper"
 
 
 class RuleName(StrEnum):
@@ -107,17 +89,13 @@ class ChoiceName(StrEnum):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit code; bad input is told without a traceback."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.showwarning = console.show_warning  # type: ignore[assignment]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a command as Ctrl-C does, with exit code 130
     try:
         app(args=None if arguments is None else list(arguments))
     except TimSearchError as error:
-        _say("stopped" if isinstance(error, Interrupted) else "error", str(error))
+        console.say("stopped" if isinstance(error, Interrupted) else "error", str(error))
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has gone (`tim-search tim DIR | head`); nothing is left to be told.
-        sys.stderr.close()
-        sys.exit(0)
 
 
 @app.callback(invoke_without_command=True)
@@ -140,7 +118,7 @@ def run(
     """Run a search, or go on with it: after an interruption the same command continues where the ledger ends."""
     from tim_search import spec
 
-    _note(f"Reading {path} and its cohort")
+    console.note(f"Reading {path} and its cohort")
     _run(spec.load(path, allow_code=allow_code), out, address, as_json, allow_code)
 
 
@@ -150,7 +128,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Run the embedded search: SUPPORT2, six tasks of four problem classes, all their 63 subsets, a few minutes."""
-    _note("Reading the embedded cohort SUPPORT2")
+    console.note("Reading the embedded cohort SUPPORT2")
     _run(demo_search(), out, None, as_json)
 
 
@@ -194,9 +172,9 @@ def tune(
     wanted = list(dict.fromkeys(wanted))
     records = _tune(found, wanted, address)
     if as_json:
-        _print_json({"folder": str(found.out), "studies": records})
+        console.print_json({"folder": str(found.out), "studies": records})
         return
-    _output().print(*(display.tuning(record) for record in records))
+    console.output().print(*(display.tuning(record) for record in records))
 
 
 def _subset(names: str, found: ResolvedSearch) -> Subset:
@@ -215,10 +193,10 @@ def _tune(found: ResolvedSearch, subsets: Sequence[Subset], address: str | None)
     from tim_search import display, runner
 
     what = f"{len(subsets)} subset{'s' * (len(subsets) > 1)}" if subsets else f"search {found.file.name}"
-    _note(f"Tuning {what}: settings compared by cross-validation, into {found.out}")
+    console.note(f"Tuning {what}: settings compared by cross-validation, into {found.out}")
     try:
-        with display.progress(_console) as tell:
-            return runner.tune(found, subsets, address, tell, warn=lambda text: _say("warning", text))
+        with display.progress(console.errors) as tell:
+            return runner.tune(found, subsets, address, tell, warn=lambda text: console.say("warning", text))
     except KeyboardInterrupt:
         raise Interrupted(
             "Stopped: the ledger holds all that was trained. Run the same command again to go on from there."
@@ -243,22 +221,22 @@ def plan(
 
     if found.awaits_tuning:
         study = spec.study(found)
-        _note(
+        console.note(
             f"Tuning comes first: up to {study.trials * len(study.units)} trainings beside these, which are counted "
             "with the settings before tuning"
         )
     if pilot:
         from tim_search import runner
 
-        _note("Training a pilot on this machine; its subsets are part of the search")
-        with display.progress(_console) as tell:
+        console.note("Training a pilot on this machine; its subsets are part of the search")
+        with display.progress(console.errors) as tell:
             runner.pilot(found, tell)
-    _note("Measuring what a training costs on this machine")
+    console.note("Measuring what a training costs on this machine")
     content = forecast.forecast(found)
     if as_json:
-        _print_json(content)
+        console.print_json(content)
         return
-    _output().print(display.plan(content))
+    console.output().print(display.plan(content))
 
 
 @app.command(epilog="Example: tim-search status runs/demo --watch")
@@ -276,11 +254,11 @@ def status(
         return
     content = summary.open_search(folder).status()
     if as_json:
-        _print_json(content)
+        console.print_json(content)
         return
-    _output().print(display.pairs(_status_rows(content)))
+    console.output().print(display.pairs(_status_rows(content)))
     for reason, count in content["failures"].items():
-        _say("warning", f"{count} units failed: {reason}")
+        console.say("warning", f"{count} units failed: {reason}")
 
 
 def _watch(folder: Path, every: float, as_json: bool) -> None:
@@ -355,6 +333,10 @@ def tim(
     from tim_search import display, summary
 
     results = summary.open_search(folder)
+    if source is not None and source not in results.tasks:
+        raise BadInput(
+            f"--source: expected a task of the search ({', '.join(results.tasks)}), got {source}. Name one of them."
+        )
     result = results.tim(method, size=size)  # type: ignore[arg-type]
     paths: tuple[Path, ...] = ()
     if source is not None:
@@ -364,13 +346,13 @@ def tim(
     if as_json:
         cells = [summary.plain(row) for row in result.frame() if source in (None, row["source"])]
         content = {"label": result.label, "method": result.method, "notes": list(result.notes), "cells": cells}
-        _print_json({**content, "figures": [str(path) for path in paths]})
+        console.print_json({**content, "figures": [str(path) for path in paths]})
         return
-    console = _output()
+    screen = console.output()
     if source is not None:
-        console.print(display.source(result, source), display.pairs({"figures": ", ".join(map(str, paths))}))
+        screen.print(display.source(result, source), display.pairs({"figures": ", ".join(map(str, paths))}))
         return
-    console.print(display.matrix(result, console.width))
+    screen.print(display.matrix(result, screen.width))
 
 
 @app.command(epilog="Example: tim-search compare runs/m3h runs/flexcare")
@@ -384,9 +366,9 @@ def compare(
 
     content = comparison.compare(summary.open_search(folder), summary.open_search(other)).record()
     if as_json:
-        _print_json(content)
+        console.print_json(content)
         return
-    _output().print(display.comparison(content))
+    console.output().print(display.comparison(content))
 
 
 @app.command(epilog="Example: tim-search expand runs/demo --rule paper --source hospdead")
@@ -414,13 +396,15 @@ def expand(
     sharing = chosen.sharing(results.table)
     if as_json:
         saved = {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved}
-        _print_json({"rule": chosen.rule, "expansions": rows, "sharing": saved})
+        console.print_json({"rule": chosen.rule, "expansions": rows, "sharing": saved})
         return
     title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
-    _output().print(display.expansions(rows, chosen.rule, title))
+    console.output().print(display.expansions(rows, chosen.rule, title))
     if results.manifest.design["kind"] == "sampled" and not any(row["complete"] for row in rows):
-        _output().print(f"  {display.NO_COMBINATIONS}")
-    _output().print(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")
+        console.output().print(f"  {display.NO_COMBINATIONS}")
+    console.output().print(
+        f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing."
+    )
 
 
 @app.command(epilog="Example: tim-search confirm runs/demo --rule paper --by sex")
@@ -449,27 +433,29 @@ def confirm(
     """Put the chosen combinations to the test: fresh seeds, untouched test patients, against each task alone."""
     from tim_search import confirmer, display, summary
 
-    _note(f"Opening {folder} and its cohort")
+    console.note(f"Opening {folder} and its cohort")
     given = tuple(sorted({name.strip() for name in subset.split("+") if name.strip()})) if subset else ()
-    with display.progress(_console) as tell:
+    with display.progress(console.errors) as tell:
         found = confirmer.confirm(
             folder, rule.value, sources=source or (), given=given, seeds=seeds, draws=draws, groups=by or (),
-            address=address, allow_code=allow_code, on_event=tell, warn=lambda text: _say("warning", text),
+            address=address, allow_code=allow_code, on_event=tell, warn=lambda text: console.say("warning", text),
         )  # fmt: skip
     failed = found.outcome.failed if found.outcome else 0
     rows = [summary.plain(row) for row in found.rows]
     if as_json:
         figures = [str(path) for path in found.figures]
-        _print_json({"confirmed": rows, "notes": found.notes, "table": str(found.table), "figures": figures})
+        console.print_json({"confirmed": rows, "notes": found.notes, "table": str(found.table), "figures": figures})
     else:
-        _output().print(display.confirmation(rows, found.notes))
-        _output().print(
+        console.output().print(display.confirmation(rows, found.notes))
+        console.output().print(
             display.places({"table": found.table, "figures": found.results.folder / "figures"}),
             soft_wrap=True,
             markup=False,
         )
     if failed:
-        _say("warning", f"{failed} units failed; `tim-search status {folder}` does not count them, the table does.")
+        console.say(
+            "warning", f"{failed} units failed; `tim-search status {folder}` does not count them, the table does."
+        )
         raise typer.Exit(FINISHED_WITH_FAILURES)
 
 
@@ -507,10 +493,10 @@ def group(
     content = {"search": results.manifest.name, **grouping.record(found)}
     paths = {"figure": str(gallery.front(results, found)), "record": str(summary.write_group(results, content))}
     if as_json:
-        _print_json({**content, **paths})
+        console.print_json({**content, **paths})
         return
-    _output().print(display.grouping(content))
-    _output().print(display.places(paths), soft_wrap=True, markup=False)
+    console.output().print(display.grouping(content))
+    console.output().print(display.places(paths), soft_wrap=True, markup=False)
 
 
 def _trained_choice(
@@ -519,19 +505,19 @@ def _trained_choice(
     from tim_search import display, spec, summary
 
     summary.open_search(folder)  # a folder that is none is told before the cohort is read
-    _note(f"Reading {folder / 'search.yaml'} and its cohort")
+    console.note(f"Reading {folder / 'search.yaml'} and its cohort")
     resolved = spec.resolve(spec.load(folder / "search.yaml", allow_code=allow_code), allow_code=allow_code)
     from tim_search import runner
 
     def announce(choice: Grouping, todo: Sequence[Subset]) -> None:
         names = "; ".join(" + ".join(members) for members in todo)
-        _note(
+        console.note(
             f"A gain of {choice.choice.total:+.3f} is expected of a choice that rests on {len(todo)} subsets not "
             f"trained yet: {names}"
         )
 
     try:
-        with display.progress(_console) as tell:
+        with display.progress(console.errors) as tell:
             return runner.train_choice(
                 resolved, lambda results: results.group(models, **options), address, tell, announce
             )
@@ -558,9 +544,9 @@ def report(
     results = summary.open_search(folder)
     path = reporting.write(results, out, small=small_cells, confirmation=confirmation.rows(results)).absolute()
     if as_json:
-        _print_json({"report": str(path), "bytes": path.stat().st_size})
+        console.print_json({"report": str(path), "bytes": path.stat().st_size})
         return
-    _output().print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, markup=False)
+    console.output().print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, markup=False)
 
 
 @app.command(epilog="Example: tim-search train runs/demo --source hospdead --register hospital-death")
@@ -591,8 +577,8 @@ def train(
             seeds=seeds,
             register=register,
             allow_code=allow_code,
-            note=_note,
-            warn=lambda text: _say("warning", text),
+            note=console.note,
+            warn=lambda text: console.say("warning", text),
         )
     except KeyboardInterrupt:
         raise Interrupted(
@@ -601,9 +587,9 @@ def train(
         ) from None
     if as_json:
         names = {"source": made.source, "subset": list(made.subset), "folder": str(made.folder)}
-        _print_json({**names, "scores": list(made.scores), "mlflow": made.published})
+        console.print_json({**names, "scores": list(made.scores), "mlflow": made.published})
     else:
-        _output().print(display.test_scores(made.scores))
+        console.output().print(display.test_scores(made.scores))
         places = {
             "model": made.folder,
             "card": made.folder / "model_card.md",
@@ -615,7 +601,7 @@ def train(
             "MLflow": made.published.get("model_uri", "not published (see the warning above)"),
             **({"registered": made.published["registered"]} if "registered" in made.published else {}),
         }
-        _output().print(display.places(places), soft_wrap=True, markup=False)
+        console.output().print(display.places(places), soft_wrap=True, markup=False)
     if register is not None and made.missed:
         raise typer.Exit(FINISHED_WITH_FAILURES)
 
@@ -641,16 +627,18 @@ def inspect(
         None if subset is None else [name.strip() for name in subset.split("+")],
         seeds,
         allow_code=allow_code,
-        note=_note,
+        note=console.note,
     )
     figures = inside_figures.draw_all(found.folder, found.tables, found.order, " + ".join(found.subset))
     rows: list[Any] = found.tables["scores"].to_dict("records")
     scores = [summary.plain(row) for row in rows]
     if as_json:
-        _print_json({"subset": list(found.subset), "order": list(found.order), "scores": scores, "figures": figures})
+        console.print_json(
+            {"subset": list(found.subset), "order": list(found.order), "scores": scores, "figures": figures}
+        )
         return
-    _output().print(display.inside(scores))
-    _output().print(display.places({"tables": found.folder, **figures}), soft_wrap=True, markup=False)
+    console.output().print(display.inside(scores))
+    console.output().print(display.places({"tables": found.folder, **figures}), soft_wrap=True, markup=False)
 
 
 @app.command(epilog="Example: tim-search predict runs/demo/models/hospdead-1 rows.csv --id patient --out said.csv")
@@ -671,9 +659,9 @@ def predict(
     found = deploy.predict(deploy.load(model, tracking_uri, allow_code=allow_code), deploy.read_table(data, key))
     if out is not None:
         deploy.write_table(found, out)
-        _note(f"{len(found)} predictions written to {out}")
+        console.note(f"{len(found)} predictions written to {out}")
     elif as_json:
-        _print_json({"predictions": json.loads(found.to_json(orient="records"))})
+        console.print_json({"predictions": json.loads(found.to_json(orient="records"))})
     else:
         print(found.to_csv(index=False), end="")
 
@@ -698,15 +686,22 @@ def extend(
     from tim_search import display, extension
 
     found = extension.extend(
-        model, task, shares=labels or extension.SHARES, seeds=seeds, test=test, cohort=cohort, out=out, note=_note
+        model,
+        task,
+        shares=labels or extension.SHARES,
+        seeds=seeds,
+        test=test,
+        cohort=cohort,
+        out=out,
+        note=console.note,
     )
     if as_json:
         content = {"task": found.task, "table": list(found.table), "trainings": list(found.rows), "notes": found.notes}
-        _print_json({**content, "file": str(found.file), "folder": str(found.folder) if found.folder else None})
+        console.print_json({**content, "file": str(found.file), "folder": str(found.folder) if found.folder else None})
         return
-    _output().print(display.extension(found.task, found.table, found.notes))
+    console.output().print(display.extension(found.task, found.table, found.notes))
     model_at = {"model": found.folder} if found.folder else {}
-    _output().print(display.places({"trainings": found.file, **model_at}), soft_wrap=True, markup=False)
+    console.output().print(display.places({"trainings": found.file, **model_at}), soft_wrap=True, markup=False)
 
 
 @app.command(epilog="Example: tim-search heatmap --tracking-uri sqlite:////home/me/runs/demo/mlflow.db --search demo")
@@ -727,7 +722,7 @@ def heatmap(
     found.table.to_csv(table, index=False)
     figures = [str(path) for path in found.figures.values()]
     if as_json:
-        _print_json(
+        console.print_json(
             {
                 "search": found.search,
                 "run_id": found.run_id,
@@ -747,7 +742,7 @@ def heatmap(
         "table": f"{table} ({len(found.table)} cells)",
         "run": found.run_id,
     }
-    _output().print(display.pairs(rows))
+    console.output().print(display.pairs(rows))
 
 
 @app.command(epilog="Example: tim-search publish runs/demo")
@@ -762,8 +757,8 @@ def publish(
     """Publish a search to MLflow from its ledger, where MLflow was down while it ran; nothing is published twice."""
     from tim_search import display, runner
 
-    _note(f"Writing the figures of {folder}, then MLflow")
-    finished = runner.catch_up(folder, tracking_uri, warn=lambda text: _say("warning", text))
+    console.note(f"Writing the figures of {folder}, then MLflow")
+    finished = runner.catch_up(folder, tracking_uri, warn=lambda text: console.say("warning", text))
     if finished.missed:
         raise TimSearchError(
             f"Not published: {', '.join(finished.missed)}. The ledger is whole; run the same command again when MLflow "
@@ -771,9 +766,9 @@ def publish(
         )
     figures = [str(path) for path in finished.figures]
     if as_json:
-        _print_json({"folder": str(finished.results.folder), "figures": figures})
+        console.print_json({"folder": str(finished.results.folder), "figures": figures})
         return
-    _output().print(display.pairs({"published": finished.results.folder, "figures": ", ".join(figures)}))
+    console.output().print(display.pairs({"published": finished.results.folder, "figures": ", ".join(figures)}))
 
 
 @app.command(epilog="Example: tim-search merge site-a/run site-b/run --out merged")
@@ -791,14 +786,14 @@ def merge(
     merged = merging.merge(sources, out)
     if as_json:
         content = {"place": merged.place, "ledger": merged.ledger.place, "units": dict(merged.units)}
-        _print_json({**content, "total": merged.total, "files": merged.files, "search": merged.search})
+        console.print_json({**content, "total": merged.total, "files": merged.files, "search": merged.search})
         return
     rows: dict[str, Any] = {source: f"{count} units" for source, count in merged.units.items()}
     twice = sum(merged.units.values()) - merged.total
     rows[f"merged: {merged.place}"] = f"{merged.total} units, {twice} of them in several sources (first answers count)"
-    _output().print(display.pairs(rows))
+    console.output().print(display.pairs(rows))
     if merged.search:
-        _note(f"`tim-search tim {merged.place}` reads it.")
+        console.note(f"`tim-search tim {merged.place}` reads it.")
 
 
 @app.command(epilog="Example: tim-search check my-cohort/")
@@ -825,157 +820,15 @@ def check(
             {"severity": one.severity, "place": one.place, "problem": one.problem, "fix": one.fix} for one in findings
         ]
         matrix = {"overlap": {"tasks": overlap[0], "matrix": overlap[1]}} if overlap else {}
-        _print_json({"path": str(path), "errors": errors, "findings": rows, **matrix})
+        console.print_json({"path": str(path), "errors": errors, "findings": rows, **matrix})
     else:
         for finding in findings:
-            _say(finding.severity, str(finding), _output())
+            console.say(finding.severity, str(finding), console.output())
         if overlap and (table := display.overlaps(*overlap)):
-            _output().print(table)
-        _output().print(f"{path}: {errors} errors, {len(findings) - errors} warnings", markup=False)
+            console.output().print(table)
+        console.output().print(f"{path}: {errors} errors, {len(findings) - errors} warnings", markup=False)
     if errors:
         raise typer.Exit(BadInput.exit_code)
-
-
-@cohort_app.command("export", epilog="Example: tim-search cohort export support2 my-cohort")
-def cohort_export(
-    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="`support2`, or a cohort folder.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist yet.")],
-) -> None:
-    """Write a cohort as a folder of cohort.yaml and Parquet: the built-in one is a worked example of the format."""
-    from model.cohort import open_cohort, write_cohort
-
-    cohort = open_cohort(reference)
-    write_cohort(cohort, folder)
-    _output().print(
-        f"{folder}: {len(cohort.sample_ids)} samples, {len(cohort.tasks)} tasks. "
-        f"Check it with `tim-search check {folder}`.",
-        markup=False,
-    )
-
-
-@cohort_app.command(
-    "haim",
-    epilog="Example: tim-search cohort haim --embeddings cxr_ic_fusion_1103.csv --mimic mimiciv/2.2 --out haim",
-)
-def cohort_haim(
-    embeddings: Annotated[Path, typer.Option(help="HAIM's embedding table, cxr_ic_fusion_1103.csv.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; it must be new or empty.")],
-    keys: Annotated[
-        Path | None,
-        typer.Option(help="HAIM's haim_mimiciv_key_ids.csv. Default: beside the embeddings, or in --mimic."),
-    ] = None,
-    mimic: Annotated[
-        Path | None,
-        typer.Option(help="Folder of MIMIC-IV, for the diagnoses: hosp/diagnoses_icd.csv.gz, hosp/admissions.csv.gz."),
-    ] = None,
-    modalities: Annotated[
-        Modalities, typer.Option(help="One modality for each of the 11 sources, or the 4 of the M3H paper.")
-    ] = Modalities.sources,
-    as_json: AsJson = False,
-) -> None:
-    """Write HAIM-MIMIC-MM as a cohort folder, from your own credentialed files: 45 tasks, patients by the key file."""
-    from model import haim
-    from tim_search import display
-
-    if mimic is None:
-        _note("Without --mimic there are no diagnoses and no hospital-acquired infection")
-    with display.steps(_console) as tell:
-        manifest = haim.build(
-            embeddings, out, keys=keys, mimic=mimic, grouped=modalities is Modalities.paper, tell=tell
-        )
-    if as_json:
-        _print_json(manifest)
-        return
-    _output().print(display.haim(manifest))
-    _output().print(
-        f"{out}: {manifest['steps'][-1]['rows']} samples, {len(manifest['tasks']) + 1} tasks; manifest.json tells "
-        f"more. Check it with `tim-search check {out}`.",
-        markup=False,
-    )
-
-
-@cohort_app.command("init", epilog="Example: tim-search cohort init stays.csv --out my-cohort")
-def cohort_init(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, one row a sample.")],
-    out: Annotated[Path | None, typer.Option(help="The folder to write. Default: the name of the table.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Begin a cohort folder from a table of your own: a commented cohort.yaml with guesses, to edit."""
-    from model import table_guess
-
-    folder = out or Path(table.name.split(".")[0])
-    _note(f"Reading {table}")
-    guess = table_guess.init(table, folder)
-    if as_json:
-        shown = {name: columns for name, (_, columns) in guess.modalities.items()}
-        tasks = {name: {"column": task.column, "kind": task.kind} for name, task in guess.tasks.items()}
-        ids = {"sample_id": guess.sample_id, "patient_id": guess.patient_id}
-        _print_json({"folder": str(folder), **ids, "modalities": shown, "tasks": tasks, "left_out": guess.left_out})
-        return
-    columns = sum(len(columns) for _, columns in guess.modalities.values())
-    _output().print(
-        f"{folder}/cohort.yaml: {columns} inputs in {len(guess.modalities)} modalities, {len(guess.tasks)} tasks with "
-        f"labels; columns left out: {len(guess.left_out)}. Read it and mend it, then `tim-search check {folder}`.",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-@cohort_app.command("synthetic", epilog="Example: tim-search cohort synthetic --like flexcare my-cohort")
-def cohort_synthetic(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must be new or empty.")],
-    like: Annotated[Shape, typer.Option(help="The cohort whose shape is imitated.")] = Shape.haim,
-    samples: Annotated[
-        int | None, typer.Option(min=100, help="Number of samples. Default: 12586 (haim), 3000 (flexcare).")
-    ] = None,
-    patients: Annotated[
-        int | None,
-        typer.Option(min=50, help="Number of patients. Default: as many to a sample as HAIM has; half (flexcare)."),
-    ] = None,
-    tasks: Annotated[
-        int | None,
-        typer.Option(
-            min=4, help="haim: number of tasks (44): one multiclass, one regression, one clustering, the rest binary."
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="flexcare: steps of the longest series (24).")] = None,
-    side: Annotated[int | None, typer.Option(min=4, help="flexcare: side of the square image (16).")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="flexcare: tokens of the longest note (12).")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds and sizes give equal cohorts.")] = 0,
-) -> None:
-    """Write a synthetic cohort and the truth planted in it: which task helps or harms which (truth.json)."""
-    from model import folder_writer, synthetic, synthetic_incomplete
-
-    strange = {"--steps": steps, "--side": side, "--tokens": tokens} if like is Shape.haim else {"--tasks": tasks}
-    for option, given in strange.items():
-        if given is not None:
-            raise BadInput(f"{option}: expected nothing with --like {like.value}, got {given}. Leave it out.")
-    samples = samples or (12586 if like is Shape.haim else 3000)
-    if patients is None:
-        patients = round(samples * 5178 / 12586) if like is Shape.haim else samples // 2
-    if patients > samples:
-        raise BadInput(
-            f"--patients: expected at most as many as there are samples ({samples}), got {patients}. A patient has one "
-            "sample or several."
-        )
-    folder_writer.check_free(folder)
-    n_tasks = (tasks or 44) if like is Shape.haim else len(synthetic_incomplete.TABLE_2)
-    _note(f"Generating {samples} samples of {patients} patients with {n_tasks} tasks, in the shape of {like.value}")
-    if like is Shape.haim:
-        cohort, planted = synthetic.haim_like(samples, patients, seed, n_binary=n_tasks - 3)
-        write = functools.partial(synthetic.write, cohort, planted)
-    else:
-        cohort, truth = synthetic_incomplete.incomplete(
-            samples, patients, seed, steps=steps or 24, side=side or 16, tokens=tokens or 12
-        )
-        write = functools.partial(synthetic_incomplete.write, cohort, truth)
-    _note(f"Writing {folder}")
-    write(folder)
-    _output().print(
-        f"{folder}: {len(cohort)} samples, {len(cohort.tasks)} tasks; truth.json says which task helps or harms which. "
-        f"Check it with `tim-search check {folder}`.",
-        markup=False,
-    )
 
 
 def _run(file: SearchFile, out: Path | None, address: str | None, as_json: bool, allow_code: bool = False) -> None:
@@ -994,21 +847,21 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     found = spec.resolve(file, out, allow_code=allow_code)
     if found.awaits_tuning:
         for record in _tune(found, (), address):
-            _note(f"Chosen: {', '.join(f'{name} {value}' for name, value in record['choice'].items())}")
+            console.note(f"Chosen: {', '.join(f'{name} {value}' for name, value in record['choice'].items())}")
         found = spec.resolve(file, out, allow_code=allow_code)
     _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
     if found.own is not None:
         amount += f", each with {len(found.own.values)} combinations of settings"
-    _note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
+    console.note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
     # Only now: a mistake in the search file should not wait for these imports.
     from tim_search import runner
 
     place = address or found.file.address
-    _note(f"Connecting to Ray at {place}" if place else "Starting Ray on this machine (up to half a minute)")
-    with display.progress(_console) as tell:
-        finished = runner.run_search(found, address, tell, warn=lambda text: _say("warning", text))
+    console.note(f"Connecting to Ray at {place}" if place else "Starting Ray on this machine (up to half a minute)")
+    with display.progress(console.errors) as tell:
+        finished = runner.run_search(found, address, tell, warn=lambda text: console.say("warning", text))
     _tell_end(found, finished, as_json)
     if finished.outcome.failed:
         raise typer.Exit(FINISHED_WITH_FAILURES)
@@ -1059,12 +912,12 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
         where = {"folder": str(results.folder), "ledger": results.ledger.place, "tracking_uri": uri}
         where["report"] = str(results.folder / "report.html")
         costs = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}
-        _print_json({**content, "units": units, **costs, **where, **files})
+        console.print_json({**content, "units": units, **costs, **where, **files})
         return
-    _output().print(display.report(content))
-    _output().print(display.places(places), soft_wrap=True, markup=False)
+    console.output().print(display.report(content))
+    console.output().print(display.places(places), soft_wrap=True, markup=False)
     if outcome.failed:
-        _say("warning", f"{outcome.failed} units failed; `tim-search status {results.folder}` tells why.")
+        console.say("warning", f"{outcome.failed} units failed; `tim-search status {results.folder}` tells why.")
 
 
 def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[str], list[list[float | None]]] | None]:
@@ -1085,7 +938,7 @@ def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[s
         from model.checks import overlap_matrix
         from model.cohort import inspect_cohort
 
-        _note(f"Reading {path} and looking for leaks")
+        console.note(f"Reading {path} and looking for leaks")
         cohort, findings = inspect_cohort(str(path))
         if cohort is None:
             return findings, None
@@ -1095,38 +948,3 @@ def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[s
     from tim_search import spec
 
     return spec.check(path, allow_code=allow_code), None
-
-
-# ------------------------------------------------------------------------------------------------ output
-
-_python_shows = warnings.showwarning
-_FILE_WIDTH = 120
-_console = Console(stderr=True, highlight=False)
-
-
-def _output() -> Console:
-    """The standard output as it is now; tests and pipes exchange it. A file has no width: names need not be cut."""
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
-    return Console(highlight=False, width=wide)
-
-
-def _note(text: str) -> None:
-    """A line about what is being done, for people who wait."""
-    _console.print(text, style="dim", markup=False)
-
-
-def _say(kind: str, text: str, console: Console | None = None) -> None:
-    colour = {"error": "bold red", "warning": "bold yellow"}.get(kind, "bold")
-    (console or _console).print(Text.assemble((f"{kind}:", colour), " ", text), soft_wrap=True)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """Warnings of this product as a line of their own; those of others as Python shows them."""
-    if issubclass(category, UserWarning):
-        _say("warning", str(message))
-    else:
-        _python_shows(message, category, *where)
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))

@@ -74,7 +74,7 @@ class Asked:
 
         Three at least, as many as the paper's expansion combines, so that a later, larger choice finds its ensemble.
         """
-        return max(3, *(len(members) for members in self.chosen.values()))
+        return max([3, *map(len, self.chosen.values())])
 
     def write(self, folder: Path) -> None:
         """Write `confirmation.json`, whole or not at all."""
@@ -222,12 +222,11 @@ def confirmed(results: SearchResults) -> tuple[Confirmed, ...]:
     if asked is None:
         return ()
     scores = _scores(results, asked)
-    gains = {one.source: one for one in results.expand()[0]} if len(results.table.membership) else {}
     found = []
     for source in [name for name in results.tasks if name in asked.chosen or name in asked.alone]:
         metric = results.tasks[source].metric
         chosen = asked.chosen.get(source, ())
-        validation = _validation_gain(results, source, chosen) if source in gains and chosen else math.nan
+        validation = _validation_gain(results, source, chosen) if chosen else math.nan
         found.append(_confirmed(source, metric, chosen, asked, scores, validation))
     rejected = discoveries(np.array([one.gain.p_value for one in found]), FDR)
     return tuple(_judged(one, bool(sure)) for one, sure in zip(found, rejected, strict=True))
@@ -363,10 +362,12 @@ def _verdict(one: Confirmed, rejected: bool) -> str:
 def caveats(asked: Asked, found: Sequence[Confirmed], readings: int, overlaps: Sequence[tuple[str, str]]) -> list[str]:
     """What the reader of a confirmation must know, in words."""
     tested = [one for one in found if one.chosen]
+    by = f"chosen on validation patients by the rule {asked.rule.replace('_', ' ')}"
+    by = "named by the user" if asked.rule == "given" else by
+    seeds = f"{len(asked.seeds)} fresh seed{'s' * (len(asked.seeds) != 1)}"
     notes = [
-        f"{len(tested)} combinations chosen by the rule {asked.rule} on validation patients; discoveries at a false "
-        f"discovery rate of {FDR:.0%} over these sources. Intervals: 95 %, over test patients and {len(asked.seeds)} "
-        "fresh seeds; each speaks of its one comparison."
+        f"{len(tested)} combination{'s' * (len(tested) != 1)} {by}; discoveries at a false discovery rate of {FDR:.0%} "
+        f"over these sources. Intervals: 95 %, over test patients and {seeds}; each speaks of its one comparison."
     ]
     if len(asked.seeds) < 3:
         notes.append(

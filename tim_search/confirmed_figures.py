@@ -125,9 +125,7 @@ def draw_forest(data: ForestData) -> Figure:
 # One source (Fig. 5) --------------------------------------------------------------------------------------------------
 
 
-def draw_source(
-    curves: pd.DataFrame, source: Task, chosen: Subset, folder: Path, classes: Sequence[str] = ()
-) -> tuple[Path, ...]:
+def draw_source(curves: pd.DataFrame, source: Task, chosen: Subset, folder: Path) -> tuple[Path, ...]:
     """Draw what there is to see of a source's predictions; returns the files, none where nothing was kept.
 
     Args:
@@ -136,7 +134,6 @@ def draw_source(
             (regression), map (clustering).
         chosen: the combination.
         folder: takes confirmed-*.png.
-        classes: order of a multiclass task's classes; others follow.
     """
     mine = curves[curves["task"] == source.name]
     models = [mine[mine["subset"].map(tuple) == members] for members in ((source.name,), chosen)]
@@ -234,7 +231,7 @@ def _draw_density(parts: Sequence[pd.DataFrame], tails: Sequence[pd.DataFrame]) 
     most = max(float(n.max()) for _, _, n in grids)
     for ax, (x, y, n), tail, name in zip(axes, grids, tails, _MODELS, strict=True):
         side = _side(np.concatenate([x, y]))
-        image = ax.scatter(x, y, c=n, s=_marker(ax, len(np.unique(x))), marker="s", cmap="Greys", vmin=0, vmax=most)
+        image = ax.scatter(x, y, c=n, s=_marker(len(np.unique(x))), marker="s", cmap="Greys", vmin=0, vmax=most)
         ends = [float(min(x.min(), y.min())) - side, float(max(x.max(), y.max())) + side]
         ax.plot(ends, ends, color=INK, lw=0.8, ls=":", zorder=3)
         if len(tail):
@@ -282,7 +279,7 @@ def _side(values: Array) -> float:
     return float(steps.min()) if len(steps) else 1.0
 
 
-def _marker(ax: Axes, cells: int) -> float:
+def _marker(cells: int) -> float:
     """Area of a square marker, in points squared, that about fills a cell of a panel with so many cells a side."""
     return (260.0 / max(cells, 8)) ** 2 * 0.8
 

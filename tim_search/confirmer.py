@@ -85,7 +85,7 @@ def confirm(
         rule: which combination of a source is put to the test: "paper", its best score whatever its noise, or
             "lower_bound", only where the validation interval of its gain lies above zero; "predicted", the best that
             the model of a sampled search predicts, trained or not (see `predicted`).
-        sources: tasks to confirm; () takes all of the search.
+        sources: tasks to confirm; () takes all that the search expands.
         given: a combination to confirm instead of those the rule chooses, for the sources (default: its own tasks).
         seeds: number of fresh seeds.
         draws: patient-bootstrap draws.
@@ -94,7 +94,8 @@ def confirm(
         address, on_event, warn: see `run_search`.
 
     Raises:
-        BadInput: no search folder; unknown sources; the cohort or its split has changed since the search.
+        BadInput: no search folder; unknown sources, or ones whose combination is not chosen yet; the cohort or its
+            split has changed since the search.
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
     results = summary.open_search(folder)
@@ -207,16 +208,25 @@ def _combinations(
                 f"--source: {', '.join(outside)} not in the combination {' + '.join(given)}. Name tasks in it."
             )
         return dict.fromkeys(sources or given, given), (), "given"
+    sources = sources or results.manifest.sources
     if rule == "predicted":
-        best = {source: predicted(results.table, source, results.control) for source in sources or known}
+        best = {source: predicted(results.table, source, results.control) for source in sources}
         chosen = {source: members for source, members in best.items() if len(members) > 1}
         return chosen, tuple(source for source in best if source not in chosen), rule
-    found, _ = results.expand(rule, sources=list(sources) or known)
-    if not any(one.complete for one in found):
+    found, _ = results.expand(rule, sources=sources)
+    waiting = [one for one in found if not one.complete]
+    if len(waiting) == len(found):
         raise BadInput(
             f"{results.folder} holds no finished expansion to confirm: {found[0].reason}. Take --rule predicted (for "
             "sampled searches), name a combination with --subset a+b, or run a search whose design is exact, greedy or "
             "sized."
+        )
+    if waiting:
+        # Test patients are read for choices that stand, not for what was best half-way.
+        raise BadInput(
+            f"{results.folder}: the choice for {', '.join(one.source for one in waiting)} is not finished "
+            f"({waiting[0].reason}). Run the search to its end, or name sources whose choice is, with --source: "
+            f"{', '.join(one.source for one in found if one.complete)}."
         )
     chosen = {one.source: one.best for one in found if len(one.best) > 1}
     return chosen, tuple(one.source for one in found if len(one.best) == 1), rule

@@ -45,6 +45,8 @@ def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, 
     data = figures.forest_data(result, name, results.manifest.overlaps, tasks)
     kind = "" if result.size is None else f"-up-to-{result.size}"
     found = [figures.save(figures.draw_forest(data), place / f"forest-{name}{kind}.png")]
+    if not data.others:
+        return tuple(found)  # nothing is estimable yet, or there is no other task: nothing to draw a line of
     if steps := results.convergence(size=result.size):
         settling = figures.draw_lines(figures.convergence_data(steps, name, tasks))
         found.append(figures.save(settling, place / f"convergence-{name}{kind}.png"))

@@ -126,7 +126,7 @@ def least_squares(given: Apart) -> list[Summary]:
         for start in range(first, stop, PART)
     ]
     found: list[Summary] = []
-    with ThreadPoolExecutor(max(1, min(8, len(os.sched_getaffinity(0))))) as threads:
+    with ThreadPoolExecutor(max(1, min(8, _cores()))) as threads:
         sums = _sums(given, parts, threads)
         together = max(1, STATE // (m * m))
         for start in range(0, m, together):
@@ -134,6 +134,11 @@ def least_squares(given: Apart) -> list[Summary]:
             fits = list(threads.map(lambda i: _fit(sums, i), sources))
             found += _errors(given, parts, sums, start, fits, threads)
     return found
+
+
+def _cores() -> int:
+    """Cores that this process may use; all of the machine's where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sums(given: Apart, parts: Sequence[tuple[int, Rows]], threads: ThreadPoolExecutor) -> _Sums:

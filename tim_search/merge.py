@@ -53,8 +53,8 @@ def merge(sources: Sequence[str], out: str) -> Merged:
     call. Where sources are search folders, `out` becomes one too, with the blocks of all of them.
 
     Raises:
-        BadInput: for fewer than two sources, a source that is no ledger, ledgers without a common context, searches of
-            different tasks, and an `out` that is one of the sources or holds something else.
+        BadInput: for fewer than two sources, one named twice, a source that is no ledger, ledgers without a common
+            context, searches of different tasks, and an `out` that is one of the sources or holds something else.
         LedgerError: when a ledger cannot be read or written.
     """
     if len(sources) < 2:
@@ -68,6 +68,10 @@ def merge(sources: Sequence[str], out: str) -> Merged:
     target = Ledger(out if manifest is None else Path(out) / "ledger")
     if target.place in {ledger.place for ledger in ledgers}:
         raise BadInput(f"merge: {out} is one of the sources, which stay as they are. Name another place with --out.")
+    # Two searches may share a ledger: it is the sources themselves that have to differ.
+    places = [source.rstrip("/") if storage.is_url(source) else str(Path(source).resolve()) for source in sources]
+    if twice := [source for source, place in zip(sources, places, strict=True) if places.count(place) > 1]:
+        raise BadInput(f"merge: expected different sources, got one named twice: {', '.join(twice)}. Name each once.")
     if manifest is not None:
         _check_free(Path(out), manifest)
     shared = _shared(sources, ledgers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import platform
@@ -389,7 +390,7 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
     manifest.write(found.out)
     # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
     again = found.file.model_copy(update={"out": Path()})
-    (found.out / "search.yaml").write_text(spec.dump(again), encoding="utf-8")
+    write_durably(found.out / "search.yaml", spec.dump(again).encode())
     small = found.file.small_cells
     record = small_cells.of_cohort(spec.cohort_record(found), small) | {"small_cells": small}
     write_durably(found.out / "cohort.json", (canonical(record) + "\n").encode())
@@ -459,11 +460,11 @@ def publish(
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows as CSV; returns the path."""
-    rows = list(rows)
+    """Write rows as CSV, whole or not at all; returns the path."""
+    rows, text = list(rows), io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_durably(path, text.getvalue().encode())
     return path

@@ -55,6 +55,12 @@ LABELS = {
     "msr": "sampled TIM (difference of means)",
 }
 
+#: Said of the results of a search with one seed.
+ONE_SEED = (
+    "One seed: the luck of its initialisation looks in every subset like an effect of a task, so nothing is called a "
+    "discovery. Train blocks of further seeds."
+)
+
 #: A set of subsets is taken for size-restricted when uniform sampling would miss all larger ones with less chance.
 UNLIKELY = 0.01
 
@@ -76,7 +82,8 @@ class TimResult:
         se: standard error, for BLUP the posterior standard deviation.
         low, high: interval, Student's t (normal for BLUP's own part) around `estimate`.
         p_value: two-sided, of no effect; for BLUP from GLS, which does not shrink.
-        rejected: bool; Benjamini-Hochberg discoveries over the off-diagonal cells, overlapping pairs left out.
+        rejected: bool; Benjamini-Hochberg discoveries over the off-diagonal cells, overlapping pairs left out. None
+            in a search of one seed, whose luck is in no error.
         false_sign_rate: chance that the effect has the other sign, P(t < -|estimate| / se).
         n_with, n_without: int64; scored subsets of the source with and without the task.
         se_sampling, se_seed, se_patients: the parts of `se`, NaN where unknown.
@@ -203,10 +210,16 @@ def from_table(
     reasons: tuple[str, ...] = ()
     if method == "auto":
         method, chosen, reasons = _choose(table)
-        if size is not None and _complete_up_to(table) >= size:
-            method = "restricted"
-        size = size if size is not None else chosen
+        if size is None:
+            size = chosen
+        else:
+            reasons = ()  # they are those of `chosen`
+            if method == "exact" or _complete_up_to(table) >= size:
+                method = "restricted"
     result = _compute(table, method, size, confidence, fdr, interactions, overlaps, control)
+    if len({seed for seed, _ in table.blocks}) == 1 and np.isfinite(result.p_value).any():
+        # What one seed does to a task shows in every subset, in no residual and under no weight of the patients.
+        result = replace(result, rejected=np.zeros_like(result.rejected), notes=(*result.notes, ONE_SEED))
     return replace(result, notes=reasons + result.notes)
 
 

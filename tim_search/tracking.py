@@ -7,9 +7,7 @@ MLflow is a copy for readers, never the truth, so nothing here can stop a search
 says so once, and can publish everything again later without making doubles. Queries (`searches`, `heatmaps`,
 `newest_heatmap`, `confirmed`, `models`, `fetch_model`) raise BadInput instead.
 
-Only client objects are used: the caller's own active run, tracking URI and environment stay as they are. A SQLite
-database is made under another name and renamed when it is whole, and it goes with its folder: its artifacts are those
-in mlartifacts/ beside it, wherever the folder was when they were written.
+How MLflow is reached, and what becomes of a SQLite database, is in `tim_search.mlflow_store`.
 """
 
 from __future__ import annotations
@@ -19,16 +17,10 @@ import logging
 import math
 import os
 import re
-import secrets
 import shutil
-import socket
-import sqlite3
 import tempfile
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,9 +36,10 @@ import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tim_search import expansion
+from tim_search import mlflow_store as store
+from tim_search.mlflow_store import shown as shown
 from tim_search.types import BadInput, Interrupted, canonical, digest
 
 if TYPE_CHECKING:
@@ -54,33 +47,11 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "tim-search"
 
-#: Tag of the experiments that hold searches, so that queries need not look into all others.
-_MARK = "tim_search"
 #: MLflow cuts longer values, with a warning only.
 _MAX_VALUE = 6000
-_CONNECT_SECONDS = 3.0
 #: A server that takes this long to fail hangs rather than refuses, and is left alone for the pause that follows.
 _SLOW_SECONDS, _PAUSE_SECONDS = 2.5, 60.0
-#: In force during our own calls, where the caller has not set them: a server that is down must not hold a search up for
-#: the minutes MLflow's defaults allow, and neither links nor progress bars belong into another program's output.
-_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A connection kept open would go on writing into a database that was set aside.
-    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
-}
-#: They print tracebacks of what we say in one sentence.
-_NOISY_LOGGERS = ("mlflow.store.db.utils", "alembic")
-#: What MLflow says of a database whose change to a newer form was cut short.
-_HALF_CHANGED = re.compile(r"table \S+ already exists|duplicate column name|no such (table|column)")
-#: A database takes seconds to make; one that is this old and still has its other name was left by a killed process.
-_LEFT_OVER_SECONDS = 600.0
 
-#: Folder of the artifacts, beside a SQLite database.
-_ARTIFACTS = "mlartifacts"
 _HEATMAP_TAGS = ("search", "search_id", "round", "estimator", "label", "n_tasks", "cohort", "context")
 
 _log = logging.getLogger(__name__)
@@ -315,7 +286,7 @@ class Tracker:
 
         def publish() -> None:
             content = digest([kind, name, table.to_csv(index=False)])
-            earlier = _search(self._mlflow, [self._experiment_id], finished=False, kind=kind, search_id=search_id)
+            earlier = store.runs(self._mlflow, [self._experiment_id], finished=False, kind=kind, search_id=search_id)
             for run in earlier:
                 if run.info.status != "FINISHED":
                     self._mlflow.delete_run(run.info.run_id)  # left half-way by an interruption
@@ -361,13 +332,13 @@ class Tracker:
             self.missed.append(what)
             return
         try:
-            with _our_calls():
-                _reach(self._uri)
+            with store.our_calls():
+                store.reach(self._uri)
                 self._start()
                 action()
         except Exception as error:  # whatever goes wrong at MLflow, the search goes on
             if not self.missed:
-                self._warn(f"MLflow at {shown(self._uri)} could not be written: {_reason(error)} {self._again}")
+                self._warn(f"MLflow at {shown(self._uri)} could not be written: {store.reason(error)} {self._again}")
             self.missed.append(what)
             if self._uri.startswith("http") and time.monotonic() - begin > _SLOW_SECONDS:
                 self._again_at = time.monotonic() + _PAUSE_SECONDS
@@ -376,19 +347,9 @@ class Tracker:
         """Make or take up the parent run, once."""
         if self._run_id:
             return
-        path = _sqlite_path(self._uri)
-        if path is not None:
-            _make_ready(path, self._warn)
-        try:
-            client = _open(self._uri)
-        except OSError as error:
-            if path is None or not _HALF_CHANGED.search(str(error)):
-                raise
-            _set_aside(path, "a change to a newer form was cut short", self._warn)
-            _make(path)
-            client = _open(self._uri)
-        experiment_id = _experiment(client, self._uri, self._experiment)
-        parents = _search(client, [experiment_id], kind="search", search_id=self._tags["search_id"], finished=False)
+        client = store.writable(self._uri, self._warn)
+        experiment_id = store.experiment(client, self._uri, self._experiment)
+        parents = store.runs(client, [experiment_id], kind="search", search_id=self._tags["search_id"], finished=False)
         parent = parents[0] if parents else client.create_run(
             experiment_id, tags={**self._tags, "kind": "search"}, run_name=self._tags["search"]
         )  # fmt: skip
@@ -441,8 +402,8 @@ def searches(tracking_uri: str) -> pd.DataFrame:
 
     Raises BadInput when the store cannot be read.
     """
-    with _reading(tracking_uri) as client:
-        runs = _search(client, _experiments(client), kind="search", finished=False)
+    with store.reading(tracking_uri) as client:
+        runs = store.runs(client, store.experiments(client), kind="search", finished=False)
     columns = ("search", "search_id", "run_id", "status", "started", "ended", "cohort", "context")
     rows = [
         {
@@ -467,10 +428,10 @@ def heatmaps(
 
     Raises BadInput when the store cannot be read, or for a search it does not hold.
     """
-    with _reading(tracking_uri) as client:
-        experiments = _experiments(client)
+    with store.reading(tracking_uri) as client:
+        experiments = store.experiments(client)
         at = None if round is None else str(round)
-        runs = _search(client, experiments, kind="heatmap", search=search, round=at, estimator=estimator)
+        runs = store.runs(client, experiments, kind="heatmap", search=search, round=at, estimator=estimator)
         if search is not None and not runs:
             _known(client, experiments, search, tracking_uri)
     columns = [*_HEATMAP_TAGS[:2], "run_id", *_HEATMAP_TAGS[2:5], "created", *_HEATMAP_TAGS[5:], "table", "figures"]
@@ -491,10 +452,10 @@ def newest_heatmap(
 
     Raises BadInput when the store cannot be read, for a search it does not hold, and for one without such a heatmap.
     """
-    with _reading(tracking_uri) as client:
-        experiments = _experiments(client)
+    with store.reading(tracking_uri) as client:
+        experiments = store.experiments(client)
         at = None if round is None else str(round)
-        runs = _search(client, experiments, kind="heatmap", search=search, round=at, estimator=estimator, limit=1)
+        runs = store.runs(client, experiments, kind="heatmap", search=search, round=at, estimator=estimator, limit=1)
         if not runs:
             _known(client, experiments, search, tracking_uri)
             if at is not None or estimator is not None:
@@ -509,11 +470,11 @@ def newest_heatmap(
         folder = Path(destination) if destination is not None else Path(tempfile.mkdtemp(prefix="tim-search-"))
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
-            table = _read_table(_fetch(client, tracking_uri, runs[0], row["table"], aside))
+            table = _read_table(store.fetch(client, tracking_uri, runs[0], row["table"], aside))
             figures = {}
             for name in row["figures"]:
                 path = folder / Path(name).name
-                os.replace(_fetch(client, tracking_uri, runs[0], name, aside), path)
+                os.replace(store.fetch(client, tracking_uri, runs[0], name, aside), path)
                 figures[path.name] = path
     return Heatmap(
         search=row["search"],
@@ -536,9 +497,9 @@ def confirmed(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
     Raises BadInput when the store cannot be read, or for a search it does not hold; a search without a confirmation
     has no rows.
     """
-    with _reading(tracking_uri) as client:
-        experiments = _experiments(client)
-        runs = _search(client, experiments, kind="confirmation", search=search)
+    with store.reading(tracking_uri) as client:
+        experiments = store.experiments(client)
+        runs = store.runs(client, experiments, kind="confirmation", search=search)
         if search is not None and not runs:
             _known(client, experiments, search, tracking_uri)
         newest: dict[str, Run] = {}
@@ -547,7 +508,7 @@ def confirmed(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
         frames = []
         for run in newest.values():
             with tempfile.TemporaryDirectory() as aside:
-                frame = _read_table(_fetch(client, tracking_uri, run, run.data.tags["table"], aside))
+                frame = _read_table(store.fetch(client, tracking_uri, run, run.data.tags["table"], aside))
             origin = {"search": run.data.tags.get("search", ""), "search_id": run.data.tags.get("search_id", ""),
                       "run_id": run.info.run_id, "created": _moment(run.info.start_time)}  # fmt: skip
             frames.append(pd.concat([pd.DataFrame([origin] * len(frame)), frame], axis=1))
@@ -565,9 +526,9 @@ def models(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
 
     Raises BadInput when the store cannot be read, or for a search it does not hold.
     """
-    with _reading(tracking_uri) as client:
-        experiments = _experiments(client)
-        runs = _search(client, experiments, kind="model", search=search)
+    with store.reading(tracking_uri) as client:
+        experiments = store.experiments(client)
+        runs = store.runs(client, experiments, kind="model", search=search)
         if search is not None and not runs:
             _known(client, experiments, search, tracking_uri)
     rows = []
@@ -599,7 +560,7 @@ def fetch_model(tracking_uri: str, reference: str, destination: str | Path) -> P
             "tim_search.tracking.models lists what there is."
         )
     # By hand: MLflow looks models:/ up at the process-wide tracking URI, which is the caller's.
-    with _reading(tracking_uri) as client:
+    with store.reading(tracking_uri) as client:
         if found["name"]:
             version = (
                 client.get_model_version(found["name"], found["version"])
@@ -615,9 +576,9 @@ def fetch_model(tracking_uri: str, reference: str, destination: str | Path) -> P
                     raise BadInput(f"The run {found['run']} at {shown(tracking_uri)} has no model.")
                 model_id = made[0].model_id
             location = client.get_logged_model(model_id).artifact_location
-        path, stored = _sqlite_path(tracking_uri), _local(location)
+        path, stored = store.sqlite_path(tracking_uri), store.local(location)
         if path is not None and stored is not None and not stored.exists():
-            location = str(path.parent / _ARTIFACTS / Path(*stored.parts[-3:]))  # models/m-ID/artifacts
+            location = str(path.parent / store.ARTIFACTS / Path(*stored.parts[-3:]))  # models/m-ID/artifacts
         return Path(mlflow.artifacts.download_artifacts(location, dst_path=str(destination), tracking_uri=tracking_uri))
 
 
@@ -631,17 +592,6 @@ def _heatmap_row(run: Run) -> dict[str, Any]:
     }
 
 
-def _fetch(client: MlflowClient, uri: str, run: Run, name: str, destination: str) -> Path:
-    """A copy of an artifact; that beside the database where its folder has been moved since it was written."""
-    path, stored = _sqlite_path(uri), _local(run.info.artifact_uri)
-    if path is not None and stored is not None and not (stored / name).exists():
-        beside = path.parent / _ARTIFACTS / run.info.run_id / "artifacts" / name
-        if not beside.exists():
-            raise FileNotFoundError(f"the database is whole, but there is no file {beside} any more.")
-        return Path(shutil.copy(beside, destination))
-    return Path(client.download_artifacts(run.info.run_id, name, destination))
-
-
 def _read_table(path: Path) -> pd.DataFrame:
     """What log_table wrote. (MLflow's own load_table asks the process-wide tracking URI, which is the caller's.)"""
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -653,7 +603,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 def _known(client: MlflowClient, experiments: Sequence[str], search: str, uri: str) -> None:
     """Raise BadInput for a search that is not there, with those that are."""
     names = sorted(
-        {run.data.tags.get("search", "") for run in _search(client, experiments, kind="search", finished=False)}
+        {run.data.tags.get("search", "") for run in store.runs(client, experiments, kind="search", finished=False)}
     )
     if search not in names:
         there = f"The searches there are: {', '.join(names)}." if names else "It holds no search yet."
@@ -669,7 +619,7 @@ def _register(client: MlflowClient, name: str, model: LoggedModel, run_id: str, 
     """Make a model the next version of a registered one, which is made where it is missing; returns the version."""
     # Its location, not models:/m-...: MLflow looks that up at the process-wide tracking URI, which is the caller's.
     try:
-        client.create_registered_model(name, tags={_MARK: "1"})
+        client.create_registered_model(name, tags={store.MARK: "1"})
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -677,272 +627,6 @@ def _register(client: MlflowClient, name: str, model: LoggedModel, run_id: str, 
         name, model.artifact_location, run_id, model_id=model.model_id, description=card[:5000]
     )
     return int(made.version)
-
-
-# Shared ---------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _our_calls() -> Iterator[None]:
-    """Short timeouts and no chatter, for our own calls to MLflow; afterwards everything is as it was."""
-    added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
-    levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
-    os.environ.update(added)
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for key in added:
-            os.environ.pop(key, None)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-@contextmanager
-def _reading(uri: str) -> Iterator[MlflowClient]:
-    """A client for queries; what MLflow raises becomes BadInput."""
-    try:
-        path = _sqlite_path(uri)
-        if path is not None and not path.is_file():
-            # MLflow would make an empty database here, and a misspelt path would look like a search that never ran.
-            raise FileNotFoundError(f"there is no file {path}.")
-        with _our_calls():
-            _reach(uri)
-            if path is not None and (fault := _fault(path)):
-                raise OSError(
-                    f"{path} is broken ({fault}). Run its search again: it sets this file aside, publishes everything "
-                    "anew, and trains nothing twice."
-                )
-            yield _open(uri)
-    except (MlflowException, OSError, sqlite3.Error) as error:
-        raise BadInput(
-            f"MLflow at {shown(uri)} could not be read: {_reason(error)} Check the tracking URI "
-            "(http://host:port, or sqlite:////absolute/path/mlflow.db), and that a server answers there."
-        ) from error
-
-
-def _open(uri: str) -> MlflowClient:
-    """A client, the database behind it opened by MLflow; what comes from the libraries below becomes an OSError."""
-    try:
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, OSError):
-        raise
-    except Exception as error:
-        raise OSError(_reason(error)) from error
-
-
-def _reach(uri: str) -> None:
-    """Raise OSError within seconds when nothing can be behind the URI; MLflow itself would try for minutes."""
-    parts = urllib.parse.urlsplit(uri)
-    if parts.scheme == "sqlite":
-        if found := sorted(set("?#%") & set(uri)):
-            raise OSError(f"MLflow takes a path with {' or '.join(found)} for another one. Name another folder.")
-        path = _sqlite_path(uri)
-        if path is not None and path.is_file():
-            with path.open("rb") as file:
-                start = file.read(16)
-            if start not in (b"", b"SQLite format 3\0"):
-                raise OSError(f"{path} is not a SQLite database.")
-        return
-    if parts.scheme in ("", "file"):
-        raise OSError("this is a path, and MLflow 3 no longer keeps runs in plain files.")
-    if parts.scheme not in ("http", "https"):
-        return  # another database: its driver sees to it
-    if not parts.hostname:
-        raise OSError("the tracking URI names no host.")
-    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
-        return  # only the proxy can tell
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    try:
-        socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
-    except OSError as error:
-        raise OSError(f"nothing answers at {parts.hostname}:{port} ({error}).") from error
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite URI, absolute; None for other URIs and for a database in memory."""
-    name = uri.removeprefix("sqlite:///")
-    return Path(name).absolute() if name not in (uri, "", ":memory:") else None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """The database itself, never made here."""
-    return sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)
-
-
-def _fault(path: Path) -> str | None:
-    """What is wrong with MLflow's database, None if nothing is.
-
-    Raises sqlite3.OperationalError where it cannot be told (locked, no permission), OSError for another's database.
-    """
-    with closing(_connect(path)) as database:
-        try:
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables and not tables & {"experiments", "alembic_version"}:
-                raise OSError(f"{path} is a SQLite database of something else.")
-            # MLflow makes its default experiment last of all.
-            if "experiments" not in tables or not database.execute("SELECT 1 FROM experiments LIMIT 1").fetchall():
-                return "it was left half made by an interruption"
-            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
-            return None if found == "ok" else found
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            return str(error)
-
-
-def _make_ready(path: Path, warn: Callable[[str], None]) -> None:
-    """See to it that there is a whole database whose artifacts go beside it."""
-    if path.is_file() and path.stat().st_size > 0 and (fault := _fault(path)):
-        _set_aside(path, fault, warn)
-    if not path.is_file() or path.stat().st_size == 0:
-        _make(path)
-    _bring_home(path)
-
-
-def _set_aside(path: Path, fault: str, warn: Callable[[str], None]) -> None:
-    """Rename a broken database, its journal with it: left behind, that would be played into the next database."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
-        number += 1
-    for end in ("-journal", "-wal", "-shm", ""):
-        if (part := path.with_name(path.name + end)).exists():
-            part.rename(aside.with_name(aside.name + end))
-    warn(
-        f"MLflow's database {path} is broken ({fault}): it is now called {aside.name}, and a new one takes its place. "
-        "What is in the ledger, the tables and the figures is not touched."
-    )
-
-
-def _make(path: Path) -> None:
-    """Make an empty database of MLflow: whole, or not under this name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f"{path.name}.making-"
-    for left in path.parent.iterdir():
-        if left.name.startswith(prefix) and time.time() - left.stat().st_mtime > _LEFT_OVER_SECONDS:
-            left.unlink(missing_ok=True)
-    part = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        SqlAlchemyStore(f"sqlite:///{part}", (path.parent / _ARTIFACTS).as_uri()).engine.dispose()
-        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # of a database that is gone
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-        part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
-
-
-def _bring_home(path: Path) -> None:
-    """Point a database that was moved or copied with its folder at the artifacts beside it.
-
-    MLflow keeps artifact locations as absolute paths and offers no way to change them, so its tables are changed.
-    Experiments whose artifacts were put elsewhere on purpose stay as they are, and so do single runs whose artifacts
-    are still where they were and not here.
-    """
-    home = path.parent / _ARTIFACTS
-    with closing(_connect(path)) as database, database:
-        marked = database.execute(
-            "SELECT experiments.experiment_id, artifact_location FROM experiments JOIN experiment_tags AS tags "
-            "ON tags.experiment_id = experiments.experiment_id WHERE tags.key = ?",
-            [_MARK],
-        ).fetchall()
-        for experiment, location in marked:
-            old = _local(location)
-            if old is None or old.name != _ARTIFACTS or old.resolve() == home.resolve():
-                continue
-            database.execute(
-                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", [home.as_uri(), experiment]
-            )
-            runs = database.execute(
-                "SELECT run_uuid, artifact_uri, tags.value FROM runs JOIN tags USING (run_uuid) "
-                "WHERE experiment_id = ? AND tags.key = 'kind'",
-                [experiment],
-            ).fetchall()
-            for run, stored, kind in runs:
-                here = home / run / "artifacts"
-                # The run of a search is written on, whatever became of its earlier artifacts.
-                if kind == "search" or here.exists() or not (there := _local(stored)) or not there.exists():
-                    database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", [here.as_uri(), run])
-            _bring_models_home(database, experiment, home)
-
-
-def _bring_models_home(database: sqlite3.Connection, experiment: int, home: Path) -> None:
-    """The same for the models of an experiment and their registered versions."""
-    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not {"logged_models", "model_versions"} <= tables:
-        return  # of an older MLflow, which kept no models
-    logged = database.execute(
-        "SELECT model_id, artifact_location FROM logged_models WHERE experiment_id = ?", [experiment]
-    ).fetchall()
-    for model, stored in logged:
-        here = (home / "models" / model / "artifacts").as_uri()
-        if _local(here).exists():  # type: ignore[union-attr]
-            database.execute("UPDATE logged_models SET artifact_location = ? WHERE model_id = ?", [here, model])
-            database.execute(
-                "UPDATE model_versions SET storage_location = ? WHERE storage_location = ?", [here, stored]
-            )
-
-
-def _local(uri: str) -> Path | None:
-    """The path of a file URI, None for artifacts kept elsewhere."""
-    parts = urllib.parse.urlsplit(uri)
-    return Path(urllib.request.url2pathname(parts.path)) if parts.scheme == "file" else None
-
-
-def _experiment(client: MlflowClient, uri: str, name: str) -> str:
-    """Id of the experiment, made where it is missing."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        if _MARK not in found.tags:
-            client.set_experiment_tag(found.experiment_id, _MARK, "1")
-        return str(found.experiment_id)
-    path = _sqlite_path(uri)
-    artifacts = (path.parent / _ARTIFACTS).as_uri() if path is not None else None
-    return str(client.create_experiment(name, artifact_location=artifacts, tags={_MARK: "1"}))
-
-
-def _experiments(client: MlflowClient) -> list[str]:
-    """Ids of the experiments that hold searches."""
-    ids: list[str] = []
-    token = None
-    while True:
-        page = client.search_experiments(filter_string=f"tags.{_MARK} = '1'", page_token=token)
-        ids += [str(experiment.experiment_id) for experiment in page]
-        if not (token := page.token):
-            return ids
-
-
-def _search(
-    client: MlflowClient,
-    experiments: Sequence[str],
-    *,
-    finished: bool = True,
-    limit: int | None = None,
-    **tags: str | None,
-) -> list[Run]:
-    """Runs with these tags, newest first."""
-    conditions = [f"tags.{key} = {_quoted(value)}" for key, value in tags.items() if value is not None]
-    conditions += ["attributes.status = 'FINISHED'"] if finished else []
-    runs: list[Run] = []
-    token = None
-    while experiments:
-        page = client.search_runs(
-            list(experiments), " and ".join(conditions), order_by=["attributes.start_time DESC"],
-            max_results=limit or 1000, page_token=token,
-        )  # fmt: skip
-        runs += page
-        if limit is not None or not (token := page.token):
-            break
-    return runs
-
-
-def _quoted(text: str) -> str:
-    for quote in "'\"":
-        if quote not in text:
-            return f"{quote}{text}{quote}"
-    raise BadInput(
-        f"The name {text!r} holds both kinds of quotes, which MLflow cannot search for. Choose another name."
-    )
 
 
 def _moment(milliseconds: int | None) -> Any:
@@ -954,17 +638,3 @@ def _cut(text: str) -> str:
     """A parameter's value as MLflow can keep it; search.json holds the whole."""
     note = f"... ({len(text)} characters, in full in search.json)"
     return text if len(text) < _MAX_VALUE else text[: _MAX_VALUE - 1 - len(note)] + note
-
-
-def shown(uri: str) -> str:
-    """A text with URIs without the user and the password that may stand before the host; paths keep their @."""
-    return re.sub(r"(\w://)[^/\s]*@", r"\1", uri)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what went wrong, as a sentence."""
-    lines = str(error).strip().splitlines()
-    text = lines[0].strip() if lines else type(error).__name__
-    if cause := re.search(r"Max retries exceeded.*Caused by (\w+)", text):
-        text = f"the server takes connections but does not answer ({cause[1]})"
-    return shown(text if len(text) <= 300 else f"{text[:300]}...").rstrip(".") + "."

@@ -88,8 +88,8 @@ def run(
                 errors = _fit(study, progress, factory, payload, resources, capacity)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"Stopped: {progress.done} trainings of the tuning are in {ledger.path}. Run the same command again to "
-                "go on from there."
+                f"Stopped: {progress.done} trainings of the tuning are in {ledger.place}. Run the same command again "
+                "to go on from there."
             ) from None
         ledger.compact()
     for error in errors:
@@ -98,7 +98,7 @@ def run(
             raise cause
     if errors:
         raise WorkerError(
-            f"{len(errors)} trials of the tuning failed: {describe(errors[0])} What was trained is in {ledger.path}. "
+            f"{len(errors)} trials of the tuning failed: {describe(errors[0])} What was trained is in {ledger.place}. "
             "Mend that, then run the same command again."
         ) from errors[0]
     progress.tell("done", f"{len(progress.trials())} combinations of settings compared")

@@ -48,14 +48,18 @@ def may(
         lines += [
             _largest(result, found, tasks, sign) for sign in (1, -1) if (found & (sign * result.estimate > 0)).any()
         ]
+    elif tested and len({seed for seed, _ in result.blocks}) == 1:
+        lines.append(
+            f"None of {tested} effects of one task on another can be told from the luck of the one seed there is."
+        )
     elif tested:
         typical = _typical_half_width(result, cells, tasks)
         lines.append(
             f"None of {tested} effects of one task on another stands at a false discovery rate of {rate}. That does "
             f"not mean that there are none{': ' + typical if typical else '.'}"
         )
-    better = [one for one in expansions if one.holds and one.complete]
-    whole = [one for one in expansions if one.complete]
+    whole = _compared(expansions)
+    better = [one for one in whole if one.holds]
     if better:
         names = "; ".join(
             f"{one.source} with {_joined([name for name in one.best if name != one.source])} "
@@ -74,7 +78,8 @@ def may(
     if confirmation:
         judged = [row for row in confirmation if row["chosen"]]
         held = [row["source"] for row in judged if row["rejected"] and (row["difference"] or 0) > 0]
-        matched = [row["source"] for row in judged if row["source"] in held and (row.get("over_ensemble") or 1) <= 0]
+        over = {row["source"]: row.get("over_ensemble") for row in judged}
+        matched = [name for name in held if (gain := over[name]) is not None and gain <= 0]
         lines.append(
             f"On the test patients, which no choice had seen, {len(held)} of {len(judged)} chosen combinations "
             f"were confirmed{': ' + _joined(held) if held else ''}."
@@ -108,6 +113,8 @@ def may_not(
             f"The scores are for models of at most {result.size} tasks, estimated by a model from larger ones too; "
             "they were not tested, so none of them is a discovery."
         )
+    elif result.method == "exact" and m <= 2:
+        pass  # there are no other tasks to average over
     elif result.method == "exact":
         lines.append(
             f"The scores average over all {2 ** (m - 2)} choices of the other tasks, so most of them speak of models "
@@ -133,7 +140,7 @@ def may_not(
             f"All {len(result.blocks)} trainings of a subset were judged on the same validation patients; other "
             "patients can give another answer, by as much as the patients' part of the intervals says."
         )
-    if not confirmation and any(one.complete for one in expansions):
+    if not confirmation and _compared(expansions):
         lines.append(
             "Combinations were chosen and measured on the same validation scores, so their gains are too large on "
             "average. The test patients were not used; nothing here is confirmed on them."
@@ -179,6 +186,11 @@ def may_not(
         "other hospitals."
     )
     return lines
+
+
+def _compared(expansions: Sequence[Expansion]) -> list[Expansion]:
+    """The sources whose search has come to its end and looked at a combination; a task by itself has none."""
+    return [one for one in expansions if one.complete and one.leader]
 
 
 def _largest(result: TimResult, found: Any, tasks: Mapping[str, Task], sign: int) -> str:
