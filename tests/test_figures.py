@@ -237,6 +237,56 @@ def test_heatmaps_are_readable(kind: figures.HeatmapKind, m: int, tmp_path: Path
     assert max(height, width) < 20 * figures.DPI, "it fits on a screen"
 
 
+def test_of_many_tasks_the_most_telling_are_drawn(tmp_path: Path) -> None:
+    m = 200
+    names = tuple(f"a clinical outcome, number {k}" for k in range(m))
+    rng = np.random.default_rng(0)
+    base = result(names[:2])
+    estimate, flat = rng.normal(0, 1e-3, (m, m)), np.full((m, m), 1e-3)
+    estimate[150, 7] = estimate[20, 190] = 0.05
+    estimate[30, 31] = 0.5  # the largest, but of two targets that are one
+    estimate[:, 9] = 0.2  # ... and of the control
+    fields = dict.fromkeys(("low", "high", "p_value", "false_sign_rate"), np.full((m, m), NAN))
+    wide = replaced(
+        base, tasks=names, estimate=estimate, se=flat, rejected=np.zeros((m, m), bool), control=names[9], **fields
+    )
+    assert tim.surest(wide, [(names[30], names[31])])[:2].tolist() == [[20, 190], [150, 7]]
+    data = figures.heatmap_data(wide, "rank", [(names[30], names[31])], search="wide", most=20)
+    assert len(data.tasks) == 20
+    assert {names[at] for at in (7, 20, 150, 190)} < set(data.tasks)
+    assert data.tasks[-1] == names[9], "the control is told of, and stands last"
+    assert "the 20 most telling of 200 tasks" in data.title
+    at = data.tasks.index(names[20]), data.tasks.index(names[190])
+    assert data.cells[at] == tim.rank_heatmap(estimate)[20, 190] > 20, "ranks are those among all tasks"
+    assert saved(figures.draw_heatmap(data), tmp_path).shape[0] < 12 * figures.DPI
+    assert len(figures.heatmap_data(wide, "value").tasks) == tim.MOST_SHOWN
+    assert tim.most_telling(wide, m) == names
+
+
+def test_sizes_within_a_row_choose_where_nothing_is_known_of_the_errors() -> None:
+    names = ("a", "b", "c", "d")
+    unknown = np.full((4, 4), NAN)
+    estimate = np.array([[NAN, 9.0, 1.0, 0.0], [0.1, NAN, 0.0, 0.4], [0, 0, NAN, 0], [NAN, NAN, NAN, NAN]])
+    base = replaced(result(SIX[:4]), tasks=names, estimate=estimate, se=unknown, rejected=np.zeros((4, 4), bool))
+    assert tim.surest(base)[:4].tolist() == [[0, 1], [1, 3], [1, 0], [0, 2]]
+    assert tim.most_telling(base, 3) == ("a", "b", "d")
+
+
+def test_a_forest_of_hundreds_shows_both_ends(tmp_path: Path) -> None:
+    m = 120
+    names = tuple(f"outcome {k}" for k in range(m))
+    base = result(names[:2])
+    estimate = np.tile(np.arange(m) - 60.0, (m, 1))
+    unknown = np.full((m, m), NAN)
+    wide = replaced(base, tasks=names, estimate=estimate, low=unknown, high=unknown, rejected=np.zeros((m, m), bool))
+    data = figures.forest_data(wide, "outcome 0")
+    assert (data.others[0], data.others[-1], len(data.others)) == ("outcome 119", "outcome 1", figures.MAX_ROWS)
+    assert data.left_out == m - 1 - figures.MAX_ROWS
+    ax = figures.draw_forest(data)
+    assert f"{data.left_out} tasks between are not drawn" in ax.get_xlabel()
+    assert saved(ax, tmp_path).shape[0] < 16 * figures.DPI
+
+
 def test_all_scores_zero_or_unknown(tmp_path: Path) -> None:
     for value in (0.0, NAN):
         data = figures.heatmap_data(replaced(result(), estimate=np.full((6, 6), value)), "value")
@@ -320,6 +370,19 @@ def test_attention_is_averaged_within_one_size() -> None:
     assert "3 tasks" in data.title
     fewer = figures.attention_data(frame, SIX[:4], 3)
     assert fewer.subsets.max() == 3, "subsets with tasks that are not shown are left out"
+
+
+def test_attention_of_some_of_the_tasks() -> None:
+    frame = attention(SIX, (2, 3))
+    whole, part = (figures.attention_data(frame, SIX, 3, shown=shown) for shown in ((), ("avtisst", "dzclass")))
+    assert part.tasks == ("dzclass", "avtisst")
+    assert part.weight[0, 1] == whole.weight[SIX.index("dzclass"), SIX.index("avtisst")], "of the same subsets"
+    assert "2 of 6 tasks" in part.title
+    only = frame[frame["subset"].map(lambda members: len(members) == 2 or "avtisst" not in members)]
+    assert figures.attention_size(only, SIX) == 2
+    assert figures.attention_size(only, SIX, ("hospdead", "dzclass")) == 3
+    trained = np.array([[True, False], [True, True]])
+    assert figures.attention_weights(np.array([[True, True, True], [True, False, True]]), trained) == 9 + 2 * 4
 
 
 def test_attention_that_is_not_there() -> None:

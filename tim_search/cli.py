@@ -7,6 +7,7 @@ and `expand` start without torch and without Ray.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import os
@@ -313,7 +314,7 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
     planned = "decided as it goes" if content["planned"] is None else content["planned"]
     return {
         "search": f"{content['name']} ({content['cohort']}, {content['network']}, {content['design']['kind']})",
-        "tasks": ", ".join(content["tasks"]),
+        "tasks": display.names(content["tasks"]),
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
         "units planned": planned,
         "units trained": content["trained"],
@@ -355,6 +356,11 @@ def tim(
     from tim_search import display, summary
 
     results = summary.open_search(folder)
+    if source is not None and source not in results.tasks:
+        near = difflib.get_close_matches(source, results.tasks, n=1)
+        guess = f" Did you mean {near[0]}?" if near else ""
+        known = display.names(tuple(results.tasks))
+        raise BadInput(f"--source: expected a task of the search, got {source!r}.{guess} Name one of: {known}.")
     result = results.tim(method, size=size)  # type: ignore[arg-type]
     paths: tuple[Path, ...] = ()
     if source is not None:
@@ -370,7 +376,7 @@ def tim(
     if source is not None:
         console.print(display.source(result, source), display.pairs({"figures": ", ".join(map(str, paths))}))
         return
-    console.print(display.matrix(result, console.width))
+    console.print(display.matrix(result, console.width, results.manifest.overlaps))
 
 
 @app.command(epilog="Example: tim-search compare runs/m3h runs/flexcare")
@@ -417,7 +423,8 @@ def expand(
         _print_json({"rule": chosen.rule, "expansions": rows, "sharing": saved})
         return
     title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
-    _output().print(display.expansions(rows, chosen.rule, title))
+    if any(row["single_score"] is not None or row["complete"] for row in rows):
+        _output().print(display.expansions(rows, chosen.rule, title))
     if results.manifest.design["kind"] == "sampled" and not any(row["complete"] for row in rows):
         _output().print(f"  {display.NO_COMBINATIONS}")
     _output().print(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")

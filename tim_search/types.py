@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -326,6 +326,12 @@ def subset(names: Iterable[str]) -> Subset:
     if not result:
         raise ValueError("a subset holds at least one task")
     return result
+
+
+def some(names: Sequence[str], most: int = 6) -> str:
+    """`a, b, c`; of more than `most` names the first ones, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def canonical(value: Any) -> str:
