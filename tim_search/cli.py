@@ -260,6 +260,8 @@ def plan(
         _print_json(content)
         return
     _output().print(display.plan(content))
+    if content["too_few"]:
+        _say("warning", content["too_few"])
 
 
 @app.command(epilog="Example: tim-search status runs/demo --watch")
@@ -1010,8 +1012,10 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
         amount += f", each with {len(found.own.values)} combinations of settings"
     _note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
     # Only now: a mistake in the search file should not wait for these imports.
-    from tim_search import runner
+    from tim_search import forecast, runner
 
+    if few := forecast.too_few(found):
+        _say("warning", few)
     place = address or found.file.address
     _note(f"Connecting to Ray at {place}" if place else "Starting Ray on this machine (up to half a minute)")
     with display.progress(_console) as tell:
