@@ -72,9 +72,49 @@ def test_the_end_of_a_search_of_many_tasks_names_the_surest() -> None:
     grown = told(display.expansions(content["sources"], "lower_bound"))
     assert "20 of 50 source tasks" in " ".join(grown.split())
     assert all(f"s{k} + x" in grown for k in range(45, 50))
-    assert "50 tasks: s00, s01, s02, s03, s04, s05 and 44 more: nothing is better" in grown
+    assert ", s48, s49: nothing is better" in " ".join(grown.split()), "why it ended is told of those that are listed"
 
 
 def test_a_status_counts_the_tasks_it_does_not_name() -> None:
     assert display.names(["a", "b"]) == "a, b"
     assert display.names([str(k) for k in range(21)]) == "21 tasks: 0, 1, 2, 3, 4, 5 and 15 more"
+
+
+def test_a_comparison_of_many_tasks_shows_what_is_certain_first() -> None:
+    tasks = [f"t{k:02d}" for k in range(22)]
+    cells = [
+        {"source": a, "task": b, "first": 0.01, "second": 0.01, "certain": [False, False]}
+        for a in tasks
+        for b in tasks
+        if a != b
+    ]
+    cells[400]["certain"] = [True, True]
+    cells[300] |= {"first": 0.9, "second": None}
+    content = {"searches": ["one", "two"], "tasks": tasks, "cells": cells, "rows": dict.fromkeys(tasks), "notes": []}
+    text = told(display.comparison({**content, "agreement": None, "same_sign": None}))
+    assert "the 40 clearest of 462" in " ".join(text.split())
+    assert "+0.0100*" in text
+    assert len(text.splitlines()) < 80
+    few = {
+        **content,
+        "tasks": tasks[:3],
+        "cells": [one for one in cells if {one["source"], one["task"]} < set(tasks[:3])],
+    }
+    assert "clearest" not in told(display.comparison({**few, "agreement": None, "same_sign": None}))
+
+
+def test_a_confirmation_of_many_sources_tells_the_surest() -> None:
+    row = {"metric": "auroc", "percent": None, "together": None, "ensemble": None, "verdict": "not confirmed"}
+    rows = [
+        {
+            **row, "source": f"s{k:02d}", "chosen": f"s{k:02d} + x", "single": 0.7, "multi": 0.7 + 0.001 * k,
+            "difference": 0.001 * k, "low": -0.1, "high": 0.1, "rejected": k == 3,
+        }
+        for k in range(30)
+    ]  # fmt: skip
+    text = told(display.confirmation(rows, []))
+    assert "The 20 surest of 30 sources are listed" in text
+    assert "s03: not confirmed" in text
+    assert "s29: not confirmed" in text
+    assert "s04" not in text
+    assert "s04: not confirmed" in told(display.confirmation(rows[:10], []))

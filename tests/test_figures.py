@@ -446,6 +446,23 @@ def test_gains_are_readable(tmp_path: Path) -> None:
     saved(ax, tmp_path)
 
 
+def test_of_many_gains_the_surest_are_drawn_and_long_names_leave_room() -> None:
+    gains = [(0.01 * k, 0.01 * k - 0.1, 0.01 * k + 0.1) for k in range(60)]
+    long = "a task with quite a long name, as of a table of phenotypes, number {}"
+    found = [
+        expansion(long.format(k), (long.format(k), long.format(99)), gain, holds=k == 5) for k, gain in enumerate(gains)
+    ]
+    data = figures.expansion_data(found, search="wide")
+    assert len(data.labels) == figures.MAX_ROWS
+    assert data.labels == (long.format(5), *(long.format(k) for k in range(21, 60)))
+    assert "40 of 60 sources" in data.title
+    ax = figures.draw_expansion(data)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    assert ax.get_position().width * figure.get_size_inches()[0] > 2, "the plot itself is wide enough to be read"
+
+
 def test_no_expansions() -> None:
     with pytest.raises(BadInput, match="no expansions"):
         figures.expansion_data([])

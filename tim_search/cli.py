@@ -7,7 +7,6 @@ and `expand` start without torch and without Ray.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import os
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tim_search import __version__
-from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError
+from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError, near, some
 from tim_search.types import subset as as_subset
 
 if TYPE_CHECKING:
@@ -206,8 +205,8 @@ def _subset(names: str, found: ResolvedSearch) -> Subset:
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise BadInput(
-            f"--subset: expected names of tasks joined by +, got {names}; no task is called {unknown[0]!r}. The tasks "
-            f"are {', '.join(known)}."
+            f"--subset: expected names of tasks joined by +, got {names}; no task is called {unknown[0]!r}."
+            f"{near(unknown[0], known)} The tasks are {some(known, 20)}."
         )
     return as_subset(wanted)
 
@@ -359,9 +358,8 @@ def tim(
 
     results = summary.open_search(folder)
     if source is not None and source not in results.tasks:
-        near = difflib.get_close_matches(source, results.tasks, n=1)
-        guess = f" Did you mean {near[0]}?" if near else ""
-        known = display.names(tuple(results.tasks))
+        known = some(tuple(results.tasks), 20)
+        guess = near(source, results.tasks)
         raise BadInput(f"--source: expected a task of the search, got {source!r}.{guess} Name one of: {known}.")
     result = results.tim(method, size=size)  # type: ignore[arg-type]
     paths: tuple[Path, ...] = ()
@@ -533,7 +531,7 @@ def _trained_choice(
     from tim_search import runner
 
     def announce(choice: Grouping, todo: Sequence[Subset]) -> None:
-        names = "; ".join(" + ".join(members) for members in todo)
+        names = some([" + ".join(members) for members in todo])
         _note(
             f"A gain of {choice.choice.total:+.3f} is expected of a choice that rests on {len(todo)} subsets not "
             f"trained yet: {names}"

@@ -497,7 +497,7 @@ def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greed
             interval(row["low"], row["high"]) if grown else "",
         )
     by_reason: dict[str, list[str]] = {}
-    for row in rows:
+    for row in shown:
         by_reason.setdefault(row["reason"], []).append(row["source"])
     return Group(table, *(Text(f"  {names(told)}: {reason}", style="dim") for reason, told in by_reason.items()))
 
@@ -508,7 +508,10 @@ def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Ren
         "Combinations on untouched test patients", "source task", "trained with", "alone", "with", "gain", "interval"
     )
     verdicts = []
-    for row in rows:
+    shown = _most(rows, lambda row: (row["rejected"], abs(row["difference"] or 0.0) / _width(row)))
+    if len(shown) < len(rows):
+        notes = [f"The {len(shown)} surest of {len(rows)} sources are listed; all of them with --json.", *notes]
+    for row in shown:
         others = " + ".join(name for name in row["chosen"].split(" + ") if name and name != row["source"])
         known = row["difference"] is not None
         table.add_row(
@@ -544,8 +547,14 @@ def comparison(content: Mapping[str, Any]) -> Group:
             return Text("")
         return Text(f"{value:+.4f}", style=_colour(value)).append("*" if cell["certain"][place] else " ")
 
+    shown = content["cells"]
+    if len(content["tasks"]) > _SOURCES:
+        shown = _clearest(shown)
+        table.title = (
+            f"TIM scores side by side, the {len(shown)} clearest of {len(content['cells']):,}; all with --json"
+        )
     for source in content["tasks"]:
-        cells = [cell for cell in content["cells"] if cell["source"] == source]
+        cells = [cell for cell in shown if cell["source"] == source]
         agree = content["rows"][source]
         for number, cell in enumerate(cells):
             table.add_row(
@@ -564,6 +573,20 @@ def comparison(content: Mapping[str, Any]) -> Group:
     if content["same_sign"] is not None:
         facts["same sign"] = f"{content['same_sign']:.0%} of the cells that are certain in both"
     return Group(table, pairs({**facts, **{f"note {n}": text for n, text in enumerate(content["notes"], 1)}}))
+
+
+def _clearest(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The cells of a comparison that are certain in both searches, then in one, then the largest of their rows."""
+    largest: dict[str, float] = {}
+    for cell in cells:
+        largest[cell["source"]] = max(largest.get(cell["source"], 1e-300), abs(cell["first"] or 0.0))
+
+    def clear(place: int) -> tuple[int, float]:
+        cell = cells[place]
+        size = abs(cell["first"] or 0.0) + abs(cell["second"] or 0.0)
+        return sum(cell["certain"]), size / largest[cell["source"]]
+
+    return [cells[place] for place in sorted(sorted(range(len(cells)), key=clear, reverse=True)[:_CELLS])]
 
 
 def inside(rows: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -297,7 +297,7 @@ def forest_data(
 def draw_forest(data: ForestData, ax: Axes | None = None) -> Axes:
     """Draw a forest plot on `ax`, or on a figure of its own."""
     n = len(data.others)
-    ax = ax or _axis(7.5, 0.26 * n + 2.1)
+    ax = ax or _axis(min(max(7.5, 4.4 + 0.075 * _longest(data.others)), 14.0), 0.26 * n + 2.1)
     sure = (data.low > 0) | (data.high < 0)
     for place in range(n):
         colour = GREY
@@ -637,7 +637,8 @@ def _most_gaining(expansions: Sequence[Expansion]) -> Sequence[Expansion]:
 def draw_expansion(data: ExpansionData, ax: Axes | None = None) -> Axes:
     """Draw the gains on `ax`, or on a figure of its own; the added tasks stand at the right."""
     n = len(data.labels)
-    ax = ax or _axis(8.6, 0.3 * n + 2.1)
+    texts = [_longest(data.labels), _longest(data.combinations)]
+    ax = ax or _axis(min(max(8.6, 4.6 + 0.075 * sum(texts)), 18.0), 0.3 * n + 2.1)
     for place in range(n):
         colour = RED if data.holds[place] else INK if data.accepted[place] else GREY
         _whisker(ax, place, data.gain[place], data.low[place], data.high[place], colour, bool(data.holds[place]))
@@ -758,6 +759,10 @@ def _axis(width: float, height: float) -> Axes:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="compressed")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
+
+
+def _longest(texts: Iterable[str]) -> int:
+    return max(map(len, texts), default=0)
 
 
 def _cell(m: int) -> float:
