@@ -209,6 +209,7 @@ ROWS = [
     Row("report {search} --small-cells -1", ["--small-cells"]),
     Row("report copy --small-cells 3", ["--small-cells: expected 10 or more"], lambda here: hide(here, 10)),
     Row("report {search} --out /proc/page.html", ["/proc/page.html cannot be written"]),
+    Row("report {search} --out .", ["expected a page to write, got a folder. Name one, such as report.html"]),
     Row("merge", ["Missing argument"]),
     Row("merge a b", ["Missing option", "--out"]),
     Row("merge {search} --out new", ["at least two", "got 1"]),
@@ -263,6 +264,11 @@ ROWS = [
     ),
     # ---------------------------------------------------------------- cohorts
     Row("cohort export nowhere copy2", ["nowhere"]),
+    Row(
+        "cohort export t.csv copy2",
+        ["got the file t.csv", "`tim-search cohort init t.csv`"],
+        text("t.csv", "a,b\n1,2\n"),
+    ),
     Row("cohort export support2 s.yaml/deep", ["expected a place where a folder can be written"], search_file()),
     Row("cohort synthetic --samples 200 --patients 300 new", ["--patients: expected at most"]),
     Row("cohort synthetic --like haim --steps 3 new", ["--steps: expected nothing with --like haim"]),

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from tim_search import figures, tim
+from tim_search import confirmed_figures, figures, tim
 from tim_search.expansion import Candidate, Expansion
 from tim_search.types import BadInput, Task
 
@@ -461,6 +461,20 @@ def test_of_many_gains_the_surest_are_drawn_and_long_names_leave_room() -> None:
     assert figure is not None
     figure.draw_without_rendering()
     assert ax.get_position().width * figure.get_size_inches()[0] > 2, "the plot itself is wide enough to be read"
+
+
+def test_of_many_confirmations_the_surest_are_drawn() -> None:
+    row = {"chosen": "a + x", "metric": "auroc", "low": -0.1, "high": 0.1, "percent": 1.0, "single": 0.7}
+    row |= {"multi": 0.7, "single_sd": 0.01, "multi_sd": 0.01, "rejected": False}
+    rows = [{**row, "source": f"s{k:02d}", "difference": 0.001 * k} for k in range(60)]
+    rows[3] |= {"rejected": True}
+    rows[59] |= {"difference": NAN}
+    data = confirmed_figures.forest_data(rows, "wide")
+    assert [label.split()[0] for label in data.labels] == ["s03", *(f"s{k}" for k in range(20, 59))]
+    assert data.title.endswith(", 40 of 59 sources")
+    few = confirmed_figures.forest_data(rows[:10], "narrow")
+    assert len(few.labels) == 10
+    assert few.title.endswith("patients")
 
 
 def test_no_expansions() -> None:

@@ -61,6 +61,8 @@ def write(
     Raises BadInput before anything is trained.
     """
     path = Path(path) if path is not None else results.folder / "report.html"
+    if path.is_dir():
+        raise BadInput(f"{path}: expected a page to write, got a folder. Name one, such as {path / 'report.html'}.")
     text = page(content(results, small=small, confirmation=confirmation))
     aside = path.with_name(f".{path.name}.tmp")
     try:
