@@ -61,16 +61,20 @@ def label_findings(
             if task.metric == "micro_auroc":
                 fix = f"It still counts for {task.metric}, which pools all labels; remove it if that is not wanted."
             findings.append(Finding(place, problem, fix, "warning"))
+        poor: dict[str, list[str]] = {}
         for part, rows in parts:
             problem = _poor(task, columns[rows])
             if problem:
-                fix = "Give it more labels, stratify the split on it (`stratify`), or leave the task out."
-                findings.append(Finding(place, f"in {part} {problem}, so it cannot be scored there.", fix))
+                poor.setdefault(problem, []).append(part)
                 continue
             absent = _absent(task, columns[rows], classes.get(name, ()), fixed)
             if absent:
                 fix = "The mean over the classes leaves them out there; merge rare classes if that is not wanted."
                 findings.append(Finding(place, f"{part} has no sample of {absent}.", fix, "warning"))
+        for problem, where in poor.items():
+            told = " and ".join(filter(None, [", ".join(where[:-1]), where[-1]]))
+            fix = "Give it more labels, stratify the split on it (`stratify`), or leave the task out."
+            findings.append(Finding(place, f"in {told} {problem}, so it cannot be scored there.", fix))
     return findings
 
 

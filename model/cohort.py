@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -368,13 +368,16 @@ def matches(modalities: Mapping[str, Modality], pattern: str) -> list[tuple[str,
     ]
 
 
-def open_cohort(reference: str | Path) -> Cohort:
+def open_cohort(reference: str | Path, tasks: Collection[str] = ()) -> Cohort:
     """The cohort behind a reference: "support2" (built in), or a folder with a cohort.yaml.
+
+    Args:
+        tasks: those that will be used, default all. One that is not may have too few labels to be scored.
 
     Raises:
         BadInput: the folder cannot be used; the message lists every error with its place and its fix.
     """
-    cohort, findings = _read(reference)
+    cohort, findings = _read(reference, tasks=tasks)
     errors = [finding for finding in findings if finding.severity == "error"]
     if cohort is None or errors:
         lines = "\n".join(f"  {finding}" for finding in errors)
@@ -383,14 +386,14 @@ def open_cohort(reference: str | Path) -> Cohort:
     return cohort
 
 
-def check_cohort(reference: str | Path) -> list[Finding]:
+def check_cohort(reference: str | Path, tasks: Collection[str] = ()) -> list[Finding]:
     """Every finding about a cohort, errors first: what `open_cohort` would refuse, and warnings beside it."""
-    return inspect_cohort(reference)[1]
+    return inspect_cohort(reference, tasks)[1]
 
 
-def inspect_cohort(reference: str | Path) -> tuple[Cohort | None, list[Finding]]:
-    """The cohort, None where it has errors, and every finding about it, errors first."""
-    cohort, findings = _read(reference, thorough=True)
+def inspect_cohort(reference: str | Path, tasks: Collection[str] = ()) -> tuple[Cohort | None, list[Finding]]:
+    """The cohort, None where it has errors, and every finding about it, errors first; `tasks` as in `open_cohort`."""
+    cohort, findings = _read(reference, thorough=True, tasks=tasks)
     return cohort, sorted(findings, key=lambda finding: finding.severity)
 
 
@@ -404,7 +407,9 @@ def write_cohort(cohort: Cohort, path: str | Path) -> None:
     write(cohort, Path(path))
 
 
-def _read(reference: str | Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Finding]]:
+def _read(
+    reference: str | Path, *, thorough: bool = False, tasks: Collection[str] = ()
+) -> tuple[Cohort | None, list[Finding]]:
     # Imported here: these modules build on this one.
     from model.folder import read
     from model.leaks import findings
@@ -412,7 +417,7 @@ def _read(reference: str | Path, *, thorough: bool = False) -> tuple[Cohort | No
 
     if str(reference) == NAME:
         return load(), findings(load()) if thorough else []
-    return read(Path(reference), thorough=thorough)
+    return read(Path(reference), thorough=thorough, wanted=tasks)
 
 
 def _fingerprint(

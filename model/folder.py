@@ -6,7 +6,7 @@ the file and what to do, and the parts that are sound are checked on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,12 @@ from tim_search.types import Finding
 MOST_STRATA = 200
 
 
-def read(root: Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Finding]]:
+def read(root: Path, *, thorough: bool = False, wanted: Collection[str] = ()) -> tuple[Cohort | None, list[Finding]]:
     """Read a cohort folder.
 
     Args:
         thorough: also look for features that teach nothing, targets that overlap and leaks: a pass over the data.
+        wanted: the tasks that will be used, default all: others may have labels that cannot be learnt or scored.
 
     Returns:
         the cohort, or None where there is any error; and every finding.
@@ -63,7 +64,9 @@ def read(root: Path, *, thorough: bool = False) -> tuple[Cohort | None, list[Fin
         return None, reader.findings
     split = _split(reader, spec, samples)
     if split is not None:
-        reader.findings += checks.label_findings(tasks, labels, classes, split)
+        reader.findings += checks.label_findings(
+            tasks, {name: label for name, label in labels.items() if not wanted or name in wanted}, classes, split
+        )
     if split is None or any(finding.severity == "error" for finding in reader.findings):
         return None, reader.findings
     cohort = make_cohort(

@@ -155,6 +155,7 @@ def _binary(
 def read_overlaps(reader: Reader, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The declared pairs of nested or near-identical targets."""
     tasks, pairs = spec.get("tasks", {}), []
+    strangers: dict[str, list[int]] = {}
     for index, pair in enumerate(spec.get("overlaps", [])):
         place = f"{DESCRIPTION}: overlaps[{index}]"
         if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
@@ -162,7 +163,12 @@ def read_overlaps(reader: Reader, spec: Mapping[str, Any]) -> list[tuple[str, st
             continue
         unknown = [name for name in pair if name not in tasks]
         for name in unknown:
-            reader.error(place, f"{name} is not a task.{near(str(name), tasks)}", "Name tasks of this cohort.")
+            strangers.setdefault(str(name), []).append(index)
         if not unknown:
             pairs.append((pair[0], pair[1]))
+    # A task that was taken out may have left many pairs behind.
+    for name, places in strangers.items():
+        where = f"overlaps[{places[0]}]" if len(places) == 1 else f"overlaps: {len(places)} pairs"
+        fix = f"Name tasks of this cohort; if {name} was left out, remove {'its line' if len(places) == 1 else 'them'}."
+        reader.error(f"{DESCRIPTION}: {where}", f"{name} is not a task.{near(name, tasks)}", fix)
     return pairs

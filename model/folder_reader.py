@@ -146,7 +146,11 @@ def load(reader: Reader) -> dict[str, Any] | None:
     if not path.is_file():
         what = "a folder with" if not reader.root.is_dir() else "the file"
         problem = f"expected {what} {DESCRIPTION} at {reader.root}; there is none."
-        reader.error(str(path), problem, 'Give the path of a cohort folder, or "support2"; docs/cohorts.md shows one.')
+        fix = 'Give the path of a cohort folder, or "support2"; docs/cohorts.md shows one.'
+        if reader.root.is_file():
+            problem = f"expected a folder with {DESCRIPTION}, got the file {reader.root}."
+            fix = f"A table becomes such a folder with `tim-search cohort init {reader.root}`."
+        reader.error(str(path), problem, fix)
         return None
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)

@@ -78,7 +78,10 @@ def _make(folder: Path) -> None:
 def check_free(root: Path) -> None:
     """Raise BadInput unless `root` is new or an empty folder."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise BadInput(f"{root}: expected a new or empty folder to write a cohort to; it holds something already.")
+        raise BadInput(
+            f"{root}: expected a new or empty folder to write a cohort to; it holds something already. Name another "
+            "one, or remove it."
+        )
 
 
 def _task_out(task: Task, cohort: Cohort) -> tuple[dict[str, Any], dict[str, pa.Array]]:

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from model import checks
+from model import checks, folder
 from model.cohort import text
 from model.folder_features import MOST_LEVELS
 from model.folder_reader import DESCRIPTION, FORMAT
 from model.folder_writer import check_free
 from model.leaks import PATIENT, late, named_patient, words
-from tim_search.types import BadInput, Kind, Task
+from tim_search.types import BadInput, Finding, Kind, Task
 
 #: How the names of targets begin where somebody has marked them.
 MARKED = re.compile(r"(task|target|label|outcome|y)(__|_|\.|-)(?=.)", re.IGNORECASE)
@@ -34,6 +34,8 @@ SAMPLE = ("visit", "stay", "encounter", "admission", "hadm", "sample", "record",
 IDS = ("id", "icustayid", *(f"{word}id" for word in (*SAMPLE, *PATIENT)))
 #: A whole number with at most so many values is a class; as an input it may be a category.
 FEW_VALUES = 10
+#: Files that are no table of text.
+EXCEL = (".xlsx", ".xls", ".xlsm", ".ods")
 #: A text with at most so many values is a class.
 FEW_TEXTS = 20
 #: A prefix makes a modality where so many columns share it.
@@ -82,7 +84,10 @@ class GuessedTask:
 def read(path: Path) -> pd.DataFrame:
     """A CSV or Parquet table; raises BadInput."""
     if not path.is_file():
-        raise BadInput(f"{path}: expected a CSV or Parquet file, there is none. Name the file of your table.")
+        given = "got a folder" if path.is_dir() else "there is none"
+        raise BadInput(f"{path}: expected a CSV or Parquet file, {given}. Name the file of your table.")
+    if path.suffix.lower() in EXCEL:
+        raise BadInput(f"{path}: expected a table as CSV or Parquet, got a spreadsheet. Save its sheet as CSV.")
     try:
         names = _names(path)
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -96,7 +101,10 @@ def read(path: Path) -> pd.DataFrame:
     table.columns = [str(name) for name in table.columns]
     if not len(table) or len(table.columns) < 2:
         shape = f"{len(table)} rows and {len(table.columns)} columns"
-        raise BadInput(f"{path}: expected rows of patients with columns, got {shape}. Name another file.")
+        fix = "Name another file."
+        if len(table.columns) == 1 and (mark := next((m for m in (";", "\t", "|") if m in names[0]), "")):
+            fix = f"Its columns seem to be separated by {mark!r}: write it with commas."
+        raise BadInput(f"{path}: expected rows of patients with columns, got {shape}. {fix}")
     return table
 
 
@@ -124,7 +132,10 @@ def init(path: Path, out: Path) -> Guess:
     try:
         out.mkdir(parents=True, exist_ok=True)
         table.to_parquet(out / "samples.parquet", index=False)
-        (out / DESCRIPTION).write_text(describe(table, guess, path.name.split(".")[0]), encoding="utf-8")
+        name = path.name.split(".")[0]
+        (out / DESCRIPTION).write_text(describe(table, guess, name), encoding="utf-8")
+        guess = _without_poor(guess, folder.read(out)[1])
+        (out / DESCRIPTION).write_text(describe(table, guess, name), encoding="utf-8")
     except BaseException as error:
         if made:
             shutil.rmtree(out, ignore_errors=True)
@@ -132,6 +143,25 @@ def init(path: Path, out: Path) -> Guess:
             raise BadInput(f"{out}: cannot be written: {error.strerror}. Name another folder.") from error
         raise
     return guess
+
+
+def _without_poor(guess: Guess, findings: Sequence[Finding]) -> Guess:
+    """The guess without tasks that the split leaves nothing to score of: each would stop every search that has it."""
+    poor = {
+        place: finding.problem
+        for finding in findings
+        if finding.severity == "error" and (place := finding.place.removeprefix("tasks.")) in guess.tasks
+    }
+    reasons = {
+        guess.tasks[name].column: f"as a task it has too few labels: {why.removesuffix('.')}"
+        for name, why in poor.items()
+    }
+    return replace(
+        guess,
+        tasks={name: task for name, task in guess.tasks.items() if name not in poor},
+        overlaps={pair: why for pair, why in guess.overlaps.items() if not poor.keys() & set(pair)},
+        left_out={**guess.left_out, **reasons},
+    )
 
 
 def guess_columns(table: pd.DataFrame) -> Guess:
@@ -232,7 +262,9 @@ def _task(column: str, values: pd.Series[Any]) -> GuessedTask | None:
         if len(names) == 2:
             why = "negative first: swap them if the other one is the event"
             return GuessedTask(column, "binary", names, why=why)
-        return GuessedTask(column, "multiclass", names) if len(names) <= FEW_TEXTS else None
+        alike = len({name.strip().lower() for name in names}) < len(names)
+        why = "some differ in capitals or blanks only: write each class one way" if alike else ""
+        return GuessedTask(column, "multiclass", names, why=why) if len(names) <= FEW_TEXTS else None
     if set(names) <= {"0", "1"}:
         return GuessedTask(column, "binary")
     if len(names) == 2:

@@ -138,7 +138,7 @@ OTHER_SPLIT = manifest("context", "split", value="x")
 ROWS = [
     # ---------------------------------------------------------------- what is named is not there, or is something else
     Row("run absent.yaml", ["absent.yaml: cannot be read: No such file"]),
-    Row("run .", ["cannot be read: Is a directory", "Name a search file"]),
+    Row("run .", ["expected a search file (YAML), got a folder", "Name a search file"]),
     Row(
         "run s.yaml",
         ["line 3, seed: unknown key. Did you mean seeds?"],
@@ -201,6 +201,7 @@ ROWS = [
     Row("expand {search} --rule best", ["--rule"]),
     Row("expand {search} --beam 0", ["beam must be 1 or more"]),
     Row("expand {search} --source nobody", ["nobody"]),
+    Row("tim {search} --source hospdeath", ["--source: expected a task of the search", "Did you mean hospdead?"]),
     Row("heatmap --tracking-uri sqlite:////nowhere/mlflow.db --search x", ["/nowhere/mlflow.db"]),
     Row("heatmap --search x", ["--tracking-uri"]),
     Row("publish .", ["search.json: cannot be read"]),
@@ -208,6 +209,7 @@ ROWS = [
     Row("report {search} --small-cells -1", ["--small-cells"]),
     Row("report copy --small-cells 3", ["--small-cells: expected 10 or more"], lambda here: hide(here, 10)),
     Row("report {search} --out /proc/page.html", ["/proc/page.html cannot be written"]),
+    Row("report {search} --out .", ["expected a page to write, got a folder. Name one, such as report.html"]),
     Row("merge", ["Missing argument"]),
     Row("merge a b", ["Missing option", "--out"]),
     Row("merge {search} --out new", ["at least two", "got 1"]),
@@ -262,6 +264,11 @@ ROWS = [
     ),
     # ---------------------------------------------------------------- cohorts
     Row("cohort export nowhere copy2", ["nowhere"]),
+    Row(
+        "cohort export t.csv copy2",
+        ["got the file t.csv", "`tim-search cohort init t.csv`"],
+        text("t.csv", "a,b\n1,2\n"),
+    ),
     Row("cohort export support2 s.yaml/deep", ["expected a place where a folder can be written"], search_file()),
     Row("cohort synthetic --samples 200 --patients 300 new", ["--patients: expected at most"]),
     Row("cohort synthetic --like haim --steps 3 new", ["--steps: expected nothing with --like haim"]),
@@ -269,6 +276,9 @@ ROWS = [
     Row("cohort haim --embeddings e.csv --out new", ["e.csv", "Download it again"], text("e.csv", "")),
     Row("cohort init none.csv", ["none.csv: expected a CSV or Parquet file, there is none"]),
     Row("cohort init t.csv", ["t.csv", "expected rows of patients with columns"], text("t.csv", "a,b\n")),
+    Row("cohort init t.csv", ["separated by ';': write it with commas"], text("t.csv", "a;b\n1;2\n")),
+    Row("cohort init t.xlsx", ["got a spreadsheet. Save its sheet as CSV"], text("t.xlsx", "PK")),
+    Row("cohort init .", ["expected a CSV or Parquet file, got a folder"]),
     Row("check ward", ["samples.parquet: has no rows"], ward(table("samples.parquet", lambda frame: frame[:0]))),
     Row("check ward", ["column fold: expected whole numbers, given"], ward(split_with("first"))),
     Row(

@@ -671,6 +671,20 @@ def test_a_task_that_a_fold_cannot_score_is_an_error(folder: Path) -> None:
     assert found["tasks.ward", "warning"] == "fold 0 has no sample of class icu."
 
 
+def test_what_several_parts_lack_is_one_finding(folder: Path) -> None:
+    split = open_cohort(folder).split
+    frame = pd.read_parquet(folder / "samples.parquet")
+    frame.loc[split.validation(1) | split.validation(3) | split.test, "died"] = 0.0
+    frame.to_parquet(folder / "samples.parquet", index=False)
+    description = yaml.safe_load((folder / "cohort.yaml").read_text())
+    save(folder, description | {"overlaps": [["died", "gone"], ["gone", "days"], ["days", "lost"]]})
+    found = {finding.place: str(finding) for finding in check_cohort(folder) if finding.severity == "error"}
+    assert "in fold 1, fold 3 and the test part all its labels are the same (0)" in found["tasks.died"]
+    assert "gone is not a task." in found["cohort.yaml: overlaps: 2 pairs"]
+    assert "if gone was left out, remove them" in found["cohort.yaml: overlaps: 2 pairs"]
+    assert "if lost was left out, remove its line" in found["cohort.yaml: overlaps[2]"]
+
+
 def test_every_finding_is_reported_at_once(tmp_path: Path) -> None:
     description = write_folder(tmp_path)
     description["tasks"]["died"]["label"] = "dead"

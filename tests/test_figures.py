@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from tim_search import figures, tim
+from tim_search import confirmed_figures, figures, tim
 from tim_search.expansion import Candidate, Expansion
 from tim_search.types import BadInput, Task
 
@@ -237,6 +237,56 @@ def test_heatmaps_are_readable(kind: figures.HeatmapKind, m: int, tmp_path: Path
     assert max(height, width) < 20 * figures.DPI, "it fits on a screen"
 
 
+def test_of_many_tasks_the_most_telling_are_drawn(tmp_path: Path) -> None:
+    m = 200
+    names = tuple(f"a clinical outcome, number {k}" for k in range(m))
+    rng = np.random.default_rng(0)
+    base = result(names[:2])
+    estimate, flat = rng.normal(0, 1e-3, (m, m)), np.full((m, m), 1e-3)
+    estimate[150, 7] = estimate[20, 190] = 0.05
+    estimate[30, 31] = 0.5  # the largest, but of two targets that are one
+    estimate[:, 9] = 0.2  # ... and of the control
+    fields = dict.fromkeys(("low", "high", "p_value", "false_sign_rate"), np.full((m, m), NAN))
+    wide = replaced(
+        base, tasks=names, estimate=estimate, se=flat, rejected=np.zeros((m, m), bool), control=names[9], **fields
+    )
+    assert tim.surest(wide, [(names[30], names[31])])[:2].tolist() == [[20, 190], [150, 7]]
+    data = figures.heatmap_data(wide, "rank", [(names[30], names[31])], search="wide", most=20)
+    assert len(data.tasks) == 20
+    assert {names[at] for at in (7, 20, 150, 190)} < set(data.tasks)
+    assert data.tasks[-1] == names[9], "the control is told of, and stands last"
+    assert "the 20 most telling of 200 tasks" in data.title
+    at = data.tasks.index(names[20]), data.tasks.index(names[190])
+    assert data.cells[at] == tim.rank_heatmap(estimate)[20, 190] > 20, "ranks are those among all tasks"
+    assert saved(figures.draw_heatmap(data), tmp_path).shape[0] < 12 * figures.DPI
+    assert len(figures.heatmap_data(wide, "value").tasks) == tim.MOST_SHOWN
+    assert tim.most_telling(wide, m) == names
+
+
+def test_sizes_within_a_row_choose_where_nothing_is_known_of_the_errors() -> None:
+    names = ("a", "b", "c", "d")
+    unknown = np.full((4, 4), NAN)
+    estimate = np.array([[NAN, 9.0, 1.0, 0.0], [0.1, NAN, 0.0, 0.4], [0, 0, NAN, 0], [NAN, NAN, NAN, NAN]])
+    base = replaced(result(SIX[:4]), tasks=names, estimate=estimate, se=unknown, rejected=np.zeros((4, 4), bool))
+    assert tim.surest(base)[:4].tolist() == [[0, 1], [1, 3], [1, 0], [0, 2]]
+    assert tim.most_telling(base, 3) == ("a", "b", "d")
+
+
+def test_a_forest_of_hundreds_shows_both_ends(tmp_path: Path) -> None:
+    m = 120
+    names = tuple(f"outcome {k}" for k in range(m))
+    base = result(names[:2])
+    estimate = np.tile(np.arange(m) - 60.0, (m, 1))
+    unknown = np.full((m, m), NAN)
+    wide = replaced(base, tasks=names, estimate=estimate, low=unknown, high=unknown, rejected=np.zeros((m, m), bool))
+    data = figures.forest_data(wide, "outcome 0")
+    assert (data.others[0], data.others[-1], len(data.others)) == ("outcome 119", "outcome 1", figures.MAX_ROWS)
+    assert data.left_out == m - 1 - figures.MAX_ROWS
+    ax = figures.draw_forest(data)
+    assert f"{data.left_out} tasks between are not drawn" in ax.get_xlabel()
+    assert saved(ax, tmp_path).shape[0] < 16 * figures.DPI
+
+
 def test_all_scores_zero_or_unknown(tmp_path: Path) -> None:
     for value in (0.0, NAN):
         data = figures.heatmap_data(replaced(result(), estimate=np.full((6, 6), value)), "value")
@@ -322,6 +372,19 @@ def test_attention_is_averaged_within_one_size() -> None:
     assert fewer.subsets.max() == 3, "subsets with tasks that are not shown are left out"
 
 
+def test_attention_of_some_of_the_tasks() -> None:
+    frame = attention(SIX, (2, 3))
+    whole, part = (figures.attention_data(frame, SIX, 3, shown=shown) for shown in ((), ("avtisst", "dzclass")))
+    assert part.tasks == ("dzclass", "avtisst")
+    assert part.weight[0, 1] == whole.weight[SIX.index("dzclass"), SIX.index("avtisst")], "of the same subsets"
+    assert "2 of 6 tasks" in part.title
+    only = frame[frame["subset"].map(lambda members: len(members) == 2 or "avtisst" not in members)]
+    assert figures.attention_size(only, SIX) == 2
+    assert figures.attention_size(only, SIX, ("hospdead", "dzclass")) == 3
+    trained = np.array([[True, False], [True, True]])
+    assert figures.attention_weights(np.array([[True, True, True], [True, False, True]]), trained) == 9 + 2 * 4
+
+
 def test_attention_that_is_not_there() -> None:
     with pytest.raises(BadInput, match=r"occur are \[2, 3\]"):
         figures.attention_data(attention(SIX, (2, 3)), SIX, 4)
@@ -381,6 +444,37 @@ def test_gains_are_readable(tmp_path: Path) -> None:
     ]
     ax = figures.draw_expansion(figures.expansion_data(found, tasks, search="a-search"))
     saved(ax, tmp_path)
+
+
+def test_of_many_gains_the_surest_are_drawn_and_long_names_leave_room() -> None:
+    gains = [(0.01 * k, 0.01 * k - 0.1, 0.01 * k + 0.1) for k in range(60)]
+    long = "a task with quite a long name, as of a table of phenotypes, number {}"
+    found = [
+        expansion(long.format(k), (long.format(k), long.format(99)), gain, holds=k == 5) for k, gain in enumerate(gains)
+    ]
+    data = figures.expansion_data(found, search="wide")
+    assert len(data.labels) == figures.MAX_ROWS
+    assert data.labels == (long.format(5), *(long.format(k) for k in range(21, 60)))
+    assert "40 of 60 sources" in data.title
+    ax = figures.draw_expansion(data)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    assert ax.get_position().width * figure.get_size_inches()[0] > 2, "the plot itself is wide enough to be read"
+
+
+def test_of_many_confirmations_the_surest_are_drawn() -> None:
+    row = {"chosen": "a + x", "metric": "auroc", "low": -0.1, "high": 0.1, "percent": 1.0, "single": 0.7}
+    row |= {"multi": 0.7, "single_sd": 0.01, "multi_sd": 0.01, "rejected": False}
+    rows = [{**row, "source": f"s{k:02d}", "difference": 0.001 * k} for k in range(60)]
+    rows[3] |= {"rejected": True}
+    rows[59] |= {"difference": NAN}
+    data = confirmed_figures.forest_data(rows, "wide")
+    assert [label.split()[0] for label in data.labels] == ["s03", *(f"s{k}" for k in range(20, 59))]
+    assert data.title.endswith(", 40 of 59 sources")
+    few = confirmed_figures.forest_data(rows[:10], "narrow")
+    assert len(few.labels) == 10
+    assert few.title.endswith("patients")
 
 
 def test_no_expansions() -> None:

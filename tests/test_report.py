@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -21,7 +22,7 @@ import pytest
 
 from model.manifest import describe
 from model.synthetic import haim_like
-from tim_search import agreement, gallery, games, report, runner, search, spec, summary, tim, wording
+from tim_search import agreement, figures, gallery, games, report, runner, search, spec, summary, tim, wording
 from tim_search.executors import SerialExecutor
 from tim_search.expansion import Greedy
 from tim_search.ledger import Ledger
@@ -310,6 +311,50 @@ def test_a_page_of_44_tasks_can_be_mailed(tmp_path: Path) -> None:
     assert {"map-value", "map-rank", "map-attention"} <= set(page.ids)
 
 
+def test_a_page_of_many_tasks_shows_the_most_telling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = tuple(f"clinical outcome {k}" for k in range(24))
+    tasks = {name: Task(name, "binary") for name in names}
+    train(tmp_path, tasks, ((0, 0),), design={"kind": "sampled", "n": 60, "seed": 0, "sliced": False})
+    results = summary.open_search(tmp_path)
+    overlaps = results.manifest.overlaps
+    few = functools.partial(tim.most_telling, most=8)
+    monkeypatch.setattr(report, "most_telling", few)
+    monkeypatch.setattr(figures, "most_telling", lambda result, most, overlaps: few(result, overlaps=overlaps))
+    facts = report.content(results)
+    shown = tim.most_telling(results.tim(), 8, overlaps)
+    assert [one["source"] for one in facts["sources"]] == list(shown)
+    assert facts["maps"][0]["columns"] == facts["attention"]["map"]["columns"] == list(shown)
+    assert {one["source"] for one in facts["others"]} == set(names) - set(shown)
+    other = facts["others"][0]
+    mine = [row for row in results.tim().frame() if row["source"] == other["source"]]
+    assert other["helper"]["estimate"] == max(row["estimate"] for row in mine)
+    text = report.page(facts)
+    assert "The other 16 source tasks, one line each" in text
+    assert "Shown are the 8 tasks of 24" in text
+    assert "<summary>24 tasks</summary>" in text, "long lists are folded"
+    href = next(table["href"] for table in facts["tables"] if table["name"] == "tim.csv")
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(href.partition(",")[2]).decode())))
+    assert len(rows) == 8 * 7
+    monkeypatch.setattr(figures, "MOST_WEIGHTS", 100)
+    assert report.content(results)["attention"] is None
+    assert gallery.attention(results, results.tim()) == ()
+    assert gallery.expansions(results, results.expand()[0]) == (), "no combination of a sample can be compared"
+
+
+def test_a_source_with_many_helpers_lists_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = tuple(f"clinical outcome {k}" for k in range(12))
+    train(tmp_path, {name: Task(name, "binary") for name in names}, ((0, 0),), design={"kind": "sized", "k": 2})
+    monkeypatch.setattr(report, "MOST_SHOWN", 8)
+    monkeypatch.setattr(figures, "MAX_ROWS", 4)
+    results = summary.open_search(tmp_path)
+    first = report.content(results)["sources"][0]
+    told = [one["estimate"] for one in first["helpers"]]
+    row = np.sort(np.delete(results.tim().estimate[0], 0))[::-1].tolist()
+    assert told == [*row[:2], *row[-2:]]
+    assert first["left_out"] == 7
+    assert "7 tasks between are not listed" in text_of(tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------- words
 
 
@@ -392,6 +437,20 @@ def test_a_control_is_counted_nowhere_and_told_of() -> None:
     may, may_not = words_of(clear_result(control="d"))
     assert "training with d" not in may
     assert "negative control d" in may_not
+
+
+def test_what_a_sample_without_tests_lacks() -> None:
+    rng = np.random.default_rng(0)
+    membership = rng.random((30, 50)) < 0.5
+    result = tim.estimate(membership, np.where(membership, 0.7 + 0.01 * rng.normal(size=(30, 50)), np.nan))
+    may, may_not = words_of(result)
+    assert may == ""
+    assert "estimated from 30 of 2^50 - 1 subsets" in may_not
+    assert "Each task needs 54 subsets" in may_not
+    assert "train about 108 subsets" in may_not
+    assert any("scored all 50 tasks" in note for note in result.notes), "no list of fifty names"
+    pairs = [(f"{k}", f"{k + 1}") for k in range(20)]
+    assert "; and 14 more)" in words_of(result, overlaps=pairs)[1]
 
 
 def test_noise_is_not_called_an_effect() -> None:

@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tim_search import choices, spec
+from tim_search import choices, forecast, spec
 from tim_search.surrogate import Surrogate
 from tim_search.types import BadInput, Finding
 
@@ -158,8 +160,19 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"absent\.yaml: cannot be read: No such file"):
         spec.load(tmp_path / "absent.yaml")
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match=r"got a folder\. Name a search file"):
         spec.load(tmp_path)
+    (tmp_path / "cohort.yaml").touch()
+    with pytest.raises(BadInput, match="It holds a cohort: write the line `cohort: "):
+        spec.load(tmp_path)
+    (tmp_path / "search.yaml").touch()
+    with pytest.raises(BadInput, match=r"tim-search run \S+search\.yaml --out "):
+        spec.load(tmp_path)
+    (tmp_path / "stays.csv").write_text("id,died\n1,0\n")
+    with pytest.raises(BadInput, match=r"tim-search cohort init \S+stays\.csv"):
+        spec.load(tmp_path / "stays.csv")
+    with pytest.raises(BadInput, match="got an empty file"):
+        spec.load(tmp_path / "search.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="expected UTF-8 text"):
         spec.load(tmp_path / "binary.yaml")
@@ -261,6 +274,36 @@ def test_resolve_fixes_what_the_file_leaves_open(tmp_path: Path) -> None:
     assert found.tracking_uri == f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
     assert found.capacity == 16
     assert found.context.settings == found.settings.text
+
+
+def test_a_sample_too_small_for_tests_is_told_of() -> None:
+    few, enough = (
+        spec.resolve(spec.SearchFile(cohort="support2", design={"sampled": n}))
+        for n in (20, 60)  # type: ignore[arg-type]
+    )
+    assert "below 17 (tasks + 4)" in (forecast.too_few(few) or "")
+    assert "`sampled: 34` or more" in (forecast.too_few(few) or "")
+    assert forecast.too_few(enough) is None
+    pairs = spec.resolve(spec.SearchFile(cohort="support2", design={"sized": 2}))  # type: ignore[arg-type]
+    assert forecast.too_few(pairs) is None
+
+
+def test_a_task_that_cannot_be_scored_stops_only_the_searches_that_have_it(tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    frame = pd.DataFrame({"id": np.arange(120), "labs__a": dice.normal(size=120), "labs__b": dice.normal(size=120)})
+    frame = frame.assign(died=np.arange(120) % 2, icu=np.arange(120) % 3 == 0, rare=np.arange(120) == 7)
+    frame.to_parquet(tmp_path / "samples.parquet", index=False)
+    (tmp_path / "cohort.yaml").write_text(
+        "{format: 1, name: ward, sample_id: id, patient_id: id, stratify: died, modalities: {labs: {file: "
+        "samples.parquet, prefix: labs__}}, tasks: {died: {kind: binary}, icu: {kind: binary}, rare: {kind: binary}}}"
+    )
+    whole = write(tmp_path, f"cohort: {tmp_path}\n")
+    assert [finding.place for finding in spec.check(whole)] == ["tasks.rare"], "one finding for all folds"
+    with pytest.raises(BadInput, match="cannot be scored there"):
+        spec.resolve(spec.load(whole))
+    part = write(tmp_path, f"cohort: {tmp_path}\ntasks: [died, icu]\n")
+    assert [finding for finding in spec.check(part) if finding.severity == "error"] == []
+    assert tuple(spec.resolve(spec.load(part)).tasks) == ("died", "icu")
 
 
 def test_the_default_design_follows_the_number_of_tasks() -> None:

@@ -77,6 +77,22 @@ def test_a_marked_table(tmp_path: Path) -> None:
         assert f"#   {column}: {why}" in content
 
 
+def test_a_target_with_too_few_labels_is_left_out_with_its_overlaps(tmp_path: Path) -> None:
+    frame = table()
+    frame["task__rare"] = (np.arange(N) == 7).astype(float)
+    frame["task__half"] = frame["task__died"].where(np.arange(N) < 40)
+    frame["task__half"] = frame["task__half"].where(frame["task__half"] == 1)
+    frame["task__half"] = np.where(np.arange(N) == 3, 0, frame["task__half"])
+    frame["task__place"] = np.random.default_rng(3).choice(["Home", "home ", "ward"], N)
+    frame.to_csv(tmp_path / "stays.csv", index=False)
+    guess = table_guess.init(tmp_path / "stays.csv", tmp_path / "made")
+    assert not {"rare", "half"} & set(guess.tasks)
+    assert "as a task it has too few labels: in fold" in guess.left_out["task__rare"]
+    assert not any({"rare", "half"} & set(pair) for pair in guess.overlaps)
+    assert "capitals or blanks" in guess.tasks["place"].why
+    assert [f for f in check_cohort(tmp_path / "made") if f.severity == "error"] == []
+
+
 def test_an_unmarked_table_by_names_and_single_underscores(tmp_path: Path) -> None:
     dice = np.random.default_rng(1)
     frame = pd.DataFrame({f"lab_{k}": dice.normal(size=60) for k in range(4)})

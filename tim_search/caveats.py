@@ -9,6 +9,7 @@ import numpy as np
 from tim_search.blocks import Method, Outline
 from tim_search.estimators import Array
 from tim_search.games import ScoreTable
+from tim_search.types import some
 
 
 def caveats(
@@ -37,7 +38,7 @@ def caveats(
     notes += _block_notes(table, method)
     constant = [names[i] for i, source in enumerate(sources) if source.constant]
     if constant:
-        notes.append(f"All scores are equal for {constant}: check that its metric can tell subsets apart.")
+        notes.append(f"All scores are equal for {some(constant)}: check that the metric can tell subsets apart.")
     notes += _failure_notes(table)
     if method in ("exact", "restricted"):
         return notes
@@ -48,7 +49,11 @@ def caveats(
             f"Scores in subsets of at most {size} tasks rest on the mixed model alone: no tests and no discoveries."
         )
     elif untested:
-        notes.append(f"Fewer subsets than M + 4 scored {untested}: no tests for these sources, no least squares.")
+        whom = f"all {m} tasks" if len(untested) == m > 6 else some(untested)
+        notes.append(
+            f"Fewer subsets than M + 4 = {m + 4} scored {whom}: no tests for these sources, hence no discoveries, and "
+            "no least squares. A subset of a sample scores half of the tasks on average."
+        )
     fixed = [
         f"{names[j]} (for {names[i]})"
         for i, source in enumerate(sources)
@@ -57,9 +62,8 @@ def caveats(
         if count in (0, source.n)
     ]
     if fixed:
-        shown = ", ".join(fixed[:5]) + (f" and {len(fixed) - 5} more" if len(fixed) > 5 else "")
         notes.append(
-            f"In all subsets or in none: {shown}. The other scores of these sources hold under that condition."
+            f"In all subsets or in none: {some(fixed)}. The other scores of these sources hold under that condition."
         )
     sizes = table.membership.sum(axis=1)
     n = len(sizes)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tim_search import __version__, cohort_cli, console
-from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError
+from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError, near, some
 from tim_search.types import subset as as_subset
 
 if TYPE_CHECKING:
@@ -183,8 +183,8 @@ def _subset(names: str, found: ResolvedSearch) -> Subset:
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise BadInput(
-            f"--subset: expected names of tasks joined by +, got {names}; no task is called {unknown[0]!r}. The tasks "
-            f"are {', '.join(known)}."
+            f"--subset: expected names of tasks joined by +, got {names}; no task is called {unknown[0]!r}."
+            f"{near(unknown[0], known)} The tasks are {some(known, 20)}."
         )
     return as_subset(wanted)
 
@@ -237,6 +237,8 @@ def plan(
         console.print_json(content)
         return
     console.output().print(display.plan(content))
+    if content["too_few"]:
+        console.say("warning", content["too_few"])
 
 
 @app.command(epilog="Example: tim-search status runs/demo --watch")
@@ -291,7 +293,7 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
     planned = "decided as it goes" if content["planned"] is None else content["planned"]
     return {
         "search": f"{content['name']} ({content['cohort']}, {content['network']}, {content['design']['kind']})",
-        "tasks": ", ".join(content["tasks"]),
+        "tasks": display.names(content["tasks"]),
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
         "units planned": planned,
         "units trained": content["trained"],
@@ -334,9 +336,9 @@ def tim(
 
     results = summary.open_search(folder)
     if source is not None and source not in results.tasks:
-        raise BadInput(
-            f"--source: expected a task of the search ({', '.join(results.tasks)}), got {source}. Name one of them."
-        )
+        known = some(tuple(results.tasks), 20)
+        guess = near(source, results.tasks)
+        raise BadInput(f"--source: expected a task of the search, got {source!r}.{guess} Name one of: {known}.")
     result = results.tim(method, size=size)  # type: ignore[arg-type]
     paths: tuple[Path, ...] = ()
     if source is not None:
@@ -352,7 +354,7 @@ def tim(
     if source is not None:
         screen.print(display.source(result, source), display.pairs({"figures": ", ".join(map(str, paths))}))
         return
-    screen.print(display.matrix(result, screen.width))
+    screen.print(display.matrix(result, screen.width, results.manifest.overlaps))
 
 
 @app.command(epilog="Example: tim-search compare runs/m3h runs/flexcare")
@@ -399,7 +401,8 @@ def expand(
         console.print_json({"rule": chosen.rule, "expansions": rows, "sharing": saved})
         return
     title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
-    console.output().print(display.expansions(rows, chosen.rule, title))
+    if any(row["single_score"] is not None or row["complete"] for row in rows):
+        console.output().print(display.expansions(rows, chosen.rule, title))
     if results.manifest.design["kind"] == "sampled" and not any(row["complete"] for row in rows):
         console.output().print(f"  {display.NO_COMBINATIONS}")
     console.output().print(
@@ -510,7 +513,7 @@ def _trained_choice(
     from tim_search import runner
 
     def announce(choice: Grouping, todo: Sequence[Subset]) -> None:
-        names = "; ".join(" + ".join(members) for members in todo)
+        names = some([" + ".join(members) for members in todo])
         console.note(
             f"A gain of {choice.choice.total:+.3f} is expected of a choice that rests on {len(todo)} subsets not "
             f"trained yet: {names}"
@@ -856,8 +859,10 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
         amount += f", each with {len(found.own.values)} combinations of settings"
     console.note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
     # Only now: a mistake in the search file should not wait for these imports.
-    from tim_search import runner
+    from tim_search import forecast, runner
 
+    if few := forecast.too_few(found):
+        console.say("warning", few)
     place = address or found.file.address
     console.note(f"Connecting to Ray at {place}" if place else "Starting Ray on this machine (up to half a minute)")
     with display.progress(console.errors) as tell:

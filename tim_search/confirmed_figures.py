@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from tim_search.figures import BLUE, DPI, GREY, INK, RED, save
+from tim_search.figures import BLUE, DPI, GREY, INK, MAX_ROWS, RED, save
 from tim_search.types import METRIC_WORDS, Subset, Task
 
 if TYPE_CHECKING:
@@ -61,8 +61,19 @@ class ForestData:
 
 
 def forest_data(rows: Sequence[Mapping[str, Any]], search: str) -> ForestData:
-    """Lay out the rows of `confirmation.rows`; sources without a test score are left out."""
-    shown = [row for row in rows if row["chosen"] and math.isfinite(row["difference"])]
+    """Lay out the rows of `confirmation.rows`; sources without a test score are left out.
+
+    Of many sources those that were confirmed or refuted are kept, then those of the surest differences.
+    """
+    scored = [row for row in rows if row["chosen"] and math.isfinite(row["difference"])]
+
+    def sure(place: int) -> tuple[bool, float]:
+        row = scored[place]
+        width = row["high"] - row["low"]
+        return bool(row["rejected"]), abs(row["difference"]) / width if width > 0 else 0.0
+
+    shown = [scored[at] for at in sorted(sorted(range(len(scored)), key=sure, reverse=True)[:MAX_ROWS])]
+    some = f", {len(shown)} of {len(scored)} sources" if len(shown) < len(scored) else ""
 
     def column(*names: str) -> Array:
         return np.array([[row[name] for name in names] for row in shown], float).reshape(len(shown), len(names))
@@ -73,7 +84,7 @@ def forest_data(rows: Sequence[Mapping[str, Any]], search: str) -> ForestData:
         others = " + ".join(name for name in row["chosen"].split(" + ") if name != row["source"])
         labels.append(f"{row['source']} ({METRIC_WORDS.get(row['metric'], row['metric'])})\n+ {others}")
     return ForestData(
-        f"{search}: combinations on untouched test patients",
+        f"{search}: combinations on untouched test patients{some}",
         tuple(labels),
         column("single", "multi"),
         column("single_sd", "multi_sd"),
@@ -88,7 +99,8 @@ def forest_data(rows: Sequence[Mapping[str, Any]], search: str) -> ForestData:
 def draw_forest(data: ForestData) -> Figure:
     """Scores with the paper's interval on the left, differences with their 95 % interval on the right."""
     n = len(data.labels)
-    figure = _figure(10.5, 0.55 * n + 2.0)
+    longest = max((len(line) for label in data.labels for line in label.split("\n")), default=0)
+    figure = _figure(min(max(10.5, 8.2 + 0.07 * longest), 18.0), 0.55 * n + 2.0)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2), sharey=True)
     places = np.arange(n)
     for model, (name, colour) in enumerate(zip(_MODELS, _COLOURS, strict=True)):

@@ -32,7 +32,7 @@ from tim_search import (
 from tim_search.games import ScoreTable
 from tim_search.search import Event, SearchOutcome
 from tim_search.summary import SearchResults
-from tim_search.types import FINAL_FOLD, BadInput, Subset, subset
+from tim_search.types import FINAL_FOLD, BadInput, Subset, near, some, subset
 
 #: How the combinations to confirm are chosen: a rule of the expansion, or the best that is predicted.
 Rule: TypeAlias = expansion.Rule | Literal["predicted"]
@@ -195,7 +195,8 @@ def _combinations(
     unknown = [name for name in (*sources, *given) if name not in known]
     if unknown:
         raise BadInput(
-            f"expected tasks of the search ({', '.join(known)}), got {', '.join(unknown)}. Name some of them."
+            f"expected tasks of the search ({some(known, 20)}), got {some(unknown)}.{near(unknown[0], known)} Name "
+            "some of them."
         )
     if given:
         if len(given) < 2:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tim_search import card, choices, expansion, readings, small_cells, spec, summary
-from tim_search.types import BadInput, Subset, subset
+from tim_search.types import BadInput, Subset, near, some, subset
 
 if TYPE_CHECKING:
     from model.deployed import DeployedModel
@@ -166,7 +166,8 @@ def _chosen(
     """The combination to train, and why it is this one."""
     tasks = [name for name in results.tasks if name != results.control]
     if unknown := [name for name in (source, *(members or ())) if name not in tasks]:
-        raise BadInput(f"no such task in the search: {', '.join(unknown)}. Its tasks are: {', '.join(tasks)}.")
+        guess = near(unknown[0], tasks)
+        raise BadInput(f"no such task in the search: {some(unknown)}.{guess} Its tasks are: {some(tasks, 20)}.")
     if members is not None:
         if source not in members:
             raise BadInput(

@@ -15,10 +15,15 @@ from rich.text import Text
 
 from tim_search import small_cells
 from tim_search.search import Event
-from tim_search.tim import TimResult
+from tim_search.tim import TimResult, surest
+from tim_search.types import some
 
 #: Characters a column of the TIM matrix takes; a matrix that does not fit the terminal is shown as a list.
 _CELL = 11
+#: Sources that are told one by one; of more only those with the surest effects.
+_SOURCES = 20
+#: Cells that are told of a matrix with more sources, and of one source with more helpers and harmers.
+_CELLS = 40
 
 
 @contextmanager
@@ -167,10 +172,23 @@ def tuning(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def helpers(sources: Iterable[Mapping[str, Any]], label: str) -> Table:
-    """For every source the two best helpers and the worst harmer, from `summary.report`, one a line."""
-    table = _table(f"What helps, what harms ({label})", "source task", "", "trained with", "TIM score", "interval")
-    for row in sources:
+def helpers(sources: Sequence[Mapping[str, Any]], label: str) -> Table:
+    """For every source the two best helpers and the worst harmer, from `summary.report`, one a line.
+
+    Of many sources those with the surest effects: the largest beside its interval, discoveries first.
+    """
+
+    def sure(row: Mapping[str, Any]) -> tuple[bool, float]:
+        told = [one for one in row["helpers"] if not one["overlaps"]]
+        size = max((abs(one["estimate"]) / _width(one) for one in told), default=0.0)
+        return any(one["rejected"] for one in told), size
+
+    shown = _most(sources, sure)
+    which = f", the {len(shown)} surest of {len(sources)} source tasks" if len(shown) < len(sources) else ""
+    table = _table(
+        f"What helps, what harms ({label}{which})", "source task", "", "trained with", "TIM score", "interval"
+    )
+    for row in shown:
         gains = [one for one in row["helpers"] if one["estimate"] > 0][:2]
         losses = [one for one in row["helpers"] if one["estimate"] < 0][-1:]
         for place, one in enumerate([*gains, *losses]):
@@ -186,10 +204,32 @@ def helpers(sources: Iterable[Mapping[str, Any]], label: str) -> Table:
     return table
 
 
-def combinations(sources: Iterable[Mapping[str, Any]]) -> Table:
-    """For every source its best combination by the paper's rule and by the rule that asks for certainty."""
-    table = _table("Best combination of each source task", "source task", "rule", "trained with", "gain", "interval")
-    for row in sources:
+def _width(one: Mapping[str, Any]) -> float:
+    """Of an interval; of what has none so much that it counts as less sure than all that have one."""
+    return 1e9 if one["low"] is None or one["high"] is None else max(one["high"] - one["low"], 1e-12)
+
+
+def _most(rows: Sequence[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Any]) -> list[Mapping[str, Any]]:
+    """The first `_SOURCES` rows by `key`, largest first, in their own order."""
+    kept = sorted(sorted(range(len(rows)), key=lambda place: key(rows[place]), reverse=True)[:_SOURCES])
+    return [rows[place] for place in kept]
+
+
+def _gains(row: Mapping[str, Any]) -> tuple[bool, bool, float]:
+    """How much a row of `expansion.rows` is worth telling: what holds, what was grown, what is known."""
+    gain = row["gain"] if row["size"] > 1 and row["gain"] is not None else -np.inf
+    return row["holds"], row["size"] > 1, gain / _width(row)
+
+
+def combinations(sources: Sequence[Mapping[str, Any]]) -> Table:
+    """For every source its best combination by the paper's rule and by the rule that asks for certainty.
+
+    Of many sources those with the surest gains.
+    """
+    shown = _most(sources, lambda row: (*_gains(row["lower_bound"]), *_gains(row["paper"])))
+    which = f"{len(shown)} of {len(sources)} source tasks" if len(shown) < len(sources) else "each source task"
+    table = _table(f"Best combination of {which}", "source task", "rule", "trained with", "gain", "interval")
+    for row in shown:
         alone = "not trained" if row["single_score"] is None else f"{row['single_score']:.4f}"
         heads = (Text(row["source"], style="bold"), Text(f"{row['metric']} {alone}", style="dim"))
         for head, rule, words in zip(heads, ("paper", "lower_bound"), ("paper", "lower bound"), strict=True):
@@ -236,6 +276,11 @@ def report(content: Mapping[str, Any]) -> Group:
         "* a discovery at a false discovery rate of 10 %.  ~ near-identical or nested targets: no transfer to be read.",
         *content["notes"],
     ]
+    if len(content["sources"]) > _SOURCES:
+        marks.append(
+            "All sources are in tables/ of the search folder, in the report, and with --json; one of them: "
+            "tim-search tim DIR --source TASK."
+        )
     if any(row[rule]["complete"] for row in content["sources"] for rule in ("paper", "lower_bound")):
         best: RenderableType = combinations(content["sources"])
         marks += [
@@ -264,7 +309,7 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
     seconds, wall = content["worker_seconds"], content["wall_seconds"]
     units = content["units"]
     rows = {
-        "search": f"{content['name']}: {', '.join(content['tasks'])}",
+        "search": f"{content['name']}: {names(content['tasks'])}",
         "design": ", ".join(f"{key} {_words(value)}" for key, value in content["design"].items()).removeprefix("kind "),
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
         "units in all": (f"decided as it goes, at most {content['at_most']}" if units is None else str(units))
@@ -295,6 +340,11 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
     return Group(pairs(rows), table, *(Text(f"  {note}", style="dim") for note in power["notes"]))
 
 
+def names(tasks: Sequence[str]) -> str:
+    """The tasks of a search; of many the first ones, and how many there are."""
+    return ", ".join(tasks) if len(tasks) <= _SOURCES else f"{len(tasks)} tasks: {some(tasks)}"
+
+
 def _words(value: Any) -> str:
     """A setting of a design as people read it."""
     if isinstance(value, Mapping):
@@ -302,10 +352,13 @@ def _words(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def matrix(result: TimResult, width: int) -> RenderableType:
-    """The TIM scores, row = source task; as a list where the terminal is too narrow for the matrix."""
+def matrix(result: TimResult, width: int, overlaps: Iterable[tuple[str, str]] = ()) -> RenderableType:
+    """The TIM scores, row = source task; as a list where the terminal is too narrow for the matrix.
+
+    Of many tasks the list holds the surest scores of pairs that are not among `overlaps`.
+    """
     if _CELL * (len(result.tasks) + 1) > width:
-        return _listed(result)
+        return _listed(result) if len(result.tasks) <= _SOURCES else _surest(result, overlaps)
     table = _table(f"{result.label}; row = source task", "")
     for name in result.tasks:
         table.add_column(Text(name), justify="right", overflow="fold", max_width=_CELL)
@@ -333,20 +386,46 @@ def source(result: TimResult, name: str) -> RenderableType:
     return _listed(result, (name,))
 
 
+def _surest(result: TimResult, overlaps: Iterable[tuple[str, str]]) -> RenderableType:
+    """The surest scores of a matrix that nobody would read as a list."""
+    cells = surest(result, overlaps)
+    shown = cells[:_CELLS].tolist()
+    table = _score_table(f"{result.label}: the {len(shown)} surest of {len(cells):,} scores")
+    for i, j in shown:
+        table.add_row(Text(result.tasks[i], style="bold"), *_score_row(result, i, j))
+    more = "  All of them are in tables/tim.csv of the search folder and with --json; those of one task with --source."
+    return Group(table, Text(more), *_notes(result))
+
+
 def _listed(result: TimResult, sources: Sequence[str] = ()) -> RenderableType:
-    table = Table(title=result.label, box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("source task", "task", "score", "interval"):
-        table.add_column(column, overflow="fold")
+    table = _score_table(result.label)
     for name in sources or result.tasks:
         i = result.tasks.index(name)
-        order = [j for j in np.argsort(-result.estimate[i]) if np.isfinite(result.estimate[i, j])]
+        order = [j for j in np.argsort(-result.estimate[i]).tolist() if np.isfinite(result.estimate[i, j])]
+        left_out = max(0, len(order) - _CELLS)
         for place, j in enumerate(order):
-            known = np.isfinite(result.low[i, j])
-            span = interval(float(result.low[i, j]), float(result.high[i, j])) if known else ""
-            first = Text(name, style="bold") if place == 0 else Text("")
-            other = Text(result.tasks[j]).append(" (control)" if result.tasks[j] == result.control else "", style="dim")
-            table.add_row(first, other, _cell(result, i, j), span, end_section=j == order[-1])
+            if left_out and _CELLS // 2 <= place < len(order) - _CELLS // 2:
+                if place == _CELLS // 2:
+                    table.add_row("", Text(f"{left_out} more between; all with --json", style="dim"), "", "")
+                continue
+            first = Text(name if place == 0 else "", style="bold")
+            table.add_row(first, *_score_row(result, i, j), end_section=j == order[-1])
     return Group(table, *_notes(result))
+
+
+def _score_table(title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("source task", "task", "score", "interval"):
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _score_row(result: TimResult, i: int, j: int) -> tuple[Text, Text, str]:
+    """The task, its score and the interval of one cell."""
+    known = np.isfinite(result.low[i, j])
+    span = interval(float(result.low[i, j]), float(result.high[i, j])) if known else ""
+    task = Text(result.tasks[j]).append(" (control)" if result.tasks[j] == result.control else "", style="dim")
+    return task, _cell(result, i, j), span
 
 
 def _notes(result: TimResult) -> list[Text]:
@@ -398,9 +477,16 @@ def grouping(content: Mapping[str, Any]) -> Group:
 
 
 def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greedy expansion") -> RenderableType:
-    """The best combination of every source, one a line, and below why its search ended."""
-    table = _table(f"{title} (rule: {rule})", "source task", "alone", "best combination", "score", "gain", "interval")
-    for row in rows:
+    """The best combination of every source, one a line, and below why its search ended.
+
+    Of many sources those with the surest gains.
+    """
+    shown = _most(rows, _gains)
+    which = f", {len(shown)} of {len(rows)} source tasks; all of them with --json" if len(shown) < len(rows) else ""
+    table = _table(
+        f"{title} (rule: {rule}{which})", "source task", "alone", "best combination", "score", "gain", "interval"
+    )
+    for row in shown:
         grown = row["size"] > 1
         table.add_row(
             Text(row["source"], style="bold"),
@@ -411,9 +497,9 @@ def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greed
             interval(row["low"], row["high"]) if grown else "",
         )
     by_reason: dict[str, list[str]] = {}
-    for row in rows:
+    for row in shown:
         by_reason.setdefault(row["reason"], []).append(row["source"])
-    return Group(table, *(Text(f"  {', '.join(names)}: {reason}", style="dim") for reason, names in by_reason.items()))
+    return Group(table, *(Text(f"  {names(told)}: {reason}", style="dim") for reason, told in by_reason.items()))
 
 
 def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> RenderableType:
@@ -422,7 +508,10 @@ def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Ren
         "Combinations on untouched test patients", "source task", "trained with", "alone", "with", "gain", "interval"
     )
     verdicts = []
-    for row in rows:
+    shown = _most(rows, lambda row: (row["rejected"], abs(row["difference"] or 0.0) / _width(row)))
+    if len(shown) < len(rows):
+        notes = [f"The {len(shown)} surest of {len(rows)} sources are listed; all of them with --json.", *notes]
+    for row in shown:
         others = " + ".join(name for name in row["chosen"].split(" + ") if name and name != row["source"])
         known = row["difference"] is not None
         table.add_row(
@@ -458,8 +547,14 @@ def comparison(content: Mapping[str, Any]) -> Group:
             return Text("")
         return Text(f"{value:+.4f}", style=_colour(value)).append("*" if cell["certain"][place] else " ")
 
+    shown = content["cells"]
+    if len(content["tasks"]) > _SOURCES:
+        shown = _clearest(shown)
+        table.title = (
+            f"TIM scores side by side, the {len(shown)} clearest of {len(content['cells']):,}; all with --json"
+        )
     for source in content["tasks"]:
-        cells = [cell for cell in content["cells"] if cell["source"] == source]
+        cells = [cell for cell in shown if cell["source"] == source]
         agree = content["rows"][source]
         for number, cell in enumerate(cells):
             table.add_row(
@@ -478,6 +573,20 @@ def comparison(content: Mapping[str, Any]) -> Group:
     if content["same_sign"] is not None:
         facts["same sign"] = f"{content['same_sign']:.0%} of the cells that are certain in both"
     return Group(table, pairs({**facts, **{f"note {n}": text for n, text in enumerate(content["notes"], 1)}}))
+
+
+def _clearest(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The cells of a comparison that are certain in both searches, then in one, then the largest of their rows."""
+    largest: dict[str, float] = {}
+    for cell in cells:
+        largest[cell["source"]] = max(largest.get(cell["source"], 1e-300), abs(cell["first"] or 0.0))
+
+    def clear(place: int) -> tuple[int, float]:
+        cell = cells[place]
+        size = abs(cell["first"] or 0.0) + abs(cell["second"] or 0.0)
+        return sum(cell["certain"]), size / largest[cell["source"]]
+
+    return [cells[place] for place in sorted(sorted(range(len(cells)), key=clear, reverse=True)[:_CELLS])]
 
 
 def inside(rows: Sequence[Mapping[str, Any]]) -> RenderableType:

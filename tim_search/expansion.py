@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tim_search.games import ScoreTable
-from tim_search.types import BadInput, Subset, Unit, subset
+from tim_search.types import BadInput, Subset, Unit, near, some, subset
 
 Rule: TypeAlias = Literal["lower_bound", "paper"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -285,7 +285,8 @@ def _check(plan: Greedy | BestOf) -> None:
     unknown = [name for name in plan.sources if name not in plan.tasks]
     if unknown:
         raise BadInput(
-            f"greedy expansion: sources {unknown} are not among the tasks of the search {list(plan.tasks)}. "
+            f"greedy expansion: sources {some(unknown)} are not among the tasks of the search, {some(plan.tasks, 20)}."
+            f"{near(unknown[0], plan.tasks)} "
             "Add them to the tasks or leave them out of the sources."
         )
     if plan.max_size < 2:
@@ -375,7 +376,7 @@ def _games(plan: Greedy | BestOf, table: ScoreTable) -> list[_Game]:
     absent = [name for name in plan.tasks if name not in table.tasks]
     if absent:
         raise BadInput(
-            f"greedy expansion: the scores hold no tasks named {absent}; they hold {list(table.tasks)}. "
+            f"greedy expansion: the scores hold no tasks named {some(absent)}; they hold {some(table.tasks, 20)}. "
             "Read the ledger of a search that has these tasks, or leave them out."
         )
     means, complete = table.mean(), table.complete

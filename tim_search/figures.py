@@ -1,8 +1,9 @@
 """The figures: for each a pure function that lays the data out, and one that draws it on a given axis.
 
 What is shown, in which order and which colour means what is decided by the data functions and can be tested without an
-image. The drawing functions take `ax=None`; without an axis they make a figure of a size that stays readable at 6 to 44
-tasks. Figures are made without pyplot, so that drawing in a service or a notebook changes no global state.
+image. The drawing functions take `ax=None`; without an axis they make a figure of a size that stays readable at 6 to 64
+tasks. Of more tasks the data functions keep the most telling ones, and the title says so. Figures are made without
+pyplot, so that drawing in a service or a notebook changes no global state.
 
 Colours: red is gain and blue is loss throughout, from a scale that colour-blind readers can tell apart; significance is
 told by shape, never by colour alone.
@@ -31,8 +32,8 @@ from numpy.typing import NDArray
 
 from tim_search.expansion import Expansion
 from tim_search.grouping import Grouping
-from tim_search.tim import SizeProfile, TimResult, rank_heatmap
-from tim_search.types import METRIC_WORDS, BadInput, Task
+from tim_search.tim import MOST_SHOWN, SizeProfile, TimResult, most_telling, rank_heatmap
+from tim_search.types import METRIC_WORDS, BadInput, Task, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,8 +51,14 @@ Overlaps: TypeAlias = Iterable[tuple[str, str]]
 #: With more tasks than this, numbers in the cells would be too small to read.
 MAX_TASKS_WITH_NUMBERS = 15
 
+#: Rows of a forest of gains, or of one source's helpers: more make a picture that no screen shows.
+MAX_ROWS = 40
+
 #: Lines in one plot; more cannot be told apart.
 MAX_LINES = 6
+
+#: Attention weights that are read for a map: those of many large subsets take the memory of the machine.
+MOST_WEIGHTS = 3_000_000
 
 DPI = 150
 HATCH, HATCH_INK = "////", "#808080"
@@ -68,7 +75,8 @@ class HeatmapData:
     """A TIM heatmap, laid out for drawing. Rows are source tasks, columns the task trained with them, both in `tasks`.
 
     Attributes:
-        title: says the method, so that a restricted score is never taken for the full one.
+        title: says the method, so that a restricted score is never taken for the full one, and of how many tasks the
+            shown ones are the most telling.
         tasks: M names in the order drawn: by department where there are departments, a negative control last.
         row_labels: names of the rows; by value they carry the metric the row is measured in.
         kind: "rank" or "value".
@@ -101,6 +109,7 @@ def heatmap_data(
     overlaps: Overlaps = (),
     tasks: Mapping[str, Task] | None = None,
     search: str = "",
+    most: int = MOST_SHOWN,
 ) -> HeatmapData:
     """Lay a TIM result out as a heatmap.
 
@@ -114,14 +123,17 @@ def heatmap_data(
         overlaps: pairs of overlapping targets; pairs with tasks outside the result are passed over.
         tasks: where given, tasks are grouped by department, and rows by value name their metric.
         search: name of the search, for the title.
+        most: of more tasks than this the most telling are shown (`tim.most_telling`); ranks stay those among all.
 
     Raises BadInput for another kind.
     """
     if kind not in ("rank", "value"):
         raise BadInput(f"heatmap: kind must be 'rank' or 'value', got {kind!r}.")
-    known = tasks or {}
-    order, departments = _by_department(result.tasks, known, result.control)
-    names = tuple(result.tasks[index] for index in order)
+    known, overlaps = tasks or {}, list(overlaps)
+    shown = most_telling(result, most, overlaps)
+    placed, departments = _by_department(shown, known, result.control)
+    names = tuple(shown[index] for index in placed)
+    order = [result.tasks.index(name) for name in names]
     at = np.ix_(order, order)
     estimate = np.asarray(result.estimate, float)
     diagonal = np.eye(len(names), dtype=bool)
@@ -134,15 +146,16 @@ def heatmap_data(
     excludes_zero = ((np.asarray(result.low) > 0) | (np.asarray(result.high) < 0))[at] & plain
     discovered = np.asarray(result.rejected, bool)[at] & plain
     if kind == "rank":
-        limit = float(max(len(names) - 1, 1))
+        limit = float(max(len(result.tasks) - 1, 1))
     else:
         sizes = np.abs(cells[np.isfinite(cells) & ~diagonal])
         limit = float(np.quantile(sizes, 0.95)) if sizes.any() else 1.0
         limit = limit or float(sizes.max())
     numbers = _numbers(cells, diagonal, kind) if len(names) <= MAX_TASKS_WITH_NUMBERS else None
     named = {"rank": "by rank", "value": "by value"}[kind]
+    some = f"the {len(names)} most telling of {len(result.tasks)} tasks" if len(names) < len(result.tasks) else ""
     return HeatmapData(
-        title=" · ".join(part for part in (search, f"{result.label}, {named}") if part),
+        title=" · ".join(part for part in (search, f"{result.label}, {named}", some) if part),
         tasks=names,
         row_labels=tuple(_with_metric(name, known) if kind == "value" else name for name in names),
         kind=kind,
@@ -195,7 +208,8 @@ def draw_heatmap(data: HeatmapData, ax: Axes | None = None) -> Axes:
     beyond = np.nanmax(np.abs(data.cells), initial=0) > data.limit
     bar = _colour_bar(ax, image, m, extend="both" if beyond else "neither")
     if data.kind == "rank":
-        bar.set_ticks([-data.limit, 0, data.limit], labels=[f"\N{MINUS SIGN}{m - 1}", "0", f"+{m - 1}"])
+        ends = f"{data.limit:.0f}"
+        bar.set_ticks([-data.limit, 0, data.limit], labels=[f"\N{MINUS SIGN}{ends}", "0", f"+{ends}"])
         bar.set_label("rank within the row: red helps, blue harms")
     else:
         bar.set_label("TIM score: change of the source's metric")
@@ -228,11 +242,12 @@ class ForestData:
 
     Attributes:
         title, axis_label: texts.
-        others: the other tasks that are estimable.
+        others: the other tasks that are estimable; where they are many, as many best helpers as worst harmers.
         estimate, low, high: float; the ends are NaN without an interval.
         discovered: bool: rejected at the false-discovery rate, overlapping targets never.
         overlapping: bool: the target overlaps the source's.
         not_estimable: names of the tasks that could not be estimated.
+        left_out: tasks between the best helpers and the worst harmers, which are not drawn.
     """
 
     title: str
@@ -244,6 +259,7 @@ class ForestData:
     discovered: NDArray[np.bool_]
     overlapping: NDArray[np.bool_]
     not_estimable: tuple[str, ...]
+    left_out: int = 0
 
 
 def forest_data(
@@ -251,13 +267,16 @@ def forest_data(
 ) -> ForestData:
     """Lay one row of a TIM result out as a forest plot; raises BadInput for a source that is not in the result."""
     if source not in result.tasks:
-        raise BadInput(f"forest plot: there is no source task {source!r}; the result has {list(result.tasks)}.")
+        raise BadInput(f"forest plot: there is no source task {source!r}; the result has {some(result.tasks, 20)}.")
     row = result.tasks.index(source)
     estimate = np.asarray(result.estimate, float)[row]
     others = [index for index in range(len(result.tasks)) if index != row]
     order = sorted(
         (index for index in others if np.isfinite(estimate[index])), key=lambda i: (-estimate[i], result.tasks[i])
     )
+    left_out = max(0, len(order) - MAX_ROWS)
+    if left_out:
+        order = [*order[: MAX_ROWS // 2], *order[-(MAX_ROWS // 2) :]]
     overlapping = _overlapping(result.tasks, overlaps)[row, order]
     return ForestData(
         title=f"What helps and harms {source} · {result.label}",
@@ -271,13 +290,14 @@ def forest_data(
         discovered=np.asarray(result.rejected, bool)[row, order] & ~overlapping,
         overlapping=overlapping,
         not_estimable=tuple(result.tasks[index] for index in others if not np.isfinite(estimate[index])),
+        left_out=left_out,
     )
 
 
 def draw_forest(data: ForestData, ax: Axes | None = None) -> Axes:
     """Draw a forest plot on `ax`, or on a figure of its own."""
     n = len(data.others)
-    ax = ax or _axis(7.5, 0.26 * n + 2.1)
+    ax = ax or _axis(min(max(7.5, 4.4 + 0.075 * _longest(data.others)), 14.0), 0.26 * n + 2.1)
     sure = (data.low > 0) | (data.high < 0)
     for place in range(n):
         colour = GREY
@@ -291,9 +311,12 @@ def draw_forest(data: ForestData, ax: Axes | None = None) -> Axes:
         handles.append(_point(GREY, False, "no finding"))
     notes = [" (overlapping target)" if same else "" for same in data.overlapping]
     _rows(ax, [name + note for name, note in zip(data.others, notes, strict=True)])
-    ax.set_xlabel(data.axis_label)
-    if data.not_estimable:
-        ax.set_xlabel(f"{data.axis_label}\nnot estimable: {', '.join(data.not_estimable)}")
+    if data.left_out:
+        ax.axhline(n / 2 - 0.5, color=GREY, linewidth=0.9, linestyle=":")
+    remarks = [f"dotted line: {data.left_out} tasks between are not drawn"] if data.left_out else []
+    remarks += [f"not estimable: {some(data.not_estimable)}"] if data.not_estimable else []
+    label = textwrap.fill(data.axis_label, 56, break_long_words=False)
+    ax.set_xlabel("\n".join([label, *remarks]))
     _title(ax, data.title, handles)
     return ax
 
@@ -394,7 +417,7 @@ def draw_lines(data: LinesData, ax: Axes | None = None) -> Axes:
 
 def _row_of(result: TimResult, source: str, figure: str) -> int:
     if source not in result.tasks:
-        raise BadInput(f"{figure}: there is no source task {source!r}; the result has {list(result.tasks)}.")
+        raise BadInput(f"{figure}: there is no source task {source!r}; the result has {some(result.tasks, 20)}.")
     return result.tasks.index(source)
 
 
@@ -427,34 +450,45 @@ class AttentionData:
 
 
 def attention_data(
-    frame: pd.DataFrame, names: Sequence[str], size: int, tasks: Mapping[str, Task] | None = None
+    frame: pd.DataFrame,
+    names: Sequence[str],
+    size: int,
+    tasks: Mapping[str, Task] | None = None,
+    shown: Sequence[str] = (),
 ) -> AttentionData:
     """Average the attention of all subsets of `size` tasks; weights of different sizes cannot be compared.
 
     Args:
         frame: columns subset (sequence of str), seed, fold, task, other, weight (see `Ledger.attention`).
-        names: tasks to show; subsets with others are left out.
+        names: tasks of the search; subsets with others are left out.
         size: tasks in a subset, 2 or more.
         tasks: where given, tasks are grouped by department.
+        shown: of these names, those to show; default all.
 
     Raises BadInput when there is no attention of subsets of that size.
     """
-    order, departments = _by_department(names, tasks or {})
-    shown = tuple(names[index] for index in order)
-    column = {name: index for index, name in enumerate(shown)}
-    total, count = np.zeros((2, len(shown), len(shown)))
+    drawn = [name for name in names if name in set(shown or names)]
+    order, departments = _by_department(drawn, tasks or {})
+    drawn = [drawn[index] for index in order]
+    column = {name: index for index, name in enumerate(drawn)}
+    known = set(names)
+    total, count = np.zeros((2, len(drawn), len(drawn)))
     behind: dict[tuple[int, int], set[tuple[str, ...]]] = {}
-    sizes = set()
+    sizes, last, subset = set(), None, None
     for members, task, other, weight in zip(
         frame["subset"], frame["task"], frame["other"], frame["weight"], strict=True
     ):
-        sizes.add(len(members))
-        if len(members) != size or not all(name in column for name in members) or not math.isfinite(weight):
+        if members is not last:  # the rows of a unit share its subset, which may be large
+            sizes.add(len(members))
+            last, subset = members, tuple(sorted(members)) if known.issuperset(members) else None
+        if subset is None or len(subset) != size or task not in column or other not in column:
+            continue
+        if not math.isfinite(weight):
             continue
         cell = column[task], column[other]
         total[cell] += weight
         count[cell] += 1
-        behind.setdefault(cell, set()).add(tuple(sorted(members)))
+        behind.setdefault(cell, set()).add(subset)
     if not behind:
         raise BadInput(
             f"attention map: no subset of {size} of these tasks has attention weights; "
@@ -465,19 +499,30 @@ def attention_data(
         subsets[cell] = len(found)
     weights = np.full(total.shape, np.nan)
     np.divide(total, count, out=weights, where=count > 0)
-    return AttentionData(f"Cross-task attention in subsets of {size} tasks", shown, weights, subsets, departments)
+    part = f" · {len(drawn)} of {len(names)} tasks" if len(drawn) < len(names) else ""
+    title = f"Cross-task attention in subsets of {size} tasks{part}"
+    return AttentionData(title, tuple(drawn), weights, subsets, departments)
 
 
-def attention_size(frame: pd.DataFrame, names: Sequence[str]) -> int | None:
+def attention_weights(membership: NDArray[np.bool_], trained: NDArray[np.bool_]) -> int:
+    """Weights that a search's units have: bool (B, M) tasks of the subsets, (B, blocks) where they were trained."""
+    return int((membership.sum(axis=1)[:, None].astype(np.int64) ** 2 * trained).sum())
+
+
+def attention_size(frame: pd.DataFrame, names: Sequence[str], shown: Sequence[str] = ()) -> int | None:
     """The subset size whose attention says the most: the one with the most pairs of tasks, of equals the smallest.
 
     Size 3 comes before all others where it has every pair, as in the M3H paper's searches. None without attention.
+    Of the subsets of `names` the pairs of the tasks `shown` count, default all.
     """
     pairs: dict[int, set[tuple[str, str]]] = {}
+    known, drawn, last, inside = set(names), set(shown or names).intersection(names), None, False
     for members, task, other in zip(frame["subset"], frame["task"], frame["other"], strict=True):
-        if len(members) > 1 and task != other and set(members) <= set(names):
+        if members is not last:  # the rows of a unit share its subset, which may be large
+            last, inside = members, known.issuperset(members)
+        if inside and len(members) > 1 and task != other and task in drawn and other in drawn:
             pairs.setdefault(len(members), set()).add((task, other))
-    every = len(names) * (len(names) - 1)
+    every = len(drawn) * (len(drawn) - 1)
     if 3 in pairs and len(pairs[3]) == every:
         return 3
     return min(pairs, key=lambda size: (-len(pairs[size]), size), default=None)
@@ -517,6 +562,7 @@ def draw_attention(data: AttentionData, ax: Axes | None = None) -> Axes:
 class ExpansionData:
     """The gain of each source's combination over the source alone; every sequence has one entry a source.
 
+    Of many sources those are kept whose gains are accepted, then those of the largest gains beside their intervals.
     Where the search accepted no combination, the highest-scoring one it looked at is shown, as not accepted.
 
     Attributes:
@@ -546,6 +592,7 @@ def expansion_data(
     """Lay expansions out as a gain plot, in the order given; raises BadInput when there are none."""
     if not expansions:
         raise BadInput("expansion plot: there are no expansions to draw.")
+    several, expansions = len(expansions), _most_gaining(expansions)
     added, gains = [], []
     for found in expansions:
         accepted = found.best != (found.source,)
@@ -557,8 +604,10 @@ def expansion_data(
             leader = found.leader
             gains.append((leader.gain, leader.low, leader.high) if leader else (math.nan,) * 3)
     gain, low, high = np.array(gains, float).T
+    which = f"{len(expansions)} of {several} sources" if len(expansions) < several else "each source"
+    title = f"best combination of {which} against the source alone"
     return ExpansionData(
-        title=" · ".join(part for part in (search, "best combination of each source against the source alone") if part),
+        title=" · ".join(part for part in (search, title) if part),
         labels=tuple(_with_metric(found.source, tasks or {}) for found in expansions),
         combinations=tuple(added),
         gain=gain,
@@ -570,10 +619,26 @@ def expansion_data(
     )
 
 
+def _most_gaining(expansions: Sequence[Expansion]) -> Sequence[Expansion]:
+    """At most MAX_ROWS of them, in their order: what was accepted first, then by gain beside its interval's width."""
+
+    def place(index: int) -> tuple[bool, bool, float]:
+        found = expansions[index]
+        accepted = found.best != (found.source,)
+        one = found if accepted else found.leader
+        gain, width = (one.gain, one.high - one.low) if one is not None else (math.nan, math.nan)
+        sure = gain / width if width > 0 else gain
+        return not found.holds, not accepted, -sure if math.isfinite(sure) else math.inf
+
+    kept = sorted(sorted(range(len(expansions)), key=place)[:MAX_ROWS])
+    return [expansions[index] for index in kept]
+
+
 def draw_expansion(data: ExpansionData, ax: Axes | None = None) -> Axes:
     """Draw the gains on `ax`, or on a figure of its own; the added tasks stand at the right."""
     n = len(data.labels)
-    ax = ax or _axis(8.6, 0.3 * n + 2.1)
+    texts = [_longest(data.labels), _longest(data.combinations)]
+    ax = ax or _axis(min(max(8.6, 4.6 + 0.075 * sum(texts)), 18.0), 0.3 * n + 2.1)
     for place in range(n):
         colour = RED if data.holds[place] else INK if data.accepted[place] else GREY
         _whisker(ax, place, data.gain[place], data.low[place], data.high[place], colour, bool(data.holds[place]))
@@ -694,6 +759,10 @@ def _axis(width: float, height: float) -> Axes:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="compressed")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
+
+
+def _longest(texts: Iterable[str]) -> int:
+    return max(map(len, texts), default=0)
 
 
 def _cell(m: int) -> float:

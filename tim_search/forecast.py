@@ -26,7 +26,8 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     trainings); workers (those asked for, else what this machine can hold); worker_seconds and wall_seconds
     of what is to do (None for GPU workers where this machine has no GPU); power, the smallest TIM scores that a sampled
     design can tell from zero as far as the ledger's scores say (None for other designs): smallest (source -> score,
-    None where they say too little), subsets, pilot_units, notes.
+    None where they say too little), subsets, pilot_units, notes; too_few, why a sample cannot test its scores (None
+    where it can).
     """
     context, tasks, own = found.context.key, tuple(found.tasks), found.own
     ledger = Ledger(found.ledger)
@@ -64,6 +65,7 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
         "workers": workers,
         "worker_seconds": seconds if wanted else 0.0,
         "power": _power(found, ledger),
+        "too_few": too_few(found),
         "wall_seconds": wall if wanted else 0.0,
     }
 
@@ -83,6 +85,21 @@ def sample(found: spec.ResolvedSearch) -> StaticPlan | None:
     if isinstance(found.plan, Sequential):
         return found.plan.design
     return found.plan if found.design["kind"] == "sampled" and isinstance(found.plan, StaticPlan) else None
+
+
+def too_few(found: spec.ResolvedSearch) -> str | None:
+    """Why a sampled design is too small for a test of any score; None where it is not, or is no sample."""
+    design, m = sample(found), len(found.tasks)
+    if design is None:
+        return None
+    scored = min(Counter(name for members in design.subsets for name in members).get(name, 0) for name in found.tasks)
+    if scored >= m + 4:
+        return None
+    return (
+        f"{len(design.subsets)} subsets of {m} tasks score some task only {scored} times; below {m + 4} (tasks + 4) "
+        f"its scores have no tests, hence no discoveries. Ask for `sampled: {2 * (m + 4)}` or more, or for fewer "
+        f"`tasks`; the default is {spec.SAMPLED_PER_TASK * m}."
+    )
 
 
 def _power(found: spec.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:

@@ -10,9 +10,10 @@ import pandas as pd
 
 from tim_search import confirmation as confirmed
 from tim_search import confirmed_figures, figures
+from tim_search.expansion import Expansion
 from tim_search.grouping import Grouping
 from tim_search.summary import SearchResults
-from tim_search.tim import TimResult, size_profile
+from tim_search.tim import TimResult, most_telling, size_profile
 from tim_search.types import FINAL_FOLD
 
 #: A confirmation draws a ROC curve from so many patients of either class on (docs/ledger.md).
@@ -54,19 +55,33 @@ def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, 
     return (*found, figures.save(profile, place / f"sizes-{name}.png"))
 
 
+def expansions(results: SearchResults, found: Sequence[Expansion]) -> tuple[Path, ...]:
+    """The gain of each source's best combination; nothing where no source has one to be compared."""
+    if not any(one.best != (one.source,) or one.leader for one in found):
+        return ()
+    data = figures.expansion_data(found, results.tasks, results.manifest.name)
+    return (figures.save(figures.draw_expansion(data), results.folder / "figures" / "expansion.png"),)
+
+
 def front(results: SearchResults, found: Grouping) -> Path:
     """The Pareto front of the models to deploy."""
     drawn = figures.draw_front(figures.front_data(found, results.manifest.name))
     return figures.save(drawn, results.folder / "figures" / "front.png")
 
 
-def attention(results: SearchResults) -> tuple[Path, ...]:
-    """How much each task draws on each other, within one subset size; nothing where no such subset was trained."""
+def attention(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
+    """How much each task draws on each other, within one subset size, for the most telling tasks of `result`.
+
+    Nothing where no such subset was trained, or where there are too many weights to read.
+    """
+    if figures.attention_weights(results.table.membership, results.table.trained) > figures.MOST_WEIGHTS:
+        return ()
     frame = results.ledger.attention(results.manifest.context.key)
-    size = figures.attention_size(frame, tuple(results.tasks))
+    shown = most_telling(result, overlaps=results.manifest.overlaps)
+    size = figures.attention_size(frame, tuple(results.tasks), shown)
     if size is None:
         return ()
-    data = figures.attention_data(frame, tuple(results.tasks), size, results.tasks)
+    data = figures.attention_data(frame, tuple(results.tasks), size, results.tasks, shown)
     return (figures.save(figures.draw_attention(data), results.folder / "figures" / "attention.png"),)
 
 

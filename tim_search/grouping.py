@@ -27,7 +27,7 @@ from scipy.sparse import coo_array
 from tim_search import surrogate
 from tim_search.expansion import difference, paired
 from tim_search.games import ScoreTable
-from tim_search.types import BadInput, Subset, subset
+from tim_search.types import BadInput, Subset, some, subset
 
 Objective: TypeAlias = Literal["total", "worst"]
 Gain: TypeAlias = Literal["relative", "absolute"]
@@ -84,8 +84,9 @@ class Candidates:
         left = 1.0 - self.alone
         if perfect := [name for name, rest in zip(self.tasks, left, strict=True) if rest <= 0]:
             raise BadInput(
-                f"gain: relative gains are shares of what a task trained alone leaves to be won, and {perfect} "
-                "trained alone reach 1 already. Use absolute gains, or leave these tasks out."
+                f"gain: relative gains are shares of what a task trained alone leaves to be won, and "
+                f"{some(perfect)} trained alone reach 1 already. Use absolute gains (--gain absolute), or leave these "
+                "tasks out."
             )
         return left
 
@@ -323,7 +324,7 @@ def _candidates(table: ScoreTable, tasks: tuple[str, ...], subsets: Iterable[Sub
                 alone[i], alone_sd[i] = mean[-1], spread[-1]
     if unknown := [name for name, value in zip(tasks, alone, strict=True) if np.isnan(value)]:
         raise BadInput(
-            f"group: there is no score of {', '.join(unknown)} trained alone, and too few of its subsets are trained "
+            f"group: there is no score of {some(unknown)} trained alone, and too few of its subsets are trained "
             "to predict one. Train more of the search, then choose again."
         )
     return Candidates(
@@ -696,7 +697,7 @@ def _notes(
     if weak := [task for task, one in choice.served.items() if one.gain < 0]:
         notes.append(
             f"Served worse than by a model of their own, because there are no more than {choice.budget} models: "
-            f"{', '.join(weak)}."
+            f"{some(weak, 20)}."
         )
     shared = [pair for pair in overlaps if any(set(pair) <= set(model.subset) for model in choice.models)]
     if shared:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tim_search import small_cells, spec, summary
-from tim_search.types import BadInput, Subset, subset
+from tim_search.types import BadInput, Subset, near, some, subset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,8 @@ def look(
     known = [task.name for task in results.manifest.tasks if task.name != control]
     if unknown := [name for name in members or () if name not in known]:
         raise BadInput(
-            f"--subset: expected tasks of the search, got {', '.join(unknown)}. Its tasks are: {', '.join(known)}."
+            f"--subset: expected tasks of the search, got {some(unknown)}.{near(unknown[0], known)} Its tasks are: "
+            f"{some(known, 20)}."
         )
     chosen = subset(members or known)
     finder = networks.look_inside(results.manifest.context.network)

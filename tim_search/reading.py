@@ -6,7 +6,6 @@ Used by `spec.py` alone; kept apart because none of it knows what a search is.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -15,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tim_search.types import Finding
+from tim_search.types import Finding, near, some
 
 #: Path of a value in a file, such as ("design", "greedy", "beam") or ("tasks", 2).
 Place: TypeAlias = tuple[int | str, ...]
@@ -98,8 +97,7 @@ def short(value: Any) -> str:
 def hint(given: Any, allowed: Iterable[str]) -> str:
     """`Did you mean ...? Allowed: ...`."""
     allowed = tuple(allowed)
-    near = difflib.get_close_matches(str(given), allowed, n=1)
-    return (f"Did you mean {near[0]}? " if near else "") + f"Allowed: {', '.join(allowed)}."
+    return f"{near(str(given), allowed)} Allowed: {some(allowed, 40)}.".lstrip()
 
 
 def place(at: Place, lines: Lines) -> str:

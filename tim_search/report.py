@@ -5,7 +5,8 @@
 (names of tasks, columns, classes, errors) passes jinja2's escaping.
 
 Figures are drawn as HTML tables and small inline SVG: 44 tasks come to well under 5 MB, which a plotting library alone
-would take.
+would take. Of more than 64 tasks the maps and the chapters by source show the most telling ones, and one line each
+tells of the others, so that a page of hundreds of tasks opens too; tables/tim.csv of the folder holds every cell.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from tim_search import agreement, expansion, figures, per_subset, small_cells, s
 from tim_search.expansion import Expansion
 from tim_search.ledger import product_version
 from tim_search.summary import SearchResults
-from tim_search.tim import TimResult
+from tim_search.tim import MOST_SHOWN, TimResult, most_telling
 from tim_search.types import METRIC_WORDS, BadInput, Task, Unit, subset
 
 #: Columns of a modality whose missing values are listed one by one; the fullest are left out first.
 _COLUMNS_SHOWN = 40
+#: Lists of more entries than this are folded.
+_UNFOLDED = 20
 _TEMPLATE = "report.html"
 
 
@@ -58,6 +61,8 @@ def write(
     Raises BadInput before anything is trained.
     """
     path = Path(path) if path is not None else results.folder / "report.html"
+    if path.is_dir():
+        raise BadInput(f"{path}: expected a page to write, got a folder. Name one, such as {path / 'report.html'}.")
     text = page(content(results, small=small, confirmation=confirmation))
     aside = path.with_name(f".{path.name}.tmp")
     try:
@@ -105,7 +110,8 @@ def content(
     by_rule: dict[str, list[Expansion]] = {rule: results.expand(rule)[0] for rule in expansion.RULES}
     cohort = _read(results.folder / "cohort.json", "format", "samples", "parts", "modalities", "dropped", "tasks")
     dropped = [f"{one['modality']}.{one['column']}" for one in cohort["dropped"]] if cohort else []
-    attention = _attention(results, result)
+    shown = most_telling(result, overlaps=overlaps)
+    attention = _attention(results, result, shown)
     confirmed = [summary.plain(row) for row in confirmation]
     return {
         "name": manifest.name,
@@ -125,7 +131,11 @@ def content(
         "sources": [
             _source(row, result, paper, confirmed)
             for row, paper in zip(short["sources"], by_rule["paper"], strict=True)
+            if row["source"] in set(shown)
         ],
+        "others": [_line(row) for row in short["sources"] if row["source"] not in set(shown)],
+        "several": len(result.tasks),
+        "fold": _UNFOLDED,
         "sharing": short["sharing"],
         "group": _read(results.folder / "group.json", "budget", "models", "front", "notes", "made"),
         "confirmation": confirmed,
@@ -140,7 +150,7 @@ def content(
         },
         "versions": {"search made by tim-search": manifest.version, **(_read(results.folder / "versions.json") or {})},
         "tables": [
-            _download("tim.csv", "all TIM scores", [dict(row) for row in result.frame()]),
+            _scores(result, shown),
             _download("expansion.csv", "best combinations by both rules", _expansion_rows(by_rule)),
             *([_download("attention.csv", "attention", attention["rows"])] if attention else []),
             *([_download("confirmation.csv", "confirmation", confirmed)] if confirmed else []),
@@ -354,14 +364,16 @@ def _cell_detail(result: TimResult, i: int, j: int, metric: str, hatched: bool) 
     return " · ".join(words)
 
 
-def _attention(results: SearchResults, result: TimResult) -> dict[str, Any] | None:
-    """The attention map of one subset size beside the TIM scores; None where no attention was kept."""
+def _attention(results: SearchResults, result: TimResult, shown: Sequence[str]) -> dict[str, Any] | None:
+    """The attention map of one subset size beside the TIM scores; None where none was kept, or too much to be read."""
     names = tuple(name for name in results.tasks if name != results.control)
+    if figures.attention_weights(results.table.membership, results.table.trained) > figures.MOST_WEIGHTS:
+        return None
     frame = results.ledger.attention(results.manifest.context.key)
-    size = figures.attention_size(frame, names)
+    size = figures.attention_size(frame, names, shown)
     if size is None:
         return None
-    data = figures.attention_data(frame, names, size, results.tasks)
+    data = figures.attention_data(frame, names, size, results.tasks, shown)
     m = len(data.tasks)
     others = np.where(np.eye(m, dtype=bool), np.nan, data.weight)
     known = others[np.isfinite(others)]
@@ -436,17 +448,19 @@ def _pairs(names: Sequence[str], overlaps: Iterable[tuple[str, str]]) -> NDArray
 def _source(
     row: Mapping[str, Any], result: TimResult, paper: Expansion, confirmation: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Helpers and harmers with bars, the tree of the expansion, and what the confirmation said."""
-    ends = [
-        abs(value)
-        for one in row["helpers"]
-        for value in (one["estimate"], one["low"], one["high"])
-        if value is not None
-    ]
+    """Helpers and harmers with bars, the tree of the expansion, and what the confirmation said.
+
+    Of many helpers and harmers as many of the best as of the worst.
+    """
+    told, left_out = row["helpers"], max(0, len(row["helpers"]) - MOST_SHOWN)
+    if left_out:
+        told = [*told[: figures.MAX_ROWS // 2], *told[-(figures.MAX_ROWS // 2) :]]
+        left_out = len(row["helpers"]) - len(told)
+    ends = [abs(value) for one in told for value in (one["estimate"], one["low"], one["high"]) if value is not None]
     limit = max(ends, default=0.0) or 1.0
     i = result.tasks.index(row["source"])
     bars = []
-    for one in row["helpers"]:
+    for one in told:
         j = result.tasks.index(one["task"])
         bars.append(
             {
@@ -461,9 +475,27 @@ def _source(
         **row,
         "metric_words": METRIC_WORDS.get(row["metric"], row["metric"]),
         "helpers": bars,
+        "left_out": left_out,
         "limit": limit,
         "tree": _tree(paper),
         "confirmation": [one for one in confirmation if one["source"] == row["source"]],
+    }
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A source that has no chapter of its own: its best helper, worst harmer and certain combination."""
+    helpers, lower = row["helpers"], row["lower_bound"]
+    gains = [one for one in helpers if one["estimate"] > 0][:1]
+    losses = [one for one in helpers if one["estimate"] < 0][-1:]
+    better = lower["holds"] and lower["size"] > 1
+    return {
+        "source": row["source"],
+        "metric": METRIC_WORDS.get(row["metric"], row["metric"]),
+        "alone": row["single_score"],
+        "helper": gains[0] if gains else None,
+        "harmer": losses[0] if losses else None,
+        "best": lower["best"] if better else None,
+        "gain": lower["gain"] if better else None,
     }
 
 
@@ -508,6 +540,16 @@ def _expansion_rows(by_rule: Mapping[str, Sequence[Expansion]]) -> list[dict[str
 
 
 # Shared ---------------------------------------------------------------------------------------------------------------
+
+
+def _scores(result: TimResult, shown: Sequence[str]) -> dict[str, str]:
+    """The TIM scores as a table inside the page; of many tasks those of the map, as all would be most of the page."""
+    if len(shown) == len(result.tasks):
+        return _download("tim.csv", "all TIM scores", result.frame())
+    kept = set(shown)
+    rows = [row for row in result.frame() if row["source"] in kept and row["task"] in kept]
+    title = f"TIM scores of the {len(shown)} tasks of the map; tables/tim.csv in the search folder holds all"
+    return _download("tim.csv", title, rows)
 
 
 def _download(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

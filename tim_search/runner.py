@@ -21,7 +21,6 @@ from tim_search import (
     choices,
     confirmation,
     expansion,
-    figures,
     forecast,
     gallery,
     merge,
@@ -442,21 +441,18 @@ def publish(
     result = results.tim()
     expansions, sharing = results.expand()
     heatmaps = gallery.heatmaps(results, result)
-    expanded = figures.save(
-        figures.draw_expansion(figures.expansion_data(expansions, results.tasks, results.manifest.name)),
-        results.folder / "figures" / "expansion.png",
-    )
+    expanded = gallery.expansions(results, expansions)
     tables = (
         write_table(results.folder / "tables" / "tim.csv", result.frame()),
         write_table(results.folder / "tables" / "expansion.csv", expansion.rows(expansions)),
     )
     tracker.metrics({"units_done": event.done, "units_failed": event.failed, "seconds": event.seconds}, completed)
     tracker.heatmap(result, heatmaps, completed)
-    tracker.expansion(expansions, sharing, [expanded])
+    tracker.expansion(expansions, sharing, expanded)
     tracker.ledger(results.ledger.scores(results.manifest.context.key, primary=False, part=None))
     if event.kind == "done":
         tracker.report(report.write(results, confirmation=confirmation.rows(results)))
-    return (*heatmaps, expanded, *gallery.attention(results)), tables
+    return (*heatmaps, *expanded, *gallery.attention(results, result)), tables
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

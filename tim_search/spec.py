@@ -336,13 +336,18 @@ def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | No
         raw, lines = reading.parse(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         return None, [Finding(str(path), "expected UTF-8 text, got other bytes.", "Name a YAML file.")]
+    except IsADirectoryError:
+        return None, [Finding(str(path), "expected a search file (YAML), got a folder.", _about_folder(path))]
     except OSError as error:
         return None, [Finding(str(path), f"cannot be read: {error.strerror}.", "Name a search file.")]
     except yaml.YAMLError as error:
         return None, [Finding(str(path), f"is not valid YAML: {reading.yaml_problem(error)}.", "Mend that line.")]
     if not isinstance(raw, dict):
-        problem = f"expected a mapping of settings, got {reading.short(raw)}."
-        return None, [Finding(str(path), problem, "A search file needs at least the line `cohort: support2`.")]
+        given = "an empty file" if raw is None else reading.short(raw)
+        fix = "A search file needs at least the line `cohort: support2`."
+        if path.suffix in (".csv", ".parquet"):
+            fix = f"A table becomes a cohort first: tim-search cohort init {path}"
+        return None, [Finding(str(path), f"expected a mapping of settings, got {given}.", fix)]
     search, findings = None, []
     try:
         search = SearchFile.model_validate(raw)
@@ -359,6 +364,15 @@ def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | No
     return _absolute(search, path, named="name" in raw), []
 
 
+def _about_folder(path: Path) -> str:
+    """What to name instead of a folder."""
+    if (path / "search.yaml").is_file():
+        return f"It holds a search; to go on with it: tim-search run {path / 'search.yaml'} --out {path}"
+    if (path / "cohort.yaml").is_file():
+        return f"It holds a cohort: write the line `cohort: {path}` into a file, and name that file."
+    return "Name a search file; it needs at least the line `cohort: support2`."
+
+
 def check(path: str | Path, *, allow_code: bool = False) -> list[Finding]:
     """Everything wrong with a search file, its cohort and its tasks included; empty when it can be run."""
     from model.cohort import check_cohort
@@ -366,7 +380,7 @@ def check(path: str | Path, *, allow_code: bool = False) -> list[Finding]:
     search, findings = read(path, allow_code=allow_code)
     if search is None:
         return findings
-    findings = check_cohort(search.cohort)
+    findings = check_cohort(search.cohort, search.tasks or ())
     if any(finding.severity == "error" for finding in findings):
         return findings
     if search.tasks:
@@ -579,7 +593,7 @@ def _open(search: SearchFile, allow_code: bool) -> tuple[Cohort, Any, Design, st
     from model.control import SUFFIX, control_of, with_control
 
     settings, findings = _settings(search.network, search.training, {}, allow_code)
-    cohort = open_cohort(search.cohort)
+    cohort = open_cohort(search.cohort, search.tasks or ())
     asked = search.tasks or tuple(cohort.tasks)
     findings += _unknown("tasks", asked, cohort.tasks)
     names = tuple(name for name in asked if name in cohort.tasks)

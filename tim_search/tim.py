@@ -274,15 +274,54 @@ def rank_heatmap(estimate: ArrayLike) -> NDArray[np.int64]:
     values = np.asarray(estimate, float)
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise BadInput(f"A TIM matrix is square (M, M); got shape {values.shape}.")
-    off = ~np.eye(len(values), dtype=bool)
     ranks = np.zeros(values.shape, np.int64)
-    for sign in (1, -1):
-        with np.errstate(invalid="ignore"):
-            chosen = off & (sign * values > 0)
-        sizes = np.where(chosen, np.abs(values), np.inf)
-        below = (sizes[:, None, :] <= sizes[:, :, None]) & chosen[:, None, :]
-        ranks += sign * chosen * below.sum(axis=2)
+    for i, row in enumerate(values):
+        for sign in (1, -1):
+            chosen = np.flatnonzero((sign * row > 0) & (np.arange(len(row)) != i))
+            sizes = np.abs(row[chosen])
+            ranks[i, chosen] = sign * np.searchsorted(np.sort(sizes), sizes, side="right")
     return ranks
+
+
+#: Tasks that a picture or a page shows of a search that has more; tables and files hold all of them.
+MOST_SHOWN = 64
+
+
+def surest(result: TimResult, overlaps: Iterable[tuple[str, str]] = ()) -> NDArray[np.intp]:
+    """The cells (n, 2) of (source, task) that are estimable, by how sure their effects are, discoveries first.
+
+    An effect is as sure as its score is large beside its standard error. Where no cell has one, it is the size beside
+    the others of its row that tells: the rows have metrics of their own. The diagonal, a control and pairs of
+    overlapping targets are left out.
+    """
+    m = len(result.tasks)
+    use = np.isfinite(result.estimate) & ~np.eye(m, dtype=bool) & ~_overlap_mask(result.tasks, overlaps)
+    if result.control in result.tasks:
+        place = result.tasks.index(str(result.control))
+        use[place, :] = use[:, place] = False
+    size = np.where(use, np.abs(result.estimate), 0.0)
+    error = np.where(np.isfinite(result.se) & (result.se > 0), result.se, np.inf)
+    strength = size / (error if np.isfinite(error[use]).any() else np.maximum(size.max(axis=1, keepdims=True), 1e-300))
+    cells = np.argwhere(use)
+    order = np.lexsort((-strength[use], ~result.rejected[use]))
+    return cells[order]
+
+
+def most_telling(
+    result: TimResult, most: int = MOST_SHOWN, overlaps: Iterable[tuple[str, str]] = ()
+) -> tuple[str, ...]:
+    """The tasks between which the effects are surest, at most `most` of them, in the order of the result.
+
+    The surest cells bring both of their tasks until there are enough; a control is among them, and stands for one.
+    """
+    m = len(result.tasks)
+    if m <= most:
+        return result.tasks
+    control = [result.tasks.index(str(result.control))] if result.control in result.tasks else []
+    cells = surest(result, overlaps)
+    # What has no estimate comes last, in its own order.
+    found = dict.fromkeys([*control, *cells.ravel().tolist(), *range(m)])
+    return tuple(result.tasks[index] for index in sorted(list(found)[:most]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
@@ -326,6 +327,18 @@ def subset(names: Iterable[str]) -> Subset:
     if not result:
         raise ValueError("a subset holds at least one task")
     return result
+
+
+def some(names: Sequence[str], most: int = 6) -> str:
+    """`a, b, c`; of more than `most` names the first ones, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """` Did you mean X?` where one of the names is like `name`, else nothing."""
+    found = get_close_matches(name, list(names), n=1)
+    return f" Did you mean {found[0]}?" if found else ""
 
 
 def canonical(value: Any) -> str:

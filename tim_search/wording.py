@@ -13,7 +13,10 @@ import numpy as np
 
 from tim_search.expansion import Expansion
 from tim_search.tim import TimResult
-from tim_search.types import METRIC_WORDS, Task
+from tim_search.types import METRIC_WORDS, Task, some
+
+#: Pairs of tasks, and combinations, that are named one by one.
+_PAIRS = 6
 
 
 def may(
@@ -64,8 +67,9 @@ def may(
         names = "; ".join(
             f"{one.source} with {_joined([name for name in one.best if name != one.source])} "
             f"({_signed(one.gain)} {_metric(tasks, one.source)})"
-            for one in better
+            for one in better[:_PAIRS]
         )
+        names += f"; and {len(better) - _PAIRS} more" if len(better) > _PAIRS else ""
         lines.append(
             f"For {len(better)} of {len(whole)} source tasks a small combination scores higher than the task alone, "
             f"with the whole interval above zero: {names}."
@@ -123,7 +127,7 @@ def may_not(
         )
     else:
         lines.append(
-            f"The scores are estimated from {result.n_subsets:,} of {2**m - 1:,} subsets; for a single untrained "
+            f"The scores are estimated from {result.n_subsets:,} of {_subsets(m)} subsets; for a single untrained "
             "subset they give an expectation, not a measurement."
         )
     seeds = {seed for seed, _ in result.blocks}
@@ -149,11 +153,18 @@ def may_not(
         lines.append("The test patients were not used; nothing here is confirmed on them.")
     shown = [pair for pair in overlaps if set(pair) <= set(result.tasks)]
     if shown:
-        names = "; ".join(" and ".join(pair) for pair in shown)
+        names = "; ".join(" and ".join(pair) for pair in shown[:_PAIRS])
+        names += f"; and {len(shown) - _PAIRS} more" if len(shown) > _PAIRS else ""
         pairs = "1 pair of tasks has" if len(shown) == 1 else f"{len(shown)} pairs of tasks have"
         lines.append(
             f"{pairs} nested or near-identical targets ({names}). Where they help each other, that is their "
             "definition and no transfer; their cells are hatched and no discoveries."
+        )
+    sampled = result.size is None and result.method not in ("exact", "restricted")
+    if sampled and np.isfinite(result.estimate).any() and not np.isfinite(result.p_value).any():
+        lines.append(
+            f"No effect was tested. Each task needs {m + 4} subsets (tasks + 4) that score it, and a subset of a "
+            f"sample scores half of the tasks: train about {2 * (m + 4):,} subsets."
         )
     if result.control in result.tasks:
         c = result.tasks.index(str(result.control))
@@ -169,10 +180,9 @@ def may_not(
             "in common, the rest is no fair sample."
         )
     if dropped:
-        some = _joined(list(dropped[:6])) + (f" and {len(dropped) - 6} more" if len(dropped) > 6 else "")
         lines.append(
-            f"All models do without {len(dropped)} input columns that some task excludes ({some}), so scores can be "
-            "lower than those of a model that needs not do without them."
+            f"All models do without {len(dropped)} input columns that some task excludes ({some(dropped)}), so scores "
+            "can be lower than those of a model that needs not do without them."
         )
     if any(task.metric == "silhouette" for task in tasks.values()):
         names = _joined([task.name for task in tasks.values() if task.metric == "silhouette"])
@@ -219,6 +229,11 @@ def _typical_half_width(result: TimResult, cells: Any, tasks: Mapping[str, Task]
         if np.isfinite(values).any():
             parts.append(f"{np.nanmedian(values):.3f} {METRIC_WORDS.get(metric, metric)}")
     return f"the intervals typically reach {_joined(parts)} to either side." if parts else ""
+
+
+def _subsets(m: int) -> str:
+    """2^M - 1, in digits where they can be read."""
+    return f"{2**m - 1:,}" if m <= 40 else f"2^{m} - 1"
 
 
 def _metric(tasks: Mapping[str, Task], name: str) -> str:
