@@ -234,7 +234,7 @@ def test_tim_of_one_source(call: Call, folder: Path, tmp_path: Path) -> None:
     assert "forest-dzclass-up-to-2.png" in out
     code, _, err = call("tim", folder, "--source", "nobody")
     assert code == 2
-    assert f"--source: expected a task of the search ({', '.join(TASKS)}), got nobody." in err
+    assert f"--source: expected a task of the search, got 'nobody'. Name one of: {', '.join(TASKS)}." in err
 
     code, _, err = call("tim", folder, "--size", 9)
     assert code == 2
