@@ -70,6 +70,16 @@ def test_every_unit_and_task_gets_a_score_its_replicates_and_its_attention(cohor
     assert sum(row.seconds for row in primary) == pytest.approx(4 * result.seconds)
 
 
+def test_attention_of_large_subsets_is_not_kept(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = kinds(cohort)["binary"][:3]
+    whole = trainer(payload(cohort)).train(pack(names[:2]))
+    monkeypatch.setattr("model.training.MOST_ATTENDED", 2)
+    assert trainer(payload(cohort)).train(pack(names[:2])).attention == whole.attention
+    large = trainer(payload(cohort)).train(pack(names))
+    assert {row.task for row in large.scores} == set(names)
+    assert large.attention == ()
+
+
 def test_one_seed_gives_one_result_and_another_seed_another(cohort: Cohort) -> None:
     names = kinds(cohort)["binary"]
     first = values(trainer(payload(cohort)).train(pack((names[0],), (names[1],))))
