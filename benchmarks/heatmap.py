@@ -116,7 +116,7 @@ class Heatmap:
         }
 
     def run(self) -> None:
-        """All sections; what could break the GPU's context for the others (capturing a graph) comes late."""
+        """All sections, those of the goals first; solo graphs, which nothing falls back from, come last."""
         run = self._sections.run
         with _step_by_step():
             run("machine rates", self._rates, tuple(FLOORS))
@@ -124,16 +124,18 @@ class Heatmap:
                 run(name, partial(self._solo, name), (name,))
             run("fused float32", self._fused, (TRAINING, EVALUATION, TOTAL), fused=True)
             run("fused TF32", self._fused_tf32, (TF32, TF32_TOTAL), fused=True)
+        for settings in (self._settings, self._tf32):
+            rows = REPLAYED[settings.precision]
+            run(f"fused {settings.precision}, graphs", partial(self._replayed, settings, rows), rows, fused=True)
+        with _step_by_step():
             run("up to 3 tasks", self._triples, (SOLO_TRIPLES, TRIPLES), fused=True)
             run("scores, fused against solo", self._against_solo)
+        run("scores, graphs", self._replayed_scores)
+        with _step_by_step():
             run("scores, other seed", self._other_seed)
             run("scores, reversed rows", self._reversed)
             run("scores, TF32", self._tf32_scores)
             run("scores, float64", self._float64_scores)
-        for settings in (self._settings, self._tf32):
-            rows = REPLAYED[settings.precision]
-            run(f"fused {settings.precision}, graphs", partial(self._replayed, settings, rows), rows, fused=True)
-        run("scores, graphs", self._replayed_scores)
         run("solo graph", self._graph, (GRAPH, GRAPH_SHARED))
 
     def _load(self, dtype: torch.dtype) -> Any:
@@ -244,9 +246,16 @@ class Heatmap:
         return found
 
     def _replayed(self, settings: M3HSettings, rows: tuple[str, str]) -> dict[str, Any]:
-        """The same sweep, the steps of small packs replayed as the product does."""
+        """The same sweep as the product trains it, the steps of small packs replayed; only these are trained again."""
+        before = self._sections.details["fused float32" if settings.precision == "float32" else "fused TF32"]
+        if "packs" not in before:
+            raise Skip("it needs the sweep without graphs")
         with self._graphs() as given_up:
-            found = self._with_room(2, partial(self._sweep, settings))
+            found = self._sweep(settings, before["capacity"], largest=replay.MOST_MEMBERS)
+        for pack in before["packs"]:
+            if pack["units"] > replay.MOST_MEMBERS:
+                found["training_seconds"] += pack["training_seconds"]
+                found["evaluation_seconds"] += pack["evaluation_seconds"]
         floor = self._floors.get(FLOOR if settings.precision == "float32" else FLOOR_TF32)
         against = partial(self._sections.add, base=SOLO, floor=floor, note="; ".join(given_up))
         against(rows[0], found["training_seconds"])
@@ -265,7 +274,7 @@ class Heatmap:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             yield given_up
-        given_up += sorted({str(one.message) for one in said})
+        given_up += sorted({text for one in said if (text := str(one.message)).startswith(replay.GIVEN_UP)})
 
     def _triples(self) -> dict[str, Any]:
         pairs = self._sections.time(TRAINING)
@@ -287,14 +296,16 @@ class Heatmap:
         found = []
         for (_, clustering), group in groups.items():
             pack = packed(group, self._tasks, size)[0]
-            self._warm_up([pack], self._settings)
+            self._warm_up([pack], self._settings, scored=False)
             seconds, _ = timed(partial(fit_pack, pack, self._tasks, self._fold, self._settings), self._device)
             found.append({"clustering": clustering, "count": len(group), "units": len(pack.units), "seconds": seconds})
         return {"packs": found}
 
-    def _sweep(self, settings: M3HSettings, size: int) -> dict[str, Any]:
-        """Train the whole sweep, and score it."""
-        chosen = packed(self._of(1, 2), self._tasks, size)
+    def _sweep(self, settings: M3HSettings, size: int, largest: int | None = None) -> dict[str, Any]:
+        """Train the whole sweep, or its packs of at most `largest` members, and score it."""
+        chosen = [
+            pack for pack in packed(self._of(1, 2), self._tasks, size) if largest is None or len(pack.units) <= largest
+        ]
         self._warm_up(chosen, settings)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -320,14 +331,15 @@ class Heatmap:
             "peak": self._peak(),
         }
 
-    def _warm_up(self, chosen: list[Pack], settings: M3HSettings) -> None:
+    def _warm_up(self, chosen: list[Pack], settings: M3HSettings, *, scored: bool = True) -> None:
         """Train one pack of each shape for a full and a last minibatch, and score it: kernels load at first use."""
         rows, size = len(self._fold.train), settings.batch_size
         few = self._fold.train.take(torch.arange(min(rows, size + rows % size), device=self._device))
         one_of_each = {(len(pack.units), len(pack.units[0].subset)): pack for pack in chosen}
         for pack in one_of_each.values():
             fitted = fit_pack(pack, self._tasks, replace(self._fold, train=few), replace(settings, epochs=1))
-            score_pack(pack, fitted, self._tasks, self._fold, settings)
+            if scored:
+                score_pack(pack, fitted, self._tasks, self._fold, settings)
 
     def _with_room(self, largest: int, action: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
         """An action with packs as large as memory is said to allow; with smaller ones where it does not after all."""

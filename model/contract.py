@@ -71,6 +71,11 @@ class Layout:
     def clustering(self) -> int:
         return self.tasks - self.supervised
 
+    @functools.cached_property
+    def from_widest(self) -> Tensor:
+        """int64 (K,): for each member its place in the groups of `by_widest` one after another."""
+        return torch.cat(tuple(self.by_widest.values())).argsort()
+
     def holding(self, task: str) -> tuple[list[int], list[int]]:
         """The members that have a task, and the slot it sits in there."""
         found = [(member, names.index(task)) for member, names in enumerate(self.names) if task in names]

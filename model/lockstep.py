@@ -7,6 +7,7 @@ may have more rows in one block than in another; its gradients are taken block b
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -91,8 +92,9 @@ def fit(
             adam.step()
         return said
 
+    worth = _worth_replaying(plan, like.device, network)
     replayed: Replayed | None = None
-    with replay.aside(like.device):
+    with replay.aside(like.device) if worth else contextlib.nullcontext():
         for epoch in range(settings.epochs):
             total = like.new_zeros(plan.members)
             for number, parts in enumerate(_minibatches(plan, blocks, epoch, settings.batch_size)):
@@ -101,14 +103,15 @@ def fit(
                 else:
                     total += step(parts, epoch, number)
             history[epoch] = total.double().cpu() / counts
-            if replayed is None and _worth_replaying(plan, like.device, network):
+            if worth and replayed is None:
                 replayed = Replayed(lambda rows: step([(slice(None), plan, rows)]), adam.state())
     return {name: value.detach() for name, value in values.items()}, history
 
 
 def _worth_replaying(plan: Layout, device: torch.device, network: Network) -> bool:
     """Whether the host is slower than the device, and the network throws no dice, which a recording would repeat."""
-    return device.type == "cuda" and plan.members <= replay.MOST_MEMBERS and network.SIDE_BY_SIDE
+    few = plan.members <= replay.MOST_MEMBERS
+    return device.type == "cuda" and few and network.SIDE_BY_SIDE and not replay.given_up()
 
 
 #: Members of a minibatch, their layout, and their rows.
@@ -185,12 +188,12 @@ class _Adam:
             torch._foreach_zero_(self._kept)
 
     def state(self) -> list[Tensor]:
-        """All that a step changes, once the first one was made; from then on a step may be recorded as a CUDA graph."""
+        """All that steps change and build on, once the first was made; from then on one may be recorded as a graph."""
         for group in self._optimiser.param_groups:
             group["capturable"] = group["params"][0].is_cuda
         stepped = [value.detach() for group in self._optimiser.param_groups for value in group["params"]]
         own = [value for numbers in self._optimiser.state.values() for value in numbers.values()]
-        return [*stepped, *own, *self._kept]
+        return [*stepped, *own]
 
     def step(self) -> None:
         """After the backward passes of a step."""

@@ -237,7 +237,7 @@ def _by_member(plan: Layout, groups: list[Tensor]) -> Tensor:
     """What was computed for each group of `Layout.by_widest`, in the order of the members."""
     if len(groups) == 1:
         return groups[0]
-    return torch.cat(groups).index_select(0, torch.cat(tuple(plan.by_widest.values())).argsort())
+    return torch.cat(groups).index_select(0, plan.from_widest)
 
 
 def _decode(values: Parameters, latents: Tensor) -> Tensor:

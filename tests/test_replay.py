@@ -25,6 +25,11 @@ SETTINGS = M3HSettings(epochs=4, batch_size=32, width=8, precision="float64", le
 MEMBERS = [(("cost", "group", "ill"), 1e-3), (("group", "ill", "ward"), 1e-3), (("group", "rare", "stage"), 4e-3)]
 
 
+@pytest.fixture(autouse=True)
+def _not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_given_up", [])
+
+
 def one_block() -> dict[tuple[int, int], Fold]:
     return {(0, 0): make_fold(rows=150, missing=0.2)}
 
@@ -132,7 +137,8 @@ def test_a_graph_that_does_not_read_its_minibatch_is_found_out(monkeypatch: pyte
     with pytest.warns(UserWarning, match="something else"):
         found = train(monkeypatch, record)
     assert_equal(found, plain)
-    assert record.replayed == 2  # once for each length
+    assert record.replayed == 1
+    assert replay.given_up()
 
 
 def test_only_small_packs_on_a_gpu_are_replayed() -> None:
@@ -153,3 +159,5 @@ def test_only_small_packs_on_a_gpu_are_replayed() -> None:
         for plan, device, own in ((few, gpu, network), (many, gpu, network), (few, cpu, network), (few, gpu, dice))
     ]
     assert found == [True, False, False, False]
+    replay._given_up.append("why")
+    assert not lockstep._worth_replaying(few, gpu, network)  # type: ignore[arg-type]
