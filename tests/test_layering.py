@@ -44,7 +44,7 @@ LAYERS: dict[str, int] = {
     "stopping": 6,
     "power": 6,
     "plans": 7,
-    "merge": 8,
+    "merge": 9,
     "events": 6,
     "tracking": 6,
     "grouping": 5,

@@ -101,6 +101,7 @@ def train(
         planned_units=(2 ** len(tasks) - 1) * len(blocks),
     )
     manifest.write(folder)
+    (folder / "search.yaml").write_text("cohort: somewhere\n")  # as a run keeps it; it hides no counts
     results = summary.open_search(folder)
     plan = results.plan
     assert isinstance(plan, StaticPlan)

@@ -1,6 +1,6 @@
 """Safe YAML with line numbers, and pydantic's errors in words: where, what was expected, what was given, what to do.
 
-Used by `spec.py` alone; kept apart because none of it knows what a search is.
+Used by `spec.py`, and by `summary.py` for what a folder's `search.yaml` says; none of it knows what a search is.
 """
 
 from __future__ import annotations
@@ -68,6 +68,14 @@ def parse(text: str) -> tuple[Any, Lines]:
         raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
+
+
+def plain(text: str) -> Any:
+    """YAML text as plain values; raises ValueError where it is none."""
+    try:
+        return parse(text)[0]
+    except yaml.YAMLError as error:
+        raise ValueError(yaml_problem(error)) from error
 
 
 def _lines(node: yaml.Node, at: Place) -> Iterator[tuple[Place, int]]:
