@@ -532,7 +532,7 @@ def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Ren
         ]
         reached = f"; {row['metric']} of {' and of '.join(baselines)}" if baselines else ""
         verdicts.append(f"{row['source']}: {row['verdict']}{percent}{reached}.")
-    lines = ["* confirmed or refuted: Benjamini-Hochberg over the sources at a false discovery rate of 10 %.", *notes]
+    lines = ["* confirmed or refuted: a discovery (Benjamini-Hochberg) at a false discovery rate of 10 %.", *notes]
     return Group(table, *(Text(f"  {line}") for line in verdicts), *(Text(f"  {line}", style="dim") for line in lines))
 
 
