@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tim_search import __version__, cohort_cli, console
-from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError, near, some
+from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError, duration, near, some
 from tim_search.types import subset as as_subset
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def status(
 
 def _watch(folder: Path, every: float, as_json: bool) -> None:
     """A line (with --json an object) for every look at which something is new, until the search has finished."""
-    from tim_search import display, summary
+    from tim_search import summary
 
     first: tuple[float, int] | None = None
     last: dict[str, Any] = {}
@@ -276,7 +276,7 @@ def _watch(folder: Path, every: float, as_json: bool) -> None:
             first = first or (now, trained)
             if content != last:
                 rate = (trained - first[1]) / (now - first[0]) if trained > first[1] else 0.0
-                left = f", {rate:.2g}/s, {display.duration(content['waiting'] / rate)} left" if rate else ""
+                left = f", {rate:.2g}/s, {duration(content['waiting'] / rate)} left" if rate else ""
                 line = f"{trained} of {total} units, {content['failed']} failed{left}"
                 print(json.dumps(content, ensure_ascii=False) if as_json else line, flush=True)
             if content["finished"]:
@@ -301,7 +301,7 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
         **({"trainings": _tuning_words(content["tuning"])} if content["tuning"] else {}),
         "units waiting": content["waiting"],
         "finished": "yes" if content["finished"] else "no",
-        "training time": display.duration(content["training_seconds"]),
+        "training time": duration(content["training_seconds"]),
         **({"stopping rule": content["stopping"]["reason"]} if content["stopping"] else {}),
         "last written": content["last_written"] or "never",
         "ledger": content["ledger"],
@@ -895,7 +895,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
     by_rule = ["--rule", "predicted"] if found.design["kind"] == "sampled" else []
     uri = tracking.shown(found.tracking_uri)
     places = {
-        "trained": f"{outcome.trained} units in {display.duration(outcome.seconds)}, {outcome.failed} of them failed; "
+        "trained": f"{outcome.trained} units in {duration(outcome.seconds)}, {outcome.failed} of them failed; "
         f"{outcome.reused} were in the ledger already",
         **({"memory": f"{outcome.peak_bytes / 2**20:,.0f} MiB at most a worker"} if outcome.peak_bytes else {}),
         "ledger": results.ledger.place,
