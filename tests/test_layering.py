@@ -25,7 +25,7 @@ LAYERS: dict[str, int] = {
     "storage": 1,
     "rows": 2,
     "ledger": 3,
-    "readings": 1,
+    "readings": 4,
     "card": 1,
     "mlflow_store": 1,
     "pyfunc": 1,
