@@ -1,9 +1,9 @@
 """The command line. Each command reads its input, calls one function of the product, and shows what comes back.
 
-Exit codes: 0 done, 2 bad input, 3 finished with failed units, 130 interrupted, 1 whatever else goes wrong (a lost
-cluster, an MLflow that does not answer `publish`). Results go to the standard output, everything else to the standard
-error. Heavy modules are imported inside the commands that need them: `status`, `tim` and `expand` start without torch
-and without Ray.
+Exit codes: 0 done, 2 bad input, 3 finished with failed units, 130 interrupted (always with a line that says so), 1
+whatever else goes wrong (a lost cluster, an MLflow that does not answer `publish`). Results go to the standard output,
+everything else to the standard error. Heavy modules are imported inside the commands that need them: `status`, `tim`
+and `expand` start without torch and without Ray.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tim_search import __version__, cohort_cli, console
 from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError, duration, near, some
@@ -36,8 +37,21 @@ FINISHED_WITH_FAILURES = 3
 
 DEMO_TASKS = ("hospdead", "dnr_later", "dzclass", "slos_log", "avtisst", "phenotype")
 
+
+class Commands(TyperGroup):
+    """All commands; one that is interrupted and has no words of its own for it ends with these."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; typer itself would end it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted; nothing is lost. The same command can be run again.") from None
+
+
 app = typer.Typer(
     name="tim-search",
+    cls=Commands,
     help="Find out which clinical tasks to train together: plan task subsets, train them all, read off who helps whom.",
     no_args_is_help=True,
     add_completion=False,
