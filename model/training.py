@@ -29,6 +29,7 @@ from model.lockstep import Block
 from model.settings import TrainingSettings
 from tim_search.types import (
     ALLOWED,
+    MOST_ATTENDED,
     Attention,
     BadInput,
     Curve,
@@ -273,7 +274,7 @@ class _Rebuilt:
 def score_pack(
     pack: Pack, fitted: Fitted, tasks: Mapping[str, Task], fold: Fold, settings: TrainingSettings
 ) -> tuple[list[Score], list[Attention]]:
-    """Scores of every unit and task on the held-out rows, and the attention weights of every unit.
+    """Scores of every unit and task on the held-out rows, and the attention of units of up to `MOST_ATTENDED` tasks.
 
     Each task is scored for all members that have it at once, where they were trained, and the numbers come to the host
     when all tasks are under way. A diverged member or a collapsed clustering is a failed row with its reason.
@@ -302,7 +303,8 @@ def score_pack(
                 found[member, name] += [
                     Score(unit, name, metric, unit.part, row[at], primary=False) for metric, row in rows.items()
                 ]
-    weights = None if said.attention is None else said.attention.double().cpu().tolist()
+    kept = said.attention is not None and fitted.plan.tasks <= MOST_ATTENDED
+    weights = cast(Tensor, said.attention).double().cpu().tolist() if kept else None
     scores: list[Score] = []
     attention: list[Attention] = []
     for member, unit in enumerate(pack.units):

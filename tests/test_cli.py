@@ -83,6 +83,7 @@ def trained(
     tasks: tuple[str, ...] = TASKS,
     design: Any = "exact",
     ledger: str | None = None,
+    blocks: int | None = 1,
     **behaviour: Any,
 ) -> Path:
     """A search folder as `run` leaves it, with scores of a trainer that needs no time."""
@@ -93,6 +94,7 @@ def trained(
             tasks=tasks,
             design=design,
             ledger=ledger,
+            blocks=blocks,
             resources=spec.ResourcesSection(workers=1),
         ),
         folder,
@@ -234,7 +236,7 @@ def test_tim_of_one_source(call: Call, folder: Path, tmp_path: Path) -> None:
     assert "forest-dzclass-up-to-2.png" in out
     code, _, err = call("tim", folder, "--source", "nobody")
     assert code == 2
-    assert f"--source: expected a task of the search ({', '.join(TASKS)}), got nobody." in err
+    assert f"--source: expected a task of the search, got 'nobody'. Name one of: {', '.join(TASKS)}." in err
 
     code, _, err = call("tim", folder, "--size", 9)
     assert code == 2
@@ -532,7 +534,7 @@ def test_plan_for_gpu_workers_measures_where_there_is_a_gpu(
     path = write(tmp_path / "small.yaml", **settings)
     monkeypatch.setattr("model.cost.gpus_here", lambda: 0)
     without = json.loads(call("plan", path, "--json", "--out", tmp_path / "out")[1])
-    assert (without["todo"], without["worker_seconds"], without["wall_seconds"]) == (7, None, None)
+    assert (without["todo"], without["worker_seconds"], without["wall_seconds"]) == (14, None, None)
     monkeypatch.setattr("model.cost.gpus_here", lambda: 1)
     found = json.loads(call("plan", path, "--json", "--out", tmp_path / "out")[1])
     assert found["workers"] == 1, "one for each GPU, however many cores there are"
@@ -585,7 +587,7 @@ def test_plan_of_a_greedy_search(call: Call, tmp_path: Path) -> None:
     path = write(tmp_path / "greedy.yaml", design="greedy", training={"epochs": 1, "replicates": 0})
     found = json.loads(call("plan", path, "--json", "--out", tmp_path / "out")[1])
     assert found["units"] is None
-    assert (found["todo"], found["at_most"]) == (6, 7)
+    assert (found["todo"], found["at_most"]) == (12, 14), "three tasks alone and in pairs, two blocks"
 
 
 def test_check_of_a_search_file_and_a_search_folder(call: Call, folder: Path, tmp_path: Path) -> None:
@@ -695,7 +697,12 @@ def test_cohort_synthetic_in_the_shape_of_flexcare(call: Call, tmp_path: Path) -
 
 # ------------------------------------------------------------------------------------------------ whole searches
 
-TINY = {"training": {"epochs": 1, "replicates": 10}, "resources": {"workers": 1}, "tasks": ["hospdead", "dzclass"]}
+TINY = {
+    "training": {"epochs": 1, "replicates": 10},
+    "resources": {"workers": 1},
+    "tasks": ["hospdead", "dzclass"],
+    "blocks": 1,
+}
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -514,9 +514,11 @@ def test_a_choice_that_is_not_made_yet_is_not_put_to_the_test(
     runner.prepare(found)
     first, second, third = found.tasks
     for members in ((first,), (second,), (first, second), (first, third), (first, second, third)):
-        unit = Unit(tuple(sorted(members)), *found.blocks[0])
-        rows = [Score(unit, name, found.tasks[name].metric, "validation", 0.5 + len(members) / 10) for name in members]
-        Ledger(found.ledger).append(PackResult(Pack((unit,)), tuple(rows)), found.context)
+        for block in found.blocks:
+            unit = Unit(tuple(sorted(members)), *block)
+            value = 0.5 + len(members) / 10
+            rows = [Score(unit, name, found.tasks[name].metric, "validation", value) for name in members]
+            Ledger(found.ledger).append(PackResult(Pack((unit,)), tuple(rows)), found.context)
     results = summary.open_search(found.out)
     assert confirmer._combinations(results, "paper", [first], ())[0] == {first: tuple(sorted(found.tasks))}
     for sources in ((), (first, third)):

@@ -269,7 +269,7 @@ def test_resolve_fixes_what_the_file_leaves_open(tmp_path: Path) -> None:
     assert set(found.tasks) == set(SIX)
     assert found.design == {"kind": "exact"}
     assert len(found.plan.subsets) == 63
-    assert found.blocks == ((0, 0),)
+    assert found.blocks == ((0, 0), (1, 1))
     assert found.ledger == tmp_path / "out" / "ledger"
     assert found.tracking_uri == f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
     assert found.capacity == 16
@@ -341,7 +341,7 @@ def test_a_stopping_rule_of_a_sampled_design() -> None:
 @pytest.mark.parametrize(
     ("fields", "blocks"),
     [
-        ({}, ((0, 0),)),
+        ({}, ((0, 0), (1, 1))),
         ({"seeds": [3, 4]}, ((3, 0), (4, 0))),
         ({"seeds": [3, 4], "folds": [1, 2]}, ((3, 1), (3, 2), (4, 1), (4, 2))),
         ({"seeds": [3, 3]}, ((3, 0),)),

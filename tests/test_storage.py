@@ -157,13 +157,15 @@ def test_unusable_files_are_left_out_and_set_aside(ledger: Ledger, kind: str) ->
     assert ledger.done(CONTEXT.key) == set(units()[:6])
 
 
-def test_attention_that_is_missing_is_found(ledger: Ledger) -> None:
+def test_attention_that_is_missing_is_found(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     for start in (0, 3):
         ledger.append(result(*units()[start : start + 3]), CONTEXT)
     ledger.storage.remove([f"attention/{ledger.storage.names('attention')[0]}"])
     (finding,) = ledger.check()
     assert finding.problem.startswith("3 units were scored, but their attention is missing")
     assert finding.severity == "warning"
+    monkeypatch.setattr("tim_search.ledger.MOST_ATTENDED", 0)
+    assert ledger.check() == [], "of larger subsets no attention is kept"
 
 
 WRITER = """

@@ -84,6 +84,16 @@ def test_the_most_memory_is_in_bytes_on_every_system(
     assert counted * unit <= worker._peak_bytes() < 1.5 * counted * unit
 
 
+def test_attention_of_large_subsets_is_not_kept(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = kinds(cohort)["binary"][:3]
+    whole = trainer(payload(cohort)).train(pack(names[:2]))
+    monkeypatch.setattr("model.training.MOST_ATTENDED", 2)
+    assert trainer(payload(cohort)).train(pack(names[:2])).attention == whole.attention
+    large = trainer(payload(cohort)).train(pack(names))
+    assert {row.task for row in large.scores} == set(names)
+    assert large.attention == ()
+
+
 def test_one_seed_gives_one_result_and_another_seed_another(cohort: Cohort) -> None:
     names = kinds(cohort)["binary"]
     first = values(trainer(payload(cohort)).train(pack((names[0],), (names[1],))))

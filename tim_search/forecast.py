@@ -15,6 +15,7 @@ from tim_search.packing import packs
 from tim_search.search import StaticPlan
 from tim_search.stopping import Sequential
 from tim_search.types import canonical
+from tim_search.units import Subsets
 
 
 def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def too_few(found: spec.ResolvedSearch) -> str | None:
     design, m = sample(found), len(found.tasks)
     if design is None:
         return None
-    scored = min(Counter(name for members in design.subsets for name in members).get(name, 0) for name in found.tasks)
+    scored = int(Subsets.of(design.subsets, found.tasks).membership.sum(axis=0).min())
     if scored >= m + 4:
         return None
     return (

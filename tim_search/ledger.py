@@ -34,7 +34,7 @@ from tim_search.rows import SCHEMAS, FileRows, Rows, Unfit
 from tim_search.storage import Held, Storage
 from tim_search.storage import LedgerWarning as LedgerWarning
 from tim_search.storage import write_durably as write_durably
-from tim_search.types import BadInput, Context, Finding, PackResult, Sheet, Unit
+from tim_search.types import MOST_ATTENDED, BadInput, Context, Finding, PackResult, Sheet, Unit
 from tim_search.units import Units
 
 _NAME = re.compile(r"(part|compact)-([0-9a-f]{32})\.parquet")
@@ -428,11 +428,12 @@ def product_version() -> str:
 
 
 def _without_attention(scores: Rows, attention: Rows) -> int:
-    """Units that were scored and have no attention, of contexts whose other units have some."""
+    """Units that were scored and lack their attention, of contexts whose other units have some."""
     missing = 0
     for context in attention.runs["context"].cast(pa.string()).unique().to_pylist():
         scored = scores.keep(scores.equal("context", context), np.asarray(pc.equal(scores.table["status"], "ok")))
-        missing += len(scored.units() - attention.keep(attention.equal("context", context)).units())
+        lacking = scored.units() - attention.keep(attention.equal("context", context)).units()
+        missing += sum(len(unit.subset) <= MOST_ATTENDED for unit in lacking)
     return missing
 
 

@@ -38,6 +38,8 @@ SAMPLED_PER_TASK = 16
 LIMIT_PER_TASK = 64
 #: Blocks of a sampled design where the file names none: with as many folds, all training patients are evaluated.
 SAMPLED_BLOCKS = 5
+#: ... of the other designs: the fewest that tell an effect from the luck of a seed.
+USUAL_BLOCKS = 2
 
 
 def _error(text: str, *at: str) -> PydanticCustomError:
@@ -699,8 +701,8 @@ def _blocks(search: SearchFile, design: Design, n_folds: int) -> tuple[tuple[int
     if blocks is None and search.seeds is None and search.folds is None:
         if _for_every_subset(search):
             blocks = n_folds
-        elif isinstance(design, SampledDesign):
-            blocks = SAMPLED_BLOCKS
+        else:
+            blocks = SAMPLED_BLOCKS if isinstance(design, SampledDesign) else USUAL_BLOCKS
     if blocks is not None:
         return tuple((block, block % n_folds) for block in range(blocks))
     return tuple(dict.fromkeys((seed, fold) for seed in search.seeds or (0,) for fold in search.folds or (0,)))

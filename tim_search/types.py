@@ -52,6 +52,9 @@ METRIC_WORDS: Mapping[str, str] = {
     "silhouette": "silhouette",
 }
 
+#: Tasks of the largest subset whose cross-task attention is kept: it is a row for each pair of its tasks.
+MOST_ATTENDED = 64
+
 #: The fold that holds no training patient out: trained on the whole training part, judged on the test patients.
 #: Searches never ask for it; the confirmation does, and keeps a log of it.
 FINAL_FOLD = -1
