@@ -875,6 +875,7 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     # Only now: a mistake in the search file should not wait for these imports.
     from tim_search import forecast, runner
 
+    runner.check_folder(found)
     if few := forecast.too_few(found):
         console.say("warning", few)
     place = address or found.file.address
