@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -368,7 +368,7 @@ def matches(modalities: Mapping[str, Modality], pattern: str) -> list[tuple[str,
     ]
 
 
-def open_cohort(reference: str | Path, tasks: Collection[str] = ()) -> Cohort:
+def open_cohort(reference: str | Path, tasks: Container[str] = ()) -> Cohort:
     """The cohort behind a reference: "support2" (built in), or a folder with a cohort.yaml.
 
     Args:
@@ -386,12 +386,12 @@ def open_cohort(reference: str | Path, tasks: Collection[str] = ()) -> Cohort:
     return cohort
 
 
-def check_cohort(reference: str | Path, tasks: Collection[str] = ()) -> list[Finding]:
+def check_cohort(reference: str | Path, tasks: Container[str] = ()) -> list[Finding]:
     """Every finding about a cohort, errors first: what `open_cohort` would refuse, and warnings beside it."""
     return inspect_cohort(reference, tasks)[1]
 
 
-def inspect_cohort(reference: str | Path, tasks: Collection[str] = ()) -> tuple[Cohort | None, list[Finding]]:
+def inspect_cohort(reference: str | Path, tasks: Container[str] = ()) -> tuple[Cohort | None, list[Finding]]:
     """The cohort, None where it has errors, and every finding about it, errors first; `tasks` as in `open_cohort`."""
     cohort, findings = _read(reference, thorough=True, tasks=tasks)
     return cohort, sorted(findings, key=lambda finding: finding.severity)
@@ -408,7 +408,7 @@ def write_cohort(cohort: Cohort, path: str | Path) -> None:
 
 
 def _read(
-    reference: str | Path, *, thorough: bool = False, tasks: Collection[str] = ()
+    reference: str | Path, *, thorough: bool = False, tasks: Container[str] = ()
 ) -> tuple[Cohort | None, list[Finding]]:
     # Imported here: these modules build on this one.
     from model.folder import read

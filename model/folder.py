@@ -6,7 +6,7 @@ the file and what to do, and the parts that are sound are checked on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from tim_search.types import Finding
 MOST_STRATA = 200
 
 
-def read(root: Path, *, thorough: bool = False, wanted: Collection[str] = ()) -> tuple[Cohort | None, list[Finding]]:
+def read(root: Path, *, thorough: bool = False, wanted: Container[str] = ()) -> tuple[Cohort | None, list[Finding]]:
     """Read a cohort folder.
 
     Args:

@@ -143,17 +143,11 @@ def load(reader: Reader) -> dict[str, Any] | None:
             return super().construct_mapping(node, deep)
 
     path = reader.root / DESCRIPTION
-    if not path.is_file():
-        what = "a folder with" if not reader.root.is_dir() else "the file"
-        problem = f"expected {what} {DESCRIPTION} at {reader.root}; there is none."
-        fix = 'Give the path of a cohort folder, or "support2"; docs/cohorts.md shows one.'
-        if reader.root.is_file():
-            problem = f"expected a folder with {DESCRIPTION}, got the file {reader.root}."
-            fix = f"A table becomes such a folder with `tim-search cohort init {reader.root}`."
-        reader.error(str(path), problem, fix)
+    text = _text(reader, path)
+    if text is None:
         return None
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        content = yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # odd tags, numbers and nesting
         mark = getattr(error, "problem_mark", None)
         place = f"{DESCRIPTION}, line {mark.line + 1}" if mark else DESCRIPTION
@@ -169,6 +163,28 @@ def load(reader: Reader) -> dict[str, Any] | None:
         reader.error(f"{DESCRIPTION}: format", f"expected {FORMAT}, given {version}.", "Use the version that wrote it.")
         return None
     return spec
+
+
+def _text(reader: Reader, path: Path) -> str | None:
+    """The text of cohort.yaml, or None with a finding."""
+    place = DESCRIPTION
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        problem, fix = f"expected UTF-8 text, got other bytes (from byte {error.start} on).", "Save it as UTF-8."
+    except IsADirectoryError:
+        problem, fix = "expected a file (YAML), got a folder.", "Put the file in its place; docs/cohorts.md shows one."
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # also a name that cannot be one
+        place, what = str(path), "a folder with" if not reader.root.is_dir() else "the file"
+        problem = f"expected {what} {DESCRIPTION} at {reader.root}; there is none."
+        fix = 'Give the path of a cohort folder, or "support2"; docs/cohorts.md shows one.'
+        if reader.root.is_file():
+            problem = f"expected a folder with {DESCRIPTION}, got the file {reader.root}."
+            fix = f"A table becomes such a folder with `tim-search cohort init {reader.root}`."
+    except OSError as error:
+        problem, fix = f"cannot be read: {error.strerror or error}.", "Name a cohort folder whose files you may read."
+    reader.error(place, problem, fix)
+    return None
 
 
 def fields_of(

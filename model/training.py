@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -512,7 +513,9 @@ class PackTrainer:
     def _peak_bytes(self) -> int:
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # Linux counts in kilobytes, macOS in bytes (getrusage(2) of each).
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def trainer(payload: TrainingPayload) -> Trainer:

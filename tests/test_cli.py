@@ -481,6 +481,7 @@ def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_pa
     assert code == 2
     assert "holds the search 'small' with another context" in err
     assert "settings (epochs 15 and 3) differ" in err
+    assert "Starting Ray" not in err, "told before anything is started"
     assert "--out" in err
     assert (folder / "search.json").read_bytes() == before
 
@@ -491,6 +492,7 @@ def test_a_folder_of_another_search_is_refused(call: Call, folder: Path, tmp_pat
     code, _, err = call("run", path, "--out", folder)
     assert code == 2
     assert "holds the search small of 3 tasks" in err
+    assert "Starting Ray" not in err
     assert "ledger: " in err
     assert (folder / "search.json").read_bytes() == before
 

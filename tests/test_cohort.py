@@ -602,6 +602,16 @@ def _labs(change: Callable[[pd.DataFrame], Any]) -> Callable[[Path], None]:
     return spoil
 
 
+def _instead(put: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """Something else in the place of cohort.yaml."""
+
+    def spoil(root: Path) -> None:
+        (root / "cohort.yaml").unlink()
+        put(root / "cohort.yaml")
+
+    return spoil
+
+
 def _set(row: Any, column: str, value: Any) -> Callable[[pd.DataFrame], None]:
     return lambda frame: frame.__setitem__(column, frame[column].where(frame.index != row, value))
 
@@ -633,6 +643,11 @@ def _column(column: str, value: Any) -> Callable[[pd.DataFrame], None]:
             "read as Parquet",
         ),
         (lambda root: (root / "cohort.yaml").write_text("a: [1"), "cohort.yaml, line 1", "is not valid YAML"),
+        (lambda root: (root / "cohort.yaml").write_bytes(b"a: \xff"), "cohort.yaml", "UTF-8 text, got other bytes"),
+        (_instead(lambda path: path.mkdir()), "cohort.yaml", "expected a file (YAML), got a folder"),
+        (_instead(lambda path: path.symlink_to("cohort.yaml")), "cohort.yaml", "cannot be read: Too many levels"),
+        # Linux opens this one, and then refuses to read it.
+        (_instead(lambda path: path.symlink_to("/proc/self/mem")), "cohort.yaml", "cannot be read: Input/output"),
         (
             lambda root: (root / "cohort.yaml").write_text("- a"),
             "cohort.yaml",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from tim_search import choices, confirmation, confirmer, designs, readings, runn
 from tim_search.confirmation import Asked, Contrast, contrast, fresh_seeds, needed
 from tim_search.games import ScoreTable
 from tim_search.ledger import Ledger
-from tim_search.types import FINAL_FOLD, BadInput, Context, Curve, Pack, PackResult, Score, Unit
+from tim_search.search import Manifest
+from tim_search.types import FINAL_FOLD, BadInput, Context, Curve, Pack, PackResult, Score, Task, Unit
 
 SETTINGS = M3HSettings(width=8, epochs=3, batch_size=64, learning_rate=3e-3, replicates=20)
 
@@ -126,18 +128,134 @@ def test_notes_say_who_chose_and_from_how_many_seeds() -> None:
     )  # fmt: skip
     asked = Asked("lower_bound", {"a": ("a", "b")}, (), ("a", "b"), (1000, 1001, 1002), 100, {})
     other = dataclasses.replace(found, source="b")
-    assert confirmation.caveats(asked, [found], 1, ())[0].startswith(
+    once = [{"command": "train"}]
+    assert confirmation.caveats(asked, [found], once, ())[0].startswith(
         "1 combination chosen on validation patients by the rule lower bound; "
     )
-    assert confirmation.caveats(asked, [found, other], 1, ())[0].startswith("2 combinations chosen on validation")
+    both = dataclasses.replace(asked, chosen={"a": ("a", "b"), "b": ("a", "b")})
+    assert confirmation.caveats(both, [found, other], once, ())[0].startswith("2 combinations chosen on validation")
     given = dataclasses.replace(asked, rule="given", seeds=(1000,))
-    (first, few) = confirmation.caveats(given, [found], 1, ())
+    (first, few) = confirmation.caveats(given, [found], once, ())
     assert first.startswith("1 combination named by the user; ")
     assert "1 fresh seed;" in first
     assert "fewer than three seeds" in few
-    (*_, read, near) = confirmation.caveats(asked, [found], 3, [("b", "a")])
+    (*_, read, near) = confirmation.caveats(asked, [found], once * 3, [("b", "a")])
     assert "have been read 3 times" in read
     assert near == "Overlapping targets, whose gain is no transfer: a with b."
+
+
+BEFORE = Context("c", "d", "e", "m3h", "{}")
+
+
+def asked_for(chosen: dict[str, tuple[str, ...]], alone: tuple[str, ...] = (), first: int = 1000) -> Asked:
+    contexts = dict.fromkeys(needed(chosen, ("a", "b", "c", "d")), BEFORE)
+    return Asked("paper", chosen, alone, ("a", "b", "c", "d"), tuple(range(first, first + 5)), 400, contexts)
+
+
+def test_a_confirmation_keeps_those_before_it_that_compared_something_else(tmp_path: Path) -> None:
+    first = asked_for({"a": ("a", "b")}, alone=("c",))
+    second = asked_for({"b": ("a", "b")}).after(first)
+    assert second.earlier == (first,)
+    again = first.after(second)
+    assert again.earlier == (asked_for({"b": ("a", "b")}),), "the same once more is no comparison of its own"
+    by_sex = dataclasses.replace(first, groups=("sex",)).after(first)
+    assert by_sex.earlier == (), "another figure of the same scores"
+    others = [asked_for({"a": ("a", "c")}), asked_for({"a": ("a", "b")}, first=2000)]
+    tuned = {("a",): BEFORE, ("a", "b"): dataclasses.replace(BEFORE, settings='{"width":4}')}
+    others.append(dataclasses.replace(first, contexts=tuned))
+    for other in others:
+        assert [one.chosen for one in other.after(first).earlier] == [first.chosen]
+    assert first.after(None) is first
+    third = asked_for({}, alone=("d",)).after(second)
+    assert [one.chosen for one in third.earlier] == [second.chosen, first.chosen]
+    third.write(tmp_path)
+    assert confirmation.read(tmp_path) == third
+    # A record of a version that kept the latest alone.
+    plain = json.loads((tmp_path / confirmation.NAME).read_text())
+    del plain["earlier"]
+    (tmp_path / confirmation.NAME).write_text(json.dumps(plain))
+    assert confirmation.read(tmp_path) == dataclasses.replace(third, earlier=())
+
+
+def scored_pairs(folder: Path, gains: dict[str, float]) -> summary.SearchResults:
+    """A search folder whose ledger holds the test scores of each task alone and of all pairs, from ten seeds.
+
+    The other task of a pair adds the source's gain, with noise that leaves a gain of 0.02 a p-value near 0.05.
+    """
+    tasks = {name: Task(name, "binary") for name in gains}
+    design = {"kind": "sized", "k": 2}
+    Manifest("s", "made up", BEFORE, tuple(tasks.values()), (), design, ((0, 0),), tuple(tasks)).write(folder)
+    ledger = Ledger(folder / "ledger")
+    dice = np.random.default_rng(0)
+    patients = dice.normal(size=400) * 0.0102
+    for seed in (*range(1000, 1005), *range(2000, 2005)):
+        for size in (1, 2):
+            for members in itertools.combinations(tasks, size):
+                unit = Unit(members, seed, FINAL_FOLD)
+                rows = []
+                for name in members:
+                    value = 0.7 + (gains[name] if size == 2 else 0.0)
+                    draws = tuple(value + patients * (size == 2))
+                    rows.append(Score(unit, name, "auroc", "test", value, replicates=draws))
+                ledger.append(PackResult(Pack((unit,)), tuple(rows)), BEFORE)
+    return summary.open_search(folder)
+
+
+def test_sources_confirmed_one_by_one_are_judged_together(tmp_path: Path) -> None:
+    """The surest of four gains, asked for alone, is a discovery; that three others found nothing takes it back."""
+    results = scored_pairs(tmp_path, {"a": 0.02, "b": 0.0, "c": 0.0, "d": 0.0})
+
+    def judged() -> dict[str, bool]:
+        return {one.source: one.rejected for one in confirmation.confirmed(results)}
+
+    pairs = {"a": ("a", "b"), "b": ("a", "b"), "c": ("c", "d"), "d": ("c", "d")}
+    at_once = asked_for(pairs)
+    at_once.write(tmp_path)
+    together = confirmation.confirmed(results)
+    (p_value,) = (one.gain.p_value for one in together if one.source == "a")
+    assert 0.025 < p_value < 0.1, "a discovery alone, and none of four"
+    assert not any(one.rejected for one in together)
+
+    asked = asked_for({"a": pairs["a"]})
+    asked.write(tmp_path)
+    assert judged() == {"a": True}
+    for source in "bcd":
+        asked = asked_for({source: pairs[source]}).after(asked)
+        asked.write(tmp_path)
+    assert confirmation.confirmed(results) == together, "one by one is as good as all at once"
+    first, anew = confirmation.caveats(asked, together, [], ())
+    assert "over these sources and 3 comparisons of earlier confirmations." in first
+    assert "judged anew" in anew
+
+    # Another combination in the first one's place leaves what the first one took.
+    asked = asked_for({"a": ("a", "c")}).after(asked_for({"a": pairs["a"]}))
+    asked.write(tmp_path)
+    assert judged() == {"a": True}, "both found the same"
+    asked = asked_for({"b": ("b", "c")}).after(asked)
+    asked.write(tmp_path)
+    assert judged() == {"a": True, "b": False}
+
+    # A source that a later rule leaves alone is shown so; its comparison was made all the same.
+    asked = asked_for({}, alone=("a",)).after(asked)
+    asked.write(tmp_path)
+    assert [one.chosen for one in confirmation.confirmed(results)] == [(), ("b", "c")]
+
+
+def test_comparisons_that_only_the_log_knows_count_as_nothing_found(tmp_path: Path) -> None:
+    results = scored_pairs(tmp_path, {"a": 0.02, "b": 0.0, "c": 0.0, "d": 0.0})
+    asked = asked_for({"a": ("a", "b")})
+    asked.write(tmp_path)
+    seeds = list(asked.seeds)
+    readings.log(tmp_path, "confirm", rule="paper", combinations={"a": ["a", "b"]}, seeds=seeds)
+    readings.log(tmp_path, "train", source="a", subset=["a", "b"], seeds=seeds)
+    assert [one.rejected for one in confirmation.confirmed(results)] == [True], "the log names what the record does"
+    lost = {"b": ["a", "b"], "c": ["c", "d"], "d": ["d", "c"]}
+    readings.log(tmp_path, "confirm", rule="paper", combinations=lost, seeds=seeds)
+    readings.log(tmp_path, "confirm", rule="paper", combinations={"d": ["c", "d"]}, seeds=seeds)
+    assert [one.rejected for one in confirmation.confirmed(results)] == [False]
+    notes = confirmation.caveats(asked, confirmation.confirmed(results), readings.read(tmp_path), ())
+    assert "and 3 comparisons of earlier confirmations" in notes[0]
+    assert notes[2].startswith("3 of the earlier comparisons are known from test-readings.jsonl alone")
 
 
 def test_verdicts_say_what_was_found() -> None:

@@ -287,6 +287,12 @@ def test_a_forest_of_hundreds_shows_both_ends(tmp_path: Path) -> None:
     assert saved(ax, tmp_path).shape[0] < 16 * figures.DPI
 
 
+def test_no_lines_at_all(tmp_path: Path) -> None:
+    data = figures.convergence_data([(20, result(SIX[:1])), (40, result(SIX[:1]))], SIX[0])
+    assert data.others == ()
+    saved(figures.draw_lines(data), tmp_path)
+
+
 def test_all_scores_zero_or_unknown(tmp_path: Path) -> None:
     for value in (0.0, NAN):
         data = figures.heatmap_data(replaced(result(), estimate=np.full((6, 6), value)), "value")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,44 @@ def test_watching_ends_with_ctrl_c(started: Path) -> None:
     _, err = watcher.communicate(timeout=60)
     assert watcher.returncode == 130
     assert "Stopped watching" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "waits", "number"),
+    [
+        ("check s.yaml", "s.yaml", signal.SIGINT),
+        ("check s.yaml", "s.yaml", signal.SIGTERM),
+        ("run s.yaml", "s.yaml", signal.SIGINT),
+        ("report out", "out/search.json", signal.SIGINT),
+        ("tim out", "out/search.json", signal.SIGINT),
+        pytest.param("confirm out", "out/search.json", signal.SIGINT, marks=pytest.mark.slow),  # imports torch and Ray
+        ("cohort export ward copy", "ward/cohort.yaml", signal.SIGINT),
+    ],
+)
+def test_any_command_tells_that_it_was_interrupted(
+    tmp_path: Path, arguments: str, waits: str, number: signal.Signals
+) -> None:
+    """A command that waits for its input is stopped there: a file that never ends, as one on a slow disk."""
+    path = tmp_path / waits
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "tim_search", *arguments.split()],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with open(path, "wb"):  # opens once the command has opened it
+        time.sleep(0.05)  # it may not have come to reading yet
+        running.send_signal(number)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert out == ""
+    told = err.splitlines()[-1]
+    assert told == "stopped: Interrupted; nothing is lost. The same command can be run again."
     assert "Traceback" not in err
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -101,6 +102,7 @@ def train(
         planned_units=(2 ** len(tasks) - 1) * len(blocks),
     )
     manifest.write(folder)
+    (folder / "search.yaml").write_text("cohort: somewhere\n")  # as a run keeps it; it hides no counts
     results = summary.open_search(folder)
     plan = results.plan
     assert isinstance(plan, StaticPlan)
@@ -167,6 +169,19 @@ def test_it_says_what_the_search_holds(folder: Path) -> None:
     assert json.loads((folder / "versions.json").read_text())["torch"] in text
 
 
+def test_two_at_once_do_not_stand_in_each_others_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is written aside under a name of its own, made durable, then put in its place."""
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(1) or sync(handle))
+    (folder / ".report.html.tmp").mkdir()
+    path = report.write(summary.open_search(folder))
+    (folder / ".report.html.tmp").rmdir()
+    assert Page(path.read_text(encoding="utf-8")).text
+    assert len(synced) == 2, "the page and its name"
+    assert not list(folder.glob(".*"))
+
+
 def test_the_tables_inside_are_those_of_the_search(folder: Path) -> None:
     links = [link for link in Page(text_of(folder)).links if (link["href"] or "").startswith("data:")]
     assert [link["download"] for link in links] == ["small-tim.csv", "small-expansion.csv", "small-attention.csv"]
@@ -191,6 +206,15 @@ def test_names_from_users_are_text(tmp_path: Path) -> None:
         assert name in page.text
     assert "holds no description of its cohort" in page.text
     assert "group" not in page.ids
+
+
+@pytest.mark.parametrize("kind", ["exact", "sized", "sampled", "greedy", "surrogate"])
+def test_every_design_is_told_in_words(folder: Path, kind: str) -> None:
+    results = summary.open_search(folder)
+    manifest = dataclasses.replace(results.manifest, design={"kind": kind, "k": 2, "n": 20})
+    told = report._asked(dataclasses.replace(results, manifest=manifest))["design"]
+    assert told.startswith(f"{kind}: ")
+    assert told != f"{kind}: {kind}"
 
 
 @pytest.mark.parametrize("n_tasks", [1, 2])

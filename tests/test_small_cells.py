@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from model import synthetic
 from model.cohort import Cohort, write_cohort
 from tim_search import confirmer, deploy, extension, inside, report, runner, small_cells, spec, summary
+from tim_search.merge import merge
 from tim_search.types import BadInput
 
 SMALL = 30
@@ -182,6 +183,85 @@ def test_a_search_folder_holds_no_small_count_from_its_start(tmp_path: Path, coh
     results = summary.open_search(found.out)
     with pytest.raises(BadInput, match=f"--small-cells: expected {SMALL} or more"):
         report.content(results, small=5)
+
+
+HIDING = yaml.safe_dump({"cohort": "support2", "small_cells": 7})
+
+
+@pytest.mark.parametrize(
+    ("record", "search", "limit"),
+    [
+        ({"small_cells": 10}, None, 10),
+        ({"small_cells": 10}, HIDING, 10),
+        ({"small_cells": 0}, HIDING, 0),
+        ({"samples": 900}, HIDING, 7),  # of a version that did not keep the limit in the record
+        ({"samples": 900}, "cohort: support2", 0),  # ... and knew no limit at all
+        ({"samples": 900}, None, None),
+        ({"small_cells": "10"}, HIDING, 7),
+        ({"small_cells": True}, None, None),
+        ({"small_cells": -1}, HIDING, 7),
+        ("{", HIDING, 7),
+        ("[1]", HIDING, 7),
+        (b"\xff", HIDING, 7),
+        (None, HIDING, 7),
+        (None, "cohort: [", None),
+        (None, "7", None),
+        (None, "small_cells: 3.5", None),
+        (None, None, None),
+    ],
+)
+def test_where_a_folder_says_which_counts_are_hidden(
+    tmp_path: Path, record: dict[str, Any] | str | bytes | None, search: str | None, limit: int | None
+) -> None:
+    """A file that is missing or damaged never shows what was to be hidden."""
+    if record is not None:
+        content = json.dumps(record) if isinstance(record, dict) else record
+        (tmp_path / "cohort.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    if search is not None:
+        (tmp_path / "search.yaml").write_text(search)
+    assert summary.small_cells_of(tmp_path) == limit
+
+
+def test_a_folder_that_does_not_say_is_not_shown(tmp_path: Path, cohort: Cohort) -> None:
+    found = spec.resolve(spec.load(search_file(tmp_path, cohort, small_cells=SMALL)))
+    runner.prepare(found)
+    (found.out / "cohort.json").unlink()
+    assert summary.open_search(found.out).small_cells == SMALL
+    (found.out / "search.yaml").unlink()
+    with pytest.raises(BadInput, match=r"small_cells.*neither can be read\. Run the search again with its file"):
+        report.write(summary.open_search(found.out))
+    assert not (found.out / "report.html").exists()
+    runner.prepare(found)  # what it is told to do
+    assert summary.open_search(found.out).small_cells == SMALL
+
+
+def test_a_merged_search_hides_what_the_strictest_of_its_sources_hides(tmp_path: Path) -> None:
+    from test_merge import MANIFEST, PAIRS, site
+
+    places = []
+    for seed, limit in enumerate((5, 20)):
+        folder = tmp_path / f"site{seed}"
+        site(str(folder / "ledger"), PAIRS[:3], seed)
+        replace(MANIFEST, blocks=((seed, 0),)).write(folder)
+        (folder / "cohort.json").write_text(json.dumps({"samples": 900 + seed, "small_cells": limit}))
+        places.append(str(folder))
+    out = tmp_path / "both"
+
+    def merged() -> Any:
+        merge(places, str(out))
+        path = out / "cohort.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    assert merged() == {"samples": 901, "small_cells": 20}
+    # Only the search file still says what was hidden: the record of the other site holds more than that allows.
+    (tmp_path / "site1" / "cohort.json").write_text("{")
+    (tmp_path / "site1" / "search.yaml").write_text("small_cells: 20")
+    assert merged() == {"small_cells": 20}
+    (tmp_path / "site1" / "search.yaml").unlink()
+    assert merged() is None
+    assert len(summary.open_search(out).tim().tasks) == len(MANIFEST.tasks), "scores count no patients"
+    with pytest.raises(BadInput, match="where the folder was merged, merge again"):
+        report.write(summary.open_search(out))
 
 
 def check_curves(curves: pd.DataFrame, small: int) -> None:

@@ -59,6 +59,47 @@ def test_only_the_cohort_has_no_default(tmp_path: Path) -> None:
     )
 
 
+def test_all_tasks_but_some(tmp_path: Path) -> None:
+    text = "cohort: support2\ntasks: {all_but: [dnr_later, hospdead]}\ndesign: {sized: 2}\n"
+    search = spec.load(write(tmp_path, text))
+    found, every = spec.resolve(search), spec.resolve(spec.SearchFile(cohort="support2"))
+    rest = [name for name in every.tasks if name not in ("dnr_later", "hospdead", every.design.get("control"))]
+    assert list(found.tasks) == rest, "in the cohort's own order"
+    named = spec.resolve(search.model_copy(update={"tasks": tuple(rest)}))
+    assert (found.context, found.design) == (named.context, named.design), "it is the search that names the others"
+    assert yaml.safe_load(spec.dump(search))["tasks"] == {"all_but": ["dnr_later", "hospdead"]}
+    assert spec.load(write(tmp_path, spec.dump(search), "again.yaml")).tasks == search.tasks
+
+
+def test_tasks_to_leave_out_are_those_of_the_cohort(tmp_path: Path) -> None:
+    told = misfit(tasks={"all_but": ["hospdeath", "slos_log"]})
+    assert "tasks.all_but: no such task: 'hospdeath'. Did you mean hospdead? Allowed:" in told
+    every = list(spec.resolve(spec.SearchFile(cohort="support2", design={"sized": 2})).tasks)  # type: ignore[arg-type]
+    told = misfit(tasks={"all_but": every}, design="exact")
+    assert "tasks.all_but: expected to leave a task, got all 12 tasks of the cohort. Leave out fewer." in told
+    assert len(told.splitlines()) <= 2
+    path = write(tmp_path, yaml.safe_dump({"cohort": "support2", "tasks": {"all_but": every[1:]}}))
+    assert {one.place for one in spec.check(path) if one.place.startswith("tasks.")} <= {f"tasks.{every[0]}"}
+    path = write(tmp_path, yaml.safe_dump({"cohort": "support2", "tasks": {"all_but": every}}))
+    assert [one.place for one in spec.check(path)] == ["tasks.all_but"]
+
+
+def test_a_task_left_out_may_have_labels_that_cannot_be_scored(tmp_path: Path) -> None:
+    """As with a list of tasks: only those that are searched have to be sound."""
+    from model.cohort import open_cohort, write_cohort
+
+    write_cohort(open_cohort("support2"), tmp_path / "cohort")
+    path = tmp_path / "cohort" / "samples.parquet"
+    frame = pd.read_parquet(path)
+    frame["label_hospdead"] = 0.0
+    frame.to_parquet(path, index=False)
+    whole = spec.check(write(tmp_path, "cohort: cohort\n"))
+    assert any(one.place == "tasks.hospdead" and one.severity == "error" for one in whole)
+    rest = spec.check(write(tmp_path, "cohort: cohort\ntasks: {all_but: [hospdead]}\n"))
+    assert not [one for one in rest if one.place == "tasks.hospdead" or one.severity == "error"]
+    assert "hospdead" not in spec.resolve(spec.load(tmp_path / "search.yaml")).tasks
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     text = "cohort: data/mine\nledger: store\nout: results\n"
     search = spec.load(write(tmp_path, text))
@@ -77,7 +118,17 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("tasks: hospdead", ["line 2, tasks: expected `all` or a list, got hospdead. Write [hospdead]."]),
         ("tasks: []", ["tasks: expected `all` or a list of at least one name"]),
         ("tasks: [a, b, a]", ["tasks: named more than once: a."]),
-        ("tasks: [[a]]", ["tasks[0]: expected `all` or a list of task names"]),
+        ("tasks: [[a]]", ["line 2, tasks[0]: expected `all`, a list of task names or {all_but: [...]}, got ['a']"]),
+        ("tasks: {all_but: hospdead}", ["line 2, tasks.all_but: expected a list of task names, got 'hospdead'"]),
+        ("tasks: {all_but: all}", ["tasks.all_but: expected a list of task names, got 'all'"]),
+        ("tasks: {all_but: []}", ["tasks.all_but: expected", "an empty list"]),
+        ("tasks: {all_but: [a, b, a]}", ["tasks.all_but: named more than once: a."]),
+        ("tasks: {all_but: [[a]]}", ["line 2, tasks.all_but[0]: expected a list of task names, got ['a']"]),
+        ("tasks: {all_but:}", ["tasks.all_but: expected a list of task names, got nothing"]),
+        ("tasks: {}", ["tasks.all_but: expected a list of task names, got nothing. Add a line"]),
+        ("tasks: {allbut: [a]}", ["tasks.allbut: unknown key. Did you mean all_but?"]),
+        ("tasks: 3", ["tasks: expected `all`, a list of task names or {all_but: [...]}, got 3"]),
+        ("design: {greedy: {sources: {all_but: [a]}}}", ["greedy.sources: expected `all` or a list of task names"]),
         ("network: resnet", ["line 2, network: expected one of flexcare, m3h", "'resnet'"]),
         ("training: {epoch: 3}", ["line 2, training.epoch: unknown key. Did you mean epochs?", "batch_size"]),
         ("training: {epochs: many}", ["training.epochs:", "integer", "'many'"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from itertools import combinations
 
@@ -95,6 +97,26 @@ def test_missing_scores_are_missing_and_too_few_say_nothing() -> None:
         mean, sd = surrogate.predict(few, table.tasks[2], every)
         assert np.isnan(mean).all()
         assert np.isnan(sd).all()
+
+
+def test_what_was_fitted_goes_with_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that nobody holds any more is not kept alive, and one that is held is fitted once."""
+    rng = np.random.default_rng(7)
+    every = designs.exact(5)
+    tables = [sg.searched(sg.quadratic(5, seed), every, rng, n_blocks=2, noise=0.1) for seed in range(2)]
+    fits = []
+    fit = surrogate._fit
+    monkeypatch.setattr(surrogate, "_fit", lambda table: fits.append(1) or fit(table))
+    for _ in range(2):
+        for table in tables:
+            for name in table.tasks:
+                surrogate.predict(table, name, every)
+    assert len(fits) == 2
+    alive = [weakref.ref(table) for table in tables]
+    del table
+    tables.clear()
+    gc.collect()
+    assert [one() for one in alive] == [None, None]
 
 
 def test_bad_questions_are_told() -> None:

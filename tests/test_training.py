@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+import resource
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +70,18 @@ def test_every_unit_and_task_gets_a_score_its_replicates_and_its_attention(cohor
     assert result.seconds > 0
     assert result.peak_bytes > 0
     assert sum(row.seconds for row in primary) == pytest.approx(4 * result.seconds)
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_the_most_memory_is_in_bytes_on_every_system(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch, system: str, unit: int
+) -> None:
+    """What the system counts is kilobytes on Linux and bytes on macOS."""
+    worker = trainer(payload(cohort))
+    assert isinstance(worker, PackTrainer)
+    monkeypatch.setattr(sys, "platform", system)
+    counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert counted * unit <= worker._peak_bytes() < 1.5 * counted * unit
 
 
 def test_attention_of_large_subsets_is_not_kept(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:

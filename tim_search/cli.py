@@ -1,9 +1,9 @@
 """The command line. Each command reads its input, calls one function of the product, and shows what comes back.
 
-Exit codes: 0 done, 2 bad input, 3 finished with failed units, 130 interrupted, 1 whatever else goes wrong (a lost
-cluster, an MLflow that does not answer `publish`). Results go to the standard output, everything else to the standard
-error. Heavy modules are imported inside the commands that need them: `status`, `tim` and `expand` start without torch
-and without Ray.
+Exit codes: 0 done, 2 bad input, 3 finished with failed units, 130 interrupted (always with a line that says so), 1
+whatever else goes wrong (a lost cluster, an MLflow that does not answer `publish`). Results go to the standard output,
+everything else to the standard error. Heavy modules are imported inside the commands that need them: `status`, `tim`
+and `expand` start without torch and without Ray.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tim_search import __version__, cohort_cli, console
-from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError, near, some
+from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError, duration, near, some
 from tim_search.types import subset as as_subset
 
 if TYPE_CHECKING:
@@ -36,8 +37,21 @@ FINISHED_WITH_FAILURES = 3
 
 DEMO_TASKS = ("hospdead", "dnr_later", "dzclass", "slos_log", "avtisst", "phenotype")
 
+
+class Commands(TyperGroup):
+    """All commands; one that is interrupted and has no words of its own for it ends with these."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; typer itself would end it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted; nothing is lost. The same command can be run again.") from None
+
+
 app = typer.Typer(
     name="tim-search",
+    cls=Commands,
     help="Find out which clinical tasks to train together: plan task subsets, train them all, read off who helps whom.",
     no_args_is_help=True,
     add_completion=False,
@@ -265,7 +279,7 @@ def status(
 
 def _watch(folder: Path, every: float, as_json: bool) -> None:
     """A line (with --json an object) for every look at which something is new, until the search has finished."""
-    from tim_search import display, summary
+    from tim_search import summary
 
     first: tuple[float, int] | None = None
     last: dict[str, Any] = {}
@@ -276,7 +290,7 @@ def _watch(folder: Path, every: float, as_json: bool) -> None:
             first = first or (now, trained)
             if content != last:
                 rate = (trained - first[1]) / (now - first[0]) if trained > first[1] else 0.0
-                left = f", {rate:.2g}/s, {display.duration(content['waiting'] / rate)} left" if rate else ""
+                left = f", {rate:.2g}/s, {duration(content['waiting'] / rate)} left" if rate else ""
                 line = f"{trained} of {total} units, {content['failed']} failed{left}"
                 print(json.dumps(content, ensure_ascii=False) if as_json else line, flush=True)
             if content["finished"]:
@@ -301,7 +315,7 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
         **({"trainings": _tuning_words(content["tuning"])} if content["tuning"] else {}),
         "units waiting": content["waiting"],
         "finished": "yes" if content["finished"] else "no",
-        "training time": display.duration(content["training_seconds"]),
+        "training time": duration(content["training_seconds"]),
         **({"stopping rule": content["stopping"]["reason"]} if content["stopping"] else {}),
         "last written": content["last_written"] or "never",
         "ledger": content["ledger"],
@@ -861,6 +875,7 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
     # Only now: a mistake in the search file should not wait for these imports.
     from tim_search import forecast, runner
 
+    runner.check_folder(found)
     if few := forecast.too_few(found):
         console.say("warning", few)
     place = address or found.file.address
@@ -895,7 +910,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
     by_rule = ["--rule", "predicted"] if found.design["kind"] == "sampled" else []
     uri = tracking.shown(found.tracking_uri)
     places = {
-        "trained": f"{outcome.trained} units in {display.duration(outcome.seconds)}, {outcome.failed} of them failed; "
+        "trained": f"{outcome.trained} units in {duration(outcome.seconds)}, {outcome.failed} of them failed; "
         f"{outcome.reused} were in the ledger already",
         **({"memory": f"{outcome.peak_bytes / 2**20:,.0f} MiB at most a worker"} if outcome.peak_bytes else {}),
         "ledger": results.ledger.place,

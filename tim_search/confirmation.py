@@ -5,8 +5,10 @@ source's single-task model anew: both are trained on the whole training part fro
 untouched test patients. Two baselines of no less compute stand beside them: all tasks of the search together, and an
 ensemble of as many single-task models as the combination has tasks.
 
-`Asked` says what was to be confirmed (`confirmation.json`); the scores are in the ledger, as those of every training,
-under the fold `FINAL_FOLD`. Everything else is computed from these two, also while the confirmation runs.
+`Asked` says what was to be confirmed (`confirmation.json`), by this confirmation and by those before it in the same
+folder; the scores are in the ledger, as those of every training, under the fold `FINAL_FOLD`. Everything else is
+computed from these two, also while the confirmation runs. The false discovery rate is that of all comparisons together:
+whoever confirms the sources one by one makes as many of them as who names all at once.
 """
 
 from __future__ import annotations
@@ -16,27 +18,32 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from tim_search import readings
 from tim_search.ledger import write_durably
 from tim_search.summary import SearchResults
 from tim_search.tim import discoveries
-from tim_search.types import FINAL_FOLD, BadInput, Context, Subset
+from tim_search.types import FINAL_FOLD, BadInput, Context, Subset, subset
 
 Array = NDArray[np.float64]
 
 NAME = "confirmation.json"
 
-#: Discoveries among the sources are controlled at this false discovery rate, as those of the heatmap.
+#: Discoveries among all comparisons are controlled at this false discovery rate, as those of the heatmap.
 FDR = 0.10
 
 #: The first of the seeds of a confirmation; those a search has used are passed over.
 FIRST_SEED = 1000
+
+
+#: (source, combination, seeds, keys of the contexts of both sides).
+_Comparison: TypeAlias = tuple[str, Subset, tuple[int, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Asked:
         draws: patient-bootstrap draws behind every score.
         contexts: of every subset that is trained; they differ where subsets have settings of their own.
         groups: columns by which calibration is shown apart.
+        earlier: confirmations before this one that compared something else, the latest first; each without its own.
     """
 
     rule: str
@@ -62,6 +70,26 @@ class Asked:
     draws: int
     contexts: Mapping[Subset, Context]
     groups: tuple[str, ...] = ()
+    earlier: tuple[Asked, ...] = ()
+
+    @property
+    def comparisons(self) -> frozenset[_Comparison]:
+        """Each source's single-task model against its combination, without those of earlier confirmations."""
+        return frozenset(self.comparison(source) for source in self.chosen)
+
+    def comparison(self, source: str) -> _Comparison:
+        """What is compared for a source with a combination."""
+        sides = (self.contexts.get((source,)), self.contexts.get(self.chosen[source]))
+        return source, self.chosen[source], self.seeds, tuple("" if one is None else one.key for one in sides)
+
+    def after(self, before: Asked | None) -> Asked:
+        """The same with the confirmations before it, as far as they compared, or left alone, something else."""
+        if before is None:
+            return self
+        mine, named = self.comparisons, {*self.chosen, *self.alone}
+        line = (replace(before, earlier=()), *before.earlier)
+        kept = (one for one in line if not (one.comparisons <= mine and {*one.chosen, *one.alone} <= named))
+        return replace(self, earlier=tuple(kept))
 
     @property
     def subsets(self) -> tuple[Subset, ...]:
@@ -78,11 +106,36 @@ class Asked:
 
     def write(self, folder: Path) -> None:
         """Write `confirmation.json`, whole or not at all."""
-        plain = asdict(self)
-        plain["contexts"] = [
-            {"subset": list(members), "context": asdict(context)} for members, context in self.contexts.items()
-        ]
-        write_durably(folder / NAME, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode())
+        write_durably(folder / NAME, (json.dumps(_plain(self), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _plain(asked: Asked) -> dict[str, Any]:
+    """As JSON can hold it."""
+    return {
+        **asdict(replace(asked, contexts={}, earlier=())),
+        "contexts": [
+            {"subset": list(members), "context": asdict(context)} for members, context in asked.contexts.items()
+        ],
+        "earlier": [_plain(one) for one in asked.earlier],
+    }
+
+
+def _asked(plain: Mapping[str, Any]) -> Asked:
+    contexts = {
+        tuple(one["subset"]): Context(**{item.name: one["context"][item.name] for item in fields(Context)})
+        for one in plain["contexts"]
+    }
+    return Asked(
+        plain["rule"],
+        {source: tuple(members) for source, members in plain["chosen"].items()},
+        tuple(plain["alone"]),
+        tuple(plain["together"]),
+        tuple(plain["seeds"]),
+        plain["draws"],
+        contexts,
+        tuple(plain["groups"]),
+        tuple(_asked(one) for one in plain.get("earlier", ())),
+    )
 
 
 def read(folder: Path) -> Asked | None:
@@ -91,21 +144,7 @@ def read(folder: Path) -> Asked | None:
     if not path.exists():
         return None
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        contexts = {
-            tuple(one["subset"]): Context(**{item.name: one["context"][item.name] for item in fields(Context)})
-            for one in plain["contexts"]
-        }
-        return Asked(
-            plain["rule"],
-            {source: tuple(members) for source, members in plain["chosen"].items()},
-            tuple(plain["alone"]),
-            tuple(plain["together"]),
-            tuple(plain["seeds"]),
-            plain["draws"],
-            contexts,
-            tuple(plain["groups"]),
-        )
+        return _asked(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{path}: is not the record of a confirmation ({type(error).__name__}: {error}). Run `tim-search confirm "
@@ -154,7 +193,7 @@ class Confirmed:
         gain: multi against single; over_together, over_ensemble: multi against the baselines.
         percent: the gain as a percentage of the single-task score, as the paper tells it.
         validation_gain: what the search had measured, for comparison.
-        rejected: whether "no difference" is rejected at the false discovery rate over all sources.
+        rejected: whether "no difference" is rejected at the false discovery rate of `confirmed`.
         verdict: in words.
     """
 
@@ -216,20 +255,50 @@ def contrast(one: Array, other: Array, confidence: float = 0.95) -> Contrast:
 def confirmed(results: SearchResults) -> tuple[Confirmed, ...]:
     """What the ledger's test scores say, for every source in the order of the search; () where nothing was confirmed.
 
-    Sources for which no combination was chosen follow with NaN for scores. Raises BadInput for a damaged record.
+    A source has its latest comparison. The false discovery rate is that of all comparisons which confirmations of this
+    folder made, those that a later choice has replaced included. One that only the log of test readings knows any more
+    counts as a test that found nothing, which can only make discoveries fewer. Sources for which no combination was
+    chosen have NaN for scores. Raises BadInput for a damaged record.
     """
     asked = read(results.folder)
     if asked is None:
         return ()
-    scores = _scores(results, asked)
+    every = (asked, *asked.earlier)
+    frames = _frames(results, every)
+    compared: dict[_Comparison, Confirmed] = {}
+    latest: dict[str, _Comparison | None] = {}
+    for one in every:
+        scores = _scores(frames, one)
+        for source in one.chosen:
+            which = one.comparison(source)
+            latest.setdefault(source, which)
+            if which not in compared and source in results.tasks:
+                validation = _validation_gain(results, source, one.chosen[source])
+                metric = results.tasks[source].metric
+                compared[which] = _confirmed(source, metric, one.chosen[source], one, scores, validation)
+        for source in one.alone:
+            latest.setdefault(source, None)
+    forgotten = len(_from_the_log(asked, readings.read(results.folder)))
+    p_values = np.array([one.gain.p_value for one in compared.values()] + [1.0] * forgotten)
+    rejected = dict(zip(compared, discoveries(p_values, FDR).tolist(), strict=False))
     found = []
-    for source in [name for name in results.tasks if name in asked.chosen or name in asked.alone]:
-        metric = results.tasks[source].metric
-        chosen = asked.chosen.get(source, ())
-        validation = _validation_gain(results, source, chosen) if chosen else math.nan
-        found.append(_confirmed(source, metric, chosen, asked, scores, validation))
-    rejected = discoveries(np.array([one.gain.p_value for one in found]), FDR)
-    return tuple(_judged(one, bool(sure)) for one, sure in zip(found, rejected, strict=True))
+    for name in (name for name in results.tasks if name in latest):
+        if (shown := latest[name]) is not None:
+            found.append(_judged(compared[shown], rejected[shown]))
+        else:
+            found.append(_judged(_confirmed(name, results.tasks[name].metric, (), asked, {}, math.nan), False))
+    return tuple(found)
+
+
+def _from_the_log(asked: Asked, log: Iterable[Mapping[str, object]]) -> set[tuple[str, Subset, tuple[int, ...]]]:
+    """Comparisons that the log of test readings names and no record does: (source, combination, seeds)."""
+    known = {which[:3] for one in (asked, *asked.earlier) for which in one.comparisons}
+    logged = set()
+    for line in log:
+        combinations, seeds = line.get("combinations"), line.get("seeds")
+        if line.get("command") == "confirm" and isinstance(combinations, dict) and isinstance(seeds, list):
+            logged |= {(source, subset(members), tuple(seeds)) for source, members in combinations.items()}
+    return logged - known
 
 
 def rows(results: SearchResults) -> list[dict[str, Any]]:
@@ -269,14 +338,22 @@ def rows(results: SearchResults) -> list[dict[str, Any]]:
 _Scores = Mapping[str, Mapping[tuple[Subset, str], Mapping[int, Array]]]
 
 
-def _scores(results: SearchResults, asked: Asked) -> _Scores:
-    """Test scores by task, then by (subset, metric), then by seed: float64 (1 + R,) each."""
+def _frames(results: SearchResults, every: Iterable[Asked]) -> dict[str, pd.DataFrame]:
+    """By context key, the rows of test scores."""
     columns = ("context", "subset", "seed", "fold", "task", "metric", "score", "status", "replicates")
+    found = {}
+    for key in sorted({context.key for asked in every for context in asked.contexts.values()}):
+        frame: pd.DataFrame = results.ledger.scores(key, primary=False, part="test", columns=columns)
+        found[key] = frame[(frame["fold"] == FINAL_FOLD) & (frame["status"] == "ok")]
+    return found
+
+
+def _scores(frames: Mapping[str, pd.DataFrame], asked: Asked) -> _Scores:
+    """Test scores by task, then by (subset, metric), then by seed: float64 (1 + R,) each."""
     keys = {members: context.key for members, context in asked.contexts.items()}
     found: dict[str, dict[tuple[Subset, str], dict[int, Array]]] = {}
     for key in sorted(set(keys.values())):
-        frame: pd.DataFrame = results.ledger.scores(key, primary=False, part="test", columns=columns)
-        frame = frame[(frame["fold"] == FINAL_FOLD) & frame["seed"].isin(asked.seeds) & (frame["status"] == "ok")]
+        frame = frames[key][frames[key]["seed"].isin(asked.seeds)]
         names = ("subset", "seed", "task", "metric", "score", "replicates")
         for members, seed, task, metric, score, draws in zip(*(frame[name] for name in names), strict=True):
             if keys.get(tuple(members)) == key:
@@ -355,27 +432,48 @@ def _verdict(one: Confirmed, rejected: bool) -> str:
     if rejected:
         return "refuted: the combination is worse on untouched patients"
     if one.gain.low > 0:
-        return "not confirmed: above zero by itself, but not among so many sources"
+        return "not confirmed: above zero by itself, but not among so many comparisons"
     return "not confirmed: the difference may be chance"
 
 
-def caveats(asked: Asked, found: Sequence[Confirmed], readings: int, overlaps: Sequence[tuple[str, str]]) -> list[str]:
-    """What the reader of a confirmation must know, in words."""
+def caveats(
+    asked: Asked,
+    found: Sequence[Confirmed],
+    log: Sequence[Mapping[str, object]],
+    overlaps: Sequence[tuple[str, str]],
+) -> list[str]:
+    """What the reader of a confirmation must know, in words; `log` is that of the test readings."""
     tested = [one for one in found if one.chosen]
     by = f"chosen on validation patients by the rule {asked.rule.replace('_', ' ')}"
     by = "named by the user" if asked.rule == "given" else by
     seeds = f"{len(asked.seeds)} fresh seed{'s' * (len(asked.seeds) != 1)}"
+    count = len(asked.chosen)
+    earlier = frozenset().union(*(one.comparisons for one in asked.earlier)) - asked.comparisons
+    forgotten = _from_the_log(asked, log)
+    others = len(earlier) + len(forgotten)
+    beside = f" and {others} comparison{'s' * (others != 1)} of earlier confirmations" if others else ""
     notes = [
-        f"{len(tested)} combination{'s' * (len(tested) != 1)} {by}; discoveries at a false discovery rate of {FDR:.0%} "
-        f"over these sources. Intervals: 95 %, over test patients and {seeds}; each speaks of its one comparison."
+        f"{count} combination{'s' * (count != 1)} {by}; discoveries at a false discovery rate of {FDR:.0%} "
+        f"over these sources{beside}. Intervals: 95 %, over test patients and {seeds}; each speaks of its one "
+        "comparison."
     ]
+    if others:
+        notes.append(
+            "Every further comparison on the same test patients asks more of each: sources of earlier confirmations "
+            "are judged anew, and may read otherwise than before."
+        )
+    if forgotten:
+        notes.append(
+            f"{len(forgotten)} of the earlier comparisons {'is' if len(forgotten) == 1 else 'are'} known from "
+            f"{readings.FILE} alone and count{'s' * (len(forgotten) == 1)} as nothing found."
+        )
     if len(asked.seeds) < 3:
         notes.append(
             "With fewer than three seeds an interval says next to nothing of what a training owes to its seed."
         )
-    if readings > 1:
+    if len(log) > 1:
         notes.append(
-            f"The test patients have been read {readings} times (test-readings.jsonl). Whoever chooses after looking "
+            f"The test patients have been read {len(log)} times (test-readings.jsonl). Whoever chooses after looking "
             "turns them into validation patients."
         )
     pairs = {frozenset(pair) for pair in overlaps}

@@ -46,7 +46,7 @@ class ForestData:
         spread: float64 (n, 2), the paper's interval of each: a standard deviation.
         gain, low, high: float64 (n,), the paired difference and its 95 % interval.
         percent: float64 (n,), the difference as a percentage of the single-task score.
-        confirmed: bool (n,), a discovery over all sources.
+        confirmed: bool (n,), a discovery among all comparisons.
     """
 
     title: str

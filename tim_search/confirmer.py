@@ -44,7 +44,7 @@ class Confirmation:
 
     Attributes:
         results: the search folder.
-        rows: one a source (see `confirmation.rows`).
+        rows: one a source, those of earlier confirmations included (see `confirmation.rows`).
         notes: what the reader must know.
         outcome: what this run trained; None where no combination was chosen, so that nothing was read.
         figures: the files that were written.
@@ -120,14 +120,14 @@ def confirm(
         draws=draws,
         contexts={members: replace(found.context, settings=value.text) for members, value in settings.items()},
         groups=tuple(groups),
-    )
+    ).after(_before(results.folder))
     outcome = _train(found, results, asked, settings, address, on_event) if chosen else None
     if not chosen:
         asked.write(results.folder)
     results = summary.open_search(folder)
     rows = confirmation.rows(results)
-    count = len(readings.read(results.folder))
-    notes = confirmation.caveats(asked, confirmation.confirmed(results), count, results.manifest.overlaps)
+    log = readings.read(results.folder)
+    notes = confirmation.caveats(asked, confirmation.confirmed(results), log, results.manifest.overlaps)
     table = runner.write_table(results.folder / "tables" / "confirmation.csv", rows)
     drawn = gallery.confirmation(results) if chosen else ()
     tracker = runner.tracker_of(
@@ -136,6 +136,14 @@ def confirm(
     tracker.confirmation(rows, drawn)
     tracker.report(report.write(results, confirmation=rows))
     return Confirmation(results, rows, notes, outcome, drawn, table, tuple(tracker.missed))
+
+
+def _before(folder: Path) -> confirmation.Asked | None:
+    """What was confirmed before; of a record that is damaged, the log of test readings still knows how much it was."""
+    try:
+        return confirmation.read(folder)
+    except BadInput:
+        return None
 
 
 def wanted(results: SearchResults) -> list[Subset]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from tim_search import small_cells
 from tim_search.search import Event
 from tim_search.tim import TimResult, surest
-from tim_search.types import some
+from tim_search.types import duration, some
 
 #: Characters a column of the TIM matrix takes; a matrix that does not fit the terminal is shown as a list.
 _CELL = 11
@@ -127,15 +127,6 @@ def haim(manifest: Mapping[str, Any]) -> Group:
     lines += [f"Left out: {name}: {why}" for name, why in manifest["left_out"].items()]
     lines += [f"Never inputs: {', '.join(manifest['closed'])} (manifest.json says why)"]
     return Group(rows, tasks, Text("\n".join(lines)))
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -532,7 +523,7 @@ def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Ren
         ]
         reached = f"; {row['metric']} of {' and of '.join(baselines)}" if baselines else ""
         verdicts.append(f"{row['source']}: {row['verdict']}{percent}{reached}.")
-    lines = ["* confirmed or refuted: Benjamini-Hochberg over the sources at a false discovery rate of 10 %.", *notes]
+    lines = ["* confirmed or refuted: a discovery (Benjamini-Hochberg) at a false discovery rate of 10 %.", *notes]
     return Group(table, *(Text(f"  {line}") for line in verdicts), *(Text(f"  {line}", style="dim") for line in lines))
 
 

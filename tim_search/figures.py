@@ -395,7 +395,7 @@ def profile_data(
 def draw_lines(data: LinesData, ax: Axes | None = None) -> Axes:
     """Draw lines with bars, shifted a little so that bars do not hide each other, on `ax` or a figure of its own."""
     ax = ax or _axis(7.5, 4.8)
-    colours = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, max(len(data.others), 1)))
+    colours = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, len(data.others)))
     step = float(np.min(np.diff(data.x))) if len(data.x) > 1 else 1.0
     handles: list[Artist] = []
     for k, (name, colour) in enumerate(zip(data.others, colours, strict=True)):

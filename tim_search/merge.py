@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tim_search import plans, storage
-from tim_search.ledger import Ledger
+from tim_search.ledger import Ledger, write_durably
 from tim_search.search import Manifest
-from tim_search.types import BadInput, Context, Unit
+from tim_search.summary import small_cells_of
+from tim_search.types import BadInput, Context, Unit, canonical
 
 _WORDS: Mapping[str, str] = {
     "cohort": "the cohort's content",
@@ -50,7 +51,8 @@ def merge(sources: Sequence[str], out: str) -> Merged:
     """Merge search folders and ledgers (folders or URLs) into one.
 
     A unit that several sources answered keeps its first answer. A merge that was cut short is finished by the same
-    call. Where sources are search folders, `out` becomes one too, with the blocks of all of them.
+    call. Where sources are search folders, `out` becomes one too, with the blocks of all of them, and with the cohort's
+    record of the one that hides most (`small_cells`).
 
     Raises:
         BadInput: for fewer than two sources, one named twice, a source that is no ledger, ledgers without a common
@@ -81,6 +83,7 @@ def merge(sources: Sequence[str], out: str) -> Merged:
         target.compact()
     if manifest is not None:
         manifest.write(out)
+        _keep_record([Path(source) for source in manifests], Path(out))
     return Merged(out, target, units, len(_units(target, shared)), files, manifest is not None)
 
 
@@ -167,6 +170,24 @@ def _manifest(manifests: Mapping[str, Manifest]) -> Manifest | None:
     blocks = tuple(dict.fromkeys(block for manifest in manifests.values() for block in manifest.blocks))
     plan = plans.make(first.design, tuple(task.name for task in first.tasks))
     return replace(first, blocks=blocks, ledger="ledger", planned_units=plans.planned_units(plan, blocks))
+
+
+def _keep_record(folders: Iterable[Path], out: Path) -> None:
+    """Copy the cohort's record of the search that hides the most counts; where one does not tell, none is there."""
+    limits = {folder: small_cells_of(folder) for folder in folders}
+    path = out / "cohort.json"
+    if any(limit is None for limit in limits.values()):
+        path.unlink(missing_ok=True)
+        return
+    strictest = max(limits, key=lambda folder: limits[folder] or 0)
+    limit = limits[strictest] or 0
+    try:
+        content = json.loads((strictest / "cohort.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = {}
+    fits = isinstance(content, dict) and content.get("small_cells", 0) == limit  # else it may tell what is to be hidden
+    record = {**(content if fits else {}), "small_cells": limit}
+    write_durably(path, (canonical(record) + "\n").encode())
 
 
 def _check_free(out: Path, manifest: Manifest) -> None:

@@ -1,6 +1,6 @@
 """Safe YAML with line numbers, and pydantic's errors in words: where, what was expected, what was given, what to do.
 
-Used by `spec.py` alone; kept apart because none of it knows what a search is.
+Used by `spec.py`, and by `summary.py` for what a folder's `search.yaml` says; none of it knows what a search is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from tim_search.types import Finding, near, some
 
 #: Path of a value in a file, such as ("design", "greedy", "beam") or ("tasks", 2).
 Place: TypeAlias = tuple[int | str, ...]
+#: The name of a form that a value may have begins so, where no such name stands in the file: it is part of no place.
+FORM = "\0"
 #: Line number of each value.
 Lines: TypeAlias = Mapping[Place, int]
 
@@ -68,6 +70,14 @@ def parse(text: str) -> tuple[Any, Lines]:
         raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
+
+
+def plain(text: str) -> Any:
+    """YAML text as plain values; raises ValueError where it is none."""
+    try:
+        return parse(text)[0]
+    except yaml.YAMLError as error:
+        raise ValueError(yaml_problem(error)) from error
 
 
 def _lines(node: yaml.Node, at: Place) -> Iterator[tuple[Place, int]]:
@@ -123,8 +133,9 @@ def findings(
 
 
 def _finding(detail: ErrorDetails, section: Any, lines: Lines, inner: Mapping[str, Any], prefix: Place) -> Finding:
-    at, kind, message = (*prefix, *detail["loc"]), detail["type"], detail["msg"].rstrip(".")
-    field, known = _field(section, detail["loc"], inner)
+    inside = tuple(part for part in detail["loc"] if not str(part).startswith(FORM))
+    at, kind, message = (*prefix, *inside), detail["type"], detail["msg"].rstrip(".")
+    field, known = _field(section, inside, inner)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return Finding(place(at, lines), "unknown key.", hint(at[-1], known))
     if kind == "value_error":

@@ -11,9 +11,10 @@ import json
 import os
 import warnings
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tim_search.ledger import product_version
+from tim_search.storage import sync
 from tim_search.types import BadInput
 
 FILE = "test-readings.jsonl"
@@ -35,7 +36,8 @@ def log(folder: Path, command: str, **what: object) -> None:
         BadInput: the log cannot be written; nothing may be read then.
         TypeError: a value that JSON cannot hold.
     """
-    line = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, **what, "version": _version()}
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    line = {"when": when, "command": command, **what, "version": product_version()}
     text = json.dumps(line, ensure_ascii=False, allow_nan=False)
     path = Path(folder) / FILE
     try:
@@ -50,7 +52,7 @@ def log(folder: Path, command: str, **what: object) -> None:
                 raise OSError("the disk is full")
             os.fsync(file.fileno())
         if new:
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
         raise BadInput(
             f"{path} cannot be written ({error.strerror or error}), and without that line the test patients may not be "
@@ -80,19 +82,3 @@ def read(folder: Path) -> list[dict[str, object]]:
         else:
             warnings.warn(f"{path}, line {number}: is not whole and is left out.", ReadingsWarning, stacklevel=2)
     return found
-
-
-def _version() -> str:
-    try:
-        return version("tim-search")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _sync(folder: Path) -> None:
-    """Make a new name in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

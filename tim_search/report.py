@@ -12,12 +12,10 @@ tells of the others, so that a page of hundreds of tasks opens too; tables/tim.c
 from __future__ import annotations
 
 import base64
-import contextlib
 import csv
 import io
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,10 +28,10 @@ from numpy.typing import NDArray
 
 from tim_search import agreement, expansion, figures, per_subset, small_cells, summary, wording
 from tim_search.expansion import Expansion
-from tim_search.ledger import product_version
+from tim_search.ledger import product_version, write_durably
 from tim_search.summary import SearchResults
 from tim_search.tim import MOST_SHOWN, TimResult, most_telling
-from tim_search.types import METRIC_WORDS, BadInput, Task, Unit, subset
+from tim_search.types import METRIC_WORDS, BadInput, Task, Unit, duration, subset
 
 #: Columns of a modality whose missing values are listed one by one; the fullest are left out first.
 _COLUMNS_SHOWN = 40
@@ -64,14 +62,10 @@ def write(
     if path.is_dir():
         raise BadInput(f"{path}: expected a page to write, got a folder. Name one, such as {path / 'report.html'}.")
     text = page(content(results, small=small, confirmation=confirmation))
-    aside = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        write_durably(path, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
         raise BadInput(f"{path} cannot be written: {error}. Name another page with --out.") from error
     return path
 
@@ -89,7 +83,7 @@ def page(facts: Mapping[str, Any]) -> str:
         "signed": _signed,
         "share": lambda value: "" if value is None else "<1%" if 0 < value < 0.005 else f"{value:.0%}",
         "grouped": lambda value: f"{value:,}" if isinstance(value, int) else str(value),
-        "duration": _duration,
+        "duration": duration,
     }
     return environment.get_template(_TEMPLATE).render(facts)
 
@@ -118,7 +112,7 @@ def content(
         "label": result.label,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "version": product_version(),
-        "facts": _key_facts(result, status, overlaps),
+        "facts": _key_facts(result, status),
         "may": wording.may(result, tasks, overlaps, by_rule["lower_bound"], confirmed),
         "may_not": wording.may_not(result, tasks, overlaps, status, by_rule["lower_bound"], dropped, confirmed),
         "notes": short["notes"],
@@ -170,7 +164,7 @@ def _read(path: Path, *keys: str) -> Any:
 # What was asked and what it took --------------------------------------------------------------------------------------
 
 
-def _key_facts(result: TimResult, status: Mapping[str, Any], overlaps: Iterable[tuple[str, str]]) -> list[list[str]]:
+def _key_facts(result: TimResult, status: Mapping[str, Any]) -> list[list[str]]:
     count = status["tuning"] or status
     planned = count["planned"]
     trained = f"{count['trained']:,}" + (f" of {planned:,}" if planned and not status["finished"] else "")
@@ -181,7 +175,7 @@ def _key_facts(result: TimResult, status: Mapping[str, Any], overlaps: Iterable[
         ["trainings", trained],
         ["failed", f"{status['failed']:,}"],
         ["discoveries", str(int(result.rejected.sum()))],
-        ["training time", _duration(status["training_seconds"])],
+        ["training time", duration(status["training_seconds"])],
     ]
 
 
@@ -193,6 +187,7 @@ def _asked(results: SearchResults) -> dict[str, Any]:
         "sized": f"every subset of at most {design.get('k')} tasks",
         "sampled": f"a balanced sample of up to {design.get('n')} subsets of any size",
         "greedy": "single tasks, pairs, then what extends the best of them",
+        "surrogate": "single tasks, a balanced start, then what a model of the scores finds most promising",
     }
     kind = str(manifest.design["kind"])
     return {
@@ -565,9 +560,3 @@ def _download(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> dict[
 
 def _signed(value: float | None, digits: int = 4) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -374,7 +374,8 @@ def prepare(found: spec.ResolvedSearch) -> Manifest:
         return _prepare(found)
 
 
-def _prepare(found: spec.ResolvedSearch) -> Manifest:
+def check_folder(found: spec.ResolvedSearch) -> None:
+    """Raise BadInput when the output folder holds another search than this one; writes nothing."""
     if (found.out / "search.json").exists():
         earlier = Manifest.read(found.out)
         if earlier.context != found.context:
@@ -385,6 +386,10 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
                 f"got {found.file.name} of {len(found.tasks)} tasks. Give this search a folder of its own with --out; "
                 f"with `ledger: {found.ledger}` in its file it takes over all that is trained already."
             )
+
+
+def _prepare(found: spec.ResolvedSearch) -> Manifest:
+    check_folder(found)
     manifest = _manifest(found)
     manifest.write(found.out)
     # Paths are relative to the file, so the folder may be moved and its search still goes on in it.

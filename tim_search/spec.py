@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from tim_search import choices, per_subset, plans, reading, space, storage
@@ -60,6 +70,15 @@ def _names(value: Any) -> Any:
         if twice:
             raise _error(f"named more than once: {', '.join(twice)}. Name every task once")
     return value
+
+
+def _left_out(value: Any) -> Any:
+    """A list of distinct names stays; anything else is an error that says how to write it."""
+    if value is None:
+        raise _error("expected a list of task names, got nothing. Name the tasks to leave out")
+    if not isinstance(value, list | tuple):
+        raise _error(f"expected a list of task names, got {reading.short(value)}. Write [a, b]")
+    return _names(value)
 
 
 def _ledger(value: Any) -> Any:
@@ -109,6 +128,22 @@ class _Section(BaseModel):
     """Base of the sections of a search file: immutable, and a key it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AllBut(_Section):
+    """All tasks of the cohort but these; `name in` it tells whether a task is one of the search's."""
+
+    all_but: Annotated[tuple[str, ...], BeforeValidator(_left_out)] = Field(description="a list of task names")
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self.all_but
+
+
+_LISTED, _LEFT_OUT = reading.FORM + "list", reading.FORM + "but"
+_Tasks: TypeAlias = Annotated[
+    Annotated[tuple[str, ...], Tag(_LISTED)] | Annotated[AllBut, Tag(_LEFT_OUT)],
+    Discriminator(lambda value: _LEFT_OUT if isinstance(value, dict | AllBut) else _LISTED),
+]
 
 
 class ExactDesign(_Section):
@@ -222,8 +257,8 @@ class SearchFile(_Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="a name of letters, digits, `.`, `_` and `-`",
     )
-    tasks: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(
-        default=None, description="`all` or a list of task names"
+    tasks: Annotated[_Tasks | None, BeforeValidator(_names)] = Field(
+        default=None, description="`all`, a list of task names or {all_but: [...]}"
     )
     network: str = Field(default_factory=_default_network, description="the name of a network")
     training: dict[str, Any] = Field(default_factory=dict, description="settings of the network, such as `epochs: 15`")
@@ -355,7 +390,7 @@ def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | No
         search = SearchFile.model_validate(raw)
     except ValidationError as error:
         inner = {"resources": ResourcesSection, "greedy": GreedyDesign, "sampled": SampledDesign, "stop": StopSection}
-        inner |= {"surrogate": SurrogateDesign, "tuning": TuningSection}
+        inner |= {"surrogate": SurrogateDesign, "tuning": TuningSection, "tasks": AllBut}
         findings = reading.findings(error, SearchFile, lines, inner)
     if isinstance(raw.get("training", {}), dict):
         findings += _settings(raw.get("network", _default_network()), raw.get("training", {}), lines, allow_code)[1]
@@ -387,8 +422,11 @@ def check(path: str | Path, *, allow_code: bool = False) -> list[Finding]:
         return findings
     if search.tasks:
         # What is odd about a task that the search leaves out is told of the cohort, not of the search.
-        kept = {f"tasks.{name}" for name in search.tasks}
-        findings = [one for one in findings if not one.place.startswith("tasks.") or one.place in kept]
+        findings = [
+            one
+            for one in findings
+            if not one.place.startswith("tasks.") or one.place.removeprefix("tasks.") in search.tasks
+        ]
     try:
         return findings + _open(search, allow_code)[-1]
     except BadInput as error:
@@ -596,10 +634,11 @@ def _open(search: SearchFile, allow_code: bool) -> tuple[Cohort, Any, Design, st
 
     settings, findings = _settings(search.network, search.training, {}, allow_code)
     cohort = open_cohort(search.cohort, search.tasks or ())
-    asked = search.tasks or tuple(cohort.tasks)
-    findings += _unknown("tasks", asked, cohort.tasks)
-    names = tuple(name for name in asked if name in cohort.tasks)
+    names, unfit = _named(search.tasks, cohort.tasks)
+    findings += unfit
     design = search.design or _default_design(len(names))
+    if not names:
+        return cohort, settings, design, None, findings
     copied = control_of({name: cohort.tasks[name] for name in names}) if _wants_control(design) else None
     findings += _misfits(design, names, len(names) + (copied is not None))
     n_folds = cohort.split.n_folds
@@ -617,6 +656,19 @@ def _open(search: SearchFile, allow_code: bool) -> tuple[Cohort, Any, Design, st
     if copied is None:
         return cohort, settings, design, None, []
     return with_control(cohort, copied), settings, design, copied + SUFFIX, []
+
+
+def _named(asked: tuple[str, ...] | AllBut | None, known: Iterable[str]) -> tuple[tuple[str, ...], list[Finding]]:
+    """The tasks of a search, of those that its cohort has, and what is wrong with what its file says of them."""
+    known = tuple(known)
+    if not isinstance(asked, AllBut):
+        return tuple(name for name in asked or known if name in known), _unknown("tasks", asked or (), known)
+    names = tuple(name for name in known if name in asked)
+    findings = _unknown("tasks.all_but", asked.all_but, known)
+    if not names:
+        problem = f"expected to leave a task, got all {len(known)} tasks of the cohort."
+        findings.append(Finding("tasks.all_but", problem, "Leave out fewer."))
+    return names, findings
 
 
 def _wants_control(design: Design) -> bool:

@@ -162,14 +162,14 @@ class LocalFolder:
             path.unlink(missing_ok=True)
             folders.add(path.parent)
         for folder in folders:
-            _sync(folder)
+            sync(folder)
 
     def move(self, key: str, target: str) -> None:
         source, destination = self.path / key, self.path / target
         _make(destination.parent)
         os.replace(source, destination)
-        _sync(destination.parent)
-        _sync(source.parent)
+        sync(destination.parent)
+        sync(source.parent)
 
     def leftovers(self, table: str) -> list[str]:
         found = []
@@ -222,7 +222,7 @@ def write_durably(path: Path, content: Any) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _make(folder: Path) -> None:
@@ -231,10 +231,11 @@ def _make(folder: Path) -> None:
         return
     _make(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Make the names in a folder durable: those that came, and that others went."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -87,11 +87,18 @@ class SearchResults:
 
     @cached_property
     def small_cells(self) -> int:
-        """Counts of fewer patients are in nothing that is written (`small_cells` of the search file); 0: all are."""
-        try:
-            return int(json.loads((self.folder / "cohort.json").read_text(encoding="utf-8")).get("small_cells", 0))
-        except (OSError, ValueError, TypeError, AttributeError):
-            return 0
+        """Counts of fewer patients are in nothing that is written (`small_cells` of the search file); 0: all are.
+
+        Raises BadInput where the folder does not tell: counts that were to be hidden may not be shown by mistake.
+        """
+        if (limit := small_cells_of(self.folder)) is not None:
+            return limit
+        raise BadInput(
+            f"{self.folder}: expected `small_cells`, below which counts of patients are hidden, in cohort.json or in "
+            "search.yaml, and neither can be read. Run the search again with its file and --out "
+            f"{self.folder}, or, where the folder was merged, merge again: both write cohort.json anew, and train "
+            "nothing that the ledger holds."
+        )
 
     @cached_property
     def table(self) -> ScoreTable:
@@ -249,6 +256,26 @@ def open_search(folder: str | Path) -> SearchResults:
     folder = Path(folder).absolute()
     manifest = Manifest.read(folder)
     return SearchResults(folder, manifest, manifest.open_ledger(folder))
+
+
+def small_cells_of(folder: Path) -> int | None:
+    """`small_cells` of the search in a folder, or None where the folder does not tell.
+
+    cohort.json holds it; one that is damaged, or of a version that did not know the word, leaves it to search.yaml. A
+    search file without the word hides nothing.
+    """
+    # Imported here: pydantic, which the scores can be read without.
+    from tim_search import reading
+
+    for name, read, without in (("cohort.json", json.loads, None), ("search.yaml", reading.plain, 0)):
+        try:
+            plain = read((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        value = plain.get("small_cells", without) if isinstance(plain, dict) else None
+        if type(value) is int and value >= 0:
+            return value
+    return None
 
 
 def write_group(results: SearchResults, content: Mapping[str, Any]) -> Path:

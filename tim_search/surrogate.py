@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from math import comb
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,9 +216,20 @@ def predict(table: ScoreTable, source: str, subsets: NDArray[np.bool_]) -> tuple
     return mean, sd
 
 
-@lru_cache(maxsize=1)
-def _predictors(table: ScoreTable) -> list[Callable[[Array], tuple[Array, Array]] | None]:
-    """By source; kept for the table asked about last, whose sources are usually asked about in turn."""
+_Predictor: TypeAlias = Callable[[Array], tuple[Array, Array]]
+
+#: What was fitted to a table lives as long as the table: its sources are asked in turn, and no table is kept alive.
+_FITTED: WeakKeyDictionary[ScoreTable, list[_Predictor | None]] = WeakKeyDictionary()
+
+
+def _predictors(table: ScoreTable) -> list[_Predictor | None]:
+    """By source; fitted once a table."""
+    if table not in _FITTED:
+        _FITTED[table] = _fit(table)
+    return _FITTED[table]
+
+
+def _fit(table: ScoreTable) -> list[_Predictor | None]:
     sources = [blocks.source_of(table, i) for i in range(len(table.tasks))]
     sliced = blocks.is_sliced(sources)
     games = [blocks.game_of(source, sliced) for source in sources]

@@ -338,6 +338,13 @@ def some(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + more
 
 
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """` Did you mean X?` where one of the names is like `name`, else nothing."""
     found = get_close_matches(name, list(names), n=1)
