@@ -70,15 +70,14 @@ def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int, worke
     if capacity < 1:
         raise ValueError(f"the capacity of a pack is at least 1 unit; {capacity} was given")
     units = Units.of(units)
-    if not (first := units.first()).all():
-        units = units.take(first)
+    units = units.take(units.first())
     capacity = min(capacity, max(1, -(-len(units) // workers)))
 
     # What the units of a pack have in common; units that name settings may be of several blocks.
     size = units.subsets.counts(units.subsets.tasks)
     clustering = units.subsets.counts(name for name, task in tasks.items() if task.kind == "clustering")
-    block = np.where(units.named, -1, units.ranks)
-    order = np.lexsort([units.ranks, *units.subsets.keys, block, clustering, size])
+    block = np.where(units.named, np.int32(-1), units.ranks)
+    order = np.lexsort((units.ranks, *units.subsets.keys, block, clustering, size))
     units, size, clustering, block = units.take(order), size[order], clustering[order], block[order]
 
     cuts = [np.zeros((0, 2), np.int64)]
@@ -95,7 +94,7 @@ def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int, worke
     # What a member shares with no task (encoders, contrastive term) costs as much as eight tasks; a clustering task
     # adds its decoder and its k-means.
     costs = (found[:, 1] - starts) * (_SHARED_COST + size[starts])
-    return Packs(units, found[np.lexsort([starts, -clustering[starts], -costs])])
+    return Packs(units, found[np.lexsort((starts, -clustering[starts], -costs))])
 
 
 def _edges(*columns: NDArray[np.generic]) -> NDArray[np.int64]:

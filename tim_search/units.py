@@ -109,11 +109,11 @@ class Subsets(Sequence[Subset]):
         """bool (N, M)."""
         return np.unpackbits(self.masks, axis=1, count=len(self.tasks), bitorder="little").astype(bool)
 
-    def counts(self, tasks: Iterable[str]) -> NDArray[np.int64]:
-        """int64 (N,): how many of these tasks each subset holds."""
+    def counts(self, tasks: Iterable[str]) -> NDArray[np.int32]:
+        """int32 (N,): how many of these tasks each subset holds."""
         chosen = set(tasks)
         mask = np.packbits(np.array([name in chosen for name in self.tasks], bool), bitorder="little")
-        return np.asarray(np.bitwise_count(self.masks & mask).sum(axis=1, dtype=np.int64))
+        return np.asarray(np.bitwise_count(self.masks & mask).sum(axis=1, dtype=np.int32))
 
     @property
     def keys(self) -> NDArray[np.uint64]:
@@ -170,6 +170,8 @@ class Units(Sequence[Unit]):
 
     def take(self, which: NDArray[np.integer | np.bool_]) -> Units:
         """Those at these places, or where this is true."""
+        if which.dtype == bool and which.all():
+            return self
         return Units(self.subsets.take(which), self.conditions, self.condition[which])
 
     @property
