@@ -3,7 +3,7 @@
 A step is some 500 kernels. Of a small pack a GPU is done with them sooner than the host has started them; a graph
 starts them all at once. It is trusted only after it did what the step does: on the first minibatch of each length both
 are made from the same state. Where they part, or nothing can be recorded, this pack and all later ones of the process
-are trained step by step.
+are trained step by step; where memory does not suffice for both, this pack alone.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ class Replayed:
         try:
             stepped = [value.clone() for value in self._state]
             known = _Replay(self._step, rows, self._record)
+        except torch.OutOfMemoryError:
+            return said
         except RuntimeError as error:
             _give_up(f"it could not be recorded ({' '.join(str(error).split())[:200]})")
             return said
@@ -131,10 +133,13 @@ class Replayed:
                 self._by_length[len(rows)] = known
                 return again
             why = "its graph did something else"
+        except torch.OutOfMemoryError:
+            why = ""
         except RuntimeError as error:
             why = f"its graph failed ({' '.join(str(error).split())[:200]})"
         self._put(stepped)
-        _give_up(why)
+        if why:
+            _give_up(why)
         return said
 
     @torch.no_grad()

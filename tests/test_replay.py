@@ -130,6 +130,19 @@ def test_what_does_something_else_is_given_up(monkeypatch: pytest.MonkeyPatch, r
     assert_equal(found, train(monkeypatch, None))
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["recording", "replaying"])
+def test_a_pack_without_room_for_a_graph_is_trained_step_by_step(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    def no_room(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    record = (lambda action: (no_room, torch.zeros(3))) if late else no_room
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = train(monkeypatch, record)
+    assert_equal(found, train(monkeypatch, None))
+    assert not replay.given_up()
+
+
 def test_a_graph_that_does_not_read_its_minibatch_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = train(monkeypatch, None)
     monkeypatch.setattr(replay, "_tensors", lambda rows: [])
