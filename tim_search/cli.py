@@ -843,7 +843,9 @@ def check(
             console.say(finding.severity, str(finding), console.output())
         if overlap and (table := display.overlaps(*overlap)):
             console.output().print(table)
-        console.output().print(f"{path}: {errors} errors, {len(findings) - errors} warnings", markup=False)
+        told = ((errors, "error"), (len(findings) - errors, "warning"))
+        words = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in told)
+        console.output().print(f"{path}: {words}", markup=False)
     if errors:
         raise typer.Exit(BadInput.exit_code)
 
