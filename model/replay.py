@@ -106,7 +106,7 @@ class Replayed:
         if len(rows) not in self._by_length:
             return self._first(rows)
         known = self._by_length[len(rows)]
-        return self._step(rows) if known is None else known(rows)
+        return self._step(rows) if known is None or given_up() else known(rows)
 
     def _first(self, rows: Rows) -> Tensor:
         """The first minibatch of a length: step by step, and replayed from the same state."""

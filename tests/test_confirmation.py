@@ -230,15 +230,33 @@ def test_sources_confirmed_one_by_one_are_judged_together(tmp_path: Path) -> Non
     # Another combination in the first one's place leaves what the first one took.
     asked = asked_for({"a": ("a", "c")}).after(asked_for({"a": pairs["a"]}))
     asked.write(tmp_path)
-    assert judged() == {"a": True}, "both found the same"
+    assert judged() == {"a": bool(p_value <= confirmation.FDR / 2)}, "what it replaced counts as nothing found"
     asked = asked_for({"b": ("b", "c")}).after(asked)
     asked.write(tmp_path)
-    assert judged() == {"a": True, "b": False}
+    assert judged() == {"a": bool(p_value <= confirmation.FDR / 3), "b": False}
 
     # A source that a later rule leaves alone is shown so; its comparison was made all the same.
     asked = asked_for({}, alone=("a",)).after(asked)
     asked.write(tmp_path)
     assert [one.chosen for one in confirmation.confirmed(results)] == [(), ("b", "c")]
+
+
+def test_one_true_gain_that_is_confirmed_again_confirms_no_other(tmp_path: Path) -> None:
+    """Discoveries that nobody sees would lower the bar for those that are shown."""
+    results = scored_pairs(tmp_path, {"a": 0.2, "b": 0.0165, "c": 0.0, "d": 0.0})
+    asked = asked_for({"a": ("a", "b"), "b": ("b", "c"), "c": ("c", "d"), "d": ("c", "d")})
+    asked.write(tmp_path)
+
+    def judged() -> dict[str, bool]:
+        return {one.source: one.rejected for one in confirmation.confirmed(results)}
+
+    assert judged() == {"a": True, "b": False, "c": False, "d": False}
+    (p_value,) = (one.gain.p_value for one in confirmation.confirmed(results) if one.source == "b")
+    assert p_value < confirmation.FDR, "alone it would be one"
+    for other in ("c", "d", "b", "c", "d"):
+        asked = asked_for({"a": tuple(sorted(("a", other)))}).after(asked)
+        asked.write(tmp_path)
+    assert judged() == {"a": True, "b": False, "c": False, "d": False}
 
 
 def test_comparisons_that_only_the_log_knows_count_as_nothing_found(tmp_path: Path) -> None:
@@ -252,6 +270,8 @@ def test_comparisons_that_only_the_log_knows_count_as_nothing_found(tmp_path: Pa
     lost = {"b": ["a", "b"], "c": ["c", "d"], "d": ["d", "c"]}
     readings.log(tmp_path, "confirm", rule="paper", combinations=lost, seeds=seeds)
     readings.log(tmp_path, "confirm", rule="paper", combinations={"d": ["c", "d"]}, seeds=seeds)
+    readings.log(tmp_path, "confirm", combinations={"d": []}, seeds=seeds)
+    readings.log(tmp_path, "confirm", combinations={"d": 3}, seeds=[[1]])
     assert [one.rejected for one in confirmation.confirmed(results)] == [False]
     notes = confirmation.caveats(asked, confirmation.confirmed(results), readings.read(tmp_path), ())
     assert "and 3 comparisons of earlier confirmations" in notes[0]
@@ -501,8 +521,10 @@ def test_a_folder_without_scores_has_nothing_to_confirm(
     runner.prepare(found)
     with pytest.raises(BadInput, match="no finished expansion to confirm"):
         confirmer.confirm(found.out)
-    with pytest.raises(BadInput, match="too few subsets with"):
+    with pytest.raises(BadInput, match="the search is not finished, and what it predicts to be best may change"):
         confirmer.confirm(found.out, "predicted")
+    with pytest.raises(BadInput, match="too few subsets with"):
+        confirmer.predicted(summary.open_search(found.out).table, next(iter(found.tasks)), None)
     assert readings.read(found.out) == []
 
 

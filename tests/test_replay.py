@@ -154,6 +154,21 @@ def test_a_graph_that_does_not_read_its_minibatch_is_found_out(monkeypatch: pyte
     assert replay.given_up()
 
 
+def test_once_given_up_nothing_is_replayed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ShortOnly(Kept):
+        """Of the second length, the last minibatch, the graph does something else."""
+
+        def __call__(self, action: Callable[[], Tensor]) -> replay.Recorded:
+            self.wrap = nothing if self.recorded else (lambda action: action)
+            return super().__call__(action)
+
+    record = ShortOnly(3)
+    with pytest.warns(UserWarning, match="something else"):
+        found = train(monkeypatch, record)
+    assert_equal(found, train(monkeypatch, None))
+    assert record.replayed == 4 + 1, "the whole minibatches of one epoch, and the trial of the last one"
+
+
 def test_only_small_packs_on_a_gpu_are_replayed() -> None:
     class Plan:
         members = replay.MOST_MEMBERS

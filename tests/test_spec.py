@@ -14,7 +14,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tim_search import choices, forecast, spec
+from tim_search import choices, forecast, runner, spec
+from tim_search.search import Manifest
 from tim_search.surrogate import Surrogate
 from tim_search.types import BadInput, Finding
 
@@ -335,6 +336,9 @@ def test_a_sample_too_small_for_tests_is_told_of() -> None:
     assert "below 17 (tasks + 4)" in (forecast.too_few(few) or "")
     assert "`sampled: 34` or more" in (forecast.too_few(few) or "")
     assert forecast.too_few(enough) is None
+    three = {"cohort": "support2", "tasks": ("hospdead", "dzclass", "slos_log")}
+    told = forecast.too_few(spec.resolve(spec.SearchFile(**three, design={"sampled": {"n": 6, "control": False}})))
+    assert "There are 7 subsets in all: write `design: exact`" in (told or "")
     pairs = spec.resolve(spec.SearchFile(cohort="support2", design={"sized": 2}))  # type: ignore[arg-type]
     assert forecast.too_few(pairs) is None
 
@@ -401,6 +405,31 @@ def test_a_stopping_rule_of_a_sampled_design() -> None:
 )
 def test_blocks(fields: dict[str, Any], blocks: tuple[tuple[int, int], ...]) -> None:
     assert spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), **fields)).blocks == blocks
+
+
+def test_a_folder_keeps_the_blocks_its_search_began_with(tmp_path: Path) -> None:
+    """The default was one block once; a search that was finished then must not become half-trained by it."""
+    search = spec.SearchFile(cohort="support2", tasks=("hospdead", "dzclass"))
+    begun = spec.resolve(search.model_copy(update={"blocks": 1}), tmp_path)
+    runner.prepare(begun)
+    again = spec.resolve(search, tmp_path)
+    assert again.blocks == ((0, 0),)
+    runner.prepare(again)
+    assert spec.load(tmp_path / "search.yaml").blocks == 1, "written down, whatever the default will be"
+    assert Manifest.read(tmp_path).planned_units == 3
+    # Another design, blocks of one's own, and a folder that cannot be read are other matters.
+    other = search.model_copy(update={"design": spec.GreedyDesign()})
+    assert spec.resolve(other, tmp_path).blocks == ((0, 0), (1, 1))
+    assert len(spec.resolve(search.model_copy(update={"blocks": 3}), tmp_path).blocks) == 3
+    (tmp_path / "search.json").write_text("{")
+    assert spec.resolve(search, tmp_path).blocks == ((0, 0), (1, 1))
+
+
+def test_pairs_of_seeds_and_folds_stay_in_the_search_file(tmp_path: Path) -> None:
+    found = spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), seeds=(3, 4)), tmp_path)
+    runner.prepare(found)
+    kept = spec.load(tmp_path / "search.yaml")
+    assert (kept.blocks, kept.seeds) == (None, (3, 4))
 
 
 def test_blocks_go_round_the_folds() -> None:

@@ -13,6 +13,7 @@ whoever confirms the sources one by one makes as many of them as who names all a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -255,10 +256,11 @@ def contrast(one: Array, other: Array, confidence: float = 0.95) -> Contrast:
 def confirmed(results: SearchResults) -> tuple[Confirmed, ...]:
     """What the ledger's test scores say, for every source in the order of the search; () where nothing was confirmed.
 
-    A source has its latest comparison. The false discovery rate is that of all comparisons which confirmations of this
-    folder made, those that a later choice has replaced included. One that only the log of test readings knows any more
-    counts as a test that found nothing, which can only make discoveries fewer. Sources for which no combination was
-    chosen have NaN for scores. Raises BadInput for a damaged record.
+    A source has its latest comparison. The false discovery rate is that of all comparisons which confirmations of
+    this folder made. Those that a later choice has replaced, and those that only the log of test readings knows any
+    more, count as tests that found nothing, which can only make discoveries fewer: were they discoveries that nobody
+    sees, asking for one true gain again and again would make discoveries of others. Sources for which no combination
+    was chosen have NaN for scores. Raises BadInput for a damaged record.
     """
     asked = read(results.folder)
     if asked is None:
@@ -279,12 +281,14 @@ def confirmed(results: SearchResults) -> tuple[Confirmed, ...]:
         for source in one.alone:
             latest.setdefault(source, None)
     forgotten = len(_from_the_log(asked, readings.read(results.folder)))
-    p_values = np.array([one.gain.p_value for one in compared.values()] + [1.0] * forgotten)
+    shown = set(latest.values())
+    p_values = np.array([one.gain.p_value if which in shown else 1.0 for which, one in compared.items()])
+    p_values = np.append(p_values, np.ones(forgotten))
     rejected = dict(zip(compared, discoveries(p_values, FDR).tolist(), strict=False))
     found = []
     for name in (name for name in results.tasks if name in latest):
-        if (shown := latest[name]) is not None:
-            found.append(_judged(compared[shown], rejected[shown]))
+        if (which_one := latest[name]) is not None:
+            found.append(_judged(compared[which_one], rejected[which_one]))
         else:
             found.append(_judged(_confirmed(name, results.tasks[name].metric, (), asked, {}, math.nan), False))
     return tuple(found)
@@ -297,7 +301,8 @@ def _from_the_log(asked: Asked, log: Iterable[Mapping[str, object]]) -> set[tupl
     for line in log:
         combinations, seeds = line.get("combinations"), line.get("seeds")
         if line.get("command") == "confirm" and isinstance(combinations, dict) and isinstance(seeds, list):
-            logged |= {(source, subset(members), tuple(seeds)) for source, members in combinations.items()}
+            with contextlib.suppress(ValueError, TypeError):  # a line that nobody here wrote
+                logged |= {(source, subset(members), tuple(seeds)) for source, members in combinations.items()}
     return logged - known
 
 
@@ -459,8 +464,8 @@ def caveats(
     ]
     if others:
         notes.append(
-            "Every further comparison on the same test patients asks more of each: sources of earlier confirmations "
-            "are judged anew, and may read otherwise than before."
+            "All comparisons on the same test patients are judged together: those of earlier confirmations are judged "
+            "anew, and may read otherwise than before."
         )
     if forgotten:
         notes.append(

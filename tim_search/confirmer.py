@@ -129,7 +129,7 @@ def confirm(
     log = readings.read(results.folder)
     notes = confirmation.caveats(asked, confirmation.confirmed(results), log, results.manifest.overlaps)
     table = runner.write_table(results.folder / "tables" / "confirmation.csv", rows)
-    drawn = gallery.confirmation(results) if chosen else ()
+    drawn = gallery.confirmation(results)
     tracker = runner.tracker_of(
         results.manifest, results.folder, found.tracking_uri, warn, beside=True, capacity=found.capacity
     )
@@ -219,6 +219,12 @@ def _combinations(
         return dict.fromkeys(sources or given, given), (), "given"
     sources = sources or results.manifest.sources
     if rule == "predicted":
+        if not results.status()["finished"]:
+            raise BadInput(
+                f"{results.folder}: the search is not finished, and what it predicts to be best may change with every "
+                f"score. Run it to its end: tim-search run {results.folder / 'search.yaml'} --out {results.folder}; or "
+                "name a combination with --subset a+b."
+            )
         best = {source: predicted(results.table, source, results.control) for source in sources}
         chosen = {source: members for source, members in best.items() if len(members) > 1}
         return chosen, tuple(source for source in best if source not in chosen), rule
@@ -234,8 +240,8 @@ def _combinations(
         # Test patients are read for choices that stand, not for what was best half-way.
         raise BadInput(
             f"{results.folder}: the choice for {', '.join(one.source for one in waiting)} is not finished "
-            f"({waiting[0].reason}). Run the search to its end, or name sources whose choice is, with --source: "
-            f"{', '.join(one.source for one in found if one.complete)}."
+            f"({waiting[0].reason}). Run the search to its end, name single combinations with --subset a+b, or confirm "
+            f"the sources whose choice is, with --source: {', '.join(one.source for one in found if one.complete)}."
         )
     chosen = {one.source: one.best for one in found if len(one.best) > 1}
     return chosen, tuple(one.source for one in found if len(one.best) == 1), rule

@@ -85,7 +85,7 @@ def extend(
     if out is not None and "scores" not in model.about:
         raise BadInput(f"{folder}: has no test scores to put on a card. Name a folder that `tim-search train` wrote.")
     note(f"Reading the cohort {cohort or model.about['cohort']}")
-    seen = prepare(model, _open(search, cohort), task)
+    seen = prepare(model, _open(search, cohort, (*model.tasks, task)), task)
     file = _file(folder, task)
     rows: list[dict[str, Any]] = []
     place = None
@@ -184,13 +184,13 @@ def _file(folder: Path, task: str) -> Path:
     return file
 
 
-def _open(search: Path | None, cohort: str | None) -> Cohort:
+def _open(search: Path | None, cohort: str | None, tasks: Sequence[str]) -> Cohort:
     from model.cohort import open_cohort
 
     if cohort is None:
         assert search is not None
         cohort = spec.load(search / "search.yaml").cohort
-    return open_cohort(cohort)
+    return open_cohort(cohort, tasks)
 
 
 def _plain(row: Reached) -> dict[str, Any]:

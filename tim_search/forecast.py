@@ -96,11 +96,15 @@ def too_few(found: spec.ResolvedSearch) -> str | None:
     scored = int(Subsets.of(design.subsets, found.tasks).membership.sum(axis=0).min())
     if scored >= m + 4:
         return None
-    return (
+    told = (
         f"{len(design.subsets)} subsets of {m} tasks score some task only {scored} times; below {m + 4} (tasks + 4) "
-        f"its scores have no tests, hence no discoveries. Ask for `sampled: {2 * (m + 4)}` or more, or for fewer "
-        f"`tasks`; the default is {spec.SAMPLED_PER_TASK * m}."
+        "its scores have no tests, hence no discoveries. "
     )
+    enough, every = 2 * (m + 4), 2**m - 1
+    if enough >= every:
+        return f"{told}There are {every} subsets in all: write `design: exact`."
+    usual = min(spec.SAMPLED_PER_TASK * m, every)
+    return f"{told}Ask for `sampled: {enough}` or more, or for fewer `tasks`; the default is {usual}."
 
 
 def _power(found: spec.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:

@@ -393,7 +393,7 @@ def _prepare(found: spec.ResolvedSearch) -> Manifest:
     manifest = _manifest(found)
     manifest.write(found.out)
     # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
-    again = found.file.model_copy(update={"out": Path()})
+    again = spec.closed(found).model_copy(update={"out": Path()})
     write_durably(found.out / "search.yaml", spec.dump(again).encode())
     small = found.file.small_cells
     record = small_cells.of_cohort(spec.cohort_record(found), small) | {"small_cells": small}

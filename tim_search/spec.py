@@ -31,7 +31,7 @@ from pydantic_core import PydanticCustomError
 from tim_search import choices, per_subset, plans, reading, space, storage
 from tim_search.choices import Study
 from tim_search.per_subset import PerSubset
-from tim_search.search import Plan
+from tim_search.search import Manifest, Plan
 from tim_search.space import TuningSection
 from tim_search.types import BadInput, Context, Finding, Resources, Subset, Task, TrainerFactory, subset
 
@@ -78,6 +78,8 @@ def _left_out(value: Any) -> Any:
         raise _error("expected a list of task names, got nothing. Name the tasks to leave out")
     if not isinstance(value, list | tuple):
         raise _error(f"expected a list of task names, got {reading.short(value)}. Write [a, b]")
+    if not value:
+        raise _error("expected a list of at least one task name, got an empty list. Write `tasks: all`")
     return _names(value)
 
 
@@ -451,9 +453,9 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
     if findings:
         raise BadInput(_report(f"search {search.name}", findings))
     names = tuple(cohort.tasks)
-    blocks = _blocks(search, design, cohort.split.n_folds)
-    record = _record(design, names, blocks[0][0], control, sliced=not _for_every_subset(search))
     folder = Path(out or search.out or Path("runs") / search.name).resolve()
+    blocks = _begun(search, design, folder) or _blocks(search, design, cohort.split.n_folds)
+    record = _record(design, names, blocks[0][0], control, sliced=not _for_every_subset(search))
     uri = tracking_uri(search.tracking_uri, folder)
     odd = sorted(set("?#%") & set(uri)) if uri.startswith("sqlite:") else []
     if odd:
@@ -747,10 +749,34 @@ def _record(
     return record
 
 
+def _begun(search: SearchFile, design: Design, folder: Path) -> tuple[tuple[int, int], ...] | None:
+    """The blocks of the search that the folder holds, where the file leaves them open: the default was another once."""
+    if not _blocks_open(search) or not (folder / "search.json").exists():
+        return None
+    try:
+        earlier = Manifest.read(folder)
+    except BadInput:
+        return None  # the run that follows writes it anew
+    return earlier.blocks if earlier.design.get("kind") == design.kind else None
+
+
+def _blocks_open(search: SearchFile) -> bool:
+    """Whether a search file says nothing of blocks."""
+    return search.blocks is None and search.seeds is None and search.folds is None
+
+
+def closed(found: ResolvedSearch) -> SearchFile:
+    """The search file with the blocks it was resolved to, so that it means the same to every version."""
+    blocks = tuple((block, block % found.cohort.split.n_folds) for block in range(len(found.blocks)))
+    if not _blocks_open(found.file) or found.blocks != blocks:
+        return found.file
+    return found.file.model_copy(update={"blocks": len(blocks)})
+
+
 def _blocks(search: SearchFile, design: Design, n_folds: int) -> tuple[tuple[int, int], ...]:
     """(seed, fold) pairs of a search."""
     blocks = search.blocks
-    if blocks is None and search.seeds is None and search.folds is None:
+    if _blocks_open(search):
         if _for_every_subset(search):
             blocks = n_folds
         else:

@@ -82,8 +82,8 @@ class TimResult:
         se: standard error, for BLUP the posterior standard deviation.
         low, high: interval, Student's t (normal for BLUP's own part) around `estimate`.
         p_value: two-sided, of no effect; for BLUP from GLS, which does not shrink.
-        rejected: bool; Benjamini-Hochberg discoveries over the off-diagonal cells, overlapping pairs left out. None
-            in a search of one seed, whose luck is in no error.
+        rejected: bool; Benjamini-Hochberg discoveries over the off-diagonal cells, overlapping pairs left out. All
+            false in a search of one seed, whose luck is in no error.
         false_sign_rate: chance that the effect has the other sign, P(t < -|estimate| / se).
         n_with, n_without: int64; scored subsets of the source with and without the task.
         se_sampling, se_seed, se_patients: the parts of `se`, NaN where unknown.

@@ -162,9 +162,10 @@ def may_not(
         )
     sampled = result.size is None and result.method not in ("exact", "restricted")
     if sampled and np.isfinite(result.estimate).any() and not np.isfinite(result.p_value).any():
+        enough = f"about {2 * (m + 4):,} subsets" if 2 * (m + 4) < 2**m - 1 else "all subsets (design: exact)"
         lines.append(
             f"No effect was tested. Each task needs {m + 4} subsets (tasks + 4) that score it, and a subset of a "
-            f"sample scores half of the tasks: train about {2 * (m + 4):,} subsets."
+            f"sample scores half of the tasks: train {enough}."
         )
     if result.control in result.tasks:
         c = result.tasks.index(str(result.control))
