@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tim_search import choices, forecast, runner, spec
+from tim_search import choices, extension, forecast, runner, spec
 from tim_search.search import Manifest
 from tim_search.surrogate import Surrogate
 from tim_search.types import BadInput, Finding
@@ -359,6 +359,10 @@ def test_a_task_that_cannot_be_scored_stops_only_the_searches_that_have_it(tmp_p
     part = write(tmp_path, f"cohort: {tmp_path}\ntasks: [died, icu]\n")
     assert [finding for finding in spec.check(part) if finding.severity == "error"] == []
     assert tuple(spec.resolve(spec.load(part)).tasks) == ("died", "icu")
+    # A model of such a search is extended on the same cohort.
+    assert "icu" in extension._open(None, str(tmp_path), ("died", "icu")).tasks
+    with pytest.raises(BadInput, match="cannot be scored there"):
+        extension._open(None, str(tmp_path), ("died", "rare"))
 
 
 def test_the_default_design_follows_the_number_of_tasks() -> None:
