@@ -69,7 +69,7 @@ Address = Annotated[
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Import a network of your own that the file names; read its code first.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
+AsJson = cohort_cli.AsJson
 
 
 class RuleName(StrEnum):

@@ -287,8 +287,8 @@ def confirmed(results: SearchResults) -> tuple[Confirmed, ...]:
     rejected = dict(zip(compared, discoveries(p_values, FDR).tolist(), strict=False))
     found = []
     for name in (name for name in results.tasks if name in latest):
-        if (which_one := latest[name]) is not None:
-            found.append(_judged(compared[which_one], rejected[which_one]))
+        if (last := latest[name]) is not None:
+            found.append(_judged(compared[last], rejected[last]))
         else:
             found.append(_judged(_confirmed(name, results.tasks[name].metric, (), asked, {}, math.nan), False))
     return tuple(found)

@@ -7,10 +7,10 @@ subset instead: all that is tried for a subset, in all blocks, is one pack, or a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ _SHARED_COST = 8  # tasks' worth: M3H on SUPPORT2 takes 1.5 times as long for si
 
 
 @dataclass(frozen=True, eq=False)
-class Packs(Sequence[Pack]):
-    """Packs of a large search, each made when it is looked at.
+class Packs:
+    """The packs of a search in their order, each made when its turn comes.
 
     Attributes:
         units: of all packs, those of one side by side.
@@ -38,15 +38,8 @@ class Packs(Sequence[Pack]):
     def __len__(self) -> int:
         return len(self.cuts)
 
-    @overload
-    def __getitem__(self, at: int) -> Pack: ...
-    @overload
-    def __getitem__(self, at: slice) -> Packs: ...
-    def __getitem__(self, at: int | slice) -> Pack | Packs:
-        if isinstance(at, slice):
-            return Packs(self.units, self.cuts[at])
-        start, stop = self.cuts[at]
-        return Pack(tuple(self.units[start:stop]))
+    def __iter__(self) -> Iterator[Pack]:
+        return (Pack(tuple(self.units[start:stop])) for start, stop in self.cuts.tolist())
 
 
 def packs(units: Iterable[Unit], tasks: Mapping[str, Task], capacity: int, workers: int = 1) -> Packs:
