@@ -19,10 +19,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score, roc_auc_score
 
-from model.cohort import Cohort, open_cohort
-from model.preprocess import fit
-from model.settings import M3HSettings
-from model.training import TrainingPayload, trainer
+from model.cohorts.cohort import Cohort
+from model.data.preprocess import fit
+from model.networks.settings import M3HSettings
+from model.sources.opening import open_cohort
+from model.training.trainer import TrainingPayload, trainer
 from tim_search.types import Pack, Task, Unit
 
 Array = NDArray[np.floating]

@@ -9,10 +9,10 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from model.data import Fold, Rows
-from model.settings import M3HSettings
-from model.training import fit_pack, score_pack
-from tim_search.packing import packs
+from model.data.folds import Fold, Rows
+from model.networks.settings import M3HSettings
+from model.training.trainer import fit_pack, score_pack
+from tim_search.executors.packing import packs
 from tim_search.types import Pack, Subset, Task, Unit
 
 #: The score of a task in a subset.

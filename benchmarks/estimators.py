@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.estimators [--quick] [--json FILE]
 
 All errors are in units of the standard deviation of the exact off-diagonal TIM scores, as is the noise of a run (0.3
-unless stated, 30 % of its variance shared by the tasks of the run). Games are those of tests/synthetic_games.py. Every
+unless stated, 30 % of its variance shared by the tasks of the run). Games are those of tests/support/synthetic_games.py. Every
 figure is a function of the seeds written here.
 """
 
@@ -21,7 +21,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search import designs, tim
+from tim_search.designs import sampling as designs
+from tim_search.tim import scores as tim
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import synthetic_games as games  # type: ignore[import-not-found]

@@ -21,11 +21,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from model import asynchronous, flexcare
-from model.cohort import open_cohort
-from model.data import load_fold
-from model.settings import FlexCareSettings
-from model.training import fit_pack, score_pack
+from model.data.folds import load_fold
+from model.networks import flexcare
+from model.networks.settings import FlexCareSettings
+from model.sources.opening import open_cohort
+from model.training import asynchronous
+from model.training.trainer import fit_pack, score_pack
 from tim_search.types import Pack, Unit
 
 TASKS = ("avtisst", "dnr_later", "dzclass", "hospdead", "slos_log")

@@ -21,8 +21,8 @@ import torch
 from benchmarks.heatmap import Heatmap, Work
 from benchmarks.member_step import DEMO, MemberStep
 from benchmarks.sections import Sections, machine
-from model import support2, synthetic
-from model.settings import M3HSettings
+from model.networks.settings import M3HSettings
+from model.sources import support2, synthetic
 
 
 def haim(device: str, quick: bool) -> Work:

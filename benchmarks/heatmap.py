@@ -22,12 +22,12 @@ from benchmarks import rates, solo
 from benchmarks.differences import Scores, packed, scores_of, spread
 from benchmarks.rates import timed
 from benchmarks.sections import Sections, Skip
-from model import replay
-from model.cohort import Cohort
-from model.cost import capacity
-from model.data import load_fold
-from model.settings import M3HSettings
-from model.training import fit_pack, score_pack
+from model.cohorts.cohort import Cohort
+from model.data.folds import load_fold
+from model.networks.settings import M3HSettings
+from model.training import replay
+from model.training.cost import capacity
+from model.training.trainer import fit_pack, score_pack
 from tim_search.types import Pack, Subset, subset
 
 #: Number of tasks, and of clustering tasks among them: what a subset costs.

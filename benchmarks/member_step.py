@@ -22,11 +22,11 @@ from benchmarks import rates, solo
 from benchmarks.differences import Scores, packed, scores_of, spread
 from benchmarks.rates import timed
 from benchmarks.sections import Sections, Skip, cores
-from model import support2
-from model.cost import step_flops, steps
-from model.data import Fold, load_fold
-from model.settings import M3HSettings
-from model.training import DTYPES, fit_pack
+from model.data.folds import Fold, load_fold
+from model.networks.settings import M3HSettings
+from model.sources import support2
+from model.training.cost import step_flops, steps
+from model.training.trainer import DTYPES, fit_pack
 from tim_search.types import Pack, Subset, Unit, subset
 
 DEMO = ("avtisst", "dnr_later", "dzclass", "hospdead", "phenotype", "slos_log")

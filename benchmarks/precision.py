@@ -27,9 +27,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.differences import packed, scores_of, spread
 from benchmarks.member_step import DEMO
-from model import contrastive, support2
-from model.data import load_fold
-from model.settings import M3HSettings
+from model.data.folds import load_fold
+from model.networks import contrastive
+from model.networks.settings import M3HSettings
+from model.sources import support2
 from tim_search.types import subset
 
 BITS = {"tf32": 10, "bfloat16": 7}

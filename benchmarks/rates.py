@@ -17,9 +17,9 @@ from typing import TypeVar
 import torch
 
 from benchmarks.solo import SoloM3H
-from model.cost import step_flops
-from model.data import Fold
-from model.settings import M3HSettings
+from model.data.folds import Fold
+from model.networks.settings import M3HSettings
+from model.training.cost import step_flops
 from tim_search.types import Subset, Task
 
 T = TypeVar("T")

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from tim_search import designs, summary, tim
-from tim_search.games import ScoreTable
-from tim_search.tim import TimResult
+from tim_search.designs import sampling as designs
+from tim_search.ledger.table import ScoreTable
+from tim_search.results import summary
+from tim_search.tim import scores as tim
+from tim_search.tim.scores import TimResult
 
 Array = NDArray[np.float64]
 DRAWS = 5  # designs drawn for each budget

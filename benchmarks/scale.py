@@ -27,14 +27,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tim_search import rows, search, tim
-from tim_search.executors import Executor, SerialExecutor
-from tim_search.games import lay_out
-from tim_search.ledger import Ledger, product_version
-from tim_search.ray_executor import RayExecutor
-from tim_search.search import Event, StaticPlan
+from tim_search.executors.queue import Executor, SerialExecutor
+from tim_search.executors.ray_executor import RayExecutor
+from tim_search.ledger import rows
+from tim_search.ledger.ledger import Ledger, product_version
+from tim_search.ledger.table import lay_out
+from tim_search.loop import run as search
+from tim_search.loop.run import Event
+from tim_search.plans.static import StaticPlan
+from tim_search.tim import scores as tim
 from tim_search.types import Context, Pack, PackResult, Resources, Score, Task
-from tim_search.units import Subsets
+from tim_search.types.columns import Subsets
 
 BLOCKS = tuple((block, block) for block in range(5))
 CONTEXT = Context("scale", "none", "none", "none", "{}")

@@ -2,7 +2,7 @@
 
 A decent loop: tensors on the device, batched attention, no logging in the loop. Three things make it faster on
 request: `Adam(fused=True)`; masks in place of gathered rows in the contrastive term, which never wait for the device;
-and a CUDA graph that replays a whole step. Same mathematics and shapes as `model.m3h`; only speed is measured with it.
+and a CUDA graph that replays a whole step. Same mathematics and shapes as `m3h`; only speed is measured with it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.data import Fold, Rows
-from model.seeding import batch_order
-from model.settings import M3HSettings
+from model.data.folds import Fold, Rows
+from model.data.seeding import batch_order
+from model.networks.settings import M3HSettings
 from tim_search.types import Subset, Task
 
 _NEVER = -1e4  # a similarity whose exponential is 0; finite, so that no gradient becomes NaN

@@ -25,11 +25,12 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from tim_search import designs, open_search
-from tim_search.expansion import Greedy
-from tim_search.games import ScoreTable, empty
-from tim_search.search import Plan
-from tim_search.surrogate import Surrogate
+from tim_search import open_search
+from tim_search.designs import sampling as designs
+from tim_search.ledger.table import ScoreTable, empty
+from tim_search.plans.expansion import Greedy
+from tim_search.plans.static import Plan
+from tim_search.plans.surrogate import Surrogate
 from tim_search.types import Subset, Unit, subset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

@@ -33,17 +33,19 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import solo
-from model import support2
-from model.cohort import Cohort
-from model.data import load_fold
-from model.settings import M3HSettings
-from model.training import TrainingPayload, trainer
-from tim_search import runner, spec
-from tim_search.ledger import Ledger
-from tim_search.ray_executor import RayExecutor
-from tim_search.search import Event, StaticPlan, run
+from model.cohorts.cohort import Cohort
+from model.data.folds import load_fold
+from model.networks.settings import M3HSettings
+from model.sources import support2
+from model.training.trainer import TrainingPayload, trainer
+from tim_search.app import runner
+from tim_search.config import spec
+from tim_search.executors.ray_executor import RayExecutor
+from tim_search.ledger.ledger import Ledger
+from tim_search.loop.run import Event, run
+from tim_search.plans.static import StaticPlan
 from tim_search.types import Context, Pack, PackResult, Resources, Score, Subset, Task, subset
-from tim_search.units import Subsets
+from tim_search.types.columns import Subsets
 
 WORKERS = 2
 FIVE = ("avtisst", "dnr_later", "dzclass", "hospdead", "slos_log")

@@ -4,7 +4,7 @@ Search with it, in this folder:
 
     tim-search run own_network.yaml --allow-code
 
-docs/networks.md is the contract; tests/test_networks.py shows how the conformance suite is put to a network.
+docs/networks.md is the contract; test_networks.py shows how the conformance suite is put to a network.
 """
 
 from __future__ import annotations

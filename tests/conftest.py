@@ -7,10 +7,11 @@ import os
 import uuid
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,7 @@ def local_ray(_end_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
     if not ray.is_initialized():
         # The workers inherit it; they have to import the trainers of this folder.
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             ray.init(

@@ -44,7 +44,7 @@ class Rule:
 
 
 #: Where a ValueError is a rule too, for its words become a part of a `BadInput`.
-INNER = {"model/cells.py"}
+INNER = {"model/trained/cells.py"}
 
 
 def _speaks(file: str, node: ast.AST) -> bool:
@@ -69,8 +69,8 @@ def rules() -> tuple[Rule, ...]:
     """Every rule of the product."""
     found: list[Rule] = []
     for folder in ("tim_search", "model"):
-        for path in sorted((ROOT / folder).glob("*.py")):
-            name = f"{folder}/{path.name}"
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = str(path.relative_to(ROOT))
             found += _rules(name, list(ast.parse(path.read_text(encoding="utf-8")).body), "module")
     return tuple(found)
 
@@ -96,8 +96,9 @@ class Recorder:
 
     def install(self) -> None:
         """Listen to the constructors, for as long as this process lives."""
-        from tim_search import space, spec
-        from tim_search.rows import Unfit
+        from tim_search.config import spec
+        from tim_search.ledger.rows import Unfit
+        from tim_search.tuning import space
         from tim_search.types import BadInput, Finding
 
         made = Finding.__init__

@@ -20,12 +20,12 @@ from benchmarks import fused, heatmap, rates, sections, solo
 from benchmarks.differences import spread, turned
 from benchmarks.heatmap import EVALUATION, SOLO, SOLO_TRIPLES, TF32, TOTAL, TRAINING, TRIPLES, Heatmap, Work
 from benchmarks.sections import Sections, Skip
-from model.cost import step_flops
-from model.data import Rows
-from model.settings import M3HSettings
-from model.synthetic import haim_like
-from model.training import fit_pack
-from tests.folds import TASKS, make_fold
+from model.data.folds import Rows
+from model.networks.settings import M3HSettings
+from model.sources.synthetic import haim_like
+from model.training.cost import step_flops
+from model.training.trainer import fit_pack
+from tests.support.folds import TASKS, make_fold
 from tim_search.types import Pack, Subset, Unit
 
 SETTINGS = M3HSettings(width=8, batch_size=64, epochs=2, precision="float64", learning_rate=3e-3)

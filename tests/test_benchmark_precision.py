@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.precision import BITS, Rounded, as_on_a_gpu
-from model import contrastive
+from model.networks import contrastive
 
 
 def test_seven_bits_are_bfloat16() -> None:

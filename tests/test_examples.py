@@ -11,12 +11,13 @@ import nbclient
 import nbformat
 import pytest
 
-from tests.test_deploy import finished, trained, uri_of  # noqa: F401
-from tests.test_tracking import figure, result
-from tim_search import deploy
-from tim_search.tracking import Tracker
+from tests.app.test_deploy import finished, trained, uri_of  # noqa: F401
+from tests.support import ROOT
+from tests.tracking.test_tracking import figure, result
+from tim_search.app import deploy
+from tim_search.tracking.tracker import Tracker
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def test_the_quick_start_is_short() -> None:
@@ -53,7 +54,7 @@ def test_the_notebook_runs_from_a_tracking_uri_alone(
     uri = uri_of(trained.folder.parent.parent)
     (run,) = MlflowClient(uri).search_runs(["1"], "tags.kind = 'search'")
     tracker = Tracker(uri, "small", run.data.tags["search_id"], beside=True)
-    picture = Path(__file__).resolve().parent.parent / "docs" / "images" / "heatmap.png"
+    picture = ROOT / "docs" / "images" / "heatmap.png"
     tracker.heatmap(result(), [picture], 1)
     row = {"source": "hospdead", "metric": "auroc", "chosen": "hospdead + slos_log", "single": 0.7, "multi": 0.72}
     tracker.confirmation([{**row, "difference": 0.02, "low": 0.01, "high": 0.03}], [figure(tmp_path)])

@@ -9,19 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tim_search.deploy import load as load_model
-    from tim_search.deploy import train as train_model
-    from tim_search.expansion import Greedy as Greedy
-    from tim_search.ledger import Ledger as Ledger
-    from tim_search.runner import run_search as run_search
-    from tim_search.spec import SearchFile as SearchFile
-    from tim_search.spec import load as load_search
-    from tim_search.spec import resolve as resolve_search
-    from tim_search.summary import open_search as open_search
-    from tim_search.tim import estimate as estimate
-    from tim_search.tim import from_ledger as from_ledger
-    from tim_search.tim import from_table as from_table
-    from tim_search.tracking import heatmaps as heatmaps
+    from tim_search.app.deploy import load as load_model
+    from tim_search.app.deploy import train as train_model
+    from tim_search.app.runner import run_search as run_search
+    from tim_search.config.spec import SearchFile as SearchFile
+    from tim_search.config.spec import load as load_search
+    from tim_search.config.spec import resolve as resolve_search
+    from tim_search.ledger.ledger import Ledger as Ledger
+    from tim_search.plans.expansion import Greedy as Greedy
+    from tim_search.results.summary import open_search as open_search
+    from tim_search.tim.scores import estimate as estimate
+    from tim_search.tim.scores import from_ledger as from_ledger
+    from tim_search.tim.scores import from_table as from_table
+    from tim_search.tracking.tracker import heatmaps as heatmaps
     from tim_search.types import BadInput as BadInput
     from tim_search.types import TimSearchError as TimSearchError
 
@@ -30,20 +30,20 @@ __version__ = "0.1.0"
 #: Public name -> (module, name there).
 _PUBLIC = {
     "BadInput": ("types", "BadInput"),
-    "Greedy": ("expansion", "Greedy"),
+    "Greedy": ("plans.expansion", "Greedy"),
     "Ledger": ("ledger", "Ledger"),
-    "SearchFile": ("spec", "SearchFile"),
+    "SearchFile": ("config.spec", "SearchFile"),
     "TimSearchError": ("types", "TimSearchError"),
     "estimate": ("tim", "estimate"),
     "from_ledger": ("tim", "from_ledger"),
     "from_table": ("tim", "from_table"),
     "heatmaps": ("tracking", "heatmaps"),
-    "load_model": ("deploy", "load"),
-    "load_search": ("spec", "load"),
-    "open_search": ("summary", "open_search"),
-    "resolve_search": ("spec", "resolve"),
-    "run_search": ("runner", "run_search"),
-    "train_model": ("deploy", "train"),
+    "load_model": ("app.deploy", "load"),
+    "load_search": ("config.spec", "load"),
+    "open_search": ("results.summary", "open_search"),
+    "resolve_search": ("config.spec", "resolve"),
+    "run_search": ("app.runner", "run_search"),
+    "train_model": ("app.deploy", "train"),
 }
 
 __all__ = [

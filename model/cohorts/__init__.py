@@ -1,0 +1,1 @@
+"""A cohort: its value, its split, the folder it is kept in, and what may be wrong with it."""

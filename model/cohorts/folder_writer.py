@@ -1,0 +1,161 @@
+"""The cohort folder, written: the counterpart of `model/cohorts/folder.py`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from model.cohorts.cohort import PIXELS, Cohort, Modality
+from model.cohorts.folder_reader import DESCRIPTION, FORMAT
+from tim_search.types import BadInput, Task
+
+
+def write(cohort: Cohort, root: Path) -> None:
+    """Write a cohort folder; see `model.cohorts.cohort.write_cohort`."""
+    import yaml
+
+    for modality in cohort.modalities.values():
+        clash = {"sample_id", "step"} & set(modality.columns)
+        if clash:
+            raise BadInput(f"modality {modality.name}: no column may be called {', '.join(sorted(clash))}. Rename it.")
+    check_free(root)
+    aside = root.parent / f".{root.name}.{os.getpid()}.part"
+    _make(aside)
+    try:
+        (aside / "modalities").mkdir()
+        samples = {"sample_id": _arrow(cohort.sample_ids), "patient_id": _arrow(cohort.patient_ids[cohort.patients])}
+        tasks = {}
+        for task in cohort.tasks.values():
+            tasks[task.name], columns = _task_out(task, cohort)
+            samples |= columns
+        pq.write_table(pa.table(samples), aside / "samples.parquet")
+        parts = {
+            "sample_id": _arrow(cohort.sample_ids),
+            "part": pa.array(np.where(cohort.split.test, "test", "train")),
+            "fold": pa.array(cohort.split.fold),
+        }
+        pq.write_table(pa.table(parts), aside / "split.parquet")
+        description = {
+            "format": FORMAT,
+            "name": cohort.name,
+            "info": _plain(cohort.info),
+            "samples": "samples.parquet",
+            "sample_id": "sample_id",
+            "patient_id": "patient_id",
+            "split": {"file": "split.parquet"},
+            "modalities": {m.name: _modality_out(m, cohort, aside) for m in cohort.modalities.values()},
+            "tasks": tasks,
+            "overlaps": [list(pair) for pair in cohort.overlaps],
+        }
+        content = yaml.safe_dump(description, sort_keys=False, allow_unicode=True, width=110)
+        (aside / DESCRIPTION).write_text(content, encoding="utf-8")
+        if root.exists():
+            root.rmdir()
+        aside.rename(root)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it; raises BadInput where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{folder}: expected a place where a folder can be written, got: {error.strerror}. Name another folder."
+        ) from error
+
+
+def check_free(root: Path) -> None:
+    """Raise BadInput unless `root` is new or an empty folder."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise BadInput(
+            f"{root}: expected a new or empty folder to write a cohort to; it holds something already. Name another "
+            "one, or remove it."
+        )
+
+
+def _task_out(task: Task, cohort: Cohort) -> tuple[dict[str, Any], dict[str, pa.Array]]:
+    """A task's entry in cohort.yaml and its label columns."""
+    entry: dict[str, Any] = {"kind": task.kind}
+    columns: dict[str, pa.Array] = {}
+    if task.kind == "clustering":
+        entry["clusters"] = task.n_outputs
+    else:
+        label, names = cohort.labels[task.name], cohort.classes.get(task.name, ())
+        if task.kind == "multilabel":
+            files = [f"label_{task.name}_{index}" for index in range(len(names))]
+            columns = {file: pa.array(label[:, index], from_pandas=True) for index, file in enumerate(files)}
+            entry["label"] = files
+        else:
+            file = f"label_{task.name}"
+            entry["label"] = file
+            if task.kind == "regression" or names == ("0", "1"):
+                columns[file] = pa.array(label, from_pandas=True)
+            else:
+                columns[file] = pa.array([None if np.isnan(code) else names[int(code)] for code in label], pa.string())
+        if names and names != ("0", "1"):
+            entry["classes"] = list(names)
+    entry["metric"] = task.metric
+    if task.department:
+        entry["department"] = task.department
+    if task.excludes:
+        entry["excludes"] = list(task.excludes)
+    return entry, columns
+
+
+def _modality_out(modality: Modality, cohort: Cohort, root: Path) -> dict[str, Any]:
+    """Write a modality's file; returns its entry in cohort.yaml."""
+    file = f"modalities/{modality.name}.parquet"
+    here = modality.present
+    entry: dict[str, Any] = {"kind": modality.kind, "file": file}
+    columns: dict[str, pa.Array] = {}
+    if modality.kind == "image":
+        entry["shape"] = list(modality.values.shape[1:])
+        flat = modality.values[here].reshape(int(here.sum()), int(np.prod(modality.values.shape[1:])))
+        columns["sample_id"] = _arrow(cohort.sample_ids[here])
+        columns[PIXELS] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    elif modality.kind == "sequence":
+        entry["length"] = modality.values.shape[1]
+        rows = np.asarray(~np.isnan(modality.values).all(axis=2))
+        sample, step = np.nonzero(rows)
+        columns["sample_id"] = _arrow(cohort.sample_ids[sample])
+        columns["step"] = pa.array(step.astype(np.int32))
+        measured = modality.values[rows]
+        columns |= {c: pa.array(measured[:, i], from_pandas=True) for i, c in enumerate(modality.columns)}
+    else:
+        columns["sample_id"] = _arrow(cohort.sample_ids[here])
+        for index, column in enumerate(modality.columns):
+            values = modality.values[here, index]
+            if column in modality.levels:
+                names = modality.levels[column]
+                levels = [None if np.isnan(code) else names[int(code)] for code in values]
+                columns[column] = pa.array(levels, pa.string())
+            else:
+                columns[column] = pa.array(values, from_pandas=True)
+        if modality.levels:
+            entry["levels"] = {column: list(names) for column, names in modality.levels.items()}
+    pq.write_table(pa.table(columns), root / file)
+    return entry
+
+
+def _arrow(ids: NDArray[Any]) -> pa.Array:
+    return pa.array(ids) if ids.dtype.kind in "iu" else pa.array([str(key) for key in ids], pa.string())
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, sequences and numpy scalars as what YAML can write."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,270 @@
+"""One fold of a cohort as tensors: inputs standardised on its training rows, targets, masks, bootstrap weights.
+
+All members of a pack share a fold, hence these tensors and every minibatch drawn from them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.cohorts.cohort import Cohort, Modality, text
+from model.data.preprocess import fit
+from tim_search.types import FINAL_FOLD, BadInput, Task
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a fold.
+
+    Attributes:
+        inputs: one tensor a modality, standardised: (n, d_m) of a vector, (n, T, c) of a sequence, (n, c, H, W) of an
+            image; rows of an absent modality are zero.
+        present: bool (n, n_modalities), or None where every row has every modality.
+        targets: (n_columns, n) labels of the supervised tasks: 0 or 1, class number, or standardised value; 0 where
+            missing. A multilabel task has a row for each of its labels, every other task has one.
+        labelled: (n_columns, n), 1 where the row carries the label, else 0.
+        steps: one a modality: bool (n, T), which steps of a sequence hold a measured value; None of other kinds. Empty
+            where no modality is a sequence.
+        blocks: G > 1 of the rows of `side_by_side`; 1 of all others.
+    """
+
+    inputs: tuple[Tensor, ...]
+    present: Tensor | None
+    targets: Tensor
+    labelled: Tensor
+    steps: tuple[Tensor | None, ...] = ()
+    blocks: int = 1
+
+    def __len__(self) -> int:
+        return self.inputs[0].shape[0 if self.blocks == 1 else 1]
+
+    def take(self, index: Tensor) -> Rows:
+        """The rows of an int64 index."""
+        return self._each(lambda x: x.index_select(0, index), lambda x: x.index_select(1, index))
+
+    def split(self, size: int) -> list[Rows]:
+        """Consecutive views of at most `size` rows."""
+        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def _part(self, where: slice) -> Rows:
+        return self._each(lambda x: x[where], lambda x: x[:, where])
+
+    def _each(self, by_row: Callable[[Tensor], Tensor], by_column: Callable[[Tensor], Tensor]) -> Rows:
+        return Rows(
+            tuple(by_row(x) for x in self.inputs),
+            None if self.present is None else by_row(self.present),
+            by_column(self.targets),
+            by_column(self.labelled),
+            tuple(None if x is None else by_row(x) for x in self.steps),
+        )
+
+
+def side_by_side(rows: Sequence[Rows]) -> Rows:
+    """As many rows of each of G blocks as one minibatch, for a pack whose members are those of the blocks in turn.
+
+    All of them are vectors. Inputs are then (G, n, d_m) and `present` is (G, n, n_modalities), or None; `targets` and
+    `labelled` are (G * n_columns, n), one block's columns below another's.
+    """
+    if len(rows) == 1:
+        return rows[0]
+    present = [one.present for one in rows]
+    if any(mask is not None for mask in present):
+        whole = rows[0].targets.new_ones(len(rows[0]), len(rows[0].inputs), dtype=torch.bool)
+        stacked = torch.stack([whole if mask is None else mask for mask in present])
+    else:
+        stacked = None
+    return Rows(
+        tuple(torch.stack(parts) for parts in zip(*(one.inputs for one in rows), strict=True)),
+        stacked,
+        torch.cat([one.targets for one in rows]),
+        torch.cat([one.labelled for one in rows]),
+        blocks=len(rows),
+    )
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fold of a cohort, ready to train on.
+
+    Attributes:
+        train, validation: the rows; of `FINAL_FOLD` the validation rows are those of the test patients.
+        supervised: names of the tasks with labels, in the order of `Rows.targets`.
+        weights: float64 (1 + replicates, n_validation); row 0 is all ones, the others count how often a bootstrap draw
+            of the validation patients holds each row's patient. They depend on the split and the fold alone.
+        first: row of `Rows.targets` in which each task's labels begin; by default every task has one row.
+        stopping: rows of training patients that `train` lacks, by which training chooses its epoch; None where it does
+            not choose. They are no validation rows: a score is never read from rows that chose something.
+    """
+
+    train: Rows
+    validation: Rows
+    supervised: tuple[str, ...]
+    weights: NDArray[np.float64]
+    first: Mapping[str, int] = field(default_factory=dict)
+    stopping: Rows | None = None
+
+    def __post_init__(self) -> None:
+        if not self.first:
+            object.__setattr__(self, "first", {name: row for row, name in enumerate(self.supervised)})
+
+    @functools.cached_property
+    def weights_by_row(self) -> Tensor:
+        """float64 (n_validation, 1 + replicates), `weights` where the rows are."""
+        return torch.from_numpy(np.ascontiguousarray(self.weights.T)).to(self.validation.targets.device)
+
+    @functools.cached_property
+    def labels(self) -> NDArray[np.float64]:
+        """float64 (n_columns, n_validation), `targets` of the validation rows on the host; NaN: no label."""
+        targets, labelled = self.validation.targets.double().cpu().numpy(), self.validation.labelled.cpu().numpy()
+        return np.where(labelled > 0, targets, np.nan)
+
+    @functools.cached_property
+    def truths(self) -> dict[str, Any]:
+        """What outputs for the validation rows are scored by, of the tasks that have been scored so far."""
+        return {}
+
+
+def target_rows(tasks: Mapping[str, Task]) -> tuple[dict[str, int], int]:
+    """The row of `Rows.targets` in which each supervised task's labels begin, and the number of rows."""
+    first, count = {}, 0
+    for name in supervised_tasks(list(tasks.values())):
+        first[name] = count
+        count += tasks[name].n_outputs if tasks[name].kind == "multilabel" else 1
+    return first, count
+
+
+def measured_steps(modalities: Mapping[str, Modality]) -> tuple[NDArray[np.bool_] | None, ...]:
+    """Which steps hold a measured value, one a modality as in `Rows.steps`: bool (n, T) of a sequence.
+
+    A step that lacks every value is no token: padding, or an hour without a measurement.
+    """
+    steps = tuple(
+        np.asarray(~np.isnan(modality.values).all(axis=2), bool) if modality.kind == "sequence" else None
+        for modality in modalities.values()
+    )
+    return steps if any(one is not None for one in steps) else ()
+
+
+def supervised_tasks(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Names of the tasks that have labels, sorted."""
+    return tuple(sorted(task.name for task in tasks if task.kind != "clustering"))
+
+
+def target_scale(labels: NDArray[np.float64], learn: NDArray[np.bool_]) -> tuple[float, float]:
+    """(mean, spread) of a regression task's labels in the training rows; (0, 1) where there is none."""
+    sample = labels[np.isfinite(labels) & learn]
+    mean, spread = (float(sample.mean()), float(sample.std())) if len(sample) else (0.0, 1.0)
+    return mean, spread if spread > 0 else 1.0
+
+
+def patient_weights(patients: NDArray[np.int64], replicates: int, key: str) -> NDArray[np.float64]:
+    """Bootstrap weights by patient.
+
+    Args:
+        patients: int64 (n,) patient of each row.
+        replicates: number of draws R.
+        key: what the draws depend on, e.g. the split's digest and the fold.
+
+    Returns:
+        float64 (1 + R, n): ones, then for each draw how often the row's patient was drawn.
+    """
+    _, code = np.unique(patients, return_inverse=True)
+    count = int(code.max()) + 1 if len(code) else 0
+    dice = np.random.default_rng(np.frombuffer(key.encode(), dtype=np.uint8))
+    weights = np.ones((1 + replicates, len(patients)))
+    for draw in range(replicates):
+        weights[1 + draw] = np.bincount(dice.integers(0, count, count), minlength=count)[code]
+    return weights
+
+
+def stopping_patients(cohort: Cohort, learn: NDArray[np.bool_], share: float, key: str) -> NDArray[np.bool_]:
+    """Which of the training samples are set aside to choose the epoch: those of a share of the training patients.
+
+    Args:
+        learn: bool (n,), the training samples.
+        share: of their patients; at least one patient is set aside where it is above 0 and one stays.
+        key: what the choice depends on beside the patients' ids.
+
+    Returns:
+        bool (n,)
+    """
+    chosen = np.zeros(len(learn), bool)
+    codes = np.unique(cohort.patients[learn])
+    count = min(len(codes) - 1, max(1, round(share * len(codes)))) if share else 0
+    if count > 0:
+        names = [text(cohort.patient_ids[code]) for code in codes.tolist()]
+        drawn = [hashlib.sha256(f"{key} stopping {name}".encode()).hexdigest() for name in names]
+        chosen = learn & np.isin(cohort.patients, codes[np.argsort(drawn, kind="stable")[:count]])
+    return chosen
+
+
+def load_fold(
+    cohort: Cohort,
+    fold: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    replicates: int,
+    stop_share: float = 0.0,
+) -> Fold:
+    """Fold `fold` of the cohort's training part: its rows validate, the other folds' rows train.
+
+    `FINAL_FOLD` trains on the whole training part, and the test patients take the place of the validation rows. The
+    preprocessing and the scale of the regression targets are fitted on the training rows alone, those that
+    `stop_share` sets aside among them.
+
+    Raises:
+        BadInput: the cohort has no such fold.
+    """
+    if fold != FINAL_FOLD and not 0 <= fold < cohort.split.n_folds:
+        raise BadInput(
+            f"fold: expected 0 to {cohort.split.n_folds - 1} (the cohort {cohort.name} is split into "
+            f"{cohort.split.n_folds} folds), got {fold}. Choose one of them."
+        )
+    learn = cohort.split.train(fold)
+    judge = cohort.split.test if fold == FINAL_FOLD else cohort.split.validation(fold)
+    matrices = fit(cohort, learn).transform(cohort)
+    names = list(cohort.modalities)
+    present = np.stack([cohort.modalities[name].present for name in names], axis=1)
+    supervised = supervised_tasks(list(cohort.tasks.values()))
+    first, count = target_rows(cohort.tasks)
+    targets = np.zeros((count, len(present)))
+    labelled = np.zeros_like(targets)
+    for name in supervised:
+        values = np.asarray(cohort.labels[name], dtype=np.float64)
+        if cohort.tasks[name].kind == "regression":
+            mean, spread = target_scale(values, learn)
+            values = (values - mean) / spread
+        by_label = values.reshape(len(present), -1).T  # one row, or one a label
+        known = np.isfinite(by_label)
+        at = slice(first[name], first[name] + len(by_label))
+        targets[at] = np.where(known, by_label, 0.0)
+        labelled[at] = known
+    steps = measured_steps(cohort.modalities)
+
+    def rows(chosen: NDArray[np.bool_]) -> Rows:
+        def tensor(array: NDArray[np.generic], kind: torch.dtype = dtype) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=kind)
+
+        mask = present[chosen]
+        return Rows(
+            tuple(tensor(matrices[name][chosen]) for name in names),
+            None if mask.all() else tensor(mask, torch.bool),
+            tensor(targets[:, chosen]),
+            tensor(labelled[:, chosen]),
+            tuple(None if one is None else tensor(one[chosen], torch.bool) for one in steps),
+        )
+
+    set_aside = stopping_patients(cohort, learn, stop_share, f"{cohort.split.digest} fold {fold}")
+    stopping = rows(set_aside) if set_aside.any() else None
+    weights = patient_weights(cohort.patients[judge], replicates, f"{cohort.split.digest} fold {fold}")
+    return Fold(rows(learn & ~set_aside), rows(judge), supervised, weights, first, stopping)

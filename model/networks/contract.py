@@ -1,0 +1,353 @@
+"""What training asks of a network, and what all networks share: who sits where, the heads' start, supervised losses.
+
+A network trains a whole pack: every parameter has a leading member axis (K, ...), and members never mix. `m3h` is
+written that way; an ordinary nn.Module for one subset is lifted to it (`lifted.py`). docs/networks.md is the
+contract in words, `tests/support/network_conformance.py` the suite every network passes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.cohorts.cohort import Cohort
+from model.data.folds import Fold, Rows
+from model.data.seeding import generator, linear
+from tim_search.types import Kind, Subset, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Parameters = dict[str, Tensor]
+
+#: Numbers, 64 bytes or more. A library's product can round by where in memory a matrix begins; at such a boundary it
+#: rounds alike at every place, so that a member's result is the same in every bit whatever its pack mates are.
+ALIGN = 16
+
+#: Rows. What is worked out number by number goes through in runs of two registers, 32 float32 at most; a function such
+#: as the sigmoid rounds otherwise in the remainder, which only lengths that are multiples of a run do not have.
+RUN = 32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which task sits in which slot of which member; supervised slots come first.
+
+    Attributes:
+        names: the k task names of each member, supervised ones sorted, then clustering ones sorted.
+        supervised: s, the number of supervised slots; the same for all members.
+        column: int64 (K * s,) row of each supervised slot in `Rows.targets`; the first one of a multilabel task.
+        by_kind: for each kind with labels and number of outputs the int64 slot numbers (member * s + slot) of such
+            tasks.
+        classes: int64 (K * s,) outputs of each slot.
+        outputs: C, the widest head of the pack.
+        by_widest: for each number of outputs the int64 members whose own widest head has it.
+    """
+
+    names: tuple[tuple[str, ...], ...]
+    supervised: int
+    column: Tensor
+    by_kind: Mapping[tuple[Kind, int], Tensor]
+    classes: Tensor
+    outputs: int
+    by_widest: Mapping[int, Tensor]
+
+    @property
+    def members(self) -> int:
+        return len(self.names)
+
+    @property
+    def tasks(self) -> int:
+        return len(self.names[0])
+
+    @property
+    def clustering(self) -> int:
+        return self.tasks - self.supervised
+
+    @functools.cached_property
+    def from_widest(self) -> Tensor:
+        """int64 (K,): for each member its place in the groups of `by_widest` one after another."""
+        return torch.cat(tuple(self.by_widest.values())).argsort()
+
+    def holding(self, task: str) -> tuple[list[int], list[int]]:
+        """The members that have a task, and the slot it sits in there."""
+        found = [(member, names.index(task)) for member, names in enumerate(self.names) if task in names]
+        return [member for member, _ in found], [slot for _, slot in found]
+
+    def only(self, task: str) -> Layout:
+        """The layout of the members that have a supervised task, with that task alone."""
+        members, slots = self.holding(task)
+        at = [member * self.supervised + slot for member, slot in zip(members, slots, strict=True)]
+        index = torch.tensor(at, dtype=torch.int64, device=self.column.device)
+        everywhere = torch.arange(len(at), device=self.column.device)
+        kind = next(kind for kind, of in self.by_kind.items() if bool((of == at[0]).any()))
+        return Layout(
+            ((task,),) * len(at),
+            1,
+            self.column.index_select(0, index),
+            {kind: everywhere},
+            self.classes.index_select(0, index),
+            self.outputs,
+            {kind[1]: everywhere},
+        )
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a pack says about B rows.
+
+    Attributes:
+        logits: (K, s, B, C) of the supervised slots; a slot uses its first `Layout.classes` outputs.
+        attention: (K, B, k, k) cross-task attention W; row = the task that draws, column = the task drawn on. None of a
+            network without one.
+        latents: (K, B, c, h) attended tokens of the clustering slots.
+        rebuilt: (K, c, B, D) reconstruction of the standardised inputs.
+        inner: what else the network's own `losses` read.
+    """
+
+    logits: Tensor
+    attention: Tensor | None
+    latents: Tensor
+    rebuilt: Tensor
+    inner: Any = None
+
+
+class Dice:
+    """The random numbers of one training step, by name: every member of a pack draws the same ones.
+
+    Args:
+        names: of the step, e.g. seed, epoch, task and minibatch. The numbers depend on them and on the kind of device.
+        device: where the numbers are made.
+    """
+
+    def __init__(self, *names: object, device: torch.device) -> None:
+        self._names = names
+        self._device = device
+
+    @functools.cached_property
+    def _generator(self) -> torch.Generator:
+        made = generator(*self._names)
+        if self._device.type == "cpu":
+            return made
+        # Drawing where the numbers are used spares a transfer of each.
+        return torch.Generator(self._device).manual_seed(made.initial_seed())
+
+    def kept(self, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
+        """Dropout mask: 0 with probability `rate`, else 1 / (1 - rate)."""
+        drawn = torch.rand(*shape, generator=self._generator, device=self._device, dtype=torch.float32)
+        return (drawn >= rate).to(dtype).div_(1.0 - rate)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Standard normal numbers."""
+        return torch.randn(*shape, generator=self._generator, device=self._device, dtype=torch.float32).to(dtype)
+
+
+class PackLosses(Protocol):
+    """The losses of a pack on one minibatch."""
+
+    def by_member(self, settings: Any) -> Tensor:
+        """(K,) total of each member."""
+        ...
+
+
+class LossesInTurn(PackLosses, Protocol):
+    """Losses of a network whose settings offer `update: sequential`."""
+
+    def in_turn(self, settings: Any) -> list[Tensor]:
+        """(K,) losses in the order in which the steps take them, one more than there are tasks."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large one member of a pack is.
+
+    Attributes:
+        size: k, tasks of the subset.
+        clustering: c, clustering tasks among them.
+        outputs: C, outputs of the widest head.
+        inputs: the shape of one row's input of each modality, as the network sees it.
+        rows: numbers of training and validation rows.
+    """
+
+    size: int
+    clustering: int
+    outputs: int
+    inputs: tuple[tuple[int, ...], ...]
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Inside:
+    """What happens inside a network for one subset, in tables; no row is about one patient.
+
+    Attributes:
+        subset: its tasks.
+        order: the tasks in the order of their turns.
+        scores: task, metric, primary, variant ("together", "alone", "no task token"), mean, sd and seeds.
+        routing: task, combination of modalities, expert (from 1), chosen (how many rows were sent to it) and rows (how
+            many have the combination).
+        turns: epoch (from 1), turn (the task that was trained), task and score after it.
+        patients: variant, task, x, y and patients: a map of the representations as a density.
+        apart: variant and silhouette, how well the representations tell the tasks apart.
+    """
+
+    subset: Subset
+    order: tuple[str, ...]
+    scores: pd.DataFrame
+    routing: pd.DataFrame
+    turns: pd.DataFrame
+    patients: pd.DataFrame
+    apart: pd.DataFrame
+
+
+class Network(Protocol):
+    """A network as training sees it; a module with these functions is one. `settings` is its settings dataclass."""
+
+    #: What it reads and learns, in words.
+    @property
+    def TAKES(self) -> str: ...
+
+    #: Whether `forward` and `losses` take minibatches of several blocks side by side (`folds.side_by_side`); the
+    #: blocks of a pack are trained one after another where not.
+    @property
+    def SIDE_BY_SIDE(self) -> bool: ...
+
+    def unsupported(self, cohort: Cohort, settings: Any) -> list[str]:
+        """What of a cohort the network cannot read or learn, in words; [] if nothing."""
+        ...
+
+    def member_bytes(self, shape: Shape, settings: Any) -> int | None:
+        """Peak bytes that one more member adds to a pack while it is trained and scored, within a factor of about 1.5;
+        None where that is not known."""
+        ...
+
+    def initialise(self, plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any) -> Parameters:
+        """Starting parameters, each (K, ...), requiring gradients: shared ones from (seed), a task's own from
+        (seed, task)."""
+        ...
+
+    def by_slot(self, name: str) -> bool:
+        """Whether a parameter is (K, slots, ...), a part for every slot, rather than shared by a member's tasks."""
+        ...
+
+    def forward(self, values: Parameters, plan: Layout, rows: Rows, settings: Any, dice: Dice | None = None) -> Output:
+        """The pack's outputs for some rows; a row's outputs depend on that row and, while it trains, on the dice.
+
+        Args:
+            dice: of one training step, the same for all members; None where nothing is trained, and of a network that
+                takes blocks `SIDE_BY_SIDE`, which draws none.
+        """
+        ...
+
+    def losses(self, output: Output, plan: Layout, rows: Rows, settings: Any) -> PackLosses:
+        """The losses, each a mean over the rows that carry the label."""
+        ...
+
+
+def layout(
+    subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, device: torch.device, blocks: int = 1
+) -> Layout:
+    """Slots of a pack; raises ValueError where the subsets differ in size or in their number of clustering tasks.
+
+    Args:
+        blocks: G blocks whose minibatches lie side by side: the first of G equal parts of the subsets is trained on the
+            first block's rows, and so on.
+    """
+    supervised = [[name for name in members if tasks[name].kind != "clustering"] for members in subsets]
+    clustering = [[name for name in members if tasks[name].kind == "clustering"] for members in subsets]
+    if len({len(names) for names in supervised}) > 1 or len({len(names) for names in clustering}) > 1:
+        raise ValueError("the subsets of a pack have one size and one number of clustering tasks")
+    flat = [name for names in supervised for name in names]
+    classes = [n_logits(tasks[name]) for name in flat]
+
+    def index(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    kinds = [(tasks[name].kind, n_logits(tasks[name])) for name in flat]
+    by_kind = {kind: index([slot for slot, other in enumerate(kinds) if other == kind]) for kind in sorted(set(kinds))}
+    widest = [max((n_logits(tasks[name]) for name in labelled), default=1) for labelled in supervised]
+    names = tuple((*labelled, *unlabelled) for labelled, unlabelled in zip(supervised, clustering, strict=True))
+    each = len(flat) // blocks  # slots of one block, whose labels lie below those of the blocks before it
+    return Layout(
+        names,
+        len(supervised[0]),
+        index([fold.first[name] + at // max(each, 1) * len(fold.train.targets) for at, name in enumerate(flat)]),
+        by_kind,
+        index(classes),
+        max(widest),
+        {width: index([m for m, own in enumerate(widest) if own == width]) for width in sorted(set(widest))},
+    )
+
+
+def n_logits(task: Task) -> int:
+    """Outputs of a supervised task's head."""
+    return task.n_outputs if task.kind in ("multiclass", "multilabel") else 1
+
+
+def head(
+    name: str, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any, outputs: int, inputs: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Head of one task, padded with zero rows to the pack's widest: an unused output has no gradient and stays zero.
+
+    It reads `inputs` features, the settings' width by default.
+    """
+    task = tasks[name]
+    used = n_logits(task)
+    weight, bias = linear(seed, "head", name, outputs=used, inputs=inputs or settings.width)
+    if task.kind == "binary":
+        row = fold.first[name]
+        count = float(fold.train.labelled[row].sum())
+        positive = float((fold.train.targets[row] * fold.train.labelled[row]).sum())
+        if 0 < positive < settings.rare * count:
+            bias = torch.full_like(bias, math.log(positive / (count - positive)))
+    return F.pad(weight, (0, 0, 0, outputs - used)), F.pad(bias, (0, outputs - used))
+
+
+def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
+    """(K, s) loss of each supervised slot, a mean over the rows that carry the label; 0 where no row does.
+
+    Heads of different widths never meet in one sum: a task's loss is the same in every bit whatever its pack mates are.
+
+    Args:
+        logits: (K, s, B, C).
+    """
+    # Unlabelled rows fill the minibatch up, and logits lie side by side: a sigmoid rounds otherwise in numbers that lie
+    # apart, too.
+    room = -len(rows) % RUN
+    logits = F.pad(logits, (0, 0, 0, room)).reshape(-1, len(rows) + room, plan.outputs)
+    targets, known = F.pad(rows.targets, (0, room)), F.pad(rows.labelled, (0, room))
+    target, labelled = targets.index_select(0, plan.column), known.index_select(0, plan.column)
+    weight = labelled / labelled.sum(1, keepdim=True).clamp_min(1.0)
+    by_slot = logits.new_zeros(len(plan.column))
+    for (kind, outputs), slots in plan.by_kind.items():
+        said = logits.index_select(0, slots)[:, :, :outputs].contiguous()
+        if kind == "multilabel":
+            by_slot = by_slot.index_add(
+                0, slots, _multilabel_losses(said, targets, known, plan.column.index_select(0, slots))
+            )
+            continue
+        wanted = target.index_select(0, slots)
+        if kind == "multiclass":
+            by_row = -said.log_softmax(2).gather(2, wanted.long().unsqueeze(2)).squeeze(2)
+        elif kind == "binary":
+            by_row = F.binary_cross_entropy_with_logits(said[:, :, 0], wanted, reduction="none")
+        else:
+            by_row = (said[:, :, 0] - wanted).abs()
+        by_slot = by_slot.index_add(0, slots, (by_row * weight.index_select(0, slots)).sum(1))
+    return by_slot.view(plan.members, plan.supervised)
+
+
+def _multilabel_losses(said: Tensor, targets: Tensor, labelled: Tensor, column: Tensor) -> Tensor:
+    """(S,) mean binary cross entropy over the labels that are known, of (S, B, L) logits; `column`: first label's."""
+    at = column.unsqueeze(1) + torch.arange(said.shape[2], device=said.device)  # (S, L)
+    wanted, known = targets[at].transpose(1, 2), labelled[at].transpose(1, 2)  # (S, B, L)
+    by_cell = F.binary_cross_entropy_with_logits(said, wanted, reduction="none")
+    return (by_cell * known).sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp_min(1.0)

@@ -1,0 +1,494 @@
+"""FlexCare for a whole pack: incomplete modalities, tasks one at a time (FlexCare paper, section 4; KDD 2024).
+
+Every parameter has a leading member axis (K, ...), as M3H's have, so that training one subset alone is a pack of one.
+Read `forward` beside section 4 of the paper; docs/networks.md says what the paper leaves open and what we chose. Shapes
+are in comments as K members, B rows, k tasks a member, C modality combinations, N tokens of a sample beside the tasks',
+d width, E experts.
+
+The paper's sequence is [task token, combination tokens, modality tokens]. Here it holds the tokens of all k tasks of a
+member, none of which any other token attends to (Eq. 4): so k tasks are judged in one pass, and each is judged as it
+would be alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.cohorts.cohort import Cohort
+from model.data.folds import Fold, Rows
+from model.data.seeding import generator, linear
+from model.networks.contract import Dice, Layout, Output, Parameters, Shape, head, supervised_losses
+from model.networks.settings import FlexCareSettings
+from tim_search.types import Task
+
+_SPREAD = 0.02  # standard deviation of what tokens and positions start from
+
+TAKES = "vector, sequence and image modalities and binary, multiclass, multilabel and regression tasks"
+SIDE_BY_SIDE = False
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What happened inside, for B rows and k tasks a member.
+
+    Attributes:
+        covariance: (K,) L_cov of Eq. 7.
+        balance: (K,) how unevenly the experts were used; 0 where nothing trains or there is one expert.
+        routing: (K, B, k, C, E) R of Eq. 9; zero for the combinations a sample lacks.
+        fusion: (K, B, k, C) alpha of Eq. 12; zero for the combinations a sample lacks.
+        patient: (K, B, k, 2d) s^p of Eq. 11, what the heads read.
+    """
+
+    covariance: Tensor
+    balance: Tensor
+    routing: Tensor
+    fusion: Tensor
+    patient: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Prediction losses (K, s) with their weights (K, s), and the two regularising terms (K,)."""
+
+    supervised: Tensor
+    weights: Tensor
+    covariance: Tensor
+    balance: Tensor
+
+    def by_member(self, settings: FlexCareSettings) -> Tensor:
+        """(K,) Eq. 13, with the balance of the experts."""
+        return (
+            (self.weights * self.supervised).sum(1)
+            + settings.covariance_weight * self.covariance
+            + settings.balance_weight * self.balance
+        )
+
+
+def combinations_of(modalities: int, which: str) -> tuple[tuple[int, ...], ...]:
+    """The modality combinations that have a token, smallest first; the single modalities are always among them.
+
+    Args:
+        modalities: how many there are.
+        which: "all" non-empty sets of modalities (the paper's C), "pairs" (single ones, pairs, and all together),
+            "single", or "auto": all of them up to four modalities, pairs from five on.
+    """
+    if which == "auto":
+        which = "all" if modalities <= 4 else "pairs"
+    sizes = {"all": range(1, modalities + 1), "pairs": (1, 2, modalities), "single": (1,)}[which]
+    return tuple(
+        c for size in sorted({s for s in sizes if s <= modalities}) for c in combinations(range(modalities), size)
+    )
+
+
+def counts_of(inputs: Sequence[Sequence[int]], patch: int) -> tuple[int, ...]:
+    """Tokens of each modality, from the shape of one row's input: a vector's one, a step's or a patch's each."""
+    found = []
+    for shape in inputs:
+        if len(shape) == 3:
+            found.append(math.ceil(shape[1] / patch) * math.ceil(shape[2] / patch))
+        else:
+            found.append(1 if len(shape) == 1 else shape[0])
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=32)
+def attends(counts: tuple[int, ...], which: str, device: torch.device | None = None) -> Tensor:
+    """Eq. 4 without the task token: bool (N, N), true where the row's token may attend to the column's.
+
+    The tokens are the combinations', then each modality's. A single modality's combination token is that modality's
+    class token and counts as one of its tokens.
+    """
+    combos = combinations_of(len(counts), which)
+    owner = [set(c) for c in combos] + [{m} for m, count in enumerate(counts) for _ in range(count)]
+    one = [len(c) == 1 for c in combos] + [True] * sum(counts)
+    rows = [[(one[j] and owner[j] <= owner[i]) or i == j for j in range(len(owner))] for i in range(len(owner))]
+    return torch.tensor(rows, device=device)
+
+
+def initialise(
+    plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: FlexCareSettings
+) -> Parameters:
+    """Starting parameters of a pack, each (K, ...); shared ones from (seed), a task's own from (seed, task)."""
+    d, members = settings.width, plan.members
+    like = fold.train.inputs[0]
+    shapes = [tuple(x.shape[1:]) for x in fold.train.inputs]
+    values: Parameters = {}
+
+    def store(name: str, value: Tensor) -> None:
+        values[name] = value.to(device=like.device, dtype=like.dtype).contiguous().requires_grad_()
+
+    def shared(name: str, outputs: int, inputs: int, *, bias: bool = True) -> None:
+        weight, offset = linear(seed, name, outputs=outputs, inputs=inputs)
+        store(f"{name}.weight", weight.expand(members, -1, -1))
+        if bias:
+            store(f"{name}.bias", offset.expand(members, -1))
+
+    def drawn(*names: object, shape: tuple[int, ...]) -> Tensor:
+        return _SPREAD * torch.randn(*shape, generator=generator(seed, *names), dtype=torch.float64)
+
+    def norm(name: str) -> None:
+        store(f"{name}.weight", torch.ones(members, d))
+        store(f"{name}.bias", torch.zeros(members, d))
+
+    for number, (shape, count) in enumerate(zip(shapes, counts_of(shapes, settings.patch), strict=True)):
+        shared(f"embed.{number}", d, shape[0] * settings.patch**2 if len(shape) == 3 else shape[-1])
+        store(f"position.{number}", drawn("position", number, shape=(count, d)).expand(members, -1, -1))
+    combos = combinations_of(len(shapes), settings.combinations)
+    tokens = torch.stack([drawn("combination", *c, shape=(d,)) for c in combos])
+    store("combination.token", tokens.expand(members, -1, -1))
+    for layer in range(settings.layers):
+        shared(f"encoder.{layer}.query", d, d)
+        shared(f"encoder.{layer}.key_value", 2 * d, d)
+        shared(f"encoder.{layer}.out", d, d)
+        norm(f"encoder.{layer}.norm.0")
+        shared(f"encoder.{layer}.feed.in", settings.hidden, d)
+        shared(f"encoder.{layer}.feed.out", d, settings.hidden)
+        norm(f"encoder.{layer}.norm.1")
+    if settings.experts > 1:
+        for name in ("router", "router.noise"):
+            shared(f"{name}.combination", settings.experts, d, bias=False)
+            shared(f"{name}.task", settings.experts, d, bias=False)
+    for part, outputs, inputs in (("in", settings.expert_hidden, d), ("out", d, settings.expert_hidden)):
+        made = [linear(seed, "expert", part, e, outputs=outputs, inputs=inputs) for e in range(settings.experts)]
+        store(f"expert.{part}.weight", torch.stack([w for w, _ in made]).expand(members, -1, -1, -1))
+        store(f"expert.{part}.bias", torch.stack([b for _, b in made]).expand(members, -1, -1))
+    shared("fusion.in", d, 2 * d, bias=False)
+    shared("fusion.out", 1, d, bias=False)
+    norm("fusion.norm")
+    names = {task for row in plan.names for task in row}
+    token = {task: drawn("token", task, shape=(d,)) for task in names}
+    heads = {task: head(task, tasks, fold, seed, settings, plan.outputs, 2 * d) for task in names}
+    store("task.token", torch.stack([torch.stack([token[task] for task in row]) for row in plan.names]))
+    store("head.weight", torch.stack([torch.stack([heads[task][0] for task in row]) for row in plan.names]))
+    store("head.bias", torch.stack([torch.stack([heads[task][1] for task in row]) for row in plan.names]))
+    return values
+
+
+def by_slot(name: str) -> bool:
+    """See `model.networks.contract.Network.by_slot`."""
+    return name.startswith(("task.", "head."))
+
+
+def forward(
+    values: Parameters, plan: Layout, rows: Rows, settings: FlexCareSettings, dice: Dice | None = None
+) -> Output:
+    """The pack's outputs for some rows (FlexCare paper, sections 4.2 to 4.4)."""
+    if settings.mask == "published_code" and plan.tasks > 1:
+        # Nothing is masked there, so two task tokens in one sequence would influence each other.
+        return _joined([_forward(values, slot, 1, rows, settings, dice) for slot in range(plan.tasks)])
+    return _forward(values, 0, plan.tasks, rows, settings, dice)
+
+
+def _forward(
+    values: Parameters, slot: int, k: int, rows: Rows, settings: FlexCareSettings, dice: Dice | None
+) -> Output:
+    """`forward` for k slots from `slot` on."""
+    d, size = settings.width, len(rows)
+    members = values["task.token"].shape[0]
+    counts = counts_of([x.shape[1:] for x in rows.inputs], settings.patch)
+    combos = combinations_of(len(counts), settings.combinations)
+    c = len(combos)
+
+    there, exists = _existing(rows, counts, combos, settings)  # (B, C), (B, N)
+    token = values["task.token"][:, slot : slot + k]
+    if settings.task_token == "none":
+        token = torch.zeros_like(token)
+    x = torch.cat(
+        [
+            token.unsqueeze(1).expand(-1, size, -1, -1),
+            values["combination.token"].unsqueeze(1).expand(-1, size, -1, -1),
+            *(_embed(values, number, inputs, settings) for number, inputs in enumerate(rows.inputs)),
+        ],
+        dim=2,
+    )  # (K, B, k + N, d), H^0 of section 4.2.2
+    allowed = _mask(counts, k, exists, settings)
+    for layer in range(settings.layers):
+        # Of the last layer's outputs only those of the tasks and the combinations are read.
+        asking = x if layer < settings.layers - 1 else x[:, :, : k + c]
+        x = _layer(values, f"encoder.{layer}", asking, x, allowed, k, settings, dice)
+    task, combination = x[:, :, :k], x[:, :, k : k + c]  # z^task, Z^comb
+    if settings.task_token == "none":
+        task = torch.zeros_like(task)
+
+    centred = combination - combination.mean(dim=3, keepdim=True)
+    covariance = centred @ centred.transpose(2, 3) / (d - 1)  # Eq. 5, (K, B, C, C)
+    off = covariance.square().sum(dim=(2, 3)) - covariance.diagonal(dim1=2, dim2=3).square().sum(2)
+    regulariser = (off / max(1, c - 1) ** 2).mean(1)  # Eq. 6 and 7
+
+    refined, routing, balance = _experts(values, combination, task, there, settings, dice)  # s^c, (K, B, k, C, d)
+    both = torch.cat([task.unsqueeze(3).expand(-1, -1, -1, c, -1), refined], dim=4)
+    votes = _apply(values, "fusion.out", torch.tanh(_apply(values, "fusion.in", both))).squeeze(4)  # Eq. 12
+    votes = (votes / settings.fusion_temperature).masked_fill(~there[:, None], -math.inf)
+    fusion = votes.softmax(3)  # alpha of Eq. 11, (K, B, k, C)
+    pooled = _norm(values, "fusion.norm", (fusion.unsqueeze(4) * refined).sum(3))
+    patient = torch.cat([task, pooled], dim=3)  # s^p of Eq. 11, (K, B, k, 2d)
+
+    weight, bias = values["head.weight"][:, slot : slot + k], values["head.bias"][:, slot : slot + k]
+    logits = patient.transpose(1, 2) @ weight.transpose(2, 3) + bias.unsqueeze(2)
+    return Output(
+        logits,
+        None,
+        x.new_zeros(members, size, 0, d),
+        x.new_zeros(members, 0, size, 0),
+        Inner(regulariser, balance, routing, fusion, patient),
+    )
+
+
+def _joined(outputs: Sequence[Output]) -> Output:
+    """One output of several slots'."""
+    inner = [output.inner for output in outputs]
+    return Output(
+        torch.cat([output.logits for output in outputs], dim=1),
+        None,
+        outputs[0].latents,
+        outputs[0].rebuilt,
+        Inner(
+            torch.stack([one.covariance for one in inner]).mean(0),
+            torch.stack([one.balance for one in inner]).mean(0),
+            *(torch.cat([getattr(one, name) for one in inner], dim=2) for name in ("routing", "fusion", "patient")),
+        ),
+    )
+
+
+def _embed(values: Parameters, number: int, x: Tensor, settings: FlexCareSettings) -> Tensor:
+    """Tokens of one modality (Eq. 1): (K, B, N_m, d). The minibatch is shared: one product for the whole pack."""
+    if x.dim() == 4:
+        patch = settings.patch
+        x = F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))
+        x = F.unfold(x, patch, stride=patch).transpose(1, 2)  # (B, N_m, c * patch * patch)
+    elif x.dim() == 2:
+        x = x.unsqueeze(1)
+    weight, bias = values[f"embed.{number}.weight"], values[f"embed.{number}.bias"]
+    members, d, inputs = weight.shape
+    flat = torch.addmm(bias.reshape(-1), x.reshape(-1, inputs), weight.reshape(-1, inputs).t())
+    tokens = flat.view(x.shape[0], x.shape[1], members, d).permute(2, 0, 1, 3)
+    return tokens + values[f"position.{number}"].unsqueeze(1)
+
+
+def _existing(
+    rows: Rows, counts: tuple[int, ...], combos: Sequence[Sequence[int]], settings: FlexCareSettings
+) -> tuple[Tensor, Tensor]:
+    """Which combinations (B, C) and which tokens (B, N) a sample has.
+
+    A combination exists where all its modalities do. A sample without any modality is given all of them, so that it
+    has a prediction, made of nothing but zeros.
+    """
+    device, size = rows.inputs[0].device, len(rows)
+    present = rows.present
+    if present is None:
+        present = torch.ones(size, len(counts), dtype=torch.bool, device=device)
+    present = present | ~present.any(1, keepdim=True)
+    # By columns: a list as an index would be sent to the device in every step.
+    there = torch.stack([torch.stack([present[:, m] for m in c]).all(0) for c in combos], dim=1)
+    parts = [there]
+    for number, count in enumerate(counts):
+        here = present[:, number, None].expand(-1, count)
+        steps = rows.steps[number] if rows.steps else None
+        parts.append(here if steps is None else here & steps)
+    return there, torch.cat(parts, dim=1)
+
+
+def _mask(counts: tuple[int, ...], k: int, exists: Tensor, settings: FlexCareSettings) -> tuple[Tensor, Tensor | None]:
+    """Eq. 4 for a whole sequence of k task tokens and N others.
+
+    Returns:
+        bool (B, k + N, k + N), true where the row's token attends to the column's: every token to itself, a task token
+        to all others that exist, nobody to a task token. And what is added to the scores: nothing, or, as the published
+        code does, 1 where Eq. 4 has minus infinity, in which case the first mask blocks only what does not exist.
+    """
+    size, n = exists.shape
+    own = torch.eye(k + n, dtype=torch.bool, device=exists.device)
+    paper = own.clone()
+    paper[k:, k:] |= attends(counts, settings.combinations, exists.device)
+    paper[:k, k:] = True
+    columns = torch.cat([exists.new_ones(size, k), exists], dim=1).unsqueeze(1)
+    if settings.mask == "paper":
+        return (paper & columns) | own, None
+    return columns.expand(-1, k + n, -1) | own, (~paper).to(torch.float32)
+
+
+def _layer(
+    values: Parameters,
+    name: str,
+    asking: Tensor,
+    asked: Tensor,
+    mask: tuple[Tensor, Tensor | None],
+    k: int,
+    settings: FlexCareSettings,
+    dice: Dice | None,
+) -> Tensor:
+    """One encoder layer (Eq. 2 and 3), post-norm: (K, B, A, d) of the tokens that ask."""
+    members, size, a, d = asking.shape
+    heads, rate = settings.heads, settings.dropout if dice is not None else 0.0
+
+    def split(x: Tensor) -> Tensor:
+        return x.reshape(members, size, x.shape[2], heads, -1).transpose(2, 3)  # (K, B, heads, tokens, d / heads)
+
+    def drop(x: Tensor, *shape: int, columns: bool = False) -> Tensor:
+        """Dropout. All members draw alike, and all tasks: no draw depends on how many tasks there are."""
+        if not rate:
+            return x
+        assert dice is not None
+        kept = dice.kept((size, *shape), rate, x.dtype)
+        for axis in (-2, -1) if columns else (-2,):
+            if k != 1:
+                others = torch.arange(1, kept.shape[axis], device=x.device)
+                kept = kept.index_select(axis, torch.cat([others.new_zeros(k), others]))
+        return x * kept
+
+    query = split(_apply(values, f"{name}.query", asking))
+    key, value = (split(part) for part in _apply(values, f"{name}.key_value", asked).split(d, dim=3))
+    scores = query @ key.transpose(3, 4) / math.sqrt(d // heads)
+    allowed, added = mask
+    if added is not None:
+        scores = scores + added[:a].to(scores.dtype)
+    scores = scores.masked_fill(~allowed[:, None, :a], -math.inf)
+    weights = drop(scores.softmax(4), heads, a - k + 1, asked.shape[2] - k + 1, columns=True)
+    attended = (weights @ value).transpose(2, 3).reshape(members, size, a, d)
+    x = _norm(values, f"{name}.norm.0", asking + drop(_apply(values, f"{name}.out", attended), a - k + 1, d))
+    fed = drop(_apply(values, f"{name}.feed.in", x).relu(), a - k + 1, settings.hidden)
+    return _norm(values, f"{name}.norm.1", x + drop(_apply(values, f"{name}.feed.out", fed), a - k + 1, d))
+
+
+def _experts(
+    values: Parameters, combination: Tensor, task: Tensor, there: Tensor, settings: FlexCareSettings, dice: Dice | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mixture of experts (Eq. 8 to 10, with the noise and the balance of Shazeer et al. 2017).
+
+    An expert reads the combination's token alone, the router also the task's, so that the experts' hidden layers are
+    made once for all tasks. Every expert works on every token, and most count nothing: a pack's products stay even.
+
+    Returns:
+        s^c (K, B, k, C, d), R (K, B, k, C, E) and the balance term (K,).
+    """
+    members, size, c, d = combination.shape
+    k, e = task.shape[2], settings.experts
+    balance = combination.new_zeros(members)
+    if e == 1:
+        routing = combination.new_ones(members, size, k, c, 1)
+    else:
+        clean = _routes(values, "router", combination, task)
+        if dice is None:
+            routing = _top(clean, settings.top)
+        else:
+            spread = F.softplus(_routes(values, "router.noise", combination, task)) + settings.gate_noise
+            noise = dice.normal((size, 1, c, e), clean.dtype)
+            noisy = clean + noise * spread
+            routing = _top(noisy, settings.top)
+    routing = routing * there[:, None, :, None]
+    if e > 1 and dice is not None:
+        balance = _variation(routing.sum(dim=(1, 2, 3)))
+        if settings.top < e:
+            chance = _chances(clean, noisy, spread, settings.top) * there[:, None, :, None]
+            balance = balance + _variation(chance.sum(dim=(1, 2, 3)))
+        else:
+            balance = balance + _variation((routing > 0).to(routing.dtype).sum(dim=(1, 2, 3)))
+
+    weight, bias = values["expert.in.weight"], values["expert.in.bias"]
+    f = weight.shape[2]
+    hidden = torch.baddbmm(
+        bias.reshape(members, 1, -1),
+        combination.reshape(members, -1, d),
+        weight.reshape(members, -1, d).transpose(1, 2),
+    ).relu()
+    hidden = hidden.view(members, size, 1, c, e, f) * routing.unsqueeze(5)
+    out = values["expert.out.weight"].transpose(1, 2).reshape(members, d, e * f)  # (K, E, d, f) to (K, d, E * f)
+    refined = torch.bmm(hidden.reshape(members, -1, e * f), out.transpose(1, 2)).view(members, size, k, c, d)
+    return refined + (routing.reshape(members, -1, e) @ values["expert.out.bias"]).view_as(refined), routing, balance
+
+
+def _routes(values: Parameters, name: str, combination: Tensor, task: Tensor) -> Tensor:
+    """(K, B, k, C, E) logits of a router that reads combination and task tokens (Eq. 9)."""
+    by_combination = _apply(values, f"{name}.combination", combination).unsqueeze(2)
+    return by_combination + _apply(values, f"{name}.task", task).unsqueeze(3)
+
+
+def _top(logits: Tensor, top: int) -> Tensor:
+    """Softmax over the `top` largest of the last axis, 0 elsewhere (Eq. 9 and 10)."""
+    largest, at = logits.topk(min(top, logits.shape[-1]), dim=-1)
+    return torch.zeros_like(logits).scatter(-1, at, largest.softmax(-1))
+
+
+def _chances(clean: Tensor, noisy: Tensor, spread: Tensor, top: int) -> Tensor:
+    """Chance of each expert to be among the top if its noise were drawn again (Shazeer et al. 2017, appendix A)."""
+    largest = noisy.topk(top + 1, dim=-1).values
+    inside = noisy > largest[..., top : top + 1]
+    bar = torch.where(inside, largest[..., top : top + 1], largest[..., top - 1 : top])
+    return torch.special.ndtr((clean - bar) / spread)
+
+
+def _variation(load: Tensor) -> Tensor:
+    """(K,) squared coefficient of variation over the experts of (K, E)."""
+    return load.var(1) / (load.mean(1).square() + 1e-10)
+
+
+def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
+    """Each member's own linear layer on the last axis of (K, ..., inputs); without a bias where there is none."""
+    weight, bias = values[f"{name}.weight"], values.get(f"{name}.bias")
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    turned = weight.transpose(1, 2)
+    made = torch.bmm(flat, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, turned)
+    return made.view(*x.shape[:-1], weight.shape[1])
+
+
+def _norm(values: Parameters, name: str, x: Tensor) -> Tensor:
+    """Each member's own layer normalisation over the last axis of (K, B, tokens, d)."""
+    weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
+    return F.layer_norm(x, (x.shape[-1],)) * weight[:, None, None] + bias[:, None, None]
+
+
+def losses(output: Output, plan: Layout, rows: Rows, settings: FlexCareSettings) -> Losses:
+    """The terms of Eq. 13; a prediction loss is a mean over the rows that carry the label."""
+    said = supervised_losses(output.logits, plan, rows)
+    weights = torch.ones_like(said)
+    if settings.task_weights:
+        weights = said.new_tensor([[settings.task_weights.get(name, 1.0) for name in names] for names in plan.names])
+    inner: Inner = output.inner
+    return Losses(said, weights, inner.covariance, inner.balance)
+
+
+def unsupported(cohort: Cohort, settings: FlexCareSettings) -> list[str]:
+    """See `model.networks.contract.Network.unsupported`."""
+    wrong = [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "clustering"]
+    for field, names in (("task_weights", settings.task_weights), ("order", settings.order)):
+        unknown = [name for name in names if name not in cohort.tasks]
+        if unknown:
+            wrong.append(f"{field} names {', '.join(unknown)}, which the search does not have")
+    return wrong
+
+
+def member_bytes(shape: Shape, settings: FlexCareSettings) -> int:
+    """See `model.networks.contract.Network.member_bytes`."""
+    d, k = settings.width, shape.size
+    counts = counts_of(shape.inputs, settings.patch)
+    c = len(combinations_of(len(counts), settings.combinations))
+    widths = [s[0] * settings.patch**2 if len(s) == 3 else s[-1] for s in shape.inputs]
+    e, f = settings.experts, settings.expert_hidden
+    parameters = (
+        sum(d * (width + 1 + count) for width, count in zip(widths, counts, strict=True))
+        + settings.layers * (4 * d * d + 2 * d * settings.hidden + 9 * d + settings.hidden)
+        + (4 * d * e if e > 1 else 0)
+        + e * (2 * d * f + d + f)
+        + 2 * d * d
+        + (3 + c) * d
+        + k * (d + shape.outputs * (2 * d + 1))
+    )
+
+    def kept(rows: int, tasks: int, *, layers: int) -> int:
+        """Numbers of some rows that a backward pass needs again, or the largest that stand at one time."""
+        n = tasks + c + sum(counts)
+        layer = 12 * n * d + 3 * n * settings.hidden + 5 * settings.heads * n * n
+        return rows * (layers * layer + tasks * c * (6 * e + 3 * e * f + 6 * d) + 2 * n * d)
+
+    item = 8 if settings.precision == "float64" else 4
+    training = 7 * parameters + kept(min(settings.batch_size, shape.rows[0]), 1, layers=settings.layers)
+    scoring = 4 * parameters + kept(min(settings.evaluation_rows, shape.rows[1]), k, layers=1)
+    return item * max(training, scoring)

@@ -1,0 +1,328 @@
+"""M3H for a whole pack: K subsets of tasks as one stacked program (M3H paper, sections 3.1 to 3.5).
+
+Every parameter has a leading member axis (K, ...), so that training one subset alone is a pack of one, and members
+never mix: member m's loss reaches member m's slices only. All members share each minibatch.
+Every product and sum is taken as for the member alone, of the same shape and at a boundary of 64 bytes, so that it also
+rounds alike (benchmarks/NOTES.md). Read `forward` beside section 3 of the paper; shapes are in comments as
+K members, B rows, h width, s supervised tasks and c clustering tasks a member, k = s + c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.cohorts.cohort import Cohort
+from model.data.folds import Fold, Rows
+from model.data.seeding import generator, linear
+from model.networks.contract import ALIGN, Dice, Output, Parameters, Shape, head, supervised_losses
+from model.networks.contract import Layout as Layout
+from model.networks.contract import layout as layout
+from model.networks.contrastive import info_nce
+from model.networks.settings import M3HSettings
+from tim_search.types import Task
+
+TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
+SIDE_BY_SIDE = True
+
+_FLOOR = 1e-6  # of max |M| in the attention; the paper divides by max(M), which may be zero
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Every loss by member: contrastive (K,), supervised (K, s), clustering (K, c)."""
+
+    contrastive: Tensor
+    supervised: Tensor
+    clustering: Tensor
+
+    def by_member(self, settings: M3HSettings) -> Tensor:
+        """(K,) weighted total of section 3.5."""
+        tasks = self.supervised.sum(1) + self.clustering.sum(1)
+        return settings.contrastive_weight * self.contrastive + settings.task_weight * tasks
+
+    def in_turn(self, settings: M3HSettings) -> list[Tensor]:
+        """(K,) weighted losses in the order in which the sequential update takes them: contrastive, then by slot."""
+        slots = torch.cat([self.supervised, self.clustering], dim=1).unbind(1)
+        return [settings.contrastive_weight * self.contrastive, *(settings.task_weight * slot for slot in slots)]
+
+
+def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: M3HSettings) -> Parameters:
+    """Starting parameters of a pack, each (K, ...); shared ones from (seed), a task's own from (seed, task)."""
+    h, members = settings.width, plan.members
+    widths = [x.shape[1] for x in fold.train.inputs]
+    like = fold.train.inputs[0]
+    values: Parameters = {}
+
+    def placed(value: Tensor) -> Tensor:
+        # Before it is laid out for all members: a large pack has gigabytes of them, made where they are used.
+        return value.to(device=like.device, dtype=like.dtype)
+
+    def store(name: str, value: Tensor) -> None:
+        values[name] = value.contiguous().requires_grad_()
+
+    def shared(name: str, outputs: int, inputs: int) -> None:
+        weight, bias = map(placed, linear(seed, name, outputs=outputs, inputs=inputs))
+        store(f"{name}.weight", weight.expand(members, -1, -1))
+        store(f"{name}.bias", bias.expand(members, -1))
+
+    def by_task(slots: slice, draw: Callable[[str], tuple[Tensor, ...]], *names: str) -> None:
+        """A tensor of each name, (K, slots, ...), from what is drawn once for every task."""
+        rows = [row[slots] for row in plan.names]
+        known = {task: place for place, task in enumerate(sorted({task for row in rows for task in row}))}
+        where = torch.tensor([[known[task] for task in row] for row in rows], device=like.device)
+        for name, drawn in zip(names, zip(*map(draw, known), strict=True), strict=True):
+            store(name, placed(torch.stack(drawn))[where])
+
+    def layer(name: str, slots: slice, outputs: int, inputs: int) -> None:
+        by_task(
+            slots,
+            lambda task: linear(seed, name, task, outputs=outputs, inputs=inputs),
+            f"{name}.weight",
+            f"{name}.bias",
+        )
+
+    for number, width in enumerate(widths):
+        shared(f"encoder.{number}.in", 2 * h, width)
+        shared(f"encoder.{number}.out", h, 2 * h)
+    shared("shared.in", h, h * len(widths))
+    shared("shared.out", h, h)
+    for name in ("query", "key", "value"):
+        shared(f"attention.{name}", h, h)
+    by_task(
+        slice(None),
+        lambda task: (torch.randn(h, generator=generator(seed, "token", task), dtype=torch.float64),),
+        "attention.token",
+    )
+    if plan.supervised:
+        slots = slice(0, plan.supervised)
+        layer("task", slots, h, h)
+        by_task(slots, lambda task: head(task, tasks, fold, seed, settings, plan.outputs), "head.weight", "head.bias")
+    if plan.clustering:
+        slots = slice(plan.supervised, None)
+        layer("autoencoder.encode", slots, h, h * len(widths))
+        layer("autoencoder.decode.in", slots, 2 * h, h)
+        layer("autoencoder.decode.out", slots, sum(widths), 2 * h)
+    return values
+
+
+class _Linear(torch.autograd.Function):
+    """Each member's own linear layer; a weight's gradient is made in the weight's own layout, not copied into it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        (above,) = upstream
+        below = torch.bmm(above, weight) if ctx.needs_input_grad[0] else None
+        return below, torch.bmm(above.transpose(1, 2), x), above.sum(1)
+
+
+def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
+    """Each member's own linear layer: (K, B, inputs) to (K, B, outputs); slots of one layer are laid side by side."""
+    weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
+    members = weight.shape[0]
+    found: Tensor = _Linear.apply(x, weight.reshape(members, -1, x.shape[2]), bias.reshape(members, -1))
+    return found
+
+
+def by_slot(name: str) -> bool:
+    """See `model.networks.contract.Network.by_slot`."""
+    return name.startswith(("task.", "head.", "autoencoder.", "attention.token"))
+
+
+def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings, dice: Dice | None = None) -> Output:
+    """The pack's outputs for some rows (M3H paper, sections 3.3 and 3.4).
+
+    The attention's value map and a head are both linear, and the rows of W sum to one, so a supervised task's logit
+    sum_j W_ij (V x_j) . w_i + b_i is computed as sum_j W_ij (x_j . V^T w_i) plus a constant; likewise Q_i . K x_j is
+    x_j . K^T Q_i. Keys and values of every row and task, (K, B, k, h) each, are thus never formed; one matrix product
+    of the tokens gives both. Clustering tasks need the attended token itself and form it.
+    """
+    members, size, h = plan.members, len(rows), settings.width
+    embeddings = []
+    for number, x in enumerate(rows.inputs):
+        # Minibatches are shared, yet each member has its own product: that of one wide layer rounds by its width.
+        hidden = _apply(values, f"encoder.{number}.in", _met_by(x, members)).relu_()
+        z = _apply(values, f"encoder.{number}.out", hidden)
+        if rows.present is not None:
+            z = z * _met_by(rows.present[..., number, None], members)
+        embeddings.append(z)
+    joint = torch.cat(embeddings, dim=2)
+
+    tokens = []
+    if plan.supervised:
+        shared = _apply(values, "shared.out", _apply(values, "shared.in", joint).relu_())
+        tokens.append(_apply(values, "task", shared).relu_().view(members, size, plan.supervised, h))
+    if plan.clustering:
+        tokens.append(_apply(values, "autoencoder.encode", joint).relu_().view(members, size, plan.clustering, h))
+    x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)  # (K, B, k, h), X_s of section 3.4
+
+    read = [_attend(values, plan, x, of, width, settings) for width, of in plan.by_widest.items()]
+    attention = _by_member(plan, [weights for weights, _ in read])
+    logits = _by_member(plan, [F.pad(said, (0, plan.outputs - said.shape[3])) for _, said in read])
+
+    latents = x.new_zeros(members, size, 0, h)
+    rebuilt = x.new_zeros(members, 0, size, sum(part.shape[-1] for part in rows.inputs))
+    if plan.clustering:
+        attended = torch.matmul(attention[:, :, plan.supervised :], x).reshape(members, -1, h)
+        latents = _apply(values, "attention.value", attended).view(members, size, plan.clustering, h)
+        rebuilt = _decode(values, latents)
+    return Output(logits, attention, latents, rebuilt, tuple(embeddings))
+
+
+def _met_by(of_rows: Tensor, members: int) -> Tensor:
+    """(K, B, ...) of what is told of rows: (B, ...) as all members meet it, or (G, B, ...) of G blocks side by side."""
+    if of_rows.dim() == 2:
+        return of_rows.expand(members, -1, -1)
+    return of_rows.repeat_interleave(members // of_rows.shape[0], 0)
+
+
+def _attend(
+    values: Parameters, plan: Layout, x: Tensor, of: Tensor, outputs: int, settings: M3HSettings
+) -> tuple[Tensor, Tensor]:
+    """Attention (G, B, k, k) and logits (G, s, B, outputs) of the G members `of`, whose widest head has `outputs`.
+
+    x: (K, B, k, h) tokens of all members, X_s of section 3.4.
+    """
+
+    def own(name: str) -> Tensor:
+        return values[name] if len(of) == plan.members else values[name].index_select(0, of)
+
+    if len(of) != plan.members:
+        x = x.index_select(0, of)
+    size, tasks, s, h = x.shape[1], plan.tasks, plan.supervised, x.shape[3]
+    query = torch.baddbmm(
+        own("attention.query.bias").unsqueeze(1),
+        _filled(own("attention.token")),
+        own("attention.query.weight").transpose(1, 2),
+    )[:, :tasks]  # (G, k, h)
+    # One row would be a product of another kind, which rounds otherwise alone than in a pack: hence rows of zeros.
+    readers = torch.bmm(_filled(query), own("attention.key.weight"))[:, :tasks]  # K^T Q_i
+    if s:
+        head = own("head.weight")[:, :, :outputs].reshape(len(of), s * outputs, h)
+        votes_of = torch.bmm(_filled(head), own("attention.value.weight"))[:, : s * outputs]  # V^T w_i
+        readers = torch.cat([readers, votes_of], dim=1)
+    readers = _filled(readers)
+    read = torch.bmm(x.reshape(len(of), size * tasks, h), readers.transpose(1, 2)).view(len(of), size, tasks, -1)
+    offset = (query * own("attention.key.bias").unsqueeze(1)).sum(2)  # (G, k)
+    agreement = read[..., :tasks].transpose(2, 3) + offset[:, None, :, None]  # M, (G, B, k, k)
+    # Section 3.4 leaves the axis of max(M) open and M may be negative or zero: max |M| of the sample, floored.
+    peak = agreement.abs().amax(dim=(2, 3), keepdim=True).clamp_min(_FLOOR)
+    self_learning = torch.eye(tasks, dtype=x.dtype, device=x.device)
+    attention = torch.softmax(self_learning + settings.alpha * agreement / peak, dim=3)
+    if not s:
+        return attention, x.new_zeros(len(of), 0, size, outputs)
+    votes = read[..., tasks : tasks + s * outputs].view(len(of), size, tasks, s, outputs)
+    mixed = (attention[:, :, :s].transpose(2, 3).unsqueeze(4) * votes).sum(2)
+    constant = (head * own("attention.value.bias").unsqueeze(1)).sum(2).view(len(of), s, 1, outputs)
+    return attention, mixed.transpose(1, 2) + constant + own("head.bias")[:, :, None, :outputs]
+
+
+def _filled(x: Tensor) -> Tensor:
+    """(G, n, h) with rows of zeros up to a multiple of `ALIGN`."""
+    return F.pad(x, (0, 0, 0, -x.shape[1] % ALIGN))
+
+
+def _by_member(plan: Layout, groups: list[Tensor]) -> Tensor:
+    """What was computed for each group of `Layout.by_widest`, in the order of the members."""
+    if len(groups) == 1:
+        return groups[0]
+    return torch.cat(groups).index_select(0, plan.from_widest)
+
+
+def _decode(values: Parameters, latents: Tensor) -> Tensor:
+    """Decoder of each clustering slot: (K, B, c, h) attended tokens to (K, c, B, D) inputs."""
+    members, size, slots, _ = latents.shape
+    x = F.pad(latents.transpose(1, 2), (0, 0, 0, -size % ALIGN)).flatten(0, 1)
+    hidden, out = (
+        (
+            values[f"autoencoder.decode.{name}.weight"].flatten(0, 1),
+            values[f"autoencoder.decode.{name}.bias"].flatten(0, 1),
+        )
+        for name in ("in", "out")
+    )
+    rebuilt: Tensor = _Linear.apply(_Linear.apply(x, *hidden).relu(), *out)
+    return rebuilt.view(members, slots, -1, rebuilt.shape[2])[:, :, :size]
+
+
+def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:
+    """Every loss of section 3.5, each a mean over the rows that carry the label; 0 where no row does."""
+    contrastive = _contrastive(output.inner, rows, settings.temperature)
+    rebuild = output.logits.new_zeros(plan.members, 0)
+    if plan.clustering:
+        error = (output.rebuilt - _met_by(torch.cat(rows.inputs, dim=-1), plan.members).unsqueeze(1)).square()
+        if rows.present is None:
+            rebuild = error.mean(dim=(2, 3))
+        else:
+            cells = seen_cells(rows)
+            count = (
+                cells.sum(dim=(-2, -1)).clamp_min(1.0).reshape(-1, 1).repeat_interleave(plan.members // rows.blocks, 0)
+            )
+            rebuild = (error * _met_by(cells, plan.members).unsqueeze(1)).sum(dim=(2, 3)) / count
+    return Losses(contrastive, supervised_losses(output.logits, plan, rows), rebuild)
+
+
+def unsupported(cohort: Cohort, settings: M3HSettings) -> list[str]:
+    """See `model.networks.contract.Network.unsupported`."""
+    wrong = [f"modality {m.name} is a {m.kind}" for m in cohort.modalities.values() if m.kind != "vector"]
+    return wrong + [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "multilabel"]
+
+
+def _contrastive(embeddings: tuple[Tensor, ...], rows: Rows, temperature: float) -> Tensor:
+    """(K,) contrastive loss of each member on its block's rows."""
+    if rows.blocks == 1 or rows.present is None:
+        return info_nce(embeddings, rows.present, temperature)
+    # Which rows have both modalities of a pair, and how many, is another matter in every block.
+    by_block = zip(*(z.chunk(rows.blocks) for z in embeddings), strict=True)
+    return torch.cat([info_nce(z, there, temperature) for z, there in zip(by_block, rows.present, strict=True)])
+
+
+def seen_cells(rows: Rows) -> Tensor:
+    """(B, D), or (G, B, D) of G blocks, 1 where the input belongs to a modality the sample has, else 0."""
+    whole = [x.new_ones(x.shape) for x in rows.inputs]
+    if rows.present is not None:
+        whole = [one * rows.present[..., number, None] for number, one in enumerate(whole)]
+    return torch.cat(whole, dim=-1)
+
+
+def member_bytes(shape: Shape, settings: M3HSettings) -> int:
+    """See `model.networks.contract.Network.member_bytes`."""
+    widths = [width for (width,) in shape.inputs]
+    size, clustering, outputs, rows = shape.size, shape.clustering, shape.outputs, shape.rows
+    h, m, d, s = settings.width, len(widths), sum(widths), size - clustering
+    item = 8 if settings.precision == "float64" else 4
+    encoders = sum(width * 2 * h + 2 * h + 2 * h * h + h for width in widths)
+    shared = h * h * m + h * h + 3 * h * h + 5 * h if s else 3 * h * h + 3 * h
+    own = s * (h * h + h + outputs * (h + 1)) + size * h
+    autoencoders = clustering * (h * (h * m + 1) + 2 * h * (h + 1) + d * (2 * h + 1))
+    parameters = encoders + shared + own + autoencoders
+    readers = size + s * outputs
+
+    def forward(n: int) -> int:
+        """Numbers of n rows: what forward makes and a backward pass needs again."""
+        hidden, embeddings = n * 2 * h, n * m * h * 2
+        tokens = n * h * ((2 + 2 * s if s else 0) + 2 * clustering)
+        attention = n * (size * readers + 4 * size * size + 2 * size * s * outputs)
+        return hidden + embeddings + tokens + attention + clustering * n * (3 * h + d)
+
+    # Training rows are looked at again only for the latents that k-means learns from.
+    batch, score = (
+        min(settings.batch_size, rows[0]),
+        min(settings.evaluation_rows, max(rows) if clustering else rows[1]),
+    )
+    # Adam's two moments and the gradient stand beside the parameters; encoders keep all their hidden layers; of the
+    # contrastive term unit vectors, slopes and products stay; backward holds the gradients of the widest layers.
+    training = 4 * parameters + forward(batch) + batch * h * (4 * m + 2 * (m - 1)) + clustering * 2 * batch * d
+    latents = 3 * sum(rows) * h * clustering  # also in double precision
+    scoring = parameters + forward(score) + clustering * score * d + latents
+    return item * max(training, scoring)

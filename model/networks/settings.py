@@ -1,0 +1,272 @@
+"""Settings of the networks and their training: plain dataclasses, readable without torch.
+
+A search file's `training:` section is one of these. Every field enters the ledger's context key, so two scores with
+different settings are never mixed; what cannot change a score (device, threads, pack size) is therefore no field here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
+
+from tim_search.types import BadInput, canonical
+
+#: Of parameters and arithmetic. "tf32" is float32 but for matrix products, whose factors a GPU that can rounds to ten
+#: bits of mantissa; on other devices it is float32.
+Precision: TypeAlias = Literal["float32", "tf32", "float64"]
+
+
+class TrainingSettings(Protocol):
+    """What training itself reads of a network's settings."""
+
+    @property
+    def update(self) -> str: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def replicates(self) -> int: ...
+    @property
+    def evaluation_rows(self) -> int:
+        """Rows a forward pass without gradients."""
+        ...
+
+    @property
+    def stop_share(self) -> float:
+        """Share of the training patients that chooses the epoch, 0 where the last one is kept."""
+        ...
+
+    @property
+    def text(self) -> str: ...
+
+
+class _Common:
+    """What the settings of all networks share beside the fields that `TrainingSettings` names."""
+
+    __slots__ = ()
+
+    @property
+    def evaluation_rows(self) -> int:
+        """Rows a forward pass without gradients."""
+        return 512
+
+    @property
+    def text(self) -> str:
+        """Canonical JSON, as the ledger's context holds it."""
+        return canonical(dataclasses.asdict(cast(Any, self)))
+
+
+@dataclass(frozen=True, slots=True)
+class M3HSettings(_Common):
+    """M3H and its training (M3H paper, sections 3.1 to 3.5 and 4.3).
+
+    Attributes:
+        width: h, features of every embedding; the paper uses multiples of 64.
+        alpha: strength of cross-task exploration in the attention (section 4.3: 0.1).
+        temperature: of the contrastive loss; the paper does not say, 0.1 is our choice.
+        contrastive_weight: w_c of section 3.5 (all weights are 1 there).
+        task_weight: w_t of section 3.5, one for all tasks.
+        update: "joint" makes one step on the total loss; "sequential" one step for each loss in turn, which is what
+            section 3.1 says ("optimizing each individual loss sequentially").
+        epochs: passes over the training rows (section 4.3: 15).
+        batch_size: rows a step (section 4.3: 256 or 512).
+        learning_rate: of Adam (section 4.3: 1e-4 or 3e-4).
+        rare: a binary task with fewer positives than this share starts from the bias log(n_pos / n_neg) (section 3.2).
+        precision: of parameters and arithmetic, see `Precision`.
+        replicates: scores under this many patient-bootstrap weightings are returned beside each score.
+    """
+
+    width: int = 64
+    alpha: float = 0.1
+    temperature: float = 0.1
+    contrastive_weight: float = 1.0
+    task_weight: float = 1.0
+    update: Literal["joint", "sequential"] = "joint"
+    epochs: int = 15
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    rare: float = 0.1
+    precision: Precision = "float32"
+    replicates: int = 50
+
+    def __post_init__(self) -> None:
+        # Every message names the field, what is allowed and what was given: the search file's reader passes it on.
+        rules = (
+            ("alpha", self.alpha >= 0, "a number of at least 0"),
+            ("temperature", self.temperature >= 0.05, "a number of at least 0.05 (below, float32 underflows)"),
+            ("contrastive_weight", self.contrastive_weight >= 0, "a number of at least 0"),
+            ("task_weight", self.task_weight > 0, "a number above 0"),
+            ("update", self.update in ("joint", "sequential"), "joint or sequential"),
+        )
+        _check(self, rules)
+
+    @property
+    def stop_share(self) -> float:
+        """The last epoch is kept."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FlexCareSettings(_Common):
+    """FlexCare and its training (FlexCare paper, sections 4, 5.1.2 and A.4).
+
+    Attributes:
+        width: d, features of every token (A.4: 128).
+        layers, heads, hidden: of the encoder (A.4: 4 layers, 2 heads); features of its feed-forward networks.
+        dropout: in the encoder, while it trains.
+        combinations: which modality combinations have a token: "all", "pairs" (single modalities, pairs, and all
+            together), "single" (none but each modality's class token: the paper's variant a-), or "auto": all of them
+            up to four modalities, pairs from five on.
+        mask: "paper" masks the encoder as Eq. 4 says; "published_code" adds 1 to what Eq. 4 excludes, as the authors'
+            code does, which masks nothing.
+        covariance_weight: beta of Eq. 13; 0 leaves the decorrelation out (variants a- and b-).
+        experts, top: experts, and how many of them a token is sent to (A.4: 10 and 2); `experts: 1` leaves the mixture
+            out, one network serves all (variants a- to c-).
+        expert_hidden: features of an expert's hidden layer; the paper does not say.
+        gate_noise: least standard deviation of the router's noise while it trains.
+        balance_weight: of the term that spreads the load over the experts.
+        fusion_temperature: of Eq. 11.
+        task_token: "learned", or "none" for the paper's comparison in appendix B.
+        patch: side of an image's patches, in pixels.
+        update: "asynchronous" trains on one task at a time (Algorithm 1); "joint" makes one step on all losses.
+        order: the tasks in the order in which an epoch takes them; those not named follow by name.
+        task_weights: weight of a task's loss, 1 where not named (A.4: 0.2 to 1).
+        epochs: passes over the rows of every task (A.4: 40).
+        batch_size, learning_rate: rows a step and Adam's rate at the start (A.4: 32; 1e-3 or 5e-4).
+        patience: a task's rate is halved when its loss on the stopping rows has not fallen for so many epochs.
+        stop_share: share of the training patients that is set aside to halve the rates and to choose the epoch, as the
+            paper sets 1 in 8 aside; 0 keeps the last epoch. Validation rows and test patients never choose.
+        rare, precision, replicates: as of `M3HSettings`.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 2
+    hidden: int = 512
+    dropout: float = 0.1
+    combinations: Literal["auto", "all", "pairs", "single"] = "auto"
+    mask: Literal["paper", "published_code"] = "paper"
+    covariance_weight: float = 0.5
+    experts: int = 10
+    top: int = 2
+    expert_hidden: int = 128
+    gate_noise: float = 1e-2
+    balance_weight: float = 1e-2
+    fusion_temperature: float = 0.2
+    task_token: Literal["learned", "none"] = "learned"
+    patch: int = 16
+    update: Literal["asynchronous", "joint"] = "asynchronous"
+    order: tuple[str, ...] = ()
+    task_weights: dict[str, float] = field(default_factory=dict)
+    epochs: int = 40
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    patience: int = 2
+    stop_share: float = 0.125
+    rare: float = 0.0
+    precision: Precision = "float32"
+    replicates: int = 50
+
+    def __post_init__(self) -> None:
+        weights = all(math.isfinite(weight) and weight > 0 for weight in self.task_weights.values())
+        rules = (
+            ("layers", self.layers >= 1, "a whole number of at least 1"),
+            ("heads", self.heads >= 1 and self.width % max(1, self.heads) == 0, "a whole number that divides width"),
+            ("hidden", self.hidden >= 1, "a whole number of at least 1"),
+            ("dropout", 0 <= self.dropout < 1, "a share of at least 0 and under 1"),
+            ("combinations", self.combinations in ("auto", "all", "pairs", "single"), "auto, all, pairs or single"),
+            ("mask", self.mask in ("paper", "published_code"), "paper or published_code"),
+            ("covariance_weight", self.covariance_weight >= 0, "a number of at least 0"),
+            ("experts", self.experts >= 1, "a whole number of at least 1"),
+            ("top", self.top >= 1, "a whole number of at least 1"),
+            ("expert_hidden", self.expert_hidden >= 1, "a whole number of at least 1"),
+            ("gate_noise", self.gate_noise > 0, "a number above 0"),
+            ("balance_weight", self.balance_weight >= 0, "a number of at least 0"),
+            ("fusion_temperature", self.fusion_temperature > 0, "a number above 0"),
+            ("task_token", self.task_token in ("learned", "none"), "learned or none"),
+            ("patch", self.patch >= 1, "a whole number of at least 1"),
+            ("update", self.update in ("asynchronous", "joint"), "asynchronous or joint"),
+            ("order", len(set(self.order)) == len(self.order), "each task once"),
+            ("task_weights", weights, "numbers above 0"),
+            ("patience", self.patience >= 1, "a whole number of at least 1"),
+            ("stop_share", 0 <= self.stop_share <= 0.5, "a share between 0 and 0.5"),
+        )
+        _check(self, rules)
+
+    @property
+    def evaluation_rows(self) -> int:
+        """A sequence of tokens takes many times the memory of a vector."""
+        return 128
+
+
+@dataclass(frozen=True)
+class OwnSettings(_Common):
+    """Settings of a network of one's own (`lifted.py`); it may extend them by subclassing, as a frozen dataclass.
+
+    Attributes:
+        width: features of each task's embedding.
+        epochs, batch_size, learning_rate, rare, precision, replicates: as of `M3HSettings`.
+    """
+
+    width: int = 64
+    epochs: int = 15
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    rare: float = 0.1
+    precision: Precision = "float32"
+    replicates: int = 50
+
+    def __post_init__(self) -> None:
+        _check(self, ())
+
+    @property
+    def update(self) -> str:
+        """One step on the total of all losses."""
+        return "joint"
+
+    @property
+    def stop_share(self) -> float:
+        """The last epoch is kept."""
+        return 0.0
+
+
+def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
+    """Raise ValueError for the first rule (field, whether it holds, what is allowed) that does not hold.
+
+    `rules` are a network's own; those of the fields that all networks have come first.
+    """
+    common = (
+        ("width", settings.width >= 1, "a whole number of at least 1"),
+        ("epochs", settings.epochs >= 1, "a whole number of at least 1"),
+        ("batch_size", settings.batch_size >= 2, "a whole number of at least 2"),
+        ("learning_rate", settings.learning_rate > 0, "a number above 0"),
+        ("rare", 0 <= settings.rare <= 1, "a share between 0 and 1"),
+        ("precision", settings.precision in get_args(Precision), "float32, tf32 or float64"),
+        ("replicates", settings.replicates >= 0, "a whole number of at least 0"),
+    )
+    for name, holds, allowed in (*common, *rules):
+        value = getattr(settings, name)
+        if not holds or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{name}: expected {allowed}, got {value!r}")
+
+
+#: The network of a search file that names none.
+DEFAULT_NETWORK = "m3h"
+
+NETWORKS: dict[str, type[Any]] = {"flexcare": FlexCareSettings, "m3h": M3HSettings}
+
+
+def settings_class(network: str) -> type[Any]:
+    """Settings dataclass of a network; raises BadInput for an unknown one."""
+    try:
+        return NETWORKS[network]
+    except KeyError:
+        known = ", ".join(sorted(NETWORKS))
+        raise BadInput(f"network: expected one of {known}, got {network!r}. Choose one of them.") from None

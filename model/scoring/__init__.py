@@ -1,0 +1,1 @@
+"""Scores of all members of a pack at once: metrics and clustering."""

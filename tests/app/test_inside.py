@@ -1,0 +1,202 @@
+"""A search with sequences, images, absent modalities and one label a sample, from its file to a look inside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from model.networks import registry as networks
+from model.networks.contract import Shape
+from model.networks.settings import FlexCareSettings
+from model.sources.opening import write_cohort
+from model.sources.synthetic_incomplete import incomplete
+from model.trained import confirming, flexcare_inside
+from model.trained.inside import look_inside
+from model.training import cost
+from model.training.trainer import TrainingPayload
+from tests.cli.test_cli import Call, call  # noqa: F401
+from tests.support.finished import finish
+from tim_search.app import inside
+from tim_search.config import spec
+from tim_search.report import inside_figures
+from tim_search.report import page as report
+from tim_search.results import summary
+from tim_search.types import FINAL_FOLD, BadInput, Pack, Unit
+
+SEARCH = """
+cohort: cohort
+name: small
+tasks: [ihm, dec, phe]
+network: flexcare
+training:
+  {width: 8, layers: 1, hidden: 8, experts: 3, expert_hidden: 4, patch: 4, epochs: 2, batch_size: 32,
+   learning_rate: 3e-3, replicates: 2, order: [phe], task_weights: {phe: 1, ihm: 0.2}}
+design: exact
+seeds: [0]
+folds: [0]
+device: cpu
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished search, without MLflow."""
+    folder = tmp_path_factory.mktemp("search")
+    cohort, _ = incomplete(1000, seed=3, steps=4, side=6, tokens=3, token_width=6)
+    write_cohort(cohort, folder / "cohort")
+    return finish(folder, SEARCH)
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_every_unit_is_scored_by_every_metric_of_its_kind(finished: Path) -> None:
+    frame = pd.read_parquet(finished / "ledger" / "scores")
+    assert set(frame["status"]) == {"ok"}
+    assert len(frame.groupby(["seed", "fold", frame["subset"].map(tuple)])) == 7
+    by_task = frame.groupby("task")["metric"].agg(lambda x: set(x))
+    assert by_task["ihm"] == by_task["dec"] == {"auroc", "auprc", "chosen_epoch"}
+    assert by_task["phe"] == {"macro_auroc", "micro_auroc", "chosen_epoch"}
+    primary = frame[frame["primary"]]
+    assert set(primary["metric"]) == {"auroc", "macro_auroc"}
+    assert (primary["replicates"].map(len) == 2).all()
+    assert primary["score"].between(0, 1).all()
+    assert set(frame.loc[frame["metric"] == "chosen_epoch", "score"]) <= {1.0, 2.0}
+
+
+def test_status_tim_and_report_do_not_ask_which_network_it_was(finished: Path, tmp_path: Path) -> None:
+    results = summary.open_search(finished)
+    assert np.isfinite(results.tim().estimate[~np.eye(3, dtype=bool)]).all()
+    page = report.write(results, tmp_path / "report.html")
+    assert "flexcare" in page.read_text(encoding="utf-8")
+
+
+def test_a_look_inside_counts_every_row_once(folder: Path) -> None:
+    found = inside.look(folder, ["ihm", "phe"], seeds=2)
+    assert found.subset == ("ihm", "phe")
+    assert found.order == ("phe", "ihm")
+    scores = found.tables["scores"]
+    assert set(scores["variant"]) == {"together", "alone", "no task token"}
+    assert (scores["seeds"] == 2).all()
+    assert set(scores["metric"]) == {"auroc", "auprc", "macro_auroc", "micro_auroc"}
+    routing = found.tables["routing"]
+    assert set(routing["combination"]) >= {"series", "image", "notes", "series + image + notes"}
+    # Every row that has a combination sends it to `top` of the three experts.
+    sent = routing.groupby(["task", "combination"]).agg(chosen=("chosen", "sum"), rows=("rows", "first"))
+    assert (sent["chosen"] == 2 * sent["rows"]).all()
+    assert (sent["rows"] > 0).any()
+    turns = found.tables["turns"]
+    assert list(dict.fromkeys(zip(turns["epoch"], turns["turn"], strict=True))) == [
+        (1, "phe"), (1, "ihm"), (2, "phe"), (2, "ihm")
+    ]  # fmt: skip
+    assert set(turns["task"]) == {"ihm", "phe"}
+    assert (found.tables["patients"]["patients"] >= 5).all()
+    assert set(found.tables["apart"]["variant"]) == {"together", "no task token"}
+    for name in inside.TABLES:
+        assert len(pd.read_csv(found.folder / f"{name}.csv")) == len(found.tables[name])
+
+
+def test_the_command_prints_and_draws(folder: Path, call: Call) -> None:  # noqa: F811
+    code, out, _ = call("inspect", folder, "--subset", "dec+ihm", "--seeds", "1", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert said["subset"] == ["dec", "ihm"]
+    assert {row["variant"] for row in said["scores"]} == {"together", "alone", "no task token"}
+    for path in said["figures"].values():
+        assert Path(path).read_bytes().startswith(b"\x89PNG")
+    code, out, _ = call("inspect", folder, "--subset", "ihm", "--seeds", "1")
+    assert code == 0
+    assert "no task token" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--subset", "ihm+nothing"], "expected tasks of the search, got nothing"),
+        (["--seeds", "0"], "greater than or equal to 1"),
+    ],
+    ids=["task", "seeds"],
+)
+def test_bad_input_is_told(finished: Path, call: Call, arguments: list[str], words: str) -> None:  # noqa: F811
+    code, _, err = call("inspect", finished, *arguments)
+    assert code == 2
+    assert words in " ".join(err.split())
+
+
+def test_a_network_without_an_inside_says_so() -> None:
+    with pytest.raises(BadInput, match="m3h has no experts"):
+        look_inside("m3h")
+    assert look_inside("flexcare") is flexcare_inside.look
+
+
+def test_turns_lie_where_they_happened() -> None:
+    rows = [
+        {"epoch": epoch, "turn": turn, "task": task, "score": 10 * epoch + number}
+        for epoch in (1, 2)
+        for number, turn in enumerate("ba")
+        for task in "ab"
+    ]
+    data = inside_figures.turns_data(pd.DataFrame(rows), ("b", "a"))
+    assert data.when.tolist() == [0.5, 1.0, 1.5, 2.0]
+    assert data.scores.tolist() == [[10, 11, 20, 21], [10, 11, 20, 21]]
+    assert data.own.tolist() == [[True, False, True, False], [False, True, False, True]]
+
+
+def test_shares_of_experts_sum_to_one() -> None:
+    rows = [
+        {"task": task, "combination": combination, "expert": expert, "chosen": chosen, "rows": 4}
+        for task, combination, chosen_by in (("a", "x", (3, 1)), ("a", "y", (0, 0)), ("b", "x", (2, 2)))
+        for expert, chosen in enumerate(chosen_by, 1)
+    ]
+    names, values = inside_figures.shares(pd.DataFrame(rows), "task")
+    assert names == ("a", "b")
+    np.testing.assert_allclose(values, [[0.75, 0.25], [0.5, 0.5]])
+    names, values = inside_figures.shares(pd.DataFrame(rows), "combination")
+    assert names == ("x", "y")
+    assert values[0].tolist() == [0.625, 0.375]
+    assert np.isnan(values[1]).all()
+
+
+def test_a_pack_of_sequences_fits_the_memory(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = spec.resolve(spec.load(finished / "search.yaml"), finished).cohort
+    settings = FlexCareSettings(width=8, layers=1, hidden=8, experts=3, expert_hidden=4, patch=4)
+    shape = Shape(3, 0, 25, ((4, 76), (1, 6, 6), (3, 6)), (300, 80))
+    each = networks.find("flexcare").member_bytes(shape, settings)
+    assert each is not None
+    assert each > 0
+    found = []
+    for free in (0.0, 1e12):
+        monkeypatch.setattr(cost, "_free_memory", lambda free=free: free)
+        found.append(cost.capacity(cohort, "flexcare", 3, settings, gpus=0, workers=1))
+    assert found == [1, 16]
+
+
+def test_a_confirmation_reads_every_kind_of_task() -> None:
+    cohort, _ = incomplete(2500, seed=3, steps=3, side=4, tokens=2, token_width=4)
+    cohort = cohort.for_tasks(["dec", "dia", "los", "phe"])
+    settings = FlexCareSettings(
+        width=8, layers=1, hidden=8, experts=3, expert_hidden=4, patch=4, epochs=1, replicates=3
+    )  # fmt: skip
+    training = TrainingPayload(cohort, "flexcare", settings, "cpu", 1)
+    worker = confirming.trainer(confirming.ConfirmingPayload(training, ensemble=2))
+    for names in (("dec", "dia", "los", "phe"), ("phe",)):
+        result = worker.train(Pack((Unit(names, 0, FINAL_FOLD),)))
+        found = {(row.task, row.metric): row for row in result.scores}
+        for name in names:
+            row = found[name, cohort.tasks[name].metric]
+            assert row.status == "ok"
+            assert row.part == "test"
+            assert len(row.replicates) == 3
+            assert np.isfinite(found[name, f"{row.metric}_paper_sd"].value)
+        assert {curve.task for curve in result.curves} >= {"phe"}
+        assert all(curve.kind == "roc" for curve in result.curves if curve.task == "phe")
+        assert {curve.group for curve in result.curves if curve.task == "phe"} <= set(cohort.classes["phe"])
+    assert np.isfinite(found["phe", "ensemble_2_macro_auroc"].value)

@@ -1,0 +1,191 @@
+"""Replayed steps train as steps do, and are given up where they would not.
+
+Here an action is "recorded" by keeping it, as a CUDA graph would keep its kernels: nothing is computed before a replay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.data.folds import Fold
+from model.networks.settings import M3HSettings
+from model.training import lockstep, replay
+from model.training.trainer import Fitted, fit_blocks
+from tests.support.folds import TASKS, make_fold
+
+SETTINGS = M3HSettings(epochs=4, batch_size=32, width=8, precision="float64", learning_rate=3e-3)
+MEMBERS = [(("cost", "group", "ill"), 1e-3), (("group", "ill", "ward"), 1e-3), (("group", "rare", "stage"), 4e-3)]
+
+
+@pytest.fixture(autouse=True)
+def _not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_given_up", [])
+
+
+def one_block() -> dict[tuple[int, int], Fold]:
+    return {(0, 0): make_fold(rows=150, missing=0.2)}
+
+
+class Kept:
+    """Records by keeping the action; counts what is recorded and replayed."""
+
+    def __init__(
+        self, members: int, wrap: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None
+    ) -> None:
+        self.members, self.wrap = members, wrap or (lambda action: action)
+        self.recorded = self.replayed = 0
+
+    def __call__(self, action: Callable[[], Tensor]) -> replay.Recorded:
+        self.recorded += 1
+        said = torch.zeros(self.members, dtype=torch.float64)
+        whole = self.wrap(action)
+
+        def again() -> None:
+            self.replayed += 1
+            said.copy_(whole())
+
+        return again, said
+
+
+def train(
+    monkeypatch: pytest.MonkeyPatch, record: Any, settings: M3HSettings = SETTINGS, **options: Any
+) -> list[Fitted]:
+    blocks = options.get("blocks") or one_block()
+    with monkeypatch.context() as patch:
+        patch.setattr(lockstep, "_worth_replaying", lambda *_: record is not None)
+        patch.setattr(lockstep, "Replayed", functools.partial(replay.Replayed, record=record))
+        return fit_blocks(options.get("members", MEMBERS), blocks, TASKS, settings)
+
+
+def assert_equal(one: list[Fitted], other: list[Fitted]) -> None:
+    for here, there in zip(one, other, strict=True):
+        assert torch.equal(here.history.nan_to_num(), there.history.nan_to_num())
+        for name, value in here.values.items():
+            assert torch.equal(value.nan_to_num(), there.values[name].nan_to_num()), name
+
+
+@pytest.mark.parametrize("update", ["joint", "sequential"])
+@pytest.mark.parametrize("rates", [False, True], ids=["one rate", "rates"])
+def test_a_replayed_pack_is_the_same(monkeypatch: pytest.MonkeyPatch, update: Any, rates: bool) -> None:
+    settings = dataclasses.replace(SETTINGS, update=update)
+    members = MEMBERS if rates else [(subset, 1e-3) for subset, _ in MEMBERS]
+    record = Kept(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = train(monkeypatch, record, settings, members=members)
+    assert_equal(found, train(monkeypatch, None, settings, members=members))
+    # 150 rows: four whole minibatches and one of 22 rows; the first epoch goes step by step.
+    assert (record.recorded, record.replayed) == (2, 3 * 5)
+
+
+def test_blocks_side_by_side_are_replayed_but_for_ragged_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = {(0, 0): make_fold(rows=150, missing=0.2), (0, 1): make_fold(rows=141, missing=0.0, seed=1)}
+    record = Kept(6)
+    found = train(monkeypatch, record, blocks=blocks)
+    assert_equal(found, train(monkeypatch, None, blocks=blocks))
+    assert (record.recorded, record.replayed) == (1, 3 * 4)
+
+
+def test_a_member_that_diverges_does_not_end_replaying(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [*MEMBERS[:2], (MEMBERS[2][0], 1e250)]
+    record = Kept(3)
+    found = train(monkeypatch, record, members=members)
+    assert found[0].diverged[2]
+    assert record.replayed == 3 * 5
+    assert_equal(found, train(monkeypatch, None, members=members))
+
+
+def refused(action: Callable[[], Tensor]) -> replay.Recorded:
+    raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+def nothing(action: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    return lambda: torch.zeros(3, dtype=torch.float64)
+
+
+def twice(action: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def both() -> Tensor:
+        action()
+        return action()
+
+    return both
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [(refused, "not permitted"), (Kept(3, nothing), "something else"), (Kept(3, twice), "something else")],
+    ids=["refused", "nothing", "twice"],
+)
+def test_what_does_something_else_is_given_up(monkeypatch: pytest.MonkeyPatch, record: Any, said: str) -> None:
+    with pytest.warns(UserWarning, match=said):
+        found = train(monkeypatch, record)
+    assert_equal(found, train(monkeypatch, None))
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["recording", "replaying"])
+def test_a_pack_without_room_for_a_graph_is_trained_step_by_step(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    def no_room(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    record = (lambda action: (no_room, torch.zeros(3))) if late else no_room
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = train(monkeypatch, record)
+    assert_equal(found, train(monkeypatch, None))
+    assert not replay.given_up()
+
+
+def test_a_graph_that_does_not_read_its_minibatch_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = train(monkeypatch, None)
+    monkeypatch.setattr(replay, "_tensors", lambda rows: [])
+    record = Kept(3)
+    with pytest.warns(UserWarning, match="something else"):
+        found = train(monkeypatch, record)
+    assert_equal(found, plain)
+    assert record.replayed == 1
+    assert replay.given_up()
+
+
+def test_once_given_up_nothing_is_replayed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ShortOnly(Kept):
+        """Of the second length, the last minibatch, the graph does something else."""
+
+        def __call__(self, action: Callable[[], Tensor]) -> replay.Recorded:
+            self.wrap = nothing if self.recorded else (lambda action: action)
+            return super().__call__(action)
+
+    record = ShortOnly(3)
+    with pytest.warns(UserWarning, match="something else"):
+        found = train(monkeypatch, record)
+    assert_equal(found, train(monkeypatch, None))
+    assert record.replayed == 4 + 1, "the whole minibatches of one epoch, and the trial of the last one"
+
+
+def test_only_small_packs_on_a_gpu_are_replayed() -> None:
+    class Plan:
+        members = replay.MOST_MEMBERS
+
+    class Network:
+        SIDE_BY_SIDE = True
+
+    few, network = Plan(), Network()
+    many = Plan()
+    many.members += 1
+    dice = Network()
+    dice.SIDE_BY_SIDE = False
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    found = [
+        lockstep._worth_replaying(plan, device, own)  # type: ignore[arg-type]
+        for plan, device, own in ((few, gpu, network), (many, gpu, network), (few, cpu, network), (few, gpu, dice))
+    ]
+    assert found == [True, False, False, False]
+    replay._given_up.append("why")
+    assert not lockstep._worth_replaying(few, gpu, network)  # type: ignore[arg-type]

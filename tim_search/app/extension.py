@@ -1,0 +1,278 @@
+"""A trained model extended to a new task: what its start is worth, measured, and the model with the task added.
+
+`extend` compares the model's start with a start from scratch, seed by seed, writes down what each reached, and, where
+asked, leaves the extended model in a folder that `predict` and MLflow take.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tim_search.app import deploy
+from tim_search.config import spec
+from tim_search.gates import small_cells
+from tim_search.results import readings
+from tim_search.types import FINAL_FOLD, BadInput, Interrupted
+
+if TYPE_CHECKING:
+    from model.cohorts.cohort import Cohort
+    from model.trained.deployed import DeployedModel
+    from model.trained.extending import Reached
+
+#: Shares of the labels where none are named (FlexCare paper, Table 5).
+SHARES = (0.01, 1.0)
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What came of it.
+
+    Attributes:
+        task: the new one.
+        rows: one a training and metric, see `model.trained.extending.Reached`.
+        table: one a share and metric: means and SDs over the seeds, see `summarise`.
+        file: the CSV file with `rows`.
+        folder: of the extended model; None where none was asked for.
+        notes: what the reader must know, in words.
+    """
+
+    task: str
+    rows: tuple[dict[str, Any], ...]
+    table: tuple[dict[str, Any], ...]
+    file: Path
+    folder: Path | None
+    notes: tuple[str, ...]
+
+
+def extend(
+    folder: str | Path,
+    task: str,
+    *,
+    shares: Sequence[float] = SHARES,
+    seeds: int = 5,
+    test: bool = False,
+    cohort: str | None = None,
+    out: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Extension:
+    """Measure what a model's start is worth to a task it has not seen; with `out` add the task to the model.
+
+    Args:
+        folder: of a model that `deploy.train` wrote.
+        shares: of the training patients with a label, whose labels are given.
+        seeds: trainings a start and share; seed s holds out fold s, modulo the number of folds.
+        test: judge on the test patients instead, which is logged in the search's folder first.
+        cohort: with the new task; by default that of the search in whose folder the model lies.
+        out: a new folder for the extended model.
+        note: takes lines about what is being done.
+
+    Raises:
+        BadInput: a model or a task that do not go together, shares outside 0 to 1, a folder that is in the way.
+        Interrupted: what the seeds before reached is in the file.
+    """
+    from model.trained.extending import compare, prepare
+    from model.trained.extending import extend as fit
+
+    folder = Path(folder)
+    above = folder.resolve().parent.parent
+    search = above if (above / "search.yaml").is_file() else None
+    _check(folder, search, shares, seeds, test, cohort, out)
+    model = deploy.load(folder)
+    if out is not None and "scores" not in model.about:
+        raise BadInput(f"{folder}: has no test scores to put on a card. Name a folder that `tim-search train` wrote.")
+    note(f"Reading the cohort {cohort or model.about['cohort']}")
+    seen = prepare(model, _open(search, cohort, (*model.tasks, task)), task)
+    file = _file(folder, task)
+    rows: list[dict[str, Any]] = []
+    place = None
+    small = model.about.get("small_cells", 0)
+    if test:
+        assert search is not None
+        readings.log(search, "extend", model=folder.name, task=task, seeds=list(range(seeds)))
+    try:
+        for seed in range(seeds):
+            fold = FINAL_FOLD if test else seed % seen.split.n_folds
+            note(f"Training {task} from both starts, seed {seed}, " + ("test patients" if test else f"fold {fold}"))
+            rows += [_plain(row) for row in compare(model, seen, task, shares, seed, fold)]
+            _write(_hidden(rows, small), file)
+        table = summarise(rows)
+        if out is not None:
+            note(f"Adding {task} to the model")
+            place = _save(fit(model, seen, task), seen, task, table, search if test else None, out)
+    except KeyboardInterrupt:
+        done = f"The seeds that were done are in {file}." if rows else "No seed was done."
+        raise Interrupted(f"Stopped. {done}") from None
+    notes = tuple(_notes(model, seen, task, test))
+    return Extension(task, tuple(_hidden(rows, small)), tuple(_hidden(table, small)), file, place, notes)
+
+
+def _hidden(rows: Sequence[dict[str, Any]], small: int) -> list[dict[str, Any]]:
+    """Rows whose counts of samples and patients may be told."""
+    return [{**row, **{key: small_cells.near(row[key], small) for key in ("rows", "patients")}} for row in rows]
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `Reached` as one row a share and metric, the primary metric first.
+
+    Keys: share, metric, primary, rows and patients (least of the seeds), seeds (that reached a score from both starts),
+    and of each start and of the difference (pretrained - scratch, seed by seed) the mean and the SD over those seeds.
+    """
+    table = []
+    keys = sorted({(row["share"], not row["primary"], row["metric"]) for row in rows})
+    for share, secondary, metric in keys:
+        here = [row for row in rows if (row["share"], row["metric"]) == (share, metric)]
+        by = {(row["start"], row["seed"]): row["value"] for row in here}
+        both = [
+            (by["pretrained", seed], by["scratch", seed])
+            for seed in sorted({row["seed"] for row in here})
+            if by.get(("pretrained", seed)) is not None and by.get(("scratch", seed)) is not None
+        ]
+        found: dict[str, Any] = {
+            "share": share, "metric": metric, "primary": not secondary,
+            "rows": min(row["rows"] for row in here), "patients": min(row["patients"] for row in here),
+            "seeds": len(both),
+        }  # fmt: skip
+        columns = {
+            "pretrained": [one for one, _ in both],
+            "scratch": [other for _, other in both],
+            "difference": [one - other for one, other in both],
+        }
+        for name, values in columns.items():
+            found[name] = statistics.fmean(values) if values else None
+            found[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+        table.append(found)
+    return table
+
+
+def _check(
+    folder: Path,
+    search: Path | None,
+    shares: Sequence[float],
+    seeds: int,
+    test: bool,
+    cohort: str | None,
+    out: Path | None,
+) -> None:
+    if wrong := [share for share in shares if not 0 < share <= 1]:
+        raise BadInput(f"--labels: expected shares above 0 and up to 1, got {wrong[0]:g}. 0.01 is one in a hundred.")
+    if seeds < 1:
+        raise BadInput(f"--seeds: expected a whole number of at least 1, got {seeds}. 5 is the default.")
+    if out is not None and out.exists():
+        raise BadInput(f"--out: {out} is there already. Name a new folder.")
+    if search is None and cohort is None:
+        raise BadInput(
+            f"{folder}: does not lie in a search's folder, which would say its cohort. Name the cohort with --cohort."
+        )
+    if search is None and test:
+        raise BadInput(
+            f"{folder}: does not lie in a search's folder, where readings of the test patients are logged, and without "
+            "the log they may not be read. Name the model in DIR/models."
+        )
+
+
+def _file(folder: Path, task: str) -> Path:
+    """Where the trainings are written, beside the model: a new name each time, for an earlier table is not lost."""
+    place = folder.resolve()
+    name = f"{place.name}-extend-{task}"
+    number = 1
+    while (file := place.parent / f"{name}-{number}.csv").exists():
+        number += 1
+    return file
+
+
+def _open(search: Path | None, cohort: str | None, tasks: Sequence[str]) -> Cohort:
+    from model.sources.opening import open_cohort
+
+    if cohort is None:
+        assert search is not None
+        cohort = spec.load(search / "search.yaml").cohort
+    return open_cohort(cohort, tasks)
+
+
+def _plain(row: Reached) -> dict[str, Any]:
+    """A row with None for a score that is none."""
+    return {**asdict(row), "value": row.value if math.isfinite(row.value) else None}
+
+
+def _write(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """All rows so far, whole or not at all."""
+    aside = file.with_name(f".{file.name}.part")
+    try:
+        with aside.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(aside, file)
+    except OSError as error:
+        raise BadInput(f"{file} cannot be written: {error}. Bring the model to a folder you may write to.") from error
+
+
+def _save(
+    made: DeployedModel, cohort: Cohort, task: str, table: Sequence[dict[str, Any]], search: Path | None, out: Path
+) -> Path:
+    """Write the extended model; its new task's score is that of the test patients where those were asked for."""
+    from model.trained.deployed import evaluate
+
+    metric = cohort.tasks[task].metric
+    best = [row for row in table if row["primary"]][-1]
+    facts = dict(made.about)
+    small = facts.get("small_cells", 0)
+    if search is not None:
+        readings.log(search, "extend", model=out.name, task=task, seeds=made.about["seeds"])
+        scores = [{**asdict(row), "rows": small_cells.near(row.rows, small)} for row in evaluate(made, cohort, [task])]
+        facts["readings"] = len(readings.read(search))
+    else:
+        held_out = "" if best["pretrained"] is None else f" {best['pretrained']:.3f}"
+        why = (
+            f"not judged on the test patients; on validation folds, with {best['share']:.0%} of the labels,{held_out} "
+            f"(mean of {best['seeds']} seeds)"
+        )
+        scores = [
+            {
+                "task": task,
+                "metric": metric,
+                "value": None,
+                "sd": None,
+                "low": None,
+                "high": None,
+                "rows": 0,
+                "why": why,
+            }
+        ]
+    facts["training"] = small_cells.of_training(made.about["training"], small)
+    facts["scores"] = [*made.about["scores"], *({**row, "value": _finite(row["value"])} for row in scores)]
+    added = [pair for pair in cohort.overlaps if task in pair]
+    facts["overlaps"] = [*made.about["overlaps"], *map(list, added)]
+    facts["extended"] = [*made.about.get("extended", []), task]
+    try:
+        deploy.write_model(replace(made, about=facts), out)
+    except FileExistsError:
+        raise BadInput(f"--out: {out} is there already. Name a new folder.") from None
+    return out
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _notes(model: DeployedModel, cohort: Cohort, task: str, test: bool) -> list[str]:
+    """What the reader of the table must know."""
+    nested = sorted({name for pair in cohort.overlaps if task in pair for name in pair if name != task})
+    found = (
+        ["The start is the model itself; its tasks' labels of the test patients had no part in it."]
+        if test
+        else ["The start was trained anew for each seed, without the patients of the held-out fold."]
+    )
+    if overlapping := [name for name in nested if name in model.tasks]:
+        found.append(
+            f"{task} overlaps with {', '.join(overlapping)} of the model (targets nested or near-identical): what the "
+            "start gains there is no transfer between outcomes."
+        )
+    return found

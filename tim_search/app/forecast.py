@@ -1,0 +1,124 @@
+"""What a search would train, what its ledger already holds, and how long the rest may take."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tim_search.config import spec
+from tim_search.executors.packing import packs
+from tim_search.ledger.ledger import Ledger
+from tim_search.ledger.table import COLUMNS, score_table
+from tim_search.plans import power
+from tim_search.plans import record as plans
+from tim_search.plans.static import StaticPlan
+from tim_search.plans.stopping import Sequential
+from tim_search.types import canonical
+from tim_search.types.columns import Subsets
+
+
+def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
+    """Plain values; trains a few steps of a few packs on this machine to measure what a unit costs.
+
+    Keys: name, tasks, design, blocks; units of the whole search (None where the plan decides as it goes) and at_most,
+    an upper bound of it; combinations of settings that each is trained with (1 unless every subset is tuned); held,
+    units in the ledger; todo, trainings asked for now, packs and largest_pack of them, by_size (subset size ->
+    trainings); workers (those asked for, else what this machine can hold); worker_seconds and wall_seconds
+    of what is to do (None for GPU workers where this machine has no GPU); power, the smallest TIM scores that a sampled
+    design can tell from zero as far as the ledger's scores say (None for other designs): smallest (source -> score,
+    None where they say too little), subsets, pilot_units, notes; too_few, why a sample cannot test its scores (None
+    where it can).
+    """
+    context, tasks, own = found.context.key, tuple(found.tasks), found.own
+    ledger = Ledger(found.ledger)
+    table = score_table(ledger.scores(context, columns=COLUMNS), tasks, found.blocks, replicates=True)
+    wanted = found.plan.ask(table)
+    # Where every subset tries all combinations of settings, a unit is that many trainings.
+    tried = [("", context)] if own is None else [(canonical(one), own.context_of(one).key) for one in own.values]
+    todo = [replace(unit, settings=text) for text, key in tried for unit in ledger.lacking(key, wanted)[0]]
+    workers = found.resources.workers or spec.room_here(found.resources)
+    waiting = packs(todo, found.tasks, found.capacity, max(1, workers))
+    sizes = Counter(len(unit.subset) for unit in todo)
+    units = plans.planned_units(found.plan, found.blocks)
+    cost = spec.cost(found, sorted({unit.subset for unit in wanted})) if wanted else None
+    seconds = wall = None
+    if cost is not None:
+        clustering = {name for name, task in found.tasks.items() if task.kind == "clustering"}
+        each = [
+            sum(cost(len(unit.subset), len(clustering.intersection(unit.subset))) for unit in pack.units)
+            for pack in waiting
+        ]
+        seconds, wall = sum(each), _makespan(each, workers)
+    return {
+        "name": found.file.name,
+        "tasks": list(tasks),
+        "design": dict(found.design),
+        "blocks": [list(block) for block in found.blocks],
+        "units": units,
+        "combinations": len(tried),
+        "at_most": plans.at_most(found.plan, tasks, found.blocks),
+        "held": int(table.trained.sum()),
+        "todo": len(todo),
+        "packs": len(waiting),
+        "largest_pack": max((len(pack.units) for pack in waiting), default=0),
+        "by_size": {str(size): sizes[size] for size in sorted(sizes)},
+        "workers": workers,
+        "worker_seconds": seconds if wanted else 0.0,
+        "power": _power(found, ledger),
+        "too_few": too_few(found),
+        "wall_seconds": wall if wanted else 0.0,
+    }
+
+
+def _makespan(seconds: Sequence[float], workers: int) -> float | None:
+    """When the last pack ends, each given in its turn to the worker that is free first; None without workers."""
+    if not workers:
+        return None
+    free = [0.0] * workers
+    for one in seconds:
+        heapq.heapreplace(free, free[0] + one)
+    return max(free)
+
+
+def sample(found: spec.ResolvedSearch) -> StaticPlan | None:
+    """All subsets that a sampled design may train; None for other designs."""
+    if isinstance(found.plan, Sequential):
+        return found.plan.design
+    return found.plan if found.design["kind"] == "sampled" and isinstance(found.plan, StaticPlan) else None
+
+
+def too_few(found: spec.ResolvedSearch) -> str | None:
+    """Why a sampled design is too small for a test of any score; None where it is not, or is no sample."""
+    design, m = sample(found), len(found.tasks)
+    if design is None:
+        return None
+    scored = int(Subsets.of(design.subsets, found.tasks).membership.sum(axis=0).min())
+    if scored >= m + 4:
+        return None
+    told = (
+        f"{len(design.subsets)} subsets of {m} tasks score some task only {scored} times; below {m + 4} (tasks + 4) "
+        "its scores have no tests, hence no discoveries. "
+    )
+    enough, every = 2 * (m + 4), 2**m - 1
+    if enough >= every:
+        return f"{told}There are {every} subsets in all: write `design: exact`."
+    usual = min(spec.SAMPLED_PER_TASK * m, every)
+    return f"{told}Ask for `sampled: {enough}` or more, or for fewer `tasks`; the default is {usual}."
+
+
+def _power(found: spec.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:
+    """What all scores of the search's context say about its design, whatever subsets and blocks they come from."""
+    design = sample(found)
+    if design is None:
+        return None
+    pilot = score_table(ledger.scores(found.context.key, columns=COLUMNS), tuple(found.tasks), replicates=True)
+    said = power.power(pilot, design, found.blocks, found.design.get("control"))
+    return {
+        "smallest": said.smallest,
+        "subsets": len(design.subsets),
+        "pilot_units": said.pilot_units,
+        "notes": list(said.notes),
+    }

@@ -1,0 +1,112 @@
+"""What happens inside the network for one subset of a finished search: trained again, looked at, written down.
+
+The tables lie in DIR/inside/<subset>/ as CSV, their figures beside them. Nothing here reads a test patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tim_search.config import spec
+from tim_search.gates import small_cells
+from tim_search.results import summary
+from tim_search.types import BadInput, Subset, near, some, subset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Names of the tables, in the order in which they are shown.
+TABLES = ("scores", "turns", "routing", "patients", "apart")
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What was found.
+
+    Attributes:
+        folder: where the tables and figures lie.
+        subset: the tasks.
+        order: the tasks in the order of their turns.
+        tables: by name, see `model.networks.contract.Inside`.
+    """
+
+    folder: Path
+    subset: Subset
+    order: tuple[str, ...]
+    tables: dict[str, pd.DataFrame]
+
+
+def look(
+    folder: str | Path,
+    members: Sequence[str] | None = None,
+    seeds: int = 5,
+    *,
+    allow_code: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> Looked:
+    """Train one subset of a search again and look inside.
+
+    Args:
+        folder: the output folder of the search.
+        members: the tasks; default: all tasks of the search.
+        seeds: scores are means over so many trainings.
+        allow_code: whether a network of one's own may be imported.
+        note: takes lines about what is being done.
+
+    Raises:
+        BadInput: unknown tasks, a network that has nothing to show, or a cohort that is no longer the search's.
+    """
+    from model.trained.inside import look_inside
+
+    results = summary.open_search(folder)
+    if seeds < 1:
+        raise BadInput(f"--seeds: expected a whole number of at least 1, got {seeds}. The default is 5.")
+    control = results.manifest.design.get("control")
+    known = [task.name for task in results.manifest.tasks if task.name != control]
+    if unknown := [name for name in members or () if name not in known]:
+        raise BadInput(
+            f"--subset: expected tasks of the search, got {some(unknown)}.{near(unknown[0], known)} Its tasks are: "
+            f"{some(known, 20)}."
+        )
+    chosen = subset(members or known)
+    finder = look_inside(results.manifest.context.network)
+    note(f"Reading the cohort {results.manifest.cohort}")
+    loaded = spec.load(results.folder / "search.yaml", allow_code=allow_code)
+    found = spec.resolve(loaded, results.folder, allow_code=allow_code)
+    if found.context != results.manifest.context:
+        raise BadInput(
+            f"{results.folder}: the cohort {found.cohort.name} or the training settings are no longer those of the "
+            "search, so what is seen would not be its networks. Bring the cohort back, or search again."
+        )
+    _, fold = found.blocks[0]
+    inside = finder(
+        found.cohort,
+        found.settings,
+        chosen,
+        tuple(range(seeds)),
+        fold,
+        found.file.device,
+        max(1, int(found.resources.cpus)),
+        note,
+    )
+    place = results.folder / "inside" / "+".join(chosen)[:120]
+    place.mkdir(parents=True, exist_ok=True)
+    tables = _hidden({name: getattr(inside, name) for name in TABLES}, found.file.small_cells)
+    for name, table in tables.items():
+        aside = place / f".{name}.part"
+        table.to_csv(aside, index=False)
+        aside.replace(place / f"{name}.csv")
+    return Looked(place, chosen, inside.order, tables)
+
+
+def _hidden(tables: dict[str, pd.DataFrame], small: int) -> dict[str, pd.DataFrame]:
+    """Without the points of a map that fewer than `small` patients stand behind; counts of the routing are rounded."""
+    if not small:
+        return tables
+    patients, routing = tables["patients"], tables["routing"].copy()
+    for name in ("chosen", "rows"):
+        routing[name] = [small_cells.rounded(int(value), small) for value in routing[name]]
+    return {**tables, "patients": patients[patients["patients"] >= small], "routing": routing}

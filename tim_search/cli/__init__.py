@@ -1,0 +1,7 @@
+"""The command line: commands, tables, progress."""
+
+from __future__ import annotations
+
+from tim_search.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,180 @@
+"""`tim-search cohort`: begin, make, export and imitate cohort folders.
+
+Knows the cohorts' side of the product alone: nothing here needs a search, its ledger or a network.
+"""
+
+from __future__ import annotations
+
+import functools
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tim_search.cli import console
+from tim_search.types import BadInput
+
+app = typer.Typer(help="Cohort folders.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
+
+
+class Shape(StrEnum):
+    """Cohorts that can be imitated."""
+
+    haim = "haim"
+    flexcare = "flexcare"
+
+
+class Modalities(StrEnum):
+    """How HAIM's 11 sources become modalities."""
+
+    sources = "sources"
+    paper = "paper"
+
+
+@app.command(epilog="Example: tim-search cohort export support2 my-cohort")
+def export(
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="`support2`, or a cohort folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist yet.")],
+) -> None:
+    """Write a cohort as a folder of cohort.yaml and Parquet: the built-in one is a worked example of the format."""
+    from model.sources.opening import open_cohort, write_cohort
+
+    cohort = open_cohort(reference)
+    write_cohort(cohort, folder)
+    console.output().print(
+        f"{folder}: {len(cohort.sample_ids)} samples, {len(cohort.tasks)} tasks. "
+        f"Check it with `tim-search check {folder}`.",
+        markup=False,
+    )
+
+
+@app.command(
+    epilog="Example: tim-search cohort haim --embeddings cxr_ic_fusion_1103.csv --mimic mimiciv/2.2 --out haim",
+)
+def haim(
+    embeddings: Annotated[Path, typer.Option(help="HAIM's embedding table, cxr_ic_fusion_1103.csv.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be new or empty.")],
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="HAIM's haim_mimiciv_key_ids.csv. Default: beside the embeddings, or in --mimic."),
+    ] = None,
+    mimic: Annotated[
+        Path | None,
+        typer.Option(help="Folder of MIMIC-IV, for the diagnoses: hosp/diagnoses_icd.csv.gz, hosp/admissions.csv.gz."),
+    ] = None,
+    modalities: Annotated[
+        Modalities, typer.Option(help="One modality for each of the 11 sources, or the 4 of the M3H paper.")
+    ] = Modalities.sources,
+    as_json: AsJson = False,
+) -> None:
+    """Write HAIM-MIMIC-MM as a cohort folder, from your own credentialed files: 45 tasks, patients by the key file."""
+    from model.sources import haim as building
+    from tim_search.cli import display
+
+    if mimic is None:
+        console.note("Without --mimic there are no diagnoses and no hospital-acquired infection")
+    with display.steps(console.errors) as tell:
+        manifest = building.build(
+            embeddings, out, keys=keys, mimic=mimic, grouped=modalities is Modalities.paper, tell=tell
+        )
+    if as_json:
+        console.print_json(manifest)
+        return
+    console.output().print(display.haim(manifest))
+    console.output().print(
+        f"{out}: {manifest['steps'][-1]['rows']} samples, {len(manifest['tasks']) + 1} tasks; manifest.json tells "
+        f"more. Check it with `tim-search check {out}`.",
+        markup=False,
+    )
+
+
+@app.command(epilog="Example: tim-search cohort init stays.csv --out my-cohort")
+def init(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, one row a sample.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write. Default: the name of the table.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Begin a cohort folder from a table of your own: a commented cohort.yaml with guesses, to edit."""
+    from model.sources import table_guess
+
+    folder = out or Path(table.name.split(".")[0])
+    console.note(f"Reading {table}")
+    guess = table_guess.init(table, folder)
+    if as_json:
+        shown = {name: columns for name, (_, columns) in guess.modalities.items()}
+        tasks = {name: {"column": task.column, "kind": task.kind} for name, task in guess.tasks.items()}
+        ids = {"sample_id": guess.sample_id, "patient_id": guess.patient_id}
+        console.print_json(
+            {"folder": str(folder), **ids, "modalities": shown, "tasks": tasks, "left_out": guess.left_out}
+        )
+        return
+    columns = sum(len(columns) for _, columns in guess.modalities.values())
+    console.output().print(
+        f"{folder}/cohort.yaml: {columns} inputs in {len(guess.modalities)} modalities, {len(guess.tasks)} tasks with "
+        f"labels; columns left out: {len(guess.left_out)}. Read it and mend it, then `tim-search check {folder}`.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command(epilog="Example: tim-search cohort synthetic --like flexcare my-cohort")
+def synthetic(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must be new or empty.")],
+    like: Annotated[Shape, typer.Option(help="The cohort whose shape is imitated.")] = Shape.haim,
+    samples: Annotated[
+        int | None, typer.Option(min=100, help="Number of samples. Default: 12586 (haim), 3000 (flexcare).")
+    ] = None,
+    patients: Annotated[
+        int | None,
+        typer.Option(min=50, help="Number of patients. Default: as many to a sample as HAIM has; half (flexcare)."),
+    ] = None,
+    tasks: Annotated[
+        int | None,
+        typer.Option(
+            min=4, help="haim: number of tasks (44): one multiclass, one regression, one clustering, the rest binary."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="flexcare: steps of the longest series (24).")] = None,
+    side: Annotated[int | None, typer.Option(min=4, help="flexcare: side of the square image (16).")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="flexcare: tokens of the longest note (12).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds and sizes give equal cohorts.")] = 0,
+) -> None:
+    """Write a synthetic cohort and the truth planted in it: which task helps or harms which (truth.json)."""
+    from model.cohorts import folder_writer
+    from model.sources import synthetic, synthetic_incomplete
+
+    strange = {"--steps": steps, "--side": side, "--tokens": tokens} if like is Shape.haim else {"--tasks": tasks}
+    for option, given in strange.items():
+        if given is not None:
+            raise BadInput(f"{option}: expected nothing with --like {like.value}, got {given}. Leave it out.")
+    samples = samples or (12586 if like is Shape.haim else 3000)
+    if patients is None:
+        patients = round(samples * 5178 / 12586) if like is Shape.haim else samples // 2
+    if patients > samples:
+        raise BadInput(
+            f"--patients: expected at most as many as there are samples ({samples}), got {patients}. A patient has one "
+            "sample or several."
+        )
+    folder_writer.check_free(folder)
+    n_tasks = (tasks or 44) if like is Shape.haim else len(synthetic_incomplete.TABLE_2)
+    console.note(
+        f"Generating {samples} samples of {patients} patients with {n_tasks} tasks, in the shape of {like.value}"
+    )
+    if like is Shape.haim:
+        cohort, planted = synthetic.haim_like(samples, patients, seed, n_binary=n_tasks - 3)
+        write = functools.partial(synthetic.write, cohort, planted)
+    else:
+        cohort, truth = synthetic_incomplete.incomplete(
+            samples, patients, seed, steps=steps or 24, side=side or 16, tokens=tokens or 12
+        )
+        write = functools.partial(synthetic_incomplete.write, cohort, truth)
+    console.note(f"Writing {folder}")
+    write(folder)
+    console.output().print(
+        f"{folder}: {len(cohort)} samples, {len(cohort.tasks)} tasks; truth.json says which task helps or harms which. "
+        f"Check it with `tim-search check {folder}`.",
+        markup=False,
+    )

@@ -1,0 +1,1 @@
+"""What to train next: plans, asked and replayed on the table of scores."""

@@ -1,0 +1,122 @@
+"""The figures of a search folder, drawn from what its ledger holds. Needs neither Ray nor the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tim_search.plans.expansion import Expansion
+from tim_search.report import confirmed_figures, figures
+from tim_search.results import confirmation as confirmed
+from tim_search.results.grouping import Grouping
+from tim_search.results.summary import SearchResults
+from tim_search.tim.scores import TimResult, most_telling, size_profile
+from tim_search.types import FINAL_FOLD
+
+#: A confirmation draws a ROC curve from so many patients of either class on (docs/ledger.md).
+ROC_PATIENTS = 20
+
+
+def heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
+    """The heatmap by rank, as the M3H paper draws it, and by value; that of a restricted score under its own name."""
+    name = "heatmap" if result.size is None else "restricted-heatmap"
+    kinds: Sequence[figures.HeatmapKind] = ("rank", "value")
+    return tuple(
+        figures.save(
+            figures.draw_heatmap(
+                figures.heatmap_data(
+                    result, kind, results.manifest.overlaps, results.tasks, search=results.manifest.name
+                )
+            ),
+            results.folder / "figures" / f"{name}-{kind}.png",
+        )
+        for kind in kinds
+    )
+
+
+def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, ...]:
+    """Figures of one source: its helpers and harmers, how they settled (sampled searches), and by size of the subset.
+
+    The first two are of `result` and of its kind; a restricted or deployable score has file names of its own.
+    """
+    tasks, place = results.tasks, results.folder / "figures"
+    data = figures.forest_data(result, name, results.manifest.overlaps, tasks)
+    kind = "" if result.size is None else f"-up-to-{result.size}"
+    found = [figures.save(figures.draw_forest(data), place / f"forest-{name}{kind}.png")]
+    if not data.others:
+        return tuple(found)  # nothing is estimable yet, or there is no other task: nothing to draw a line of
+    if steps := results.convergence(size=result.size):
+        settling = figures.draw_lines(figures.convergence_data(steps, name, tasks))
+        found.append(figures.save(settling, place / f"convergence-{name}{kind}.png"))
+    profile = figures.draw_lines(figures.profile_data(size_profile(results.table), result, name, tasks))
+    return (*found, figures.save(profile, place / f"sizes-{name}.png"))
+
+
+def expansions(results: SearchResults, found: Sequence[Expansion]) -> tuple[Path, ...]:
+    """The gain of each source's best combination; nothing where no source has one to be compared."""
+    if not any(one.best != (one.source,) or one.leader for one in found):
+        return ()
+    data = figures.expansion_data(found, results.tasks, results.manifest.name)
+    return (figures.save(figures.draw_expansion(data), results.folder / "figures" / "expansion.png"),)
+
+
+def front(results: SearchResults, found: Grouping) -> Path:
+    """The Pareto front of the models to deploy."""
+    drawn = figures.draw_front(figures.front_data(found, results.manifest.name))
+    return figures.save(drawn, results.folder / "figures" / "front.png")
+
+
+def attention(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
+    """How much each task draws on each other, within one subset size, for the most telling tasks of `result`.
+
+    Nothing where no such subset was trained, or where there are too many weights to read.
+    """
+    if figures.attention_weights(results.table.membership, results.table.trained) > figures.MOST_WEIGHTS:
+        return ()
+    frame = results.ledger.attention(results.manifest.context.key)
+    shown = most_telling(result, overlaps=results.manifest.overlaps)
+    size = figures.attention_size(frame, tuple(results.tasks), shown)
+    if size is None:
+        return ()
+    data = figures.attention_data(frame, tuple(results.tasks), size, results.tasks, shown)
+    return (figures.save(figures.draw_attention(data), results.folder / "figures" / "attention.png"),)
+
+
+def confirmation(results: SearchResults) -> tuple[Path, ...]:
+    """The forest of all sources that were put to the test, and the figures of each source's predictions."""
+    asked = confirmed.read(results.folder)
+    place = results.folder / "figures"
+    rows = confirmed.rows(results)
+    data = confirmed_figures.forest_data(rows, results.manifest.name)
+    if asked is None or not data.labels:
+        return ()
+    found = [figures.save(confirmed_figures.draw_forest(data).axes[0], place / "confirmation.png")]
+    frames = {key: results.ledger.curves(key) for key in {context.key for context in asked.contexts.values()}}
+    for source, chosen in asked.chosen.items():
+        parts = [frames[asked.contexts[members].key] for members in ((source,), chosen)]
+        curves = parts[0] if parts[0] is parts[1] else pd.concat(parts)
+        curves = curves[(curves["fold"] == FINAL_FOLD) & curves["seed"].isin(asked.seeds)]
+        curves = without_small(curves, results.small_cells)
+        found += confirmed_figures.draw_source(curves, results.tasks[source], chosen, place)
+    return tuple(found)
+
+
+def without_small(curves: pd.DataFrame, small: int) -> pd.DataFrame:
+    """Curves without the points that fewer than `small` patients stand behind.
+
+    A ROC curve rests on all patients, of whom it is known that there are 20 or more of either class.
+    """
+    if small <= 0:
+        return curves
+    kept = []
+    for row in curves.to_dict("records"):
+        n = np.asarray(row["n"])
+        enough = n >= small
+        if enough.any():
+            kept.append(row | {name: np.asarray(row[name])[enough] for name in ("x", "y", "n")})
+        elif not len(n) and small <= ROC_PATIENTS:
+            kept.append(row)
+    return pd.DataFrame(kept, columns=curves.columns)

@@ -1,0 +1,84 @@
+"""The log of every reading of the test patients' labels: a line in the search's folder, on disk before they are read.
+
+A test score means what it says only as long as one knows how often the test patients were looked at. Whatever reads
+them calls `log` first; `read` gives the whole list.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tim_search.ledger.ledger import product_version
+from tim_search.ledger.storage import sync
+from tim_search.types import BadInput
+
+FILE = "test-readings.jsonl"
+
+
+class ReadingsWarning(UserWarning):
+    """A line of the log cannot be understood."""
+
+
+def log(folder: Path, command: str, **what: object) -> None:
+    """Write down that `command` is about to read the test patients' labels; on return the line survives a power loss.
+
+    Args:
+        folder: of the search; the line is appended to its test-readings.jsonl.
+        command: who reads, such as "train".
+        what: further values that JSON can hold, such as source, subset and seeds.
+
+    Raises:
+        BadInput: the log cannot be written; nothing may be read then.
+        TypeError: a value that JSON cannot hold.
+    """
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    line = {"when": when, "command": command, **what, "version": product_version()}
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+    path = Path(folder) / FILE
+    try:
+        new = not path.exists()
+        with path.open("ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # two commands at once write two lines
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            torn = end > 0 and file.read(1) != b"\n"  # a command was killed while it wrote
+            content = (("\n" if torn else "") + text + "\n").encode()
+            if file.write(content) != len(content):
+                raise OSError("the disk is full")
+            os.fsync(file.fileno())
+        if new:
+            sync(path.parent)
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be written ({error.strerror or error}), and without that line the test patients may not be "
+            "read. Name the folder of a search that you may write to."
+        ) from error
+
+
+def read(folder: Path) -> list[dict[str, object]]:
+    """Every reading in the log of a search's folder, oldest first; [] where the test patients were never read.
+
+    Keys: when (ISO 8601, UTC), command, version, and what else the command told. A line that cannot be understood is
+    left out with a ReadingsWarning: a reading whose line was cut short by a kill never took place.
+    """
+    path = Path(folder) / FILE
+    try:
+        lines = path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n")
+    except FileNotFoundError:
+        return []
+    found: list[dict[str, object]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict) and "command" in entry:
+            found.append(entry)
+        else:
+            warnings.warn(f"{path}, line {number}: is not whole and is left out.", ReadingsWarning, stacklevel=2)
+    return found

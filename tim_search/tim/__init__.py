@@ -1,0 +1,13 @@
+"""TIM scores: how much each task helps or harms each other, estimated from a table of scores."""
+
+from __future__ import annotations
+
+from tim_search.tim.scores import TimResult, estimate, from_ledger, from_table, rank_heatmap
+
+__all__ = [
+    "TimResult",
+    "estimate",
+    "from_ledger",
+    "from_table",
+    "rank_heatmap",
+]

@@ -1,0 +1,1 @@
+"""Settings chosen by cross-validation: for a whole search, or for every subset of it."""
