@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.estimators [--quick] [--json FILE]
 
 All errors are in units of the standard deviation of the exact off-diagonal TIM scores, as is the noise of a run (0.3
-unless stated, 30 % of its variance shared by the tasks of the run). Games are those of tests/support/synthetic_games.py. Every
+unless stated, 30 % of its variance shared by the tasks of the run). Games are those of synthetic_games.py. Every
 figure is a function of the seeds written here.
 """
 
