@@ -38,8 +38,9 @@ from model.data.folds import load_fold
 from model.networks.settings import M3HSettings
 from model.sources import support2
 from model.training.trainer import TrainingPayload, trainer
+from tim_search import config
 from tim_search.app import runner
-from tim_search.config import spec
+from tim_search.config.sections import ExactDesign, ResourcesSection
 from tim_search.executors.ray_executor import RayExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop.run import Event, run
@@ -238,14 +239,14 @@ def share(epochs: int) -> dict[str, Any]:
     """A whole search: what of its workers' wall time, from their first training to the report, is not training."""
     events: list[tuple[float, str]] = []
     with tempfile.TemporaryDirectory() as folder:
-        file = spec.SearchFile(
+        file = config.SearchFile(
             cohort="support2",
             tasks=SIX,
-            design=spec.ExactDesign(),
+            design=ExactDesign(),
             training={"epochs": epochs},
-            resources=spec.ResourcesSection(workers=WORKERS),
+            resources=ResourcesSection(workers=WORKERS),
         )
-        found = spec.resolve(file, folder)
+        found = config.resolve(file, folder)
         finished = runner.run_search(found, None, lambda event: events.append((time.time(), event.kind)))
         ended = time.time()
         rows = finished.results.ledger.scores(columns=("subset", "pack", "seconds"))

@@ -96,7 +96,7 @@ class Recorder:
 
     def install(self) -> None:
         """Listen to the constructors, for as long as this process lives."""
-        from tim_search.config import spec
+        from tim_search.config import sections
         from tim_search.ledger.rows import Unfit
         from tim_search.tuning import space
         from tim_search.types import BadInput, Finding
@@ -121,7 +121,7 @@ class Recorder:
         BadInput.__init__ = refusing  # type: ignore[method-assign]
         Unfit.__init__ = refusing  # type: ignore[method-assign, assignment]
         Finding.__init__ = finding  # type: ignore[method-assign]
-        for module in (space, spec):
+        for module in (space, sections):
             module._error = listening(module._error)
 
     def silent(self) -> list[Rule]:

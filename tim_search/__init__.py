@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from tim_search.app.deploy import load as load_model
     from tim_search.app.deploy import train as train_model
     from tim_search.app.runner import run_search as run_search
-    from tim_search.config.spec import SearchFile as SearchFile
-    from tim_search.config.spec import load as load_search
-    from tim_search.config.spec import resolve as resolve_search
+    from tim_search.config import SearchFile as SearchFile
+    from tim_search.config import load as load_search
+    from tim_search.config import resolve as resolve_search
     from tim_search.ledger.ledger import Ledger as Ledger
     from tim_search.plans.expansion import Greedy as Greedy
     from tim_search.results.summary import open_search as open_search
@@ -32,16 +32,16 @@ _PUBLIC = {
     "BadInput": ("types", "BadInput"),
     "Greedy": ("plans.expansion", "Greedy"),
     "Ledger": ("ledger", "Ledger"),
-    "SearchFile": ("config.spec", "SearchFile"),
+    "SearchFile": ("config", "SearchFile"),
     "TimSearchError": ("types", "TimSearchError"),
     "estimate": ("tim", "estimate"),
     "from_ledger": ("tim", "from_ledger"),
     "from_table": ("tim", "from_table"),
     "heatmaps": ("tracking", "heatmaps"),
     "load_model": ("app.deploy", "load"),
-    "load_search": ("config.spec", "load"),
+    "load_search": ("config", "load"),
     "open_search": ("results.summary", "open_search"),
-    "resolve_search": ("config.spec", "resolve"),
+    "resolve_search": ("config", "resolve"),
     "run_search": ("app.runner", "run_search"),
     "train_model": ("app.deploy", "train"),
 }

@@ -21,8 +21,8 @@ from model.training import cost
 from model.training.trainer import TrainingPayload
 from tests.cli.test_cli import Call, call  # noqa: F401
 from tests.support.finished import finish
+from tim_search import config
 from tim_search.app import inside
-from tim_search.config import spec
 from tim_search.report import inside_figures
 from tim_search.report import page as report
 from tim_search.results import summary
@@ -166,7 +166,7 @@ def test_shares_of_experts_sum_to_one() -> None:
 
 
 def test_a_pack_of_sequences_fits_the_memory(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cohort = spec.resolve(spec.load(finished / "search.yaml"), finished).cohort
+    cohort = config.resolve(config.load(finished / "search.yaml"), finished).cohort
     settings = FlexCareSettings(width=8, layers=1, hidden=8, experts=3, expert_hidden=4, patch=4)
     shape = Shape(3, 0, 25, ((4, 76), (1, 6, 6), (3, 6)), (300, 80))
     each = networks.find("flexcare").member_bytes(shape, settings)

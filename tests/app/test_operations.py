@@ -82,9 +82,9 @@ def test_publishing_tells_when_mlflow_is_down(call: Call, finished: Path) -> Non
 
 def test_a_later_publication_joins_the_run_of_the_search(finished: Path) -> None:
     """The search itself and `publish` name the same run, so that a resumed search goes on in it."""
-    from tim_search.config import spec
+    from tim_search import config
 
-    found = spec.resolve(spec.load(finished / "search.yaml"), finished)
+    found = config.resolve(config.load(finished / "search.yaml"), finished)
     manifest = Manifest.read(finished)
     one = runner.tracker_of(manifest, found.out, found.tracking_uri, print, capacity=found.capacity)
     other = runner.tracker_of(runner.prepare(found), finished, found.tracking_uri, print)

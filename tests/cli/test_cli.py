@@ -22,10 +22,11 @@ from rich.console import Console
 
 from model.sources.opening import open_cohort
 from tests.support import ROOT, fake_trainer, haim_files
+from tim_search import config
 from tim_search.app import confirmer, runner
 from tim_search.cli import cohort_cli, console, display
 from tim_search.cli import commands as cli
-from tim_search.config import spec
+from tim_search.config.sections import ResourcesSection
 from tim_search.executors.queue import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as search
@@ -92,15 +93,15 @@ def trained(
     **behaviour: Any,
 ) -> Path:
     """A search folder as `run` leaves it, with scores of a trainer that needs no time."""
-    found = spec.resolve(
-        spec.SearchFile(
+    found = config.resolve(
+        config.SearchFile(
             cohort="support2",
             name="small",
             tasks=tasks,
             design=design,
             ledger=ledger,
             blocks=blocks,
-            resources=spec.ResourcesSection(workers=1),
+            resources=ResourcesSection(workers=1),
         ),
         folder,
     )
@@ -315,7 +316,7 @@ def test_reading_needs_neither_torch_nor_ray_nor_the_cohort(folder: Path) -> Non
 
 
 def test_before_anything_is_trained(call: Call, tmp_path: Path) -> None:
-    runner.prepare(spec.resolve(spec.SearchFile(cohort="support2", tasks=TASKS), tmp_path / "new"))
+    runner.prepare(config.resolve(config.SearchFile(cohort="support2", tasks=TASKS), tmp_path / "new"))
     assert json.loads(call("status", tmp_path / "new", "--json")[1])["trained"] == 0
     code, _, err = call("tim", tmp_path / "new")
     assert code == 2
@@ -379,7 +380,7 @@ def test_a_subset_that_fails_in_vain_does_not_hold_up_the_choice(
             fake_trainer.trainer, fake_trainer.Behaviour(diverge=(tuple(sorted(TASKS)),)), tasks
         ),
     )
-    for name, task in spec.resolve(spec.load(path / "search.yaml")).tasks.items():
+    for name, task in config.resolve(config.load(path / "search.yaml")).tasks.items():
         monkeypatch.setitem(fake_trainer.TASKS, name, task)
     # One model can only be the whole, which is not trained yet, and then fails.
     code, _, err = call("group", path, "--models", 1, "--max-size", 3, "--train")
@@ -623,8 +624,8 @@ def test_cohort_export_and_check(call: Call, tmp_path: Path) -> None:
     assert "12 tasks" in out
     assert call("check", tmp_path / "mine")[0] == 0
     assert call("cohort", "export", "support2", tmp_path / "mine")[0] == 2
-    exported = spec.resolve(spec.SearchFile(cohort=str(tmp_path / "mine"), tasks=TASKS))
-    assert exported.context == spec.resolve(spec.SearchFile(cohort="support2", tasks=TASKS)).context
+    exported = config.resolve(config.SearchFile(cohort=str(tmp_path / "mine"), tasks=TASKS))
+    assert exported.context == config.resolve(config.SearchFile(cohort="support2", tasks=TASKS)).context
     (tmp_path / "mine" / "cohort.yaml").write_text("name: mine\n")
     code, out, _ = call("check", tmp_path / "mine")
     assert code == 2
@@ -670,14 +671,14 @@ def test_cohort_synthetic_is_a_cohort_with_its_truth(call: Call, tmp_path: Path)
     code, out, err = call(*asked, folder)
     assert (code, "300 samples, 6 tasks" in out) == (0, True)
     assert err.index("Generating 300 samples of 123 patients") < err.index("Writing")
-    found = spec.resolve(spec.SearchFile(cohort=str(folder)))
+    found = config.resolve(config.SearchFile(cohort=str(folder)))
     truth = json.loads((folder / "truth.json").read_text())
     assert truth["tasks"] == list(found.tasks)
     assert len(truth["relation"]) == len(truth["relation"][0]) == 6
     samples = pd.read_parquet(folder / "truth.parquet")
     assert samples["sample_id"].tolist() == found.cohort.sample_ids.tolist()
     assert call(*asked, tmp_path / "again")[0] == 0
-    again = spec.resolve(spec.SearchFile(cohort=str(tmp_path / "again")))
+    again = config.resolve(config.SearchFile(cohort=str(tmp_path / "again")))
     assert again.context == found.context
     before = sorted(folder.rglob("*"))
     code, _, err = call(*asked, folder)

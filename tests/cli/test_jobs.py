@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
+from tim_search import config
 from tim_search.cli import commands as cli
-from tim_search.config import spec
 from tim_search.ledger.ledger import Ledger
 from tim_search.plans import record as plans
 
@@ -30,13 +30,13 @@ SEARCHES = sorted((ROOT / "jobs").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_every_search_file_can_be_run(path: Path) -> None:
-    assert [finding for finding in spec.check(path) if finding.severity == "error"] == []
+    assert [finding for finding in config.check(path) if finding.severity == "error"] == []
 
 
 def test_what_the_search_files_ask_for() -> None:
     trainings = {}
     for path in SEARCHES:
-        found = spec.resolve(spec.load(path))
+        found = config.resolve(config.load(path))
         assert found.file.name == path.stem
         trainings[path.stem] = plans.at_most(found.plan, tuple(found.tasks), found.blocks)
     assert trainings == {
@@ -51,7 +51,7 @@ def test_what_the_search_files_ask_for() -> None:
 
 
 def test_the_demo_command_runs_the_demo_file() -> None:
-    assert spec.load(ROOT / "jobs" / "demo.yaml") == cli.demo_search()
+    assert config.load(ROOT / "jobs" / "demo.yaml") == cli.demo_search()
 
 
 def test_a_relative_place_is_refused() -> None:

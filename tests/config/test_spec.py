@@ -13,9 +13,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from tim_search import config
 from tim_search.app import extension, forecast, runner
-from tim_search.config import spec
+from tim_search.config import sections
+from tim_search.gates import reading
 from tim_search.loop.manifest import Manifest
 from tim_search.plans.surrogate import Surrogate
 from tim_search.tuning import choices
@@ -32,28 +35,28 @@ def write(folder: Path, text: str, name: str = "search.yaml") -> Path:
 
 def refusal(folder: Path, text: str) -> str:
     with pytest.raises(BadInput) as caught:
-        spec.load(write(folder, text))
+        config.load(write(folder, text))
     return str(caught.value)
 
 
 def misfit(**fields: Any) -> str:
     with pytest.raises(BadInput) as caught:
-        spec.resolve(spec.SearchFile(cohort="support2", **fields))
+        config.resolve(config.SearchFile(cohort="support2", **fields))
     return str(caught.value)
 
 
 def findings(raw: dict[str, Any]) -> list[Finding]:
     """What is wrong with the content of a search file; an exception of any other kind is a failure of the test."""
     try:
-        spec.SearchFile.model_validate(raw)
-    except spec.ValidationError as error:
-        inner = {"resources": spec.ResourcesSection, "greedy": spec.GreedyDesign}
-        return spec.reading.findings(error, spec.SearchFile, {}, inner)
+        config.SearchFile.model_validate(raw)
+    except ValidationError as error:
+        inner = {"resources": sections.ResourcesSection, "greedy": sections.GreedyDesign}
+        return reading.findings(error, config.SearchFile, {}, inner)
     return []
 
 
 def test_only_the_cohort_has_no_default(tmp_path: Path) -> None:
-    search = spec.load(write(tmp_path, "cohort: support2\n", "my first search.yaml"))
+    search = config.load(write(tmp_path, "cohort: support2\n", "my first search.yaml"))
     assert search.cohort == "support2"
     assert search.name == "my-first-search"
     assert search.tasks is None
@@ -64,27 +67,27 @@ def test_only_the_cohort_has_no_default(tmp_path: Path) -> None:
 
 def test_all_tasks_but_some(tmp_path: Path) -> None:
     text = "cohort: support2\ntasks: {all_but: [dnr_later, hospdead]}\ndesign: {sized: 2}\n"
-    search = spec.load(write(tmp_path, text))
-    found, every = spec.resolve(search), spec.resolve(spec.SearchFile(cohort="support2"))
+    search = config.load(write(tmp_path, text))
+    found, every = config.resolve(search), config.resolve(config.SearchFile(cohort="support2"))
     rest = [name for name in every.tasks if name not in ("dnr_later", "hospdead", every.design.get("control"))]
     assert list(found.tasks) == rest, "in the cohort's own order"
-    named = spec.resolve(search.model_copy(update={"tasks": tuple(rest)}))
+    named = config.resolve(search.model_copy(update={"tasks": tuple(rest)}))
     assert (found.context, found.design) == (named.context, named.design), "it is the search that names the others"
-    assert yaml.safe_load(spec.dump(search))["tasks"] == {"all_but": ["dnr_later", "hospdead"]}
-    assert spec.load(write(tmp_path, spec.dump(search), "again.yaml")).tasks == search.tasks
+    assert yaml.safe_load(config.dump(search))["tasks"] == {"all_but": ["dnr_later", "hospdead"]}
+    assert config.load(write(tmp_path, config.dump(search), "again.yaml")).tasks == search.tasks
 
 
 def test_tasks_to_leave_out_are_those_of_the_cohort(tmp_path: Path) -> None:
     told = misfit(tasks={"all_but": ["hospdeath", "slos_log"]})
     assert "tasks.all_but: no such task: 'hospdeath'. Did you mean hospdead? Allowed:" in told
-    every = list(spec.resolve(spec.SearchFile(cohort="support2", design={"sized": 2})).tasks)  # type: ignore[arg-type]
+    every = list(config.resolve(config.SearchFile(cohort="support2", design={"sized": 2})).tasks)  # type: ignore[arg-type]
     told = misfit(tasks={"all_but": every}, design="exact")
     assert "tasks.all_but: expected to leave a task, got all 12 tasks of the cohort. Leave out fewer." in told
     assert len(told.splitlines()) <= 2
     path = write(tmp_path, yaml.safe_dump({"cohort": "support2", "tasks": {"all_but": every[1:]}}))
-    assert {one.place for one in spec.check(path) if one.place.startswith("tasks.")} <= {f"tasks.{every[0]}"}
+    assert {one.place for one in config.check(path) if one.place.startswith("tasks.")} <= {f"tasks.{every[0]}"}
     path = write(tmp_path, yaml.safe_dump({"cohort": "support2", "tasks": {"all_but": every}}))
-    assert [one.place for one in spec.check(path)] == ["tasks.all_but"]
+    assert [one.place for one in config.check(path)] == ["tasks.all_but"]
 
 
 def test_a_task_left_out_may_have_labels_that_cannot_be_scored(tmp_path: Path) -> None:
@@ -96,16 +99,16 @@ def test_a_task_left_out_may_have_labels_that_cannot_be_scored(tmp_path: Path) -
     frame = pd.read_parquet(path)
     frame["label_hospdead"] = 0.0
     frame.to_parquet(path, index=False)
-    whole = spec.check(write(tmp_path, "cohort: cohort\n"))
+    whole = config.check(write(tmp_path, "cohort: cohort\n"))
     assert any(one.place == "tasks.hospdead" and one.severity == "error" for one in whole)
-    rest = spec.check(write(tmp_path, "cohort: cohort\ntasks: {all_but: [hospdead]}\n"))
+    rest = config.check(write(tmp_path, "cohort: cohort\ntasks: {all_but: [hospdead]}\n"))
     assert not [one for one in rest if one.place == "tasks.hospdead" or one.severity == "error"]
-    assert "hospdead" not in spec.resolve(spec.load(tmp_path / "search.yaml")).tasks
+    assert "hospdead" not in config.resolve(config.load(tmp_path / "search.yaml")).tasks
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     text = "cohort: data/mine\nledger: store\nout: results\n"
-    search = spec.load(write(tmp_path, text))
+    search = config.load(write(tmp_path, text))
     assert search.cohort == str(tmp_path / "data/mine")
     assert search.ledger == tmp_path / "store"
     assert search.out == tmp_path / "results"
@@ -213,27 +216,27 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"absent\.yaml: cannot be read: No such file"):
-        spec.load(tmp_path / "absent.yaml")
+        config.load(tmp_path / "absent.yaml")
     with pytest.raises(BadInput, match=r"got a folder\. Name a search file"):
-        spec.load(tmp_path)
+        config.load(tmp_path)
     (tmp_path / "cohort.yaml").touch()
     with pytest.raises(BadInput, match="It holds a cohort: write the line `cohort: "):
-        spec.load(tmp_path)
+        config.load(tmp_path)
     (tmp_path / "search.yaml").touch()
     with pytest.raises(BadInput, match=r"tim-search run \S+search\.yaml --out "):
-        spec.load(tmp_path)
+        config.load(tmp_path)
     (tmp_path / "stays.csv").write_text("id,died\n1,0\n")
     with pytest.raises(BadInput, match=r"tim-search cohort init \S+stays\.csv"):
-        spec.load(tmp_path / "stays.csv")
+        config.load(tmp_path / "stays.csv")
     with pytest.raises(BadInput, match="got an empty file"):
-        spec.load(tmp_path / "search.yaml")
+        config.load(tmp_path / "search.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="expected UTF-8 text"):
-        spec.load(tmp_path / "binary.yaml")
+        config.load(tmp_path / "binary.yaml")
 
 
 def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
-    search = spec.load(write(tmp_path, "cohort: support2\ntraining: {learning_rate: 1e-4}\nname: 2024-01-01\n"))
+    search = config.load(write(tmp_path, "cohort: support2\ntraining: {learning_rate: 1e-4}\nname: 2024-01-01\n"))
     assert search.training == {"learning_rate": 1e-4}
     assert search.name == "2024-01-01"
 
@@ -242,7 +245,7 @@ def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
 @settings(max_examples=200, deadline=None)
 def test_no_text_makes_the_reader_fall_over(text: str) -> None:
     try:
-        raw, _ = spec.reading.parse(text)
+        raw, _ = reading.parse(text)
     except yaml.YAMLError:
         return
     if isinstance(raw, dict) and "cohort" not in raw:
@@ -251,7 +254,7 @@ def test_no_text_makes_the_reader_fall_over(text: str) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(sorted(spec.SearchFile.model_fields)),
+        st.sampled_from(sorted(config.SearchFile.model_fields)),
         st.recursive(
             st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=5),
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
@@ -294,32 +297,32 @@ def test_what_does_not_fit_the_cohort(fields: dict[str, Any], words: list[str]) 
 
 
 def test_a_cohort_that_is_not_there(tmp_path: Path) -> None:
-    search = spec.load(write(tmp_path, "cohort: nowhere\n"))
+    search = config.load(write(tmp_path, "cohort: nowhere\n"))
     with pytest.raises(BadInput, match="nowhere"):
-        spec.resolve(search)
-    assert [finding for finding in spec.check(tmp_path / "search.yaml") if finding.severity == "error"]
+        config.resolve(search)
+    assert [finding for finding in config.check(tmp_path / "search.yaml") if finding.severity == "error"]
 
 
 def test_check_finds_nothing_wrong_with_a_good_file(tmp_path: Path) -> None:
-    findings = spec.check(write(tmp_path, "cohort: support2\n"))
+    findings = config.check(write(tmp_path, "cohort: support2\n"))
     assert [finding for finding in findings if finding.severity == "error"] == []
-    wrong = spec.check(write(tmp_path, "cohort: support2\ntasks: [hospdeath]\n"))
+    wrong = config.check(write(tmp_path, "cohort: support2\ntasks: [hospdeath]\n"))
     assert any("hospdeath" in finding.problem for finding in wrong)
 
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "100%"])
 def test_a_folder_whose_path_mlflow_takes_for_another_one(name: str, tmp_path: Path) -> None:
-    search = spec.SearchFile(cohort="support2", tasks=tuple(SIX))
+    search = config.SearchFile(cohort="support2", tasks=tuple(SIX))
     with pytest.raises(BadInput, match=f"{re.escape(name)}.*Name another output folder with --out"):
-        spec.resolve(search, tmp_path / name)
+        config.resolve(search, tmp_path / name)
     elsewhere = f"sqlite:///{tmp_path}/me@home/mlflow.db"
-    search = spec.SearchFile(cohort="support2", tasks=tuple(SIX), tracking_uri=elsewhere)
-    assert spec.resolve(search, tmp_path / name).tracking_uri == elsewhere
+    search = config.SearchFile(cohort="support2", tasks=tuple(SIX), tracking_uri=elsewhere)
+    assert config.resolve(search, tmp_path / name).tracking_uri == elsewhere
 
 
 def test_resolve_fixes_what_the_file_leaves_open(tmp_path: Path) -> None:
-    search = spec.SearchFile(cohort="support2", tasks=tuple(SIX))
-    found = spec.resolve(search, tmp_path / "out")
+    search = config.SearchFile(cohort="support2", tasks=tuple(SIX))
+    found = config.resolve(search, tmp_path / "out")
     assert set(found.tasks) == set(SIX)
     assert found.design == {"kind": "exact"}
     assert len(found.plan.subsets) == 63
@@ -332,16 +335,16 @@ def test_resolve_fixes_what_the_file_leaves_open(tmp_path: Path) -> None:
 
 def test_a_sample_too_small_for_tests_is_told_of() -> None:
     few, enough = (
-        spec.resolve(spec.SearchFile(cohort="support2", design={"sampled": n}))
+        config.resolve(config.SearchFile(cohort="support2", design={"sampled": n}))
         for n in (20, 60)  # type: ignore[arg-type]
     )
     assert "below 17 (tasks + 4)" in (forecast.too_few(few) or "")
     assert "`sampled: 34` or more" in (forecast.too_few(few) or "")
     assert forecast.too_few(enough) is None
     three = {"cohort": "support2", "tasks": ("hospdead", "dzclass", "slos_log")}
-    told = forecast.too_few(spec.resolve(spec.SearchFile(**three, design={"sampled": {"n": 6, "control": False}})))
+    told = forecast.too_few(config.resolve(config.SearchFile(**three, design={"sampled": {"n": 6, "control": False}})))
     assert "There are 7 subsets in all: write `design: exact`" in (told or "")
-    pairs = spec.resolve(spec.SearchFile(cohort="support2", design={"sized": 2}))  # type: ignore[arg-type]
+    pairs = config.resolve(config.SearchFile(cohort="support2", design={"sized": 2}))  # type: ignore[arg-type]
     assert forecast.too_few(pairs) is None
 
 
@@ -355,12 +358,12 @@ def test_a_task_that_cannot_be_scored_stops_only_the_searches_that_have_it(tmp_p
         "samples.parquet, prefix: labs__}}, tasks: {died: {kind: binary}, icu: {kind: binary}, rare: {kind: binary}}}"
     )
     whole = write(tmp_path, f"cohort: {tmp_path}\n")
-    assert [finding.place for finding in spec.check(whole)] == ["tasks.rare"], "one finding for all folds"
+    assert [finding.place for finding in config.check(whole)] == ["tasks.rare"], "one finding for all folds"
     with pytest.raises(BadInput, match="cannot be scored there"):
-        spec.resolve(spec.load(whole))
+        config.resolve(config.load(whole))
     part = write(tmp_path, f"cohort: {tmp_path}\ntasks: [died, icu]\n")
-    assert [finding for finding in spec.check(part) if finding.severity == "error"] == []
-    assert tuple(spec.resolve(spec.load(part)).tasks) == ("died", "icu")
+    assert [finding for finding in config.check(part) if finding.severity == "error"] == []
+    assert tuple(config.resolve(config.load(part)).tasks) == ("died", "icu")
     # A model of such a search is extended on the same cohort.
     assert "icu" in extension._open(None, str(tmp_path), ("died", "icu")).tasks
     with pytest.raises(BadInput, match="cannot be scored there"):
@@ -368,7 +371,7 @@ def test_a_task_that_cannot_be_scored_stops_only_the_searches_that_have_it(tmp_p
 
 
 def test_the_default_design_follows_the_number_of_tasks() -> None:
-    all_tasks = spec.resolve(spec.SearchFile(cohort="support2"))
+    all_tasks = config.resolve(config.SearchFile(cohort="support2"))
     assert all_tasks.design == {
         "kind": "sampled",
         "n": 16 * 13,
@@ -381,7 +384,7 @@ def test_the_default_design_follows_the_number_of_tasks() -> None:
     assert len(all_tasks.plan.units(all_tasks.blocks)) == 208
     assert list(all_tasks.tasks)[-1] == "hospdead_permuted"
     assert "hospdead_permuted" not in all_tasks.sources
-    without = spec.resolve(spec.SearchFile(cohort="support2", design={"sampled": {"control": False}}))
+    without = config.resolve(config.SearchFile(cohort="support2", design={"sampled": {"control": False}}))
     assert (without.design["n"], without.design.get("control")) == (192, None)
     assert len(without.tasks) == 12
     assert without.context != all_tasks.context, "scores with and without a control do not compare"
@@ -390,12 +393,14 @@ def test_the_default_design_follows_the_number_of_tasks() -> None:
 
 def test_a_stopping_rule_of_a_sampled_design() -> None:
     stop = {"top_k": 2, "max_subsets": 90}
-    found = spec.resolve(spec.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": stop}}, blocks=3))
+    found = config.resolve(
+        config.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": stop}}, blocks=3)
+    )
     assert found.design["stop"] == {"top_k": 2, "overlap": 0.9, "false_sign": 0.05}
     assert (found.design["n"], len(found.blocks)) == (90, 3)
     assert found.plan.sizes == [28, 42, 63, 90]
     assert found.plan.control == "hospdead_permuted"
-    open_end = spec.resolve(spec.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": {}}}))
+    open_end = config.resolve(config.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": {}}}))
     assert open_end.design["n"] == 127, "64 for each task, but there are no more subsets"
 
 
@@ -410,43 +415,43 @@ def test_a_stopping_rule_of_a_sampled_design() -> None:
     ],
 )
 def test_blocks(fields: dict[str, Any], blocks: tuple[tuple[int, int], ...]) -> None:
-    assert spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), **fields)).blocks == blocks
+    assert config.resolve(config.SearchFile(cohort="support2", tasks=("hospdead",), **fields)).blocks == blocks
 
 
 def test_a_folder_keeps_the_blocks_its_search_began_with(tmp_path: Path) -> None:
     """The default was one block once; a search that was finished then must not become half-trained by it."""
-    search = spec.SearchFile(cohort="support2", tasks=("hospdead", "dzclass"))
-    begun = spec.resolve(search.model_copy(update={"blocks": 1}), tmp_path)
+    search = config.SearchFile(cohort="support2", tasks=("hospdead", "dzclass"))
+    begun = config.resolve(search.model_copy(update={"blocks": 1}), tmp_path)
     runner.prepare(begun)
-    again = spec.resolve(search, tmp_path)
+    again = config.resolve(search, tmp_path)
     assert again.blocks == ((0, 0),)
     runner.prepare(again)
-    assert spec.load(tmp_path / "search.yaml").blocks == 1, "written down, whatever the default will be"
+    assert config.load(tmp_path / "search.yaml").blocks == 1, "written down, whatever the default will be"
     assert Manifest.read(tmp_path).planned_units == 3
     # Another design, blocks of one's own, and a folder that cannot be read are other matters.
-    other = search.model_copy(update={"design": spec.GreedyDesign()})
-    assert spec.resolve(other, tmp_path).blocks == ((0, 0), (1, 1))
-    assert len(spec.resolve(search.model_copy(update={"blocks": 3}), tmp_path).blocks) == 3
+    other = search.model_copy(update={"design": sections.GreedyDesign()})
+    assert config.resolve(other, tmp_path).blocks == ((0, 0), (1, 1))
+    assert len(config.resolve(search.model_copy(update={"blocks": 3}), tmp_path).blocks) == 3
     (tmp_path / "search.json").write_text("{")
-    assert spec.resolve(search, tmp_path).blocks == ((0, 0), (1, 1))
+    assert config.resolve(search, tmp_path).blocks == ((0, 0), (1, 1))
 
 
 def test_pairs_of_seeds_and_folds_stay_in_the_search_file(tmp_path: Path) -> None:
-    found = spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), seeds=(3, 4)), tmp_path)
+    found = config.resolve(config.SearchFile(cohort="support2", tasks=("hospdead",), seeds=(3, 4)), tmp_path)
     runner.prepare(found)
-    kept = spec.load(tmp_path / "search.yaml")
+    kept = config.load(tmp_path / "search.yaml")
     assert (kept.blocks, kept.seeds) == (None, (3, 4))
 
 
 def test_blocks_go_round_the_folds() -> None:
-    found = spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), blocks=7))
+    found = config.resolve(config.SearchFile(cohort="support2", tasks=("hospdead",), blocks=7))
     n_folds = found.cohort.split.n_folds
     assert found.blocks == tuple((block, block % n_folds) for block in range(7))
 
 
 def test_settings_change_the_context_and_machines_do_not() -> None:
     def key(**fields: Any) -> str:
-        return spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead", "dzclass"), **fields)).context.key
+        return config.resolve(config.SearchFile(cohort="support2", tasks=("hospdead", "dzclass"), **fields)).context.key
 
     base = key()
     assert key(training={"epochs": 3}) != base
@@ -474,73 +479,73 @@ def test_dump_is_read_back(tmp_path: Path, design: Any) -> None:
         "out": str(tmp_path / "o"),
     }
     path = write(tmp_path, yaml.safe_dump({key: value for key, value in fields.items() if value is not None}))
-    search = spec.load(path)
-    again = spec.load(write(tmp_path, spec.dump(search), "again.yaml"))
+    search = config.load(path)
+    again = config.load(write(tmp_path, config.dump(search), "again.yaml"))
     assert again == search
-    assert spec.resolve(again).context == spec.resolve(search).context
+    assert config.resolve(again).context == config.resolve(search).context
 
 
 def test_a_tuning_section_is_the_papers_unless_told_otherwise(tmp_path: Path) -> None:
     for text in ("tuning:", "tuning: {}"):
-        search = spec.load(write(tmp_path, f"cohort: support2\ntasks: [hospdead, dnr_later]\n{text}\n"))
-        assert spec.load(write(tmp_path, spec.dump(search))) == search
-        found = spec.resolve(search, tmp_path / "out")
+        search = config.load(write(tmp_path, f"cohort: support2\ntasks: [hospdead, dnr_later]\n{text}\n"))
+        assert config.load(write(tmp_path, config.dump(search))) == search
+        found = config.resolve(search, tmp_path / "out")
         assert found.awaits_tuning
-        study = spec.study(found)
+        study = config.study(found)
         assert study.grid() == [
             {"batch_size": batch, "learning_rate": rate} for batch in (256, 512) for rate in (1e-4, 3e-4)
         ]
         assert study.subsets == (("hospdead",), ("dnr_later",), ("dnr_later", "hospdead"))
         assert (study.seed, study.folds, study.trials) == (0, (0, 1, 2, 3, 4), 4)
-    untuned = spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",)), tmp_path / "out")
+    untuned = config.resolve(config.SearchFile(cohort="support2", tasks=("hospdead",)), tmp_path / "out")
     assert not untuned.awaits_tuning
 
 
 def test_a_kept_choice_is_part_of_the_context(tmp_path: Path) -> None:
     """As long as the section, the settings beside it and the tasks are those it was made with."""
     text = "cohort: support2\ntasks: [hospdead, dnr_later]\nblocks: 2\ntuning: {space: {batch_size: [64, 128]}}\n"
-    before = spec.resolve(spec.load(write(tmp_path, text)), tmp_path / "out")
-    study = spec.study(before)
+    before = config.resolve(config.load(write(tmp_path, text)), tmp_path / "out")
+    study = config.study(before)
     skills = {(members, fold, task): 0.1 for members in study.subsets for fold in study.folds for task in members}
     choices.write(tmp_path / "out", study, [choices.Trial({"batch_size": 128}, skills)])
-    found = spec.resolve(spec.load(write(tmp_path, text)), tmp_path / "out")
+    found = config.resolve(config.load(write(tmp_path, text)), tmp_path / "out")
     assert (found.settings.batch_size, found.choice, found.awaits_tuning) == (128, {"batch_size": 128}, False)
     assert found.context == study.context_of({"batch_size": 128})
     assert found.context.key != before.context.key
-    assert spec.study(found) == study
+    assert config.study(found) == study
     for other in (
         text.replace("128", "32"),
         text.replace("[hospdead, dnr_later]", "[hospdead]"),
         text + "training: {epochs: 3}\n",
     ):
-        assert spec.resolve(spec.load(write(tmp_path, other)), tmp_path / "out").awaits_tuning
+        assert config.resolve(config.load(write(tmp_path, other)), tmp_path / "out").awaits_tuning
 
 
 def test_settings_of_its_own_for_every_subset_are_part_of_the_context(tmp_path: Path) -> None:
     text = "cohort: support2\ntasks: [hospdead, dnr_later]\ntuning: {scope: per_subset}\n"
-    search = spec.load(write(tmp_path, text))
-    assert spec.load(write(tmp_path, spec.dump(search))) == search
-    found = spec.resolve(search, tmp_path / "out")
+    search = config.load(write(tmp_path, text))
+    assert config.load(write(tmp_path, config.dump(search))) == search
+    found = config.resolve(search, tmp_path / "out")
     assert found.own is not None
     assert not found.awaits_tuning
     assert found.own.values == tuple(
         {"batch_size": batch, "learning_rate": rate} for batch in (256, 512) for rate in (0.0001, 0.0003)
     )
     assert found.blocks == found.own.blocks == tuple((b, b) for b in range(5))  # every fold of the cohort
-    plain = spec.resolve(spec.load(write(tmp_path, text.replace("scope: per_subset", ""))), tmp_path / "out")
+    plain = config.resolve(config.load(write(tmp_path, text.replace("scope: per_subset", ""))), tmp_path / "out")
     assert plain.own is None
     assert plain.context.key != found.context.key
     one = found.own.context_of(found.own.values[0])
     assert one.settings == dataclasses.replace(found.settings, **found.own.values[0]).text
     # The settings before tuning do not matter where they are tuned; all others do.
     for more, same in (("learning_rate: 1e-2", True), ("epochs: 3", False)):
-        other = spec.resolve(spec.load(write(tmp_path, text + f"training: {{{more}}}\n")), tmp_path / "out")
+        other = config.resolve(config.load(write(tmp_path, text + f"training: {{{more}}}\n")), tmp_path / "out")
         assert (other.context == found.context) == same
 
 
 def test_a_sampled_search_of_tuned_subsets_is_not_sliced(tmp_path: Path) -> None:
     fields = {"tasks": ("hospdead", "dnr_later", "slos_log"), "tuning": {"scope": "per_subset"}}
-    found = spec.resolve(spec.SearchFile(cohort="support2", design={"sampled": 6}, **fields), tmp_path)  # type: ignore[arg-type]
+    found = config.resolve(config.SearchFile(cohort="support2", design={"sampled": 6}, **fields), tmp_path)  # type: ignore[arg-type]
     assert found.design["sliced"] is False
     said = misfit(design={"sampled": {"n": 6, "sliced": True}}, **fields)
     assert "design.sampled.sliced: with `tuning: {scope: per_subset}` every subset is trained in every block" in said
@@ -551,10 +556,10 @@ def test_a_sampled_search_of_tuned_subsets_is_not_sliced(tmp_path: Path) -> None
 
 def test_the_surrogate_is_a_design(tmp_path: Path) -> None:
     text = "cohort: support2\ntasks: [hospdead, dnr_later, slos_log]\ndesign: {surrogate: {rounds: 3, rule: paper}}\n"
-    search = spec.load(write(tmp_path, text))
-    assert spec.load(write(tmp_path, spec.dump(search))) == search
-    found = spec.resolve(search, tmp_path)
+    search = config.load(write(tmp_path, text))
+    assert config.load(write(tmp_path, config.dump(search))) == search
+    found = config.resolve(search, tmp_path)
     assert isinstance(found.plan, Surrogate)
     assert (found.plan.rounds, found.plan.largest) == (3, 3)
     assert found.design["rule"] == "paper"
-    assert spec.load(write(tmp_path, "cohort: support2\ndesign: surrogate\n")).design == spec.SurrogateDesign()
+    assert config.load(write(tmp_path, "cohort: support2\ndesign: surrogate\n")).design == sections.SurrogateDesign()

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from model.sources.opening import open_cohort
 from tests.cli.test_cli import TASKS, Call, call, folder, half, write  # noqa: F401  (fixtures)
 from tests.model.cohorts.test_cohort import give_split, map_arrays, save, write_folder
-from tim_search.config import spec
+from tim_search import config
 from tim_search.types import BadInput
 
 Spoil = Callable[[Path], Any]
@@ -407,18 +407,20 @@ def no_group(_: Path) -> None:
 
 
 def nothing_tuned(here: Path) -> None:
-    from tim_search.config import spec
+    from tim_search import config
     from tim_search.tuning import choices
 
-    found = spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), tuning={}), here / "out")
-    choices.write(here / "out", spec.study(found), [])
+    found = config.resolve(config.SearchFile(cohort="support2", tasks=("hospdead",), tuning={}), here / "out")
+    choices.write(here / "out", config.study(found), [])
 
 
 def not_tuned(here: Path) -> None:
+    from tim_search import config
     from tim_search.app import runner
-    from tim_search.config import spec
 
-    runner.run_search(spec.resolve(spec.SearchFile(cohort="support2", tasks=("hospdead",), tuning={}), here / "out"))
+    runner.run_search(
+        config.resolve(config.SearchFile(cohort="support2", tasks=("hospdead",), tuning={}), here / "out")
+    )
 
 
 def no_gpu(_: Path) -> None:
@@ -509,7 +511,7 @@ def test_no_damage_to_a_search_file_makes_the_reader_fall_over(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.yaml"
     path.write_bytes(content.encode())
-    search, found = spec.read(path)
+    search, found = config.read(path)
     assert (search is None) == bool(found)
     assert all(one.place and one.problem for one in found)
 

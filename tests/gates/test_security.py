@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.test_cli import Call, call, trained, write  # noqa: F401  (call is a fixture)
 from tests.support import ROOT
-from tim_search.config import spec
+from tim_search import config
 from tim_search.ledger.ledger import Ledger
 from tim_search.types import BadInput
 
@@ -124,7 +124,7 @@ def test_secrets_of_the_environment_stay_there(
 def test_a_search_file_may_hold_no_secret(tmp_path: Path, line: str) -> None:
     (tmp_path / "search.yaml").write_text(f"cohort: support2\n{line}\n")
     with pytest.raises(BadInput) as raised:
-        spec.load(tmp_path / "search.yaml")
+        config.load(tmp_path / "search.yaml")
     assert "expected" in str(raised.value) or "environment" in str(raised.value) or "password" in str(raised.value)
 
 

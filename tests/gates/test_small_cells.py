@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from model.cohorts.cohort import Cohort
+from model.cohorts.manifest import describe
 from model.sources import synthetic
 from model.sources.opening import write_cohort
+from tim_search import config
 from tim_search.app import confirmer, deploy, extension, inside, runner
-from tim_search.config import spec
 from tim_search.gates import small_cells
 from tim_search.report import page as report
 from tim_search.results import summary
@@ -176,12 +177,12 @@ def cohort() -> Cohort:
 
 
 def test_a_search_folder_holds_no_small_count_from_its_start(tmp_path: Path, cohort: Cohort) -> None:
-    found = spec.resolve(spec.load(search_file(tmp_path, cohort, small_cells=SMALL)))
-    exact = set(counts(spec.cohort_record(found)))
+    found = config.resolve(config.load(search_file(tmp_path, cohort, small_cells=SMALL)))
+    exact = set(counts(describe(found.cohort)))
     assert {18, 19, 13} & exact, "the cohort has small counts"
     runner.prepare(found)
     kept = json.loads((found.out / "cohort.json").read_text(encoding="utf-8"))
-    assert kept == small_cells.of_cohort(spec.cohort_record(found), SMALL) | {"small_cells": SMALL}
+    assert kept == small_cells.of_cohort(describe(found.cohort), SMALL) | {"small_cells": SMALL}
     assert not [value for value in counts(kept) if 0 < value < SMALL]
     runner.prepare(found)  # as a resumed run does
     assert json.loads((found.out / "cohort.json").read_text(encoding="utf-8")) == kept
@@ -228,7 +229,7 @@ def test_where_a_folder_says_which_counts_are_hidden(
 
 
 def test_a_folder_that_does_not_say_is_not_shown(tmp_path: Path, cohort: Cohort) -> None:
-    found = spec.resolve(spec.load(search_file(tmp_path, cohort, small_cells=SMALL)))
+    found = config.resolve(config.load(search_file(tmp_path, cohort, small_cells=SMALL)))
     runner.prepare(found)
     (found.out / "cohort.json").unlink()
     assert summary.open_search(found.out).small_cells == SMALL
@@ -286,7 +287,7 @@ def test_no_small_count_is_in_anything_that_a_search_a_confirmation_or_a_model_l
     local_ray: None, tmp_path: Path, cohort: Cohort
 ) -> None:
     """The folder, its Parquet files, pages, tables and figures' data, the model with its card, and all MLflow holds."""
-    found = spec.resolve(spec.load(search_file(tmp_path, cohort, small_cells=SMALL)))
+    found = config.resolve(config.load(search_file(tmp_path, cohort, small_cells=SMALL)))
     out, (few, some, value) = found.out, tuple(found.tasks)
     runner.run_search(found)
     combination = (few, some, value)
@@ -332,7 +333,7 @@ def test_no_small_count_is_in_anything_that_a_search_a_confirmation_or_a_model_l
     assert re.search(rf"\| {few} \| ≈\d+ \| <{SMALL} \|", card), card
 
     # Another start goes on with what is there, and a copy of the folder still tells its page.
-    again = runner.run_search(spec.resolve(spec.load(tmp_path / "search.yaml")))
+    again = runner.run_search(config.resolve(config.load(tmp_path / "search.yaml")))
     assert again.outcome.trained == 0
     shutil.copytree(out, tmp_path / "copy")
     page = report.write(summary.open_search(tmp_path / "copy")).read_text(encoding="utf-8")

@@ -23,8 +23,8 @@ import pytest
 from model.cohorts.manifest import describe
 from model.sources.synthetic import haim_like
 from tests.support import fake_trainer
+from tim_search import config
 from tim_search.app import runner
-from tim_search.config import spec
 from tim_search.executors.queue import SerialExecutor
 from tim_search.ledger import table as games
 from tim_search.ledger.ledger import Ledger
@@ -130,7 +130,9 @@ def train(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three tasks of SUPPORT2 as `tim-search run` prepares them, scored without time."""
     path = tmp_path_factory.mktemp("report") / "small"
-    found = spec.resolve(spec.SearchFile(cohort="support2", name="small", tasks=TASKS, design="exact", blocks=2), path)  # type: ignore[arg-type]
+    found = config.resolve(
+        config.SearchFile(cohort="support2", name="small", tasks=TASKS, design="exact", blocks=2), path
+    )  # type: ignore[arg-type]
     runner.prepare(found)
     executor = SerialExecutor(fake_trainer.trainer, fake_trainer.Behaviour(attention=True, replicates=20), found.tasks)
     with pytest.MonkeyPatch.context() as patch:

@@ -24,8 +24,8 @@ from model.sources.opening import write_cohort
 from model.trained import confirming
 from model.trained.confirming import FEWEST, FEWEST_IN_CELL, SEED_STEP, ConfirmingPayload, subgroups
 from model.training.trainer import TrainingPayload, fit_pack, predict
+from tim_search import config
 from tim_search.app import confirmer, runner
-from tim_search.config import spec
 from tim_search.designs import sampling as designs
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import ScoreTable
@@ -430,7 +430,7 @@ def test_subgroups_of_a_column(cohort: Cohort) -> None:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, cohort: Cohort) -> Callable[[], spec.ResolvedSearch]:
+def searched(tmp_path_factory: pytest.TempPathFactory, cohort: Cohort) -> Callable[[], config.ResolvedSearch]:
     base = tmp_path_factory.mktemp("confirm")
     write_cohort(cohort, base / "cohort")
     tasks = [of_kind(cohort, kind) for kind in ("binary", "multiclass", "regression")]
@@ -440,12 +440,12 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cohort: Cohort) -> Callab
     path.write_text(
         yaml.safe_dump({"cohort": "cohort", "tasks": tasks, "training": training, "resources": resources, "out": "out"})
     )
-    return lambda: spec.resolve(spec.load(path))
+    return lambda: config.resolve(config.load(path))
 
 
 @pytest.mark.slow
 def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
-    local_ray: None, searched: Callable[[], spec.ResolvedSearch]
+    local_ray: None, searched: Callable[[], config.ResolvedSearch]
 ) -> None:
     found = searched()
     runner.run_search(found)
@@ -484,7 +484,7 @@ def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
     assert set(table["seed"]) == {1000, 1001}
 
     # Settings of its own for one side are another context, trained anew and compared with the other side's.
-    study = spec.study(found, combination)
+    study = config.study(found, combination)
     choices.write(
         found.out,
         study,
@@ -522,7 +522,7 @@ def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
 
 
 def test_a_folder_without_scores_has_nothing_to_confirm(
-    searched: Callable[[], spec.ResolvedSearch], tmp_path: Path
+    searched: Callable[[], config.ResolvedSearch], tmp_path: Path
 ) -> None:
     found = dataclasses.replace(searched(), out=tmp_path / "empty", ledger=tmp_path / "empty" / "ledger")
     runner.prepare(found)
@@ -536,7 +536,7 @@ def test_a_folder_without_scores_has_nothing_to_confirm(
 
 
 def test_a_choice_that_is_not_made_yet_is_not_put_to_the_test(
-    searched: Callable[[], spec.ResolvedSearch], tmp_path: Path
+    searched: Callable[[], config.ResolvedSearch], tmp_path: Path
 ) -> None:
     """A search half-way: what one source chose is final, what another would choose is not."""
     found = dataclasses.replace(searched(), out=tmp_path / "half", ledger=tmp_path / "half" / "ledger")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tim_search import config
 from tim_search.app import runner
-from tim_search.config import spec
 from tim_search.executors.queue import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as search
@@ -14,9 +14,9 @@ from tim_search.loop import run as search
 def finish(folder: Path, text: str) -> Path:
     """Write a search file into a folder and train what it asks for; returns the search's output folder."""
     (folder / "small.yaml").write_text(text)
-    found = spec.resolve(spec.load(folder / "small.yaml"), folder / "out")
+    found = config.resolve(config.load(folder / "small.yaml"), folder / "out")
     runner.prepare(found)
-    executor = SerialExecutor(*spec.training(found), found.tasks)
+    executor = SerialExecutor(*config.training(found), found.tasks)
     search.run(found.plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, 16)
     executor.close()
     return folder / "out"

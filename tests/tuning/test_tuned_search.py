@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tim_search import config
 from tim_search.app import confirmer, deploy, forecast, runner
-from tim_search.config import spec
 from tim_search.report import page as report
 from tim_search.results import confirmation, summary
 from tim_search.tuning import choices, per_subset
@@ -28,7 +28,7 @@ def test_a_whole_search_is_run_read_and_confirmed(tmp_path: Path) -> None:
         "training: {epochs: 1, width: 8, replicates: 10}\nresources: {workers: 1}\n"
         "tuning: {scope: per_subset, space: {batch_size: [128, 1024]}}\n"
     )
-    found = spec.resolve(spec.load(file), tmp_path / "out")
+    found = config.resolve(config.load(file), tmp_path / "out")
     assert found.own is not None
     content = forecast.forecast(found)
     assert (content["units"], content["combinations"], content["todo"]) == (12, 2, 24)

@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from tim_search import config
 from tim_search.app import runner
-from tim_search.config import spec
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop import run as search
 from tim_search.loop.run import Event, SearchOutcome
@@ -93,8 +93,8 @@ def confirm(
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
     results = summary.open_search(folder)
-    file = spec.load(results.folder / "search.yaml", allow_code=allow_code)
-    found = spec.resolve(file, results.folder, allow_code=allow_code)
+    file = config.load(results.folder / "search.yaml", allow_code=allow_code)
+    found = config.resolve(file, results.folder, allow_code=allow_code)
     if found.context != results.manifest.context:
         raise BadInput(runner.other_context(found, results.manifest))
     chosen, alone, used_rule = _combinations(results, rule, sources, given)
@@ -156,7 +156,7 @@ def wanted(results: SearchResults) -> list[Subset]:
 
 
 def _train(
-    found: spec.ResolvedSearch,
+    found: config.ResolvedSearch,
     results: SearchResults,
     asked: confirmation.Asked,
     settings: Mapping[Subset, Any],
@@ -171,7 +171,7 @@ def _train(
     }
     # Everything that can be wrong with the input is found before a test patient is read.
     work = [
-        (context, plan, spec.confirming(
+        (context, plan, config.confirming(
             found, settings[plan.subsets[0]], asked.chosen, asked.ensemble, asked.groups, asked.seeds[0]
         ))
         for context, plan in plans.items()

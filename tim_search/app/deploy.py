@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tim_search.config import spec
+from tim_search import config
 from tim_search.gates import small_cells
 from tim_search.plans import expansion
 from tim_search.report import card
@@ -98,8 +98,8 @@ def train(
     if seeds < 1:
         raise BadInput(f"--seeds: expected a whole number of at least 1, got {seeds}. One network is the default.")
     note(f"Reading the cohort {results.manifest.cohort}")
-    found = spec.resolve(
-        spec.load(results.folder / "search.yaml", allow_code=allow_code), results.folder, allow_code=allow_code
+    found = config.resolve(
+        config.load(results.folder / "search.yaml", allow_code=allow_code), results.folder, allow_code=allow_code
     )
     if found.context != results.manifest.context:
         raise BadInput(

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tim_search import config
 from tim_search.app import deploy
-from tim_search.config import spec
 from tim_search.gates import small_cells
 from tim_search.results import readings
 from tim_search.types import FINAL_FOLD, BadInput, Interrupted
@@ -192,7 +192,7 @@ def _open(search: Path | None, cohort: str | None, tasks: Sequence[str]) -> Coho
 
     if cohort is None:
         assert search is not None
-        cohort = spec.load(search / "search.yaml").cohort
+        cohort = config.load(search / "search.yaml").cohort
     return open_cohort(cohort, tasks)
 
 

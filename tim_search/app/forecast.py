@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tim_search.config import spec
+from tim_search import config
+from tim_search.config import designs
 from tim_search.executors.packing import packs
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import COLUMNS, score_table
@@ -20,7 +21,7 @@ from tim_search.types import canonical
 from tim_search.types.columns import Subsets
 
 
-def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
+def forecast(found: config.ResolvedSearch) -> dict[str, Any]:
     """Plain values; trains a few steps of a few packs on this machine to measure what a unit costs.
 
     Keys: name, tasks, design, blocks; units of the whole search (None where the plan decides as it goes) and at_most,
@@ -39,11 +40,11 @@ def forecast(found: spec.ResolvedSearch) -> dict[str, Any]:
     # Where every subset tries all combinations of settings, a unit is that many trainings.
     tried = [("", context)] if own is None else [(canonical(one), own.context_of(one).key) for one in own.values]
     todo = [replace(unit, settings=text) for text, key in tried for unit in ledger.lacking(key, wanted)[0]]
-    workers = found.resources.workers or spec.room_here(found.resources)
+    workers = found.resources.workers or config.room_here(found.resources)
     waiting = packs(todo, found.tasks, found.capacity, max(1, workers))
     sizes = Counter(len(unit.subset) for unit in todo)
     units = plans.planned_units(found.plan, found.blocks)
-    cost = spec.cost(found, sorted({unit.subset for unit in wanted})) if wanted else None
+    cost = config.cost(found, sorted({unit.subset for unit in wanted})) if wanted else None
     seconds = wall = None
     if cost is not None:
         clustering = {name for name, task in found.tasks.items() if task.kind == "clustering"}
@@ -83,14 +84,14 @@ def _makespan(seconds: Sequence[float], workers: int) -> float | None:
     return max(free)
 
 
-def sample(found: spec.ResolvedSearch) -> StaticPlan | None:
+def sample(found: config.ResolvedSearch) -> StaticPlan | None:
     """All subsets that a sampled design may train; None for other designs."""
     if isinstance(found.plan, Sequential):
         return found.plan.design
     return found.plan if found.design["kind"] == "sampled" and isinstance(found.plan, StaticPlan) else None
 
 
-def too_few(found: spec.ResolvedSearch) -> str | None:
+def too_few(found: config.ResolvedSearch) -> str | None:
     """Why a sampled design is too small for a test of any score; None where it is not, or is no sample."""
     design, m = sample(found), len(found.tasks)
     if design is None:
@@ -105,11 +106,11 @@ def too_few(found: spec.ResolvedSearch) -> str | None:
     enough, every = 2 * (m + 4), 2**m - 1
     if enough >= every:
         return f"{told}There are {every} subsets in all: write `design: exact`."
-    usual = min(spec.SAMPLED_PER_TASK * m, every)
+    usual = min(designs.SAMPLED_PER_TASK * m, every)
     return f"{told}Ask for `sampled: {enough}` or more, or for fewer `tasks`; the default is {usual}."
 
 
-def _power(found: spec.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:
+def _power(found: config.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:
     """What all scores of the search's context say about its design, whatever subsets and blocks they come from."""
     design = sample(found)
     if design is None:

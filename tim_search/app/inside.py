@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tim_search.config import spec
+from tim_search import config
 from tim_search.gates import small_cells
 from tim_search.results import summary
 from tim_search.types import BadInput, Subset, near, some, subset
@@ -74,8 +74,8 @@ def look(
     chosen = subset(members or known)
     finder = look_inside(results.manifest.context.network)
     note(f"Reading the cohort {results.manifest.cohort}")
-    loaded = spec.load(results.folder / "search.yaml", allow_code=allow_code)
-    found = spec.resolve(loaded, results.folder, allow_code=allow_code)
+    loaded = config.load(results.folder / "search.yaml", allow_code=allow_code)
+    found = config.resolve(loaded, results.folder, allow_code=allow_code)
     if found.context != results.manifest.context:
         raise BadInput(
             f"{results.folder}: the cohort {found.cohort.name} or the training settings are no longer those of the "

@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tim_search import config
 from tim_search.app import forecast
-from tim_search.config import spec
 from tim_search.executors.queue import Executor, SerialExecutor
 from tim_search.executors.ray_executor import RayExecutor
 from tim_search.gates import small_cells
@@ -61,7 +61,7 @@ class Finished:
 
 
 def run_search(
-    found: spec.ResolvedSearch,
+    found: config.ResolvedSearch,
     address: str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     warn: Callable[[str], None] = print,
@@ -115,7 +115,7 @@ def run_search(
                     f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole."
                 )
 
-    with log, tracker, contextlib.closing(ray_executor(found, spec.training(found), address)) as executor:
+    with log, tracker, contextlib.closing(ray_executor(found, config.training(found), address)) as executor:
         outcome = _search(found, found.plan, executor, tell)
         if found.own is not None:
             _tell_tuned(found, tracker)
@@ -123,7 +123,7 @@ def run_search(
 
 
 def ray_executor(
-    found: spec.ResolvedSearch, training: tuple[TrainerFactory, Any], address: str | None = None
+    found: config.ResolvedSearch, training: tuple[TrainerFactory, Any], address: str | None = None
 ) -> RayExecutor:
     """Ray workers of a search for what they train, a (factory, payload); `address` overrides the search file's."""
     return RayExecutor(
@@ -136,7 +136,7 @@ def ray_executor(
 
 
 def _search(
-    found: spec.ResolvedSearch, plan: static.Plan, executor: Executor, on_event: Callable[[Event], None]
+    found: config.ResolvedSearch, plan: static.Plan, executor: Executor, on_event: Callable[[Event], None]
 ) -> SearchOutcome:
     """Train what a plan asks for under the context of a search, with one setting or with all that each subset tries."""
     ledger, control = Ledger(found.ledger), found.design.get("control")
@@ -157,8 +157,8 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
         BadInput: for a folder that holds no search, or no scores yet.
     """
     results = summary.open_search(folder)
-    file = spec.read(results.folder / "search.yaml")[0]
-    uri = tracking_uri or spec.tracking_uri(file.tracking_uri if file else None, results.folder)
+    file = config.read(results.folder / "search.yaml")[0]
+    uri = tracking_uri or config.tracking_uri(file.tracking_uri if file else None, results.folder)
     status = results.status()
     held = results.ledger.done(results.manifest.context.key)
     rounds = static.played(results.plan, results.table, held)[1]
@@ -205,7 +205,7 @@ def tracker_of(
 
 
 def tune(
-    found: spec.ResolvedSearch,
+    found: config.ResolvedSearch,
     subsets: Sequence[Subset] = (),
     address: str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -231,9 +231,9 @@ def tune(
     from tim_search.tuning import study as tuning
 
     ledger = Ledger(found.ledger)
-    factory, payload = spec.training(found)
+    factory, payload = config.training(found)
     where = (found.resources, found.capacity, address or found.file.address)
-    studies = [spec.study(found, own) for own in subsets] or [spec.study(found)]
+    studies = [config.study(found, own) for own in subsets] or [config.study(found)]
     together = [replace(studies[0], subsets=tuple(dict.fromkeys(subsets)))] if subsets else studies
     # On a grid all subsets share the combinations, and so their packs; Optuna goes its own way for each of them.
     for study in together if studies[0].sampler == "grid" else studies:
@@ -248,14 +248,14 @@ def tune(
         paths += tuning.figures(study, trials, found.out / "figures", figures.save_and_close, name)
     table = [row for record in records for row in choices.table(record)]
     write_table(found.out / "tables" / ("tuning-subsets.csv" if subsets else "tuning.csv"), table)
-    tuned = spec.resolve(found.file, found.out)
+    tuned = config.resolve(found.file, found.out)
     with tracker_of(_manifest(tuned), tuned.out, tuned.tracking_uri, warn, capacity=tuned.capacity) as tracker:
         tracker.tuning(table, paths, "subsets" if subsets else "search")
     return records
 
 
 def _tune_own(
-    found: spec.ResolvedSearch,
+    found: config.ResolvedSearch,
     own: PerSubset,
     subsets: Sequence[Subset],
     address: str | None,
@@ -276,7 +276,7 @@ def _tune_own(
     return records
 
 
-def _tell_tuned(found: spec.ResolvedSearch, tracker: Tracker) -> None:
+def _tell_tuned(found: config.ResolvedSearch, tracker: Tracker) -> None:
     """What was compared for every subset of the search, as a table and in MLflow."""
     results = summary.open_search(found.out)
     table = [row for record in results.tuning() for row in choices.table(record)]
@@ -285,7 +285,7 @@ def _tell_tuned(found: spec.ResolvedSearch, tracker: Tracker) -> None:
 
 
 def settle(
-    found: spec.ResolvedSearch,
+    found: config.ResolvedSearch,
     subsets: Sequence[Subset],
     address: str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -299,11 +299,11 @@ def settle(
     ledger = Ledger(found.ledger)
     todo = found.own.lacking(ledger, subsets)
     if todo:
-        with contextlib.closing(ray_executor(found, spec.training(found), address)) as executor:
+        with contextlib.closing(ray_executor(found, config.training(found), address)) as executor:
             tuned.settle(found.own, ledger, found.tasks, todo, executor, found.capacity, on_event)
 
 
-def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
+def pilot(found: config.ResolvedSearch, on_event: Callable[[Event], None] = lambda event: None) -> SearchOutcome:
     """Train the first subsets of a sampled design in this process, as a pilot of the search; they are part of it.
 
     Raises:
@@ -318,12 +318,12 @@ def pilot(found: spec.ResolvedSearch, on_event: Callable[[Event], None] = lambda
     prepare(found)
     size = power.pilot_size(len(found.tasks), len(found.blocks))
     plan = static.StaticPlan(design.subsets[:size], design.sliced)
-    with contextlib.closing(SerialExecutor(*spec.training(found), found.tasks)) as here:
+    with contextlib.closing(SerialExecutor(*config.training(found), found.tasks)) as here:
         return _search(found, plan, here, on_event)
 
 
 def train_choice(
-    found: spec.ResolvedSearch,
+    found: config.ResolvedSearch,
     choose: Callable[[SearchResults], Grouping],
     address: str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -344,7 +344,7 @@ def train_choice(
         BadInput, Interrupted: as `run_search`.
     """
     prepare(found)
-    with contextlib.closing(ray_executor(found, spec.training(found), address)) as executor:
+    with contextlib.closing(ray_executor(found, config.training(found), address)) as executor:
         while True:
             results = summary.open_search(found.out)
             choice = choose(results)
@@ -356,7 +356,7 @@ def train_choice(
             _search(found, static.StaticPlan(todo), executor, on_event)
 
 
-def prepare(found: spec.ResolvedSearch) -> Manifest:
+def prepare(found: config.ResolvedSearch) -> Manifest:
     """Make the output folder ready: `search.yaml` and `search.json`.
 
     Raises:
@@ -369,7 +369,7 @@ def prepare(found: spec.ResolvedSearch) -> Manifest:
         return _prepare(found)
 
 
-def check_folder(found: spec.ResolvedSearch) -> None:
+def check_folder(found: config.ResolvedSearch) -> None:
     """Raise BadInput when the output folder holds another search than this one; writes nothing."""
     if (found.out / "search.json").exists():
         earlier = Manifest.read(found.out)
@@ -383,21 +383,23 @@ def check_folder(found: spec.ResolvedSearch) -> None:
             )
 
 
-def _prepare(found: spec.ResolvedSearch) -> Manifest:
+def _prepare(found: config.ResolvedSearch) -> Manifest:
+    from model.cohorts.manifest import describe
+
     check_folder(found)
     manifest = _manifest(found)
     manifest.write(found.out)
     # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
-    again = spec.closed(found).model_copy(update={"out": Path()})
-    write_durably(found.out / "search.yaml", spec.dump(again).encode())
+    again = found.file_with_blocks.model_copy(update={"out": Path()})
+    write_durably(found.out / "search.yaml", config.dump(again).encode())
     small = found.file.small_cells
-    record = small_cells.of_cohort(spec.cohort_record(found), small) | {"small_cells": small}
+    record = small_cells.of_cohort(describe(found.cohort), small) | {"small_cells": small}
     write_durably(found.out / "cohort.json", (canonical(record) + "\n").encode())
     write_durably(found.out / "versions.json", (canonical(_versions()) + "\n").encode())
     return manifest
 
 
-def _manifest(found: spec.ResolvedSearch) -> Manifest:
+def _manifest(found: config.ResolvedSearch) -> Manifest:
     inside = isinstance(found.ledger, Path) and found.ledger.is_relative_to(found.out)
     return Manifest(
         name=found.file.name,
@@ -425,7 +427,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def other_context(found: spec.ResolvedSearch, earlier: Manifest) -> str:
+def other_context(found: config.ResolvedSearch, earlier: Manifest) -> str:
     differ = merge.differences(earlier.context, found.context)
     return (
         f"{found.out} holds the search {earlier.name!r} with another context: {'; '.join(differ)} differ. "

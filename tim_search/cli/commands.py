@@ -31,7 +31,7 @@ from tim_search.types import subset as as_subset
 
 if TYPE_CHECKING:
     from tim_search.app.runner import Finished
-    from tim_search.config.spec import ResolvedSearch, SearchFile
+    from tim_search.config import ResolvedSearch, SearchFile
     from tim_search.results.grouping import Grouping
 
 FINISHED_WITH_FAILURES = 3
@@ -131,10 +131,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a search, or go on with it: after an interruption the same command continues where the ledger ends."""
-    from tim_search.config import spec
+    from tim_search import config
 
     console.note(f"Reading {path} and its cohort")
-    _run(spec.load(path, allow_code=allow_code), out, address, as_json, allow_code)
+    _run(config.load(path, allow_code=allow_code), out, address, as_json, allow_code)
 
 
 @app.command(epilog="Example: tim-search demo --out runs/demo")
@@ -149,7 +149,7 @@ def demo(
 
 def demo_search() -> SearchFile:
     """The search of `tim-search demo`, the same as jobs/demo.yaml."""
-    from tim_search.config.spec import ExactDesign, SearchFile
+    from tim_search.config.sections import ExactDesign, SearchFile
 
     return SearchFile(cohort="support2", name="demo", tasks=DEMO_TASKS, design=ExactDesign(), blocks=3)
 
@@ -171,10 +171,10 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Choose the network's settings by cross-validation: for a search before it is run, or for single subsets."""
+    from tim_search import config
     from tim_search.cli import display
-    from tim_search.config import spec
 
-    found = spec.resolve(spec.load(path, allow_code=allow_code), out, allow_code=allow_code)
+    found = config.resolve(config.load(path, allow_code=allow_code), out, allow_code=allow_code)
     if found.file.tuning is None and not (subset or chosen):
         raise BadInput(
             f"{path}: there is nothing to tune for the search. Add a line `tuning: {{}}` (the paper's batch sizes and "
@@ -232,14 +232,14 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what would be trained, how long it may take, and how small an effect it can tell; trains nothing itself."""
-    from tim_search.config import spec
+    from tim_search import config
 
-    found = spec.resolve(spec.load(path, allow_code=allow_code), out, allow_code=allow_code)
+    found = config.resolve(config.load(path, allow_code=allow_code), out, allow_code=allow_code)
     from tim_search.app import forecast
     from tim_search.cli import display
 
     if found.awaits_tuning:
-        study = spec.study(found)
+        study = config.study(found)
         console.note(
             f"Tuning comes first: up to {study.trials * len(study.units)} trainings beside these, which are counted "
             "with the settings before tuning"
@@ -533,13 +533,13 @@ def group(
 def _trained_choice(
     folder: Path, address: str | None, models: int | None, options: Mapping[str, Any], allow_code: bool
 ) -> Grouping:
+    from tim_search import config
     from tim_search.cli import display
-    from tim_search.config import spec
     from tim_search.results import summary
 
     summary.open_search(folder)  # a folder that is none is told before the cohort is read
     console.note(f"Reading {folder / 'search.yaml'} and its cohort")
-    resolved = spec.resolve(spec.load(folder / "search.yaml", allow_code=allow_code), allow_code=allow_code)
+    resolved = config.resolve(config.load(folder / "search.yaml", allow_code=allow_code), allow_code=allow_code)
     from tim_search.app import runner
 
     def announce(choice: Grouping, todo: Sequence[Subset]) -> None:
@@ -884,15 +884,15 @@ def _run(file: SearchFile, out: Path | None, address: str | None, as_json: bool,
 
 
 def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_json: bool, allow_code: bool) -> None:
+    from tim_search import config
     from tim_search.cli import display
-    from tim_search.config import spec
     from tim_search.plans import record as plans
 
-    found = spec.resolve(file, out, allow_code=allow_code)
+    found = config.resolve(file, out, allow_code=allow_code)
     if found.awaits_tuning:
         for record in _tune(found, (), address):
             console.note(f"Chosen: {', '.join(f'{name} {value}' for name, value in record['choice'].items())}")
-        found = spec.resolve(file, out, allow_code=allow_code)
+        found = config.resolve(file, out, allow_code=allow_code)
     _check_outlives(found)
     units = plans.planned_units(found.plan, found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
@@ -994,6 +994,6 @@ def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[s
         names, matrix = overlap_matrix(cohort.tasks, cohort.labels, cohort.classes)
         plain = [[None if value != value else round(value, 3) for value in row] for row in matrix.tolist()]
         return findings, (list(names), plain)
-    from tim_search.config import spec
+    from tim_search import config
 
-    return spec.check(path, allow_code=allow_code), None
+    return config.check(path, allow_code=allow_code), None

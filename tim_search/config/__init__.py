@@ -1,1 +1,24 @@
-"""The search file: read, checked, and resolved to all that a search needs."""
+"""The search file: read and checked (`load`, `check`), made ready to run (`resolve`), written in full (`dump`)."""
+
+from __future__ import annotations
+
+from tim_search.config.files import dump, load, read
+from tim_search.config.resolving import ResolvedSearch, check, resolve, study, tracking_uri
+from tim_search.config.sections import SearchFile
+from tim_search.config.workers import confirming, cost, room_here, training
+
+__all__ = [
+    "ResolvedSearch",
+    "SearchFile",
+    "check",
+    "confirming",
+    "cost",
+    "dump",
+    "load",
+    "read",
+    "resolve",
+    "room_here",
+    "study",
+    "tracking_uri",
+    "training",
+]

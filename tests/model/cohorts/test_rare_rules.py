@@ -12,13 +12,16 @@ import pytest
 
 from model.sources import haim_tables, support2
 from model.trained import confirming
+from tim_search import config
 from tim_search.app import extension, inside
-from tim_search.config import spec
+from tim_search.config import designs, resolving
+from tim_search.config.sections import ExactDesign
 from tim_search.executors import ray_executor
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop.manifest import Manifest
 from tim_search.results import grouping, merge
 from tim_search.tracking import tracker as tracking
+from tim_search.tuning.space import TuningSection
 from tim_search.types import BadInput, Context, Resources, Task
 
 CONTEXT = Context("c", "d", "s", "m3h", "{}")
@@ -86,11 +89,11 @@ def test_a_run_without_a_model(tmp_path: Path) -> None:
 
 
 def test_a_tuning_space_that_the_network_refuses() -> None:
-    found = spec.resolve(spec.SearchFile(cohort="support2", tasks=["hospdead", "slos_log"]))
-    section = spec.TuningSection(space={"batch_size": [-1]})
+    found = config.resolve(config.SearchFile(cohort="support2", tasks=["hospdead", "slos_log"]))
+    section = TuningSection(space={"batch_size": [-1]})
     odd = dataclasses.replace(found, file=found.file.model_copy(update={"tuning": section}))
     with pytest.raises(BadInput, match="batch_size"):
-        spec.study(odd)
+        config.study(odd)
 
 
 def test_a_search_file_whose_cohort_falls_over_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,15 +102,15 @@ def test_a_search_file_whose_cohort_falls_over_late(tmp_path: Path, monkeypatch:
 
     path = tmp_path / "search.yaml"
     path.write_text("cohort: support2\n")
-    monkeypatch.setattr(spec, "_open", refuse)
-    assert "the cohort changed meanwhile" in [finding.problem for finding in spec.check(path)]
+    monkeypatch.setattr(resolving, "_open", refuse)
+    assert "the cohort changed meanwhile" in [finding.problem for finding in config.check(path)]
 
 
 def test_exact_designs_end_somewhere() -> None:
-    names = [f"t{number}" for number in range(spec.EXACT_LIMIT + 1)]
-    (finding,) = spec._misfits(spec.ExactDesign(), names, len(names))
+    names = [f"t{number}" for number in range(designs.EXACT_LIMIT + 1)]
+    (finding,) = designs.misfits(ExactDesign(), names, len(names))
     assert finding.place == "design"
-    assert f"up to {spec.EXACT_LIMIT} tasks" in finding.problem
+    assert f"up to {designs.EXACT_LIMIT} tasks" in finding.problem
 
 
 def test_single_tasks_alone_are_more_models_than_are_looked_at() -> None:
@@ -137,8 +140,8 @@ def test_a_look_inside_another_search(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="--seeds: expected a whole number of at least 1, got 0"):
         inside.look("folder", seeds=0)
     other = SimpleNamespace(context=dataclasses.replace(CONTEXT, settings="{1}"), cohort=SimpleNamespace(name="c"))
-    monkeypatch.setattr(inside.spec, "load", lambda path, **_: None)
-    monkeypatch.setattr(inside.spec, "resolve", lambda *_, **__: other)
+    monkeypatch.setattr(inside.config, "load", lambda path, **_: None)
+    monkeypatch.setattr(inside.config, "resolve", lambda *_, **__: other)
     monkeypatch.setattr("model.trained.inside.look_inside", lambda name: None)
     with pytest.raises(BadInput, match="are no longer those of the search"):
         inside.look("folder")

@@ -22,7 +22,7 @@ from model.training.trainer import TrainingPayload, check_supported, trainer
 from tests.support import ROOT
 from tests.support.folds import TASKS, make_fold
 from tests.support.network_conformance import NetworkConformance
-from tim_search.config import spec
+from tim_search import config
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Unit
 
 EXAMPLES = ROOT / "examples"
@@ -162,12 +162,12 @@ def test_code_of_ones_own_runs_only_where_it_is_allowed(tmp_path: Path, monkeypa
     (tmp_path / "search.yaml").write_text("cohort: support2\nnetwork: mine:Net\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="may not run by itself"):
-        spec.load("search.yaml")
-    (finding,) = spec.check("search.yaml")
+        config.load("search.yaml")
+    (finding,) = config.check("search.yaml")
     assert "--allow-code" in str(finding)
     assert "mine" not in sys.modules
     with pytest.raises(SystemExit, match="ran"):
-        spec.load("search.yaml", allow_code=True)
+        config.load("search.yaml", allow_code=True)
     for name, words in (
         ("m4h", "expected one of flexcare, m3h"),
         ("nowhere:Net", "cannot be imported"),
@@ -185,10 +185,10 @@ def test_scores_are_keyed_by_the_source_of_the_network(tmp_path: Path, monkeypat
     monkeypatch.syspath_prepend(str(tmp_path))
     text = "cohort: support2\ntasks: [ill]\nnetwork: keyed_network:Gated\ntraining: {features: 4}\n"
     (tmp_path / "search.yaml").write_text(text.replace("[ill]", "[hospdead, slos_log]"))
-    file = spec.load(tmp_path / "search.yaml", allow_code=True)
+    file = config.load(tmp_path / "search.yaml", allow_code=True)
     with pytest.raises(BadInput, match="--allow-code"):
-        spec.resolve(file, tmp_path / "out")
-    found = spec.resolve(file, tmp_path / "out", allow_code=True)
+        config.resolve(file, tmp_path / "out")
+    found = config.resolve(file, tmp_path / "out", allow_code=True)
     assert found.context.network.startswith("keyed_network:Gated@")
     assert found.settings.features == 4
     assert '"features":4' in found.context.settings
@@ -196,7 +196,7 @@ def test_scores_are_keyed_by_the_source_of_the_network(tmp_path: Path, monkeypat
     (tmp_path / "keyed_network.py").write_text(source + "\n# changed\n")
     with pytest.raises(BadInput, match="not that of the search"):
         networks.find(found.context.network, allow_code=True)
-    assert spec.resolve(file, tmp_path / "out", allow_code=True).context.key != found.context.key
+    assert config.resolve(file, tmp_path / "out", allow_code=True).context.key != found.context.key
 
 
 def test_an_own_network_trains_scores_and_deploys(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from model.sources import haim, haim_features, haim_tasks
 from model.sources.haim_tables import KEYS, PATHOLOGIES, SOURCES
 from model.sources.opening import open_cohort
 from tests.support import haim_files
-from tim_search.config import spec
+from tim_search import config
 from tim_search.executors.queue import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as search
@@ -216,11 +216,11 @@ def test_the_papers_modalities_and_a_task_that_no_fold_can_score(
 def test_a_search_over_it(built: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     training = {"epochs": 1, "replicates": 0, "width": 16}
     tasks = ("pathology", "length_of_stay", "mortality_48h")
-    file = spec.SearchFile(
+    file = config.SearchFile(
         cohort=str(built[0]), tasks=tasks, training=training, design={"sized": 1}, resources={"workers": 1}
     )
-    found = spec.resolve(file, tmp_path / "run")
-    factory, payload = spec.training(found)
+    found = config.resolve(file, tmp_path / "run")
+    factory, payload = config.training(found)
     executor = SerialExecutor(factory, payload, found.tasks)
     ledger = Ledger(found.ledger)
     search.run(found.plan, ledger, found.context, found.tasks, found.blocks, executor, capacity=8)
