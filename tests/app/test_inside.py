@@ -23,8 +23,8 @@ from tests.cli.test_cli import Call, call  # noqa: F401
 from tests.support.finished import finish
 from tim_search import config
 from tim_search.app import inside
-from tim_search.report import inside_figures
 from tim_search.report import page as report
+from tim_search.report.figures import inside as inside_figures
 from tim_search.results import summary
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Unit
 

@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from tim_search.plans.expansion import Candidate, Expansion
-from tim_search.report import confirmed_figures, figures
+from tim_search.report import figures
+from tim_search.report.figures import confirmed as confirmed_figures
 from tim_search.tim import scores as tim
 from tim_search.types import BadInput, Task
 

@@ -656,7 +656,7 @@ def inspect(
     """
     from tim_search.app import inside
     from tim_search.cli import display
-    from tim_search.report import inside_figures
+    from tim_search.report.figures import inside as inside_figures
     from tim_search.results import summary
 
     found = inside.look(

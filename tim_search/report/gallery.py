@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from tim_search.plans.expansion import Expansion
-from tim_search.report import confirmed_figures, figures
+from tim_search.report import figures
+from tim_search.report.figures import confirmed as confirmed_figures
 from tim_search.results import confirmation as confirmed
 from tim_search.results.grouping import Grouping
 from tim_search.results.summary import SearchResults

@@ -40,7 +40,7 @@ from tim_search.tim.blocks import MIN_ROWS, Mask
 from tim_search.tim.blocks import Method as Method
 from tim_search.tim.caveats import caveats, control_note, error_note
 from tim_search.tim.estimators import Array
-from tim_search.types import BadInput
+from tim_search.types import BadInput, overlap_mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -295,7 +295,7 @@ def surest(result: TimResult, overlaps: Iterable[tuple[str, str]] = ()) -> NDArr
     overlapping targets are left out.
     """
     m = len(result.tasks)
-    use = np.isfinite(result.estimate) & ~np.eye(m, dtype=bool) & ~_overlap_mask(result.tasks, overlaps)
+    use = np.isfinite(result.estimate) & ~np.eye(m, dtype=bool) & ~overlap_mask(result.tasks, overlaps)
     if result.control in result.tasks:
         place = result.tasks.index(str(result.control))
         use[place, :] = use[:, place] = False
@@ -409,7 +409,7 @@ def _computed(
     m = len(table.tasks)
     notes: list[str] = []
     size = _checked_options(table, method, size, confidence, fdr, interactions)
-    untested = _overlap_mask(table.tasks, overlaps)
+    untested = overlap_mask(table.tasks, overlaps)
     if control in table.tasks:
         untested[table.tasks.index(control)] = untested[:, table.tasks.index(control)] = True
     distinct_folds = len({fold for _, fold in table.blocks}) == len(table.blocks)
@@ -568,16 +568,6 @@ def _checked_options(
     if not 2 <= size <= m:
         raise BadInput(f"size: a restricted score needs a largest subset size from 2 to {m}, the tasks; got {size}.")
     return size
-
-
-def _overlap_mask(tasks: Sequence[str], overlaps: Iterable[tuple[str, str]]) -> Mask:
-    mask = np.zeros((len(tasks), len(tasks)), bool)
-    for pair in overlaps:
-        # A cohort flags pairs of all its tasks; a search may hold one of them only.
-        if all(name in tasks for name in pair):
-            i, j = (tasks.index(name) for name in pair)
-            mask[i, j] = mask[j, i] = True
-    return mask
 
 
 def _sorted(table: ScoreTable) -> ScoreTable:

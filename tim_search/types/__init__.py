@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tim_search.types.names import joined, overlap_mask, parted, partners
 from tim_search.types.nouns import (
     ALLOWED,
     FINAL_FOLD,
@@ -71,7 +72,11 @@ __all__ = [
     "digest",
     "duration",
     "failed",
+    "joined",
     "near",
+    "overlap_mask",
+    "parted",
+    "partners",
     "some",
     "subset",
 ]

@@ -1,6 +1,6 @@
 """Figures of what happens inside a network: routing, turns, and a map of representations (FlexCare, Figs. 5 to 7).
 
-As in `figures`, pure functions lay the data out and others draw it. Every point rests on several patients.
+Every point rests on several patients.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from tim_search.report.figures import DPI, GREY, INK, RED, save
+from tim_search.report.figures import drawing
+from tim_search.report.figures.drawing import GREY, INK, RED
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Array = NDArray[np.float64]
 
+Array = NDArray[np.float64]
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
 _MARKS = "osD^vP*X<>hd"  # tasks are told by shape as well as by colour
 
@@ -48,7 +47,7 @@ def draw_routing(routing: pd.DataFrame, title: str) -> Axes:
     experts = both[0][1].shape[1]
     heights = [len(names) for names, _ in both]
     width = 2.6 + 0.055 * max(len(name) for names, _ in both for name in names) + 0.42 * experts
-    figure = _figure(max(5.0, width), 1.7 + 0.3 * sum(heights))
+    figure = drawing.new_figure(max(5.0, width), 1.7 + 0.3 * sum(heights), "constrained")
     axes: list[Axes] = list(figure.subplots(2, 1, height_ratios=heights))
     top = max(float(np.nanmax(values)) for _, values in both)
     for ax, (names, values), what in zip(axes, both, ("by task", "by combination of modalities"), strict=True):
@@ -64,7 +63,7 @@ def draw_routing(routing: pd.DataFrame, title: str) -> Axes:
                 ax.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=6.5, color=ink)
     axes[-1].set_xlabel("expert")
     figure.colorbar(image, ax=axes, label="share of the choices", shrink=0.6)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK)
+    drawing.title_figure(figure, title)
     return axes[0]
 
 
@@ -99,7 +98,7 @@ def turns_data(turns: pd.DataFrame, order: Sequence[str]) -> TurnsData:
 
 def draw_turns(data: TurnsData, title: str) -> Axes:
     """Each task's score after each task's turn (Fig. 7); a filled red mark is the task's own turn."""
-    figure = _figure(7.0, 1.1 + 1.05 * len(data.tasks))
+    figure = drawing.new_figure(7.0, 1.1 + 1.05 * len(data.tasks), "constrained")
     axes: list[Axes] = list(figure.subplots(len(data.tasks), 1, sharex=True, squeeze=False)[:, 0])
     for ax, name, scores, own in zip(axes, data.tasks, data.scores, data.own, strict=True):
         ax.plot(data.when, scores, color=GREY, linewidth=1.0, zorder=1)
@@ -117,13 +116,13 @@ def draw_turns(data: TurnsData, title: str) -> Axes:
         Line2D([], [], color=GREY, marker="o", markerfacecolor="white", markersize=4, label="after another's"),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncol=2, frameon=False, fontsize=8.5)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK)
+    drawing.title_figure(figure, title)
     return axes[0]
 
 
 def draw_patients(patients: pd.DataFrame, apart: pd.DataFrame, tasks: Sequence[str], title: str) -> Axes:
     """Maps of the representations without and with task tokens (Fig. 5), as densities of several patients a point."""
-    figure = _figure(9.0, 4.6)
+    figure = drawing.new_figure(9.0, 4.6, "constrained")
     axes: list[Axes] = list(figure.subplots(1, 2))
     apart_of = dict(zip(apart["variant"], apart["silhouette"], strict=True))
     for ax, variant, what in zip(axes, ("no task token", "together"), ("without", "with"), strict=True):
@@ -140,8 +139,8 @@ def draw_patients(patients: pd.DataFrame, apart: pd.DataFrame, tasks: Sequence[s
                 linewidth=0,
             )
         value = apart_of.get(variant, float("nan"))
-        said = f"{what} task tokens" + (f" (silhouette of the tasks {value:.2f})" if np.isfinite(value) else "")
-        ax.set_title(said, loc="left", fontsize=9, color=INK)
+        caption = f"{what} task tokens" + (f" (silhouette of the tasks {value:.2f})" if np.isfinite(value) else "")
+        ax.set_title(caption, loc="left", fontsize=9, color=INK)
         ax.set_xticks([])
         ax.set_yticks([])
         ax.spines[:].set_color("#cccccc")
@@ -150,7 +149,7 @@ def draw_patients(patients: pd.DataFrame, apart: pd.DataFrame, tasks: Sequence[s
         for n, name in enumerate(tasks)
     ]
     figure.legend(handles=handles, loc="outside lower left", ncol=min(6, len(tasks)), frameon=False, fontsize=8.5)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK)
+    drawing.title_figure(figure, title)
     return axes[0]
 
 
@@ -163,10 +162,4 @@ def draw_all(folder: Path, tables: dict[str, pd.DataFrame], order: Sequence[str]
             tables["patients"], tables["apart"], sorted(order), f"{search}: patients' representations"
         ),
     }
-    return {name: str(save(ax, folder / f"{name}.png")) for name, ax in drawn.items()}
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return {name: str(drawing.save(ax, folder / f"{name}.png")) for name, ax in drawn.items()}

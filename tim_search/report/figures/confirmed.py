@@ -1,6 +1,6 @@
 """Figures of a confirmation: all sources, and what a source's predictions look like (M3H paper, Figs. 4 and 5).
 
-As in `figures`, a pure function lays the data out and another draws it. The single-task model is grey and on
+The single-task model is grey and on
 the left, the combination red and on the right. Every point rests on several patients; a figure shows nobody alone.
 """
 
@@ -13,26 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from tim_search.report.figures import BLUE, DPI, GREY, INK, MAX_ROWS, RED, save
-from tim_search.types import METRIC_WORDS, Subset, Task
+from tim_search.report.figures import drawing
+from tim_search.report.figures.drawing import BLUE, GREY, INK, MAX_ROWS, RED
+from tim_search.types import METRIC_WORDS, Subset, Task, joined, partners
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Array = NDArray[np.float64]
 
+Array = NDArray[np.float64]
 _MODELS = ("single task", "combination")
 _COLOURS = (GREY, RED)
 _CLUSTERS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
-
-
-# All sources (Fig. 4) -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +78,7 @@ def forest_data(rows: Sequence[Mapping[str, Any]], search: str) -> ForestData:
     gain, low, high, percent = column("difference", "low", "high", "percent").T
     labels = []
     for row in shown:
-        others = " + ".join(name for name in row["chosen"].split(" + ") if name != row["source"])
+        others = partners(row["chosen"], row["source"])
         labels.append(f"{row['source']} ({METRIC_WORDS.get(row['metric'], row['metric'])})\n+ {others}")
     return ForestData(
         f"{search}: combinations on untouched test patients{some}",
@@ -100,7 +97,7 @@ def draw_forest(data: ForestData) -> Figure:
     """Scores with the paper's interval on the left, differences with their 95 % interval on the right."""
     n = len(data.labels)
     longest = max((len(line) for label in data.labels for line in label.split("\n")), default=0)
-    figure = _figure(min(max(10.5, 8.2 + 0.07 * longest), 18.0), 0.55 * n + 2.0)
+    figure = drawing.new_figure(min(max(10.5, 8.2 + 0.07 * longest), 18.0), 0.55 * n + 2.0)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2), sharey=True)
     places = np.arange(n)
     for model, (name, colour) in enumerate(zip(_MODELS, _COLOURS, strict=True)):
@@ -131,10 +128,7 @@ def draw_forest(data: ForestData) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         _plain(ax)
     left.legend(frameon=False, fontsize=8.5, loc="lower left", bbox_to_anchor=(0, 1), ncol=2, borderaxespad=0.2)
-    return _titled(figure, data.title)
-
-
-# One source (Fig. 5) --------------------------------------------------------------------------------------------------
+    return drawing.title_figure(figure, data.title)
 
 
 def draw_source(curves: pd.DataFrame, source: Task, chosen: Subset, folder: Path) -> tuple[Path, ...]:
@@ -155,7 +149,8 @@ def draw_source(curves: pd.DataFrame, source: Task, chosen: Subset, folder: Path
         "density": _draw_density,
         "map": _draw_map,
     }
-    found = []
+    others = joined(name for name in chosen if name != source.name)
+    paths = []
     for kind, draw in drawings.items():
         parts = [model[model["kind"] == kind] for model in models]
         if all(len(part) for part in parts):
@@ -163,8 +158,8 @@ def draw_source(curves: pd.DataFrame, source: Task, chosen: Subset, folder: Path
             figure = draw(parts, tails)
             title = f"{source.name}: {_TITLES[kind]}"
             path = folder / f"confirmed-{kind}-{source.name}.png"
-            found.append(save(_titled(figure, f"{title}, alone and with {_others(source, chosen)}").axes[0], path))
-    return tuple(found)
+            paths.append(drawing.save(drawing.title_figure(figure, f"{title}, alone and with {others}").axes[0], path))
+    return tuple(paths)
 
 
 _TITLES = {
@@ -173,10 +168,6 @@ _TITLES = {
     "density": "predicted against observed",
     "map": "clusters of the test patients in two dimensions",
 }
-
-
-def _others(source: Task, chosen: Subset) -> str:
-    return " + ".join(name for name in chosen if name != source.name)
 
 
 def mean_curve(part: pd.DataFrame) -> tuple[Array, Array, Array, Array]:
@@ -191,7 +182,7 @@ def _draw_calibration(parts: Sequence[pd.DataFrame], _: Sequence[pd.DataFrame]) 
     groups = [name for name in dict.fromkeys(parts[0]["group"]) if name in set(parts[1]["group"])]
     columns = min(3, len(groups))
     lines = math.ceil(len(groups) / columns)
-    figure = _figure(3.4 * columns + 0.6, 3.3 * lines + 0.8)
+    figure = drawing.new_figure(3.4 * columns + 0.6, 3.3 * lines + 0.8)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     top = 0.0
     for ax, group in zip(axes, groups, strict=False):
@@ -216,7 +207,7 @@ def _draw_calibration(parts: Sequence[pd.DataFrame], _: Sequence[pd.DataFrame]) 
 
 def _draw_roc(parts: Sequence[pd.DataFrame], _: Sequence[pd.DataFrame]) -> Figure:
     """A panel a model, a line a class; the band spans the seeds."""
-    figure = _figure(8.2, 4.2)
+    figure = drawing.new_figure(8.2, 4.2)
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     for ax, part, name in zip(axes, parts, _MODELS, strict=True):
         for number, group in enumerate(dict.fromkeys(part["group"])):
@@ -237,7 +228,7 @@ def _draw_roc(parts: Sequence[pd.DataFrame], _: Sequence[pd.DataFrame]) -> Figur
 
 def _draw_density(parts: Sequence[pd.DataFrame], tails: Sequence[pd.DataFrame]) -> Figure:
     """A panel a model: patients by cell, summed over the seeds, and the mean by tenth of the observed values."""
-    figure = _figure(8.6, 4.3)
+    figure = drawing.new_figure(8.6, 4.3)
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     grids = [_summed(part) for part in parts]
     most = max(float(n.max()) for _, _, n in grids)
@@ -248,7 +239,16 @@ def _draw_density(parts: Sequence[pd.DataFrame], tails: Sequence[pd.DataFrame]) 
         ax.plot(ends, ends, color=INK, lw=0.8, ls=":", zorder=3)
         if len(tail):
             tail_x, tail_y, low, high = mean_curve(tail)
-            ax.plot(tail_x, tail_y, "o-", color=RED, ms=4, lw=1.5, label="mean of each tenth of the observed", zorder=4)
+            ax.plot(
+                tail_x,
+                tail_y,
+                "o-",
+                color=RED,
+                ms=4,
+                lw=1.5,
+                label="mean of each tenth of the observed",
+                zorder=4,
+            )
             ax.fill_between(tail_x, low, high, color=RED, alpha=0.25, lw=0, zorder=3)
             ax.legend(frameon=False, fontsize=8, loc="upper left")
         ax.set_title(name, fontsize=10, loc="left")
@@ -262,7 +262,7 @@ def _draw_density(parts: Sequence[pd.DataFrame], tails: Sequence[pd.DataFrame]) 
 
 def _draw_map(parts: Sequence[pd.DataFrame], _: Sequence[pd.DataFrame]) -> Figure:
     """A panel a model: where the clusters lie; the larger a mark, the more patients it stands for."""
-    figure = _figure(8.6, 4.4)
+    figure = drawing.new_figure(8.6, 4.4)
     for ax, part, name in zip(figure.subplots(1, 2), parts, _MODELS, strict=True):
         for number, (x, y, n) in enumerate(zip(part["x"], part["y"], part["n"], strict=True)):
             size = np.asarray(n, float)
@@ -294,17 +294,6 @@ def _side(values: Array) -> float:
 def _marker(cells: int) -> float:
     """Area of a square marker, in points squared, that about fills a cell of a panel with so many cells a side."""
     return (260.0 / max(cells, 8)) ** 2 * 0.8
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="compressed")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _titled(figure: Figure, title: str) -> Figure:
-    figure.suptitle(title, x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK)
-    return figure
 
 
 def _plain(ax: Axes) -> None:

@@ -1,0 +1,195 @@
+"""The heatmap of TIM scores, by rank and by value (M3H paper, Fig. 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from tim_search.report.figures import drawing, placing
+from tim_search.report.figures.drawing import INK, MAX_TASKS_WITH_NUMBERS, MISSING
+from tim_search.tim.scores import MOST_SHOWN, TimResult, most_telling, rank_heatmap
+from tim_search.types import BadInput, Task, overlap_mask
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+
+HeatmapKind: TypeAlias = Literal["rank", "value"]
+
+#: Pairs of tasks whose targets are nested or nearly the same.
+Overlaps: TypeAlias = Iterable[tuple[str, str]]
+
+HATCH, HATCH_INK = "////", "#808080"
+
+
+@dataclass(frozen=True, eq=False)
+class HeatmapData:
+    """A TIM heatmap, laid out for drawing. Rows are source tasks, columns the task trained with them, both in `tasks`.
+
+    Attributes:
+        title: says the method, so that a restricted score is never taken for the full one, and of how many tasks the
+            shown ones are the most telling.
+        tasks: M names in the order drawn: by department where there are departments, a negative control last.
+        row_labels: names of the rows; by value they carry the metric the row is measured in.
+        kind: "rank" or "value".
+        cells: float (M, M); NaN where not estimable; 0 on the diagonal.
+        limit: colours run from -limit (blue) to +limit (red).
+        numbers: (M, M) texts, or None when there are too many tasks to print them.
+        hatched: bool (M, M): overlapping targets, no finding.
+        excludes_zero: bool (M, M): the interval of the cell does not hold zero.
+        discovered: bool (M, M): also rejected at the false-discovery rate.
+        departments: (name, first row, one past the last row) of each run of tasks; empty without departments. A
+            negative control is a run of its own.
+    """
+
+    title: str
+    tasks: tuple[str, ...]
+    row_labels: tuple[str, ...]
+    kind: HeatmapKind
+    cells: NDArray[np.float64]
+    limit: float
+    numbers: tuple[tuple[str, ...], ...] | None
+    hatched: NDArray[np.bool_]
+    excludes_zero: NDArray[np.bool_]
+    discovered: NDArray[np.bool_]
+    departments: tuple[tuple[str, int, int], ...]
+
+
+def heatmap_data(
+    result: TimResult,
+    kind: HeatmapKind = "rank",
+    overlaps: Overlaps = (),
+    tasks: Mapping[str, Task] | None = None,
+    search: str = "",
+    most: int = MOST_SHOWN,
+) -> HeatmapData:
+    """Lay a TIM result out as a heatmap.
+
+    By rank: within a row and a sign, tasks are ranked by the size of their score; the largest gain gets the largest
+    positive rank, the largest loss the most negative one (M3H paper, section 6.2). By value: the scores themselves; the
+    colours end at the 95th percentile of their sizes, so that one large cell does not bleach the others.
+
+    Args:
+        result: the scores; row = source task.
+        kind: "rank" or "value".
+        overlaps: pairs of overlapping targets; pairs with tasks outside the result are passed over.
+        tasks: where given, tasks are grouped by department, and rows by value name their metric.
+        search: name of the search, for the title.
+        most: of more tasks than this the most telling are shown (`tim.most_telling`); ranks stay those among all.
+
+    Raises BadInput for another kind.
+    """
+    if kind not in ("rank", "value"):
+        raise BadInput(f"heatmap: kind must be 'rank' or 'value', got {kind!r}.")
+    tasks, overlaps = tasks or {}, list(overlaps)
+    shown = most_telling(result, most, overlaps)
+    placed, departments = placing.by_department(shown, tasks, result.control)
+    names = tuple(shown[index] for index in placed)
+    order = [result.tasks.index(name) for name in names]
+    at = np.ix_(order, order)
+    estimate = np.asarray(result.estimate, float)
+    diagonal = np.eye(len(names), dtype=bool)
+    cells = rank_heatmap(estimate).astype(float) if kind == "rank" else estimate.copy()
+    cells[~np.isfinite(estimate)] = np.nan
+    cells = cells[at]
+    cells[diagonal] = 0.0
+    hatched = overlap_mask(names, overlaps)
+    plain = ~hatched & ~diagonal
+    excludes_zero = ((np.asarray(result.low) > 0) | (np.asarray(result.high) < 0))[at] & plain
+    discovered = np.asarray(result.rejected, bool)[at] & plain
+    limit = float(max(len(result.tasks) - 1, 1)) if kind == "rank" else _limit(cells, diagonal)
+    numbers = _numbers(cells, diagonal, kind) if len(names) <= MAX_TASKS_WITH_NUMBERS else None
+    part = f"the {len(names)} most telling of {len(result.tasks)} tasks" if len(names) < len(result.tasks) else ""
+    return HeatmapData(
+        title=" · ".join(text for text in (search, f"{result.label}, by {kind}", part) if text),
+        tasks=names,
+        row_labels=tuple(placing.with_metric(name, tasks) if kind == "value" else name for name in names),
+        kind=kind,
+        cells=cells,
+        limit=limit,
+        numbers=numbers,
+        hatched=hatched,
+        excludes_zero=excludes_zero,
+        discovered=discovered,
+        departments=departments,
+    )
+
+
+def _limit(cells: NDArray[np.float64], diagonal: NDArray[np.bool_]) -> float:
+    """The 95th percentile of the cells' sizes, or the largest where that is zero."""
+    sizes = np.abs(cells[np.isfinite(cells) & ~diagonal])
+    return float(np.quantile(sizes, 0.95)) or float(sizes.max()) if sizes.any() else 1.0
+
+
+def draw_heatmap(data: HeatmapData, ax: Axes | None = None) -> Axes:
+    """Draw a heatmap on `ax`, or on a figure of its own."""
+    m = len(data.tasks)
+    ax = ax or drawing.matrix_axis(m)
+    colours = mpl.colormaps["RdBu_r"].with_extremes(bad=MISSING)
+    norm = Normalize(-data.limit, data.limit)
+    image = drawing.draw_matrix(ax, data.cells, colours, norm, data.tasks, data.row_labels, data.departments)
+    ax.set_xlabel("trained together with")
+    ax.set_ylabel("source task: whose score changes")
+    drawing.white_diagonal(ax, m)
+    for row, column in zip(*np.nonzero(data.hatched), strict=True):
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch=HATCH, edgecolor=HATCH_INK, lw=0))
+    if data.numbers is not None:
+        drawing.print_numbers(ax, data.numbers, data.cells, colours, norm, data.hatched)
+
+    handles: list[Artist] = []
+    offset, size = (0.36, 22.0) if data.numbers is not None else (0.0, 11.0)
+    for where, filled, meaning in (
+        (data.discovered, True, "discovery (FDR)"),
+        (data.excludes_zero & ~data.discovered, False, "interval excludes 0"),
+    ):
+        if where.any():
+            rows, columns = np.nonzero(where)
+            inks = [drawing.ink_on(colours(norm(value))) for value in data.cells[where]]
+            faces = inks if filled else ["none"] * len(inks)
+            ax.scatter(columns + offset, rows - offset, s=size, c=faces, edgecolors=inks, linewidths=0.9)
+            face = INK if filled else "none"
+            handles.append(Line2D([], [], marker="o", ls="none", ms=math.sqrt(size), mec=INK, mfc=face, label=meaning))
+    if data.hatched.any():
+        meaning = "overlapping targets: no finding"
+        handles.append(Patch(facecolor="white", edgecolor=HATCH_INK, hatch=HATCH, lw=0, label=meaning))
+    if np.isnan(data.cells).any():
+        handles.append(Patch(facecolor=MISSING, label="not estimable"))
+    drawing.write_title(ax, data.title, handles, columns=2 if m < 10 else 4)
+    ax.set(xlim=(-0.5, m - 0.5), ylim=(m - 0.5, -0.5))
+
+    beyond = np.nanmax(np.abs(data.cells), initial=0) > data.limit
+    bar = drawing.colour_bar(ax, image, m, extend="both" if beyond else "neither")
+    if data.kind == "rank":
+        ends = f"{data.limit:.0f}"
+        bar.set_ticks([-data.limit, 0, data.limit], labels=[f"\N{MINUS SIGN}{ends}", "0", f"+{ends}"])
+        bar.set_label("rank within the row: red helps, blue harms")
+    else:
+        bar.set_label("TIM score: change of the source's metric")
+    return ax
+
+
+def _numbers(cells: NDArray[np.float64], diagonal: NDArray[np.bool_], kind: HeatmapKind) -> tuple[tuple[str, ...], ...]:
+    """Signed texts without a leading zero, in as many digits as the typical cell needs."""
+    sizes = np.abs(cells[np.isfinite(cells) & ~diagonal])
+    typical = float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
+    decimals = 0 if kind == "rank" else min(max(1 - math.floor(math.log10(typical)), 2), 5)
+
+    def text(value: float) -> str:
+        if math.isnan(value):
+            return ""
+        digits = f"{abs(value):.{decimals}f}"
+        if value == 0:
+            return "0"
+        return ("+" if value > 0 else "\N{MINUS SIGN}") + (digits.removeprefix("0") if decimals else digits)
+
+    return tuple(tuple(text(float(value)) for value in row) for row in cells)
