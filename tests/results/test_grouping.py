@@ -16,6 +16,7 @@ from tim_search.ledger.table import ScoreTable
 from tim_search.plans import surrogate
 from tim_search.report import figures
 from tim_search.results import grouping
+from tim_search.results.grouping import solver
 from tim_search.types import BadInput
 
 Array = NDArray[np.float64]
@@ -92,7 +93,7 @@ def test_what_the_bound_rules_out_is_in_no_best_choice(seed: int) -> None:
     gains = np.where(membership, rng.normal(size=membership.shape) + rng.normal(size=7), np.nan)
     for budget in (1, 2, 4):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(grouping, "_shortlist", lambda gains, budget: np.arange(len(gains)))
+            patch.setattr(solver, "_shortlist", lambda gains, budget: np.arange(len(gains)))
             whole = grouping.solve(gains, budget)
         rows = grouping.solve(gains, budget)
         assert rows is not None
@@ -258,16 +259,15 @@ def test_measured_scores_come_before_predictions() -> None:
             assert candidates.sd[row][column[0]] == pytest.approx(sd[0])
 
 
-def test_many_tasks_are_searched_from_choice_to_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_tasks_are_searched_from_choice_to_neighbours() -> None:
     """With every subset measured, the walk from the trained ones by neighbours finds what the full list holds."""
     table = noisy(6, 0.2, 2)
     whole = grouping.group(table, 2, max_size=4, draws=0)
-    monkeypatch.setattr(grouping, "EVERY", 10)
     # Half of the subsets are trained; what is added on the way is predicted.
     rng = np.random.default_rng(0)
     known = (rng.random(63) < 0.5) | (table.membership.sum(axis=1) == 1)
     part = ScoreTable(table.tasks, table.blocks, table.membership[known], table.scores[known], table.trained[known])
-    found = grouping.group(part, 2, max_size=4, draws=0)
+    found = grouping.group(part, 2, max_size=4, draws=0, most=10)
     assert not found.candidates.every
     assert any("Not all subsets" in note for note in found.notes)
     assert max(map(len, found.candidates.subsets)) <= 4
