@@ -1,6 +1,6 @@
 """Contrastive loss over modality pairs, for many members at once, with its gradient in closed form.
 
-Symmetric InfoNCE on L2-normalised embeddings (M3H paper, section 3.2, names a contrastive loss between modalities and
+Symmetric InfoNCE on unit vectors (M3H paper, sections 3.1 and 3.5, name a contrastive loss between modalities and
 leaves its form open). For a pair (a, b) with unit vectors n_a, n_b of the B rows that have both modalities,
 
     S = n_a n_b^T / T,   loss = mean_i [ (logsumexp_j S_ij + logsumexp_j S_ji) / 2 - S_ii ],

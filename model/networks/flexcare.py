@@ -64,12 +64,15 @@ class Losses:
     balance: Tensor
 
     def by_member(self, settings: FlexCareSettings) -> Tensor:
-        """(K,) Eq. 13, with the balance of the experts."""
-        return (
-            (self.weights * self.supervised).sum(1)
-            + settings.covariance_weight * self.covariance
-            + settings.balance_weight * self.balance
-        )
+        """(K,) Eq. 13, with the balance of the experts.
+
+        Trained in turns a member has one task, whose weight multiplies the whole. With `update: joint` the terms that
+        all tasks share have the mean of their weights.
+        """
+        shared = settings.covariance_weight * self.covariance + settings.balance_weight * self.balance
+        if settings.weighted == "whole":
+            shared = self.weights.mean(1) * shared
+        return (self.weights * self.supervised).sum(1) + shared
 
 
 def combinations_of(modalities: int, which: str) -> tuple[tuple[int, ...], ...]:

@@ -30,7 +30,7 @@ from tim_search.types import Task
 TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
 SIDE_BY_SIDE = True
 
-_FLOOR = 1e-6  # of max |M| in the attention; the paper divides by max(M), which may be zero
+_FLOOR = 1e-6  # how far from zero the attention's divisor is kept; the paper divides by max(M), which may be zero
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,12 @@ def _attend(
     read = torch.bmm(x.reshape(len(of), size * tasks, h), readers.transpose(1, 2)).view(len(of), size, tasks, -1)
     offset = (query * own("attention.key.bias").unsqueeze(1)).sum(2)  # (G, k)
     agreement = read[..., :tasks].transpose(2, 3) + offset[:, None, :, None]  # M, (G, B, k, k)
-    # Section 3.4 leaves the axis of max(M) open and M may be negative or zero: max |M| of the sample, floored.
-    peak = agreement.abs().amax(dim=(2, 3), keepdim=True).clamp_min(_FLOOR)
+    # Section 3.4 leaves the axis of max(M) open: it is taken over the sample, and kept away from zero.
+    if settings.attention_maximum == "magnitude":
+        peak = agreement.abs().amax(dim=(2, 3), keepdim=True).clamp_min(_FLOOR)
+    else:
+        largest = agreement.amax(dim=(2, 3), keepdim=True)
+        peak = torch.where(largest < 0, largest.clamp_max(-_FLOOR), largest.clamp_min(_FLOOR))
     self_learning = torch.eye(tasks, dtype=x.dtype, device=x.device)
     attention = torch.softmax(self_learning + settings.alpha * agreement / peak, dim=3)
     if not s:

@@ -2,12 +2,17 @@
 
 A search file's `training:` section is one of these. Every field enters the ledger's context key, so two scores with
 different settings are never mixed; what cannot change a score (device, threads, pack size) is therefore no field here.
+
+Fields that came after version 0.1.0 (`_added`) are left out of the text of the settings where they have the value by
+which training does what 0.1.0 did. So searches, ledgers and models that 0.1.0 began keep their context keys.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
@@ -47,10 +52,25 @@ class TrainingSettings(Protocol):
     def text(self) -> str: ...
 
 
+def _added(default: Any, *, before: Any) -> Any:
+    """A field that came after version 0.1.0.
+
+    Args:
+        default: what it is where nothing is said.
+        before: the value by which training does what it did before the field was there.
+    """
+    return field(default=default, metadata={"before": before})
+
+
 class _Common:
     """What the settings of all networks share beside the fields that `TrainingSettings` names."""
 
     __slots__ = ()
+
+    @property
+    def without_effect(self) -> frozenset[str]:
+        """Fields that came after 0.1.0 and change nothing at the values that the others have."""
+        return frozenset()
 
     @property
     def evaluation_rows(self) -> int:
@@ -59,8 +79,27 @@ class _Common:
 
     @property
     def text(self) -> str:
-        """Canonical JSON, as the ledger's context holds it."""
-        return canonical(dataclasses.asdict(cast(Any, self)))
+        """Canonical JSON, as the ledger's context holds it; see the module on fields that came after 0.1.0."""
+        own = cast(Any, self)
+        as_before = {
+            name
+            for name, before in _before(type(own)).items()
+            if name in self.without_effect or getattr(own, name) == before
+        }
+        return canonical({name: value for name, value in dataclasses.asdict(own).items() if name not in as_before})
+
+
+def _before(settings: type[Any]) -> dict[str, Any]:
+    """The fields that came after 0.1.0, and the value by which each does what was done before it."""
+    return {f.name: f.metadata["before"] for f in dataclasses.fields(settings) if "before" in f.metadata}
+
+
+def from_plain(settings: type[Any], plain: Mapping[str, Any]) -> Any:
+    """The settings whose `text`, read as JSON, is `plain`; raises TypeError and ValueError where they are none."""
+    # A list in JSON was a tuple: settings are values.
+    values = settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+    unsaid = json.loads(values.text).keys() - plain.keys()
+    return dataclasses.replace(values, **{name: value for name, value in _before(settings).items() if name in unsaid})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +109,9 @@ class M3HSettings(_Common):
     Attributes:
         width: h, features of every embedding; the paper uses multiples of 64.
         alpha: strength of cross-task exploration in the attention (section 4.3: 0.1).
+        attention_maximum: what the attention's agreements M are divided by (section 3.4 prints max(M)): "magnitude" is
+            the largest |M| of a sample, which is never negative; "signed" is the paper's literal max(M), which turns
+            the sign of M where all of it is negative. Either is kept 1e-6 away from zero.
         temperature: of the contrastive loss; the paper does not say, 0.1 is our choice.
         contrastive_weight: w_c of section 3.5 (all weights are 1 there).
         task_weight: w_t of section 3.5, one for all tasks.
@@ -95,6 +137,7 @@ class M3HSettings(_Common):
     rare: float = 0.1
     precision: Precision = "float32"
     replicates: int = 50
+    attention_maximum: Literal["magnitude", "signed"] = _added("magnitude", before="magnitude")
 
     def __post_init__(self) -> None:
         # Every message names the field, what is allowed and what was given: the search file's reader passes it on.
@@ -104,6 +147,7 @@ class M3HSettings(_Common):
             ("contrastive_weight", self.contrastive_weight >= 0, "a number of at least 0"),
             ("task_weight", self.task_weight > 0, "a number above 0"),
             ("update", self.update in ("joint", "sequential"), "joint or sequential"),
+            ("attention_maximum", self.attention_maximum in ("magnitude", "signed"), "magnitude or signed"),
         )
         _check(self, rules)
 
@@ -138,6 +182,8 @@ class FlexCareSettings(_Common):
         update: "asynchronous" trains on one task at a time (Algorithm 1); "joint" makes one step on all losses.
         order: the tasks in the order in which an epoch takes them; those not named follow by name.
         task_weights: weight of a task's loss, 1 where not named (A.4: 0.2 to 1).
+        weighted: what a task's weight multiplies: its "whole" loss, that is prediction, decorrelation (Eq. 13) and the
+            load of the experts; or its "prediction" alone, as version 0.1.0 did.
         epochs: passes over the rows of every task (A.4: 40).
         batch_size, learning_rate: rows a step and Adam's rate at the start (A.4: 32; 1e-3 or 5e-4).
         patience: a task's rate is halved when its loss on the stopping rows has not fallen for so many epochs.
@@ -173,6 +219,7 @@ class FlexCareSettings(_Common):
     rare: float = 0.0
     precision: Precision = "float32"
     replicates: int = 50
+    weighted: Literal["whole", "prediction"] = _added("whole", before="prediction")
 
     def __post_init__(self) -> None:
         weights = all(math.isfinite(weight) and weight > 0 for weight in self.task_weights.values())
@@ -195,6 +242,7 @@ class FlexCareSettings(_Common):
             ("update", self.update in ("asynchronous", "joint"), "asynchronous or joint"),
             ("order", len(set(self.order)) == len(self.order), "each task once"),
             ("task_weights", weights, "numbers above 0"),
+            ("weighted", self.weighted in ("whole", "prediction"), "whole or prediction"),
             ("patience", self.patience >= 1, "a whole number of at least 1"),
             ("stop_share", 0 <= self.stop_share <= 0.5, "a share between 0 and 0.5"),
         )
@@ -204,6 +252,11 @@ class FlexCareSettings(_Common):
     def evaluation_rows(self) -> int:
         """A sequence of tokens takes many times the memory of a vector."""
         return 128
+
+    @property
+    def without_effect(self) -> frozenset[str]:
+        """What weights multiply is all one where all of them are 1."""
+        return frozenset() if any(weight != 1 for weight in self.task_weights.values()) else frozenset({"weighted"})
 
 
 @dataclass(frozen=True)
@@ -268,5 +321,5 @@ def settings_class(network: str) -> type[Any]:
     try:
         return NETWORKS[network]
     except KeyError:
-        known = ", ".join(sorted(NETWORKS))
-        raise BadInput(f"network: expected one of {known}, got {network!r}. Choose one of them.") from None
+        allowed = ", ".join(sorted(NETWORKS))
+        raise BadInput(f"network: expected one of {allowed}, got {network!r}. Choose one of them.") from None

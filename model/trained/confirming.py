@@ -27,7 +27,7 @@ from tim_search.types import BadInput, Curve, Pack, Score, Subset, Task, Trainer
 Array = NDArray[np.float64]
 
 #: The paper's interval: the standard deviation over so many draws of this share of the test rows, with replacement
-#: (M3H paper, section 4.2). It describes how a score spreads; it is no confidence interval.
+#: (M3H paper, section 5.1). It describes how a score spreads; it is no confidence interval.
 DRAWS, SHARE = 5, 0.9
 
 #: The members of an ensemble train from seeds this far apart, out of the reach of any search's own seeds.

@@ -38,7 +38,7 @@ FORMAT, READS = 2, (1, 2)
 #: Column of every prediction that names the modalities the row lacks.
 ABSENT = "absent_modalities"
 
-#: Draws of the bootstrap by patient behind a test score's interval, and of the M3H paper's (section 4.3), which it
+#: Draws of the bootstrap by patient behind a test score's interval, and of the M3H paper's (section 5.1), which it
 #: reports as the SD over five draws of 90 % of the test rows.
 DRAWS, PAPER_DRAWS, PAPER_SHARE = 1000, 5, 0.9
 

@@ -507,11 +507,40 @@ def test_a_member_that_fails_leaves_its_mates_as_they_are(fold: Fold) -> None:
         torch.testing.assert_close(hurt.values[name][1], value[1], rtol=0, atol=1e-10)
 
 
-def test_weights_of_the_tasks_scale_their_losses(fold: Fold) -> None:
-    plan, values = started(fold, (("back", "dead"),))
+def test_a_weight_multiplies_all_of_a_task_s_loss(fold: Fold) -> None:
     settings = dataclasses.replace(SETTINGS, task_weights={"dead": 0.25})
-    output = flexcare.forward(values, plan, fold.train, settings)
+    plan, values = started(fold, (("dead",),))
+    dice = Dice("weights", device=CPU)
+    output = flexcare.forward(values, plan, fold.train, SETTINGS, dice)
+    assert float(output.inner.balance) > 0
+    by_weight = [
+        flexcare.losses(output, plan, fold.train, how).by_member(how)
+        for how in (SETTINGS, settings, dataclasses.replace(settings, weighted="prediction"))
+    ]
+    torch.testing.assert_close(by_weight[1], 0.25 * by_weight[0])
+    prediction = supervised_losses(output.logits, plan, fold.train)[:, 0]
+    torch.testing.assert_close(by_weight[2], by_weight[0] - 0.75 * prediction)
+
+
+def test_in_a_joint_step_the_terms_of_all_tasks_have_the_mean_weight(fold: Fold) -> None:
+    plan, values = started(fold, (("back", "dead"),))
+    settings = dataclasses.replace(SETTINGS, update="joint", task_weights={"dead": 0.25})
+    output = flexcare.forward(values, plan, fold.train, settings, Dice("weights", device=CPU))
     losses = flexcare.losses(output, plan, fold.train, settings)
     plain = supervised_losses(output.logits, plan, fold.train)
-    wanted = plain[:, 0] + 0.25 * plain[:, 1] + 0.5 * output.inner.covariance + 0.01 * output.inner.balance
+    shared = 0.5 * output.inner.covariance + 0.01 * output.inner.balance
+    wanted = plain[:, 0] + 0.25 * plain[:, 1] + (1 + 0.25) / 2 * shared
     torch.testing.assert_close(losses.by_member(settings), wanted)
+    before = dataclasses.replace(settings, weighted="prediction")
+    torch.testing.assert_close(losses.by_member(before), plain[:, 0] + 0.25 * plain[:, 1] + shared)
+
+
+def test_a_weight_changes_a_training_alone_by_no_more_than_adam_s_epsilon(fold: Fold) -> None:
+    """Adam scales a weight of the whole loss away; one of the prediction alone makes the decorrelation stronger."""
+    pack = Pack((Unit(("dead",), 0, 0),))
+    weighted = dataclasses.replace(SETTINGS, task_weights={"dead": 0.25})
+    one, whole, prediction = (
+        fit_pack(pack, TASKS, fold, how, flexcare).values["combination.token"]
+        for how in (SETTINGS, weighted, dataclasses.replace(weighted, weighted="prediction"))
+    )
+    assert float((whole - one).abs().max()) < 0.1 * float((prediction - one).abs().max())

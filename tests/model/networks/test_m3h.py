@@ -51,14 +51,16 @@ PACKS = {
 }
 
 
-CASES = [(name, missing, "joint") for name in PACKS for missing in (0.0, 0.25)]
-CASES += [(name, 0.25, "sequential") for name in ("every kind", "pairs with a clustering")]
+CASES = [(name, missing, "joint", "magnitude") for name in PACKS for missing in (0.0, 0.25)]
+CASES += [(name, 0.25, "sequential", "magnitude") for name in ("every kind", "pairs with a clustering")]
+CASES += [(name, 0.25, "joint", "signed") for name in ("every kind", "pairs")]
 
 
-@pytest.mark.parametrize(("name", "missing", "update"), CASES)
-def test_a_pack_equals_the_literal_network_after_full_training(name, missing, update) -> None:
+@pytest.mark.parametrize(("name", "missing", "update", "maximum"), CASES)
+def test_a_pack_equals_the_literal_network_after_full_training(name, missing, update, maximum) -> None:
     subsets = PACKS[name]
-    settings = dataclasses.replace(SETTINGS, update=update, epochs=SETTINGS.epochs if update == "joint" else 2)
+    epochs = SETTINGS.epochs if update == "joint" else 2
+    settings = dataclasses.replace(SETTINGS, update=update, epochs=epochs, attention_maximum=maximum)
     fold = make_fold(missing=missing)
     pack = pack_of(subsets)
     fitted = fit_pack(pack, TASKS, fold, settings)
@@ -74,6 +76,20 @@ def test_a_pack_equals_the_literal_network_after_full_training(name, missing, up
                 used = logits[name].shape[1]
                 assert torch.allclose(said.logits[member, slot, :, :used], logits[name], atol=1e-8, rtol=0)
         assert torch.allclose(said.attention[member], attention.mean(0), atol=1e-8, rtol=0)
+
+
+def test_the_literal_maximum_keeps_its_sign_and_away_from_zero() -> None:
+    fold, settings = make_fold(), dataclasses.replace(SETTINGS, attention_maximum="signed")
+    plan = m3h.layout([("ill", "rare")], TASKS, fold, torch.device("cpu"))
+    values = m3h.initialise(plan, TASKS, fold, 0, settings)
+    for name in ("query.weight", "key.weight", "key.bias"):
+        values[f"attention.{name}"] = torch.zeros_like(values[f"attention.{name}"])
+    for agreement, strength in ((-2.0, 1.0), (0.0, 0.0), (2.0, 1.0)):  # every entry of M, and of M / max(M)
+        values["attention.query.bias"] = torch.ones(1, 8, dtype=torch.float64)
+        values["attention.key.bias"] = torch.full((1, 8), agreement / 8, dtype=torch.float64)
+        weights = m3h.forward(values, plan, fold.validation, settings).attention
+        wanted = torch.softmax(torch.eye(2, dtype=torch.float64) + settings.alpha * strength, dim=1)
+        torch.testing.assert_close(weights, wanted.expand_as(weights))
 
 
 def outputs_by_subset(fitted: Fitted, fold, settings: M3HSettings) -> dict[Subset, torch.Tensor]:
