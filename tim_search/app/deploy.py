@@ -22,6 +22,7 @@ import pandas as pd
 
 from tim_search import config
 from tim_search.gates import small_cells
+from tim_search.gates.plain import plain
 from tim_search.plans import expansion
 from tim_search.report import card
 from tim_search.results import readings, summary
@@ -122,10 +123,7 @@ def train(
     readings.log(results.folder, "train", source=source, subset=list(chosen), seeds=list(range(seeds)))
     note("Judging it on the test patients")
     small = found.file.small_cells
-    scores = [
-        {**summary.plain(asdict(row)), "rows": small_cells.near(row.rows, small)}
-        for row in evaluate(made, found.cohort)
-    ]
+    scores = [{**plain(asdict(row)), "rows": small_cells.near(row.rows, small)} for row in evaluate(made, found.cohort)]
     facts = {
         **made.about,
         "training": small_cells.of_training(made.about["training"], small),

@@ -22,7 +22,8 @@ from tim_search.app import forecast
 from tim_search.executors.queue import Executor, SerialExecutor
 from tim_search.executors.ray_executor import RayExecutor
 from tim_search.gates import small_cells
-from tim_search.ledger.ledger import Ledger, product_version, write_durably
+from tim_search.gates.files import write_durably
+from tim_search.ledger.ledger import Ledger, product_version
 from tim_search.loop import run as search
 from tim_search.loop.events import EventLog
 from tim_search.loop.manifest import Manifest
@@ -463,6 +464,4 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [])
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, text.getvalue().encode())
-    return path
+    return write_durably(path, text.getvalue().encode())

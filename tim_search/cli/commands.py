@@ -26,6 +26,7 @@ from typer.core import TyperGroup
 
 from tim_search import __version__
 from tim_search.cli import cohort_cli, console
+from tim_search.gates.plain import plain
 from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchError, duration, near, some
 from tim_search.types import subset as as_subset
 
@@ -367,7 +368,7 @@ def tim(
 
         paths = gallery.source(results, result, source)
     if as_json:
-        cells = [summary.plain(row) for row in result.frame() if source in (None, row["source"])]
+        cells = [plain(row) for row in result.frame() if source in (None, row["source"])]
         content = {"label": result.label, "method": result.method, "notes": list(result.notes), "cells": cells}
         console.print_json({**content, "figures": [str(path) for path in paths]})
         return
@@ -418,7 +419,7 @@ def expand(
     results = summary.open_search(folder)
     options: dict[str, Any] = {"beam": beam, "max_size": max_size, "tolerance": tolerance, "sources": source}
     chosen = results.greedy(rule.value if rule else None, **options)
-    rows = [summary.plain(row) for row in expansion.rows(chosen.result(results.table))]
+    rows = [plain(row) for row in expansion.rows(chosen.result(results.table))]
     sharing = chosen.sharing(results.table)
     if as_json:
         saved = {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved}
@@ -460,7 +461,6 @@ def confirm(
     """Put the chosen combinations to the test: fresh seeds, untouched test patients, against each task alone."""
     from tim_search.app import confirmer
     from tim_search.cli import display
-    from tim_search.results import summary
 
     console.note(f"Opening {folder} and its cohort")
     given = tuple(sorted({name.strip() for name in subset.split("+") if name.strip()})) if subset else ()
@@ -470,7 +470,7 @@ def confirm(
             address=address, allow_code=allow_code, on_event=tell, warn=lambda text: console.say("warning", text),
         )  # fmt: skip
     failed = found.outcome.failed if found.outcome else 0
-    rows = [summary.plain(row) for row in found.rows]
+    rows = [plain(row) for row in found.rows]
     if as_json:
         figures = [str(path) for path in found.figures]
         console.print_json({"confirmed": rows, "notes": found.notes, "table": str(found.table), "figures": figures})
@@ -657,7 +657,6 @@ def inspect(
     from tim_search.app import inside
     from tim_search.cli import display
     from tim_search.report.figures import inside as inside_figures
-    from tim_search.results import summary
 
     found = inside.look(
         folder,
@@ -668,7 +667,7 @@ def inspect(
     )
     figures = inside_figures.draw_all(found.folder, found.tables, found.order, " + ".join(found.subset))
     rows: list[Any] = found.tables["scores"].to_dict("records")
-    scores = [summary.plain(row) for row in rows]
+    scores = [plain(row) for row in rows]
     if as_json:
         console.print_json(
             {"subset": list(found.subset), "order": list(found.order), "scores": scores, "figures": figures}

@@ -33,7 +33,6 @@ from tim_search.ledger import rows, storage
 from tim_search.ledger.rows import SCHEMAS, FileRows, Rows, Unfit
 from tim_search.ledger.storage import Held, Storage
 from tim_search.ledger.storage import LedgerWarning as LedgerWarning
-from tim_search.ledger.storage import write_durably as write_durably
 from tim_search.types import MOST_ATTENDED, BadInput, Context, Finding, PackResult, Sheet, Unit
 from tim_search.types.columns import Units
 

@@ -29,6 +29,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from tim_search.gates.files import make_folder, move_durably, put_durably, sync, write_advice
 from tim_search.types import BadInput
 
 _STALE = 3600.0  # seconds after which a file written aside was left by a process that died
@@ -152,8 +153,8 @@ class LocalFolder:
 
     def put(self, key: str, content: Any) -> None:
         path = self.path / key
-        _make(path.parent)
-        write_durably(path, content)
+        make_folder(path.parent)
+        put_durably(path, content)
 
     def remove(self, keys: Iterable[str]) -> None:
         folders = set()
@@ -165,15 +166,11 @@ class LocalFolder:
             sync(folder)
 
     def move(self, key: str, target: str) -> None:
-        source, destination = self.path / key, self.path / target
-        _make(destination.parent)
-        os.replace(source, destination)
-        sync(destination.parent)
-        sync(source.parent)
+        move_durably(self.path / key, self.path / target)
 
     def leftovers(self, table: str) -> list[str]:
         found = []
-        for path in sorted((self.path / table).glob(".*.tmp")):
+        for path in sorted((self.path / table).glob(".*.tmp*")):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _STALE:
                     found.append(f"{table}/{path.name}")
@@ -182,7 +179,7 @@ class LocalFolder:
     @contextlib.contextmanager
     def writer(self) -> Iterator[None]:
         """A lock of the operating system on `writer.lock`, which lets go of it when the process ends, however."""
-        _make(self.path)
+        make_folder(self.path)
         with open(self.path / "writer.lock", "a+", encoding="utf-8") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -198,49 +195,8 @@ class LocalFolder:
                 handle.truncate(0)
 
     def advice(self, error: OSError) -> str:
-        return {
-            errno.ENOSPC: "The disk is full: free some space",
-            errno.EDQUOT: "Your quota is used up: free some space",
-            errno.EFBIG: "The file size limit is reached: raise it (ulimit -f)",
-            errno.EROFS: "The disk is read-only: name a folder that can be written (`ledger:` in the search file)",
-            errno.EACCES: "Permission is denied: name a folder you may use (`ledger:` in the search file)",
-            errno.EPERM: "Permission is denied: name a folder you may use (`ledger:` in the search file)",
-            errno.ENOTDIR: "A file stands where a folder is expected: name a folder",
-            errno.EEXIST: "A file stands where a folder is expected: name a folder",
-        }.get(error.errno or 0, "Mend that")
-
-
-def write_durably(path: Path, content: Any) -> None:
-    """Write a file so that it is there whole or not at all, also after a loss of power; raises OSError."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def _make(folder: Path) -> None:
-    """Make a folder and its parents so that they outlive a loss of power."""
-    if folder.is_dir():
-        return
-    _make(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync(folder.parent)
-
-
-def sync(folder: Path) -> None:
-    """Make the names in a folder durable: those that came, and that others went."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        other = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+        return write_advice(error, "Mend that") + (" (`ledger:` in the search file)" if other else "")
 
 
 # -------------------------------------------------------------------- object storage

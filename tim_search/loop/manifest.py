@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from tim_search.gates.plain import write_json
 from tim_search.ledger import storage
 from tim_search.ledger.ledger import Ledger, product_version
-from tim_search.ledger.storage import write_durably
 from tim_search.types import BadInput, Context, Task, digest
 
 
@@ -49,15 +49,9 @@ class Manifest:
 
     def write(self, folder: str | Path) -> Path:
         """Write `search.json` into an output folder, whole or not at all; returns its path."""
-        path = Path(folder) / "search.json"
         plain = asdict(self)
         plain["context"]["key"] = self.context.key
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode())
-        except OSError as error:
-            raise BadInput(f"{path} cannot be written: {error}. Name another output folder with --out.") from error
-        return path
+        return write_json(Path(folder) / "search.json", plain, "Name another output folder with --out.")
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:

@@ -27,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tim_search.gates import small_cells
-from tim_search.ledger.ledger import product_version, write_durably
+from tim_search.gates.files import write_durably
+from tim_search.gates.plain import number, plain
+from tim_search.ledger.ledger import product_version
 from tim_search.plans import expansion
 from tim_search.plans.expansion import Expansion
 from tim_search.report import figures, wording
@@ -67,12 +69,7 @@ def write(
     if path.is_dir():
         raise BadInput(f"{path}: expected a page to write, got a folder. Name one, such as {path / 'report.html'}.")
     text = page(content(results, small=small, confirmation=confirmation))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, text.encode())
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error}. Name another page with --out.") from error
-    return path
+    return write_durably(path, text.encode(), "Name another page with --out.")
 
 
 def page(facts: Mapping[str, Any]) -> str:
@@ -111,7 +108,7 @@ def content(
     dropped = [f"{one['modality']}.{one['column']}" for one in cohort["dropped"]] if cohort else []
     shown = most_telling(result, overlaps=overlaps)
     attention = _attention(results, result, shown)
-    confirmed = [summary.plain(row) for row in confirmation]
+    confirmed = [plain(row) for row in confirmation]
     return {
         "name": manifest.name,
         "label": result.label,
@@ -417,9 +414,9 @@ def _attention(results: SearchResults, result: TimResult, shown: Sequence[str]) 
         "high": high,
         "map": {"kind": "attention", "columns": list(data.tasks), "rows": rows, "control": None, "shades": "one"},
         "agreement": {
-            "mean": summary.number(agree.mean),
-            "chance": summary.number(agree.chance),
-            "rows": [[name, summary.number(value)] for name, value in zip(data.tasks, agree.rows, strict=True)],
+            "mean": number(agree.mean),
+            "chance": number(agree.chance),
+            "rows": [[name, number(value)] for name, value in zip(data.tasks, agree.rows, strict=True)],
         },
         "rows": [
             {"task": row["name"], "other": cell["column"], "weight": cell["value"], "subset_size": size}
@@ -465,7 +462,7 @@ def _source(
         bars.append(
             {
                 **one,
-                "p_value": summary.number(result.p_value[i, j]),
+                "p_value": number(result.p_value[i, j]),
                 "at": _place(one["estimate"], limit),
                 "from": None if one["low"] is None else _place(one["low"], limit),
                 "to": None if one["high"] is None else _place(one["high"], limit),
@@ -515,10 +512,10 @@ def _tree(found: Expansion) -> dict[str, Any]:
             node: dict[str, Any] = {
                 "added": " + ".join(sorted(added)),
                 "subset": " + ".join(one.subset),
-                "score": summary.number(one.score),
-                "gain": summary.number(one.gain),
-                "low": summary.number(one.low),
-                "high": summary.number(one.high),
+                "score": number(one.score),
+                "gain": number(one.gain),
+                "low": number(one.low),
+                "high": number(one.high),
                 "best": one.subset == found.best,
                 "children": [],
             }

@@ -26,7 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from tim_search.ledger.ledger import write_durably
+from tim_search.gates.plain import write_json
 from tim_search.results import readings
 from tim_search.results.summary import SearchResults
 from tim_search.tim.scores import discoveries
@@ -107,7 +107,7 @@ class Asked:
 
     def write(self, folder: Path) -> None:
         """Write `confirmation.json`, whole or not at all."""
-        write_durably(folder / NAME, (json.dumps(_plain(self), indent=2, ensure_ascii=False) + "\n").encode())
+        write_json(folder / NAME, _plain(self))
 
 
 def _plain(asked: Asked) -> dict[str, Any]:

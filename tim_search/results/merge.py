@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tim_search.gates.files import write_durably
 from tim_search.ledger import storage
-from tim_search.ledger.ledger import Ledger, write_durably
+from tim_search.ledger.ledger import Ledger
 from tim_search.loop.manifest import Manifest
 from tim_search.plans import record as plans
 from tim_search.results.summary import small_cells_of

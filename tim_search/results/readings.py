@@ -6,16 +6,13 @@ them calls `log` first; `read` gives the whole list.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tim_search.gates.files import append_durably
 from tim_search.ledger.ledger import product_version
-from tim_search.ledger.storage import sync
-from tim_search.types import BadInput
 
 FILE = "test-readings.jsonl"
 
@@ -40,24 +37,11 @@ def log(folder: Path, command: str, **what: object) -> None:
     line = {"when": when, "command": command, **what, "version": product_version()}
     text = json.dumps(line, ensure_ascii=False, allow_nan=False)
     path = Path(folder) / FILE
-    try:
-        new = not path.exists()
-        with path.open("ab+", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # two commands at once write two lines
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - 1))
-            torn = end > 0 and file.read(1) != b"\n"  # a command was killed while it wrote
-            content = (("\n" if torn else "") + text + "\n").encode()
-            if file.write(content) != len(content):
-                raise OSError("the disk is full")
-            os.fsync(file.fileno())
-        if new:
-            sync(path.parent)
-    except OSError as error:
-        raise BadInput(
-            f"{path} cannot be written ({error.strerror or error}), and without that line the test patients may not be "
-            "read. Name the folder of a search that you may write to."
-        ) from error
+    append_durably(
+        path,
+        text,
+        "Without that line the test patients may not be read: name the folder of a search that you may write to.",
+    )
 
 
 def read(folder: Path) -> list[dict[str, object]]:

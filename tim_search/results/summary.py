@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tim_search.ledger.ledger import Ledger, LedgerWarning, write_durably
+from tim_search.gates.plain import number, plain, write_json
+from tim_search.ledger.ledger import Ledger, LedgerWarning
 from tim_search.ledger.table import ScoreTable, lay_out
 from tim_search.loop.manifest import Manifest
 from tim_search.plans import expansion
@@ -286,10 +287,8 @@ def small_cells_of(folder: Path) -> int | None:
 
 def write_group(results: SearchResults, content: Mapping[str, Any]) -> Path:
     """Keep a choice of models as `group.json` in the search folder, where the report finds it; returns its path."""
-    path = results.folder / "group.json"
-    kept = {**content, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    write_durably(path, (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode())
-    return path
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return write_json(results.folder / "group.json", {**content, "made": made})
 
 
 def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
@@ -403,14 +402,3 @@ def _flagged(row: Mapping[str, Any], overlaps: Sequence[tuple[str, str]]) -> dic
     """An expansion's row, with the tasks of its best combination whose targets overlap with the source's."""
     names = [other for pair in overlaps if row["source"] in pair for other in pair if other != row["source"]]
     return {**plain(row), "overlapping": sorted(set(names).intersection(row["best"].split(" + ")))}
-
-
-def number(value: float) -> float | None:
-    """A number as JSON can hold it: None for NaN and infinity."""
-    value = float(value)
-    return value if math.isfinite(value) else None
-
-
-def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A table row as JSON can hold it."""
-    return {key: number(value) if isinstance(value, float) else value for key, value in row.items()}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tim_search.ledger.ledger import write_durably
+from tim_search.gates.plain import write_json
 from tim_search.loop.manifest import Manifest
 from tim_search.tuning import per_subset
 from tim_search.tuning.per_subset import counted
@@ -197,8 +197,7 @@ def write(folder: Path, study: Study, found: Sequence[Trial], own: Subset | None
         content = {"base": study.base, "studies": []}
     others = [other for other in content["studies"] if other["subset"] != record["subset"]]
     content["studies"] = [*others, record]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(folder / FILE, content)
     return record
 
 
