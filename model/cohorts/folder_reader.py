@@ -126,33 +126,18 @@ class Samples:
 
 def load(reader: Reader) -> dict[str, Any] | None:
     """The content of cohort.yaml with known keys of the right type only, or None where nothing can be read on."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """YAML takes the last of two equal keys without a word; a task lost that way would never be missed."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            seen: set[str] = set()
-            for key, _ in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
-                if key.value in seen:
-                    problem = f"the key {key.value} stands here twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-            return super().construct_mapping(node, deep)
+    from tim_search.gates import yaml
 
     path = reader.root / DESCRIPTION
     text = _text(reader, path)
     if text is None:
         return None
     try:
-        content = yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # odd tags, numbers and nesting
-        mark = getattr(error, "problem_mark", None)
-        place = f"{DESCRIPTION}, line {mark.line + 1}" if mark else DESCRIPTION
-        problem = getattr(error, "problem", None) or str(error)
-        reader.error(place, f"is not valid YAML: {problem}.", "Mend the line; indent with spaces, quote special signs.")
+        content, _ = yaml.parse(text, aliases=True)
+    except yaml.NotYaml as error:
+        place = DESCRIPTION if error.line is None else f"{DESCRIPTION}, line {error.line}"
+        fix = "Mend the line; indent with spaces, quote special signs."
+        reader.error(place, f"is not valid YAML: {error.problem}.", fix)
         return None
     if not isinstance(content, dict):
         reader.error(DESCRIPTION, f"expected keys and values, given {kind_of(content)}.", "See docs/cohorts.md.")

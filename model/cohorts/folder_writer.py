@@ -20,7 +20,7 @@ from tim_search.types import BadInput, Task
 
 def write(cohort: Cohort, root: Path) -> None:
     """Write a cohort folder; see `model.cohorts.cohort.write_cohort`."""
-    import yaml
+    from tim_search.gates import yaml
 
     for modality in cohort.modalities.values():
         clash = {"sample_id", "step"} & set(modality.columns)
@@ -55,7 +55,7 @@ def write(cohort: Cohort, root: Path) -> None:
             "tasks": tasks,
             "overlaps": [list(pair) for pair in cohort.overlaps],
         }
-        content = yaml.safe_dump(description, sort_keys=False, allow_unicode=True, width=110)
+        content = yaml.dump(description, width=110)
         (aside / DESCRIPTION).write_text(content, encoding="utf-8")
         if root.exists():
             root.rmdir()

@@ -178,7 +178,7 @@ def _describe(
     manifest: Mapping[str, Any],
 ) -> None:
     """Write samples.parquet, cohort.yaml and manifest.json."""
-    import yaml
+    from tim_search.gates import yaml
 
     ids = {"haim_id": frame["haim_id"], "hadm_id": frame["hadm_id"], "patient_id": frame["subject_id"]}
     samples: dict[str, pa.Array] = {"sample_id": pa.array(frame["img_id"])}
@@ -226,6 +226,6 @@ def _describe(
         "tasks": entries,
         "overlaps": [list(pair) for pair in sorted(overlaps)],
     }
-    content = yaml.safe_dump(description, sort_keys=False, allow_unicode=True, width=110)
+    content = yaml.dump(description, width=110)
     (root / DESCRIPTION).write_text(content, encoding="utf-8")
     (root / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")

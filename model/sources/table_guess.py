@@ -6,7 +6,6 @@ left out is listed with its reason, so that no column is lost without a word.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -324,16 +323,18 @@ def _group(features: Sequence[str]) -> tuple[dict[str, tuple[str, list[str]]], l
 
 
 def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
-    """The text of cohort.yaml, with comments."""
+    """The text of cohort.yaml, with comments; no name or value of the table ends a line of it."""
+    from tim_search.gates.yaml import comment, quoted
+
     everything = list(table.columns)
     lines = [
         "# Written by `tim-search cohort init`: guesses, to be read and mended. docs/cohorts.md tells what each key",
         "# means; `tim-search check` on this folder tells what is still wrong.",
         f"format: {FORMAT}",
-        f"name: {_quoted(name)}",
+        f"name: {quoted(name)}",
         "samples: samples.parquet",
-        f"sample_id: {_quoted(guess.sample_id)}" + ("   # no column tells the rows apart" if guess.numbered else ""),
-        f"patient_id: {_quoted(guess.patient_id)}",
+        f"sample_id: {quoted(guess.sample_id)}" + ("   # no column tells the rows apart" if guess.numbered else ""),
+        f"patient_id: {quoted(guess.patient_id)}",
     ]
     if guess.patient_id == guess.sample_id and named_patient(guess.patient_id):
         lines.append("# ^ one row a patient")
@@ -351,7 +352,7 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
                 "#   docs/your-own-data.md, step 1.",
             ]
     if guess.stratify:
-        lines.append(f"stratify: {_quoted(guess.stratify)}   # the rarest outcome that every row has")
+        lines.append(f"stratify: {quoted(guess.stratify)}   # the rarest outcome that every row has")
     else:
         lines.append("# stratify: COLUMN   # name a column with few values, so that every fold gets its share of them")
     lines += ["", "modalities:"]
@@ -367,23 +368,25 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
         lines.append("  # died: {kind: binary, label: COLUMN}   # no column has the name of an outcome: name them")
     if guess.overlaps:
         lines += ["", "# Targets that are one outcome read twice: a gain between them is no transfer.", "overlaps:"]
-        lines += [f"  - [{_quoted(a)}, {_quoted(b)}]   # {why}" for (a, b), why in guess.overlaps.items()]
+        lines += [f"  - [{quoted(a)}, {quoted(b)}]   # {why}" for (a, b), why in guess.overlaps.items()]
     if guess.left_out:
         lines += ["", "# Left out, and why; add what is an input to `columns` of a modality:"]
         lines += [f"#   {column}: {why}" for column, why in guess.left_out.items()]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{comment(line)}\n" for line in lines)
 
 
 def _modality_lines(
     name: str, prefix: str, columns: Sequence[str], everything: Sequence[str], table: pd.DataFrame
 ) -> list[str]:
+    from tim_search.gates.yaml import quoted
+
     exact = prefix and [column for column in everything if column.startswith(prefix)] == list(columns)
-    chosen = f"prefix: {_quoted(prefix)}" if exact else f"columns: [{', '.join(map(_quoted, columns))}]"
-    lines = [f"  {_quoted(name)}:   # {len(columns)} columns", "    file: samples.parquet", f"    {chosen}"]
+    chosen = f"prefix: {quoted(prefix)}" if exact else f"columns: [{', '.join(map(quoted, columns))}]"
+    lines = [f"  {quoted(name)}:   # {len(columns)} columns", "    file: samples.parquet", f"    {chosen}"]
     few = {column: values for column in columns if (values := _few_values(table[column]))}
     for column, values in list(few.items())[:FEW_VALUES]:
         shown = ", ".join(map(_value, values))
-        lines.append(f"    # levels: {{{_quoted(column)}: [{shown}]}}   # if these numbers are categories")
+        lines.append(f"    # levels: {{{quoted(column)}: [{shown}]}}   # if these numbers are categories")
     return lines
 
 
@@ -397,11 +400,13 @@ def _few_values(values: pd.Series[Any]) -> list[str]:
 
 
 def _task_line(name: str, task: GuessedTask, table: pd.DataFrame) -> str:
-    parts = [f"kind: {task.kind}", f"label: {_quoted(task.column)}"]
+    from tim_search.gates.yaml import quoted
+
+    parts = [f"kind: {task.kind}", f"label: {quoted(task.column)}"]
     if task.classes and (task.kind == "binary" or _is_text(table[task.column])):
         parts.append(f"classes: [{', '.join(map(_value, task.classes))}]")
     if task.excludes:
-        parts.append(f"excludes: [{', '.join(map(_quoted, task.excludes))}]")
+        parts.append(f"excludes: [{', '.join(map(quoted, task.excludes))}]")
     values = table[task.column]
     known = values.notna()
     remark = [f"{int(known.sum())} labels"]
@@ -412,17 +417,11 @@ def _task_line(name: str, task: GuessedTask, table: pd.DataFrame) -> str:
         remark.append(f"{values[known].nunique()} classes")
     remark += [task.why] if task.why else []
     remark += ["excluded: inputs of the same name"] if task.excludes else []
-    return f"  {_quoted(name)}: {{{', '.join(parts)}}}   # {'; '.join(remark)}"
-
-
-def _quoted(name: str) -> str:
-    """A name as YAML reads it back: in quotes where bare it would be something else."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name) and name.lower() not in (
-        "yes", "no", "on", "off", "true", "false", "null", "y", "n",
-    )  # fmt: skip
-    return name if plain else json.dumps(name, ensure_ascii=False)
+    return f"  {quoted(name)}: {{{', '.join(parts)}}}   # {'; '.join(remark)}"
 
 
 def _value(name: str) -> str:
     """A level or a class, which may be a bare number."""
-    return name if re.fullmatch(r"-?(0|[1-9]\d*)", name) else _quoted(name)
+    from tim_search.gates.yaml import quoted
+
+    return name if re.fullmatch(r"-?(0|[1-9]\d*)", name) else quoted(name)

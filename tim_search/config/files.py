@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from tim_search.config import network
@@ -21,7 +20,7 @@ from tim_search.config.sections import (
     StopSection,
     SurrogateDesign,
 )
-from tim_search.gates import reading
+from tim_search.gates import reading, yaml
 from tim_search.ledger import storage
 from tim_search.tuning.space import TuningSection
 from tim_search.types import BadInput, Finding
@@ -42,15 +41,15 @@ def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | No
     """Read a search file without raising: the file (None when it cannot be used) and all findings."""
     path = Path(path)
     try:
-        raw, lines = reading.parse(path.read_text(encoding="utf-8"))
+        raw, lines = yaml.read(path)
     except UnicodeDecodeError:
         return None, [Finding(str(path), "expected UTF-8 text, got other bytes.", "Name a YAML file.")]
     except IsADirectoryError:
         return None, [Finding(str(path), "expected a search file (YAML), got a folder.", _about_folder(path))]
     except OSError as error:
         return None, [Finding(str(path), f"cannot be read: {error.strerror}.", "Name a search file.")]
-    except yaml.YAMLError as error:
-        return None, [Finding(str(path), f"is not valid YAML: {reading.yaml_problem(error)}.", "Mend that line.")]
+    except yaml.NotYaml as error:
+        return None, [Finding(str(path), f"is not valid YAML: {error}.", "Mend that line.")]
     if not isinstance(raw, dict):
         given = "an empty file" if raw is None else reading.short(raw)
         fix = "A search file needs at least the line `cohort: support2`."
@@ -94,7 +93,7 @@ def dump(search: SearchFile) -> str:
         case SampledDesign() | GreedyDesign() | SurrogateDesign():
             kind = plain["design"].pop("kind")
             plain["design"] = {kind: plain["design"]}
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return yaml.dump(plain)
 
 
 def _absolute(search: SearchFile, path: Path, *, named: bool) -> SearchFile:

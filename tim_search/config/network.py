@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tim_search.config.sections import SearchFile
-from tim_search.gates import reading
+from tim_search.gates import reading, yaml
 from tim_search.tuning import space
 from tim_search.types import BadInput, Finding
 
 
 def settings(
-    network: Any, training: Mapping[str, Any], lines: reading.Lines, allow_code: bool = False
+    network: Any, training: Mapping[str, Any], lines: yaml.Lines, allow_code: bool = False
 ) -> tuple[Any, list[Finding]]:
     """(the network's settings from the `training` section, nothing) or (None, what is wrong)."""
     from model.networks.settings import settings_class
@@ -44,7 +44,7 @@ def settings(
     return of_network(**{field.name: getattr(values, field.name) for field in dataclasses.fields(of_network)}), []
 
 
-def tuned_values(search: SearchFile, lines: reading.Lines) -> tuple[dict[str, Any], list[Finding]]:
+def tuned_values(search: SearchFile, lines: yaml.Lines) -> tuple[dict[str, Any], list[Finding]]:
     """The space of the `tuning` section as the network takes it, and what is wrong with it."""
     if search.tuning is None:
         return {}, []

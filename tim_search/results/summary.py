@@ -272,9 +272,9 @@ def small_cells_of(folder: Path) -> int | None:
     search file without the word hides nothing.
     """
     # Imported here: pydantic, which the scores can be read without.
-    from tim_search.gates import reading
+    from tim_search.gates import yaml
 
-    for name, read, without in (("cohort.json", json.loads, None), ("search.yaml", reading.plain, 0)):
+    for name, read, without in (("cohort.json", json.loads, None), ("search.yaml", yaml.plain, 0)):
         try:
             plain = read((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):

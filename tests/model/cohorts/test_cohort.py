@@ -647,7 +647,7 @@ def _column(column: str, value: Any) -> Callable[[pd.DataFrame], None]:
         (
             lambda root: (root / "cohort.yaml").write_text("a: 1\na: 2"),
             "cohort.yaml, line 2",
-            "key a stands here twice",
+            "key a stands twice",
         ),
     ],
 )
