@@ -1,17 +1,23 @@
-"""What several test files share: one local Ray for the whole session, because starting it takes seconds."""
+"""Fixtures of several test files: Ray and an S3 server (one of each a session), the command line, MLflow stores."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import uuid
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import ROOT
+
+if TYPE_CHECKING:
+    from tests.support.searches import Call
+    from tim_search.app import deploy
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +91,80 @@ def bucket(_s3_server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     boto3.client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+    from rich.console import Console
+
+    from tim_search.cli import commands, console
+
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(console, "errors", Console(stderr=True, highlight=False))
+        with pytest.raises(SystemExit) as ended:
+            commands.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), out, err
+
+    return run
+
+
+SMALL_SEARCH = """
+cohort: support2
+name: small
+tasks: [hospdead, slos_log, phenotype]
+training: {epochs: 1, width: 8, batch_size: 1024, replicates: 2}
+design: {sized: 2}
+seeds: [0]
+folds: [0, 1]
+device: cpu
+"""
+
+
+@pytest.fixture(scope="module")
+def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished search, without MLflow."""
+    from tests.support.searches import finish
+
+    return finish(tmp_path_factory.mktemp("search"), SMALL_SEARCH)
+
+
+@pytest.fixture(scope="module")
+def published_model(finished_search: Path, tmp_path_factory: pytest.TempPathFactory) -> deploy.Trained:
+    """A model of a copy of that search, published to the copy's own store and registered."""
+    from tim_search.app import deploy
+
+    out = tmp_path_factory.mktemp("trained") / "out put ü"
+    shutil.copytree(finished_search, out)
+    messages: list[str] = []
+    model = deploy.train(
+        out, "hospdead", members=["hospdead", "slos_log", "phenotype"], register="death", warn=messages.append
+    )
+    assert messages == []
+    return model
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A SQLite store that holds no search."""
+    from mlflow import MlflowClient
+
+    from tests.support.mlflow_stores import uri_of
+
+    uri = uri_of(tmp_path_factory.mktemp("empty"))
+    MlflowClient(tracking_uri=uri).search_experiments()
+    return uri
+
+
+@pytest.fixture
+def server_folder(tmp_path: Path, empty_store: str) -> Path:
+    """A folder for a server, with its database made already."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(empty_store.removeprefix("sqlite:///"), folder / "mlflow.db")
+    return folder

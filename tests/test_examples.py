@@ -11,9 +11,8 @@ import nbclient
 import nbformat
 import pytest
 
-from tests.app.test_deploy import finished, trained, uri_of  # noqa: F401
 from tests.support import ROOT
-from tests.tracking.test_tracking import figure, result
+from tests.support.mlflow_stores import figure, result, uri_of
 from tim_search.app import deploy
 from tim_search.tracking.tracker import Tracker
 
@@ -45,13 +44,13 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_notebook_runs_from_a_tracking_uri_alone(
-    trained: deploy.Trained,  # noqa: F811
+    published_model: deploy.Trained,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow import MlflowClient
 
-    uri = uri_of(trained.folder.parent.parent)
+    uri = uri_of(published_model.folder.parent.parent)
     (run,) = MlflowClient(uri).search_runs(["1"], "tags.kind = 'search'")
     tracker = Tracker(uri, "small", run.data.tags["search_id"], beside=True)
     picture = ROOT / "docs" / "images" / "heatmap.png"

@@ -22,57 +22,18 @@ import pytest
 
 from model.trained import deployed
 from tests.support import ROOT
-from tests.support.finished import finish
-from tests.tracking.test_tracking import (  # noqa: F401
-    empty_store,
-    server,
-    server_folder,
-)
+from tests.support.mlflow_stores import server, uri_of
 from tim_search.app import deploy
 from tim_search.cli import commands as cli
 from tim_search.results import readings, summary
 from tim_search.tracking import tracker as tracking
 from tim_search.types import BadInput
 
-SEARCH = """
-cohort: support2
-name: small
-tasks: [hospdead, slos_log, phenotype]
-training: {epochs: 1, width: 8, batch_size: 1024, replicates: 2}
-design: {sized: 2}
-seeds: [0]
-folds: [0, 1]
-device: cpu
-"""
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small finished search, without MLflow."""
-    return finish(tmp_path_factory.mktemp("search"), SEARCH)
-
 
 @pytest.fixture
-def folder(finished: Path, tmp_path: Path) -> Path:
-    shutil.copytree(finished, tmp_path / "out")
+def folder(finished_search: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished_search, tmp_path / "out")
     return tmp_path / "out"
-
-
-@pytest.fixture(scope="module")
-def trained(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> deploy.Trained:
-    """A model of a copy of that search, published to the copy's own store and registered."""
-    out = tmp_path_factory.mktemp("trained") / "out put ü"
-    shutil.copytree(finished, out)
-    warnings: list[str] = []
-    made = deploy.train(
-        out, "hospdead", members=["hospdead", "slos_log", "phenotype"], register="death", warn=warnings.append
-    )
-    assert warnings == []
-    return made
-
-
-def uri_of(folder: Path) -> str:
-    return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def rows(made: deploy.Trained, n: int = 6) -> pd.DataFrame:
@@ -82,22 +43,22 @@ def rows(made: deploy.Trained, n: int = 6) -> pd.DataFrame:
     return many.assign(age=np.linspace(30, 90, n).round(), scoma=[0.0, np.nan, 40.0, 90.0, 0.0, 26.0][:n])
 
 
-def test_the_model_lies_in_the_folder_and_in_mlflow(trained: deploy.Trained) -> None:
-    out = trained.folder.parent.parent
-    assert trained.folder == out / "models" / "hospdead-1"
+def test_the_model_lies_in_the_folder_and_in_mlflow(published_model: deploy.Trained) -> None:
+    out = published_model.folder.parent.parent
+    assert published_model.folder == out / "models" / "hospdead-1"
     assert [entry.name for entry in (out / "models").iterdir()] == ["hospdead-1"]
     table = tracking.models(uri_of(out), "small")
     (row,) = table.to_dict("records")
     assert (row["source"], row["subset"], row["registered"]) == (
         "hospdead", "hospdead + phenotype + slos_log", "death/1",
     )  # fmt: skip
-    assert row["model_uri"] == trained.published["model_uri"]
-    score = next(one for one in trained.scores if one["task"] == "hospdead")
+    assert row["model_uri"] == published_model.published["model_uri"]
+    score = next(one for one in published_model.scores if one["task"] == "hospdead")
     assert row["score"] == pytest.approx(score["value"])
     assert row["low"] < row["score"] < row["high"]
-    said = deploy.load(str(trained.folder)).predict(rows(trained))
+    said = deploy.load(str(published_model.folder)).predict(rows(published_model))
     for reference in (row["model_uri"], f"runs:/{row['run_id']}", "models:/death/1"):
-        pd.testing.assert_frame_equal(deploy.load(reference, uri_of(out)).predict(rows(trained)), said)
+        pd.testing.assert_frame_equal(deploy.load(reference, uri_of(out)).predict(rows(published_model)), said)
     (parent,) = tracking.searches(uri_of(out)).to_dict("records")
     assert parent["status"] == "FINISHED"  # no search runs, and none is left as running
     with pytest.raises(BadInput, match="no search 'other'"):
@@ -108,10 +69,10 @@ def test_the_model_lies_in_the_folder_and_in_mlflow(trained: deploy.Trained) -> 
         deploy.load("models:/death", uri_of(out))
 
 
-def test_mlflow_runs_the_model_as_it_lies(trained: deploy.Trained) -> None:
-    served = mlflow.pyfunc.load_model(str(trained.folder))
-    some = rows(trained)
-    expected = deploy.load(str(trained.folder)).predict(some)
+def test_mlflow_runs_the_model_as_it_lies(published_model: deploy.Trained) -> None:
+    served = mlflow.pyfunc.load_model(str(published_model.folder))
+    some = rows(published_model)
+    expected = deploy.load(str(published_model.folder)).predict(some)
     pd.testing.assert_frame_equal(served.predict(some[some.columns[::-1]]), expected)
     # Whole numbers and records as a request holds them.
     pd.testing.assert_frame_equal(served.predict(some.astype({"age": "int64"})), expected)
@@ -129,20 +90,20 @@ def test_mlflow_runs_the_model_as_it_lies(trained: deploy.Trained) -> None:
     assert len(served.predict(served.input_example)) == 1
 
 
-def test_the_model_tells_nothing_of_the_machine_or_of_patients(trained: deploy.Trained) -> None:
-    texts = [path for path in trained.folder.rglob("*") if path.suffix != ".npz" and path.is_file()]
+def test_the_model_tells_nothing_of_the_machine_or_of_patients(published_model: deploy.Trained) -> None:
+    texts = [path for path in published_model.folder.rglob("*") if path.suffix != ".npz" and path.is_file()]
     assert {"MLmodel", "model_card.md", "requirements.txt", "serving.py", "model.json"} <= {path.name for path in texts}
     for path in texts:
         assert str(Path.home()) not in path.read_text(encoding="utf-8")
-        assert str(trained.folder.parent) not in path.read_text(encoding="utf-8")
-    assert not list(trained.folder.rglob("*.pkl"))
-    pins = (trained.folder / "requirements.txt").read_text().split()
+        assert str(published_model.folder.parent) not in path.read_text(encoding="utf-8")
+    assert not list(published_model.folder.rglob("*.pkl"))
+    pins = (published_model.folder / "requirements.txt").read_text().split()
     assert {pin.split("==")[0] for pin in pins} >= {"tim-search", "torch", "numpy", "pandas", "mlflow"}
 
 
-def test_the_card_says_what_was_measured(trained: deploy.Trained) -> None:
-    card = (trained.folder / "model_card.md").read_text(encoding="utf-8")
-    for row in trained.scores:
+def test_the_card_says_what_was_measured(published_model: deploy.Trained) -> None:
+    card = (published_model.folder / "model_card.md").read_text(encoding="utf-8")
+    for row in published_model.scores:
         line = next(line for line in card.splitlines() if line.startswith(f"| {row['task']} | {row['metric']} |"))
         assert (f"{row['value']:.3f}" if row["value"] is not None else row["why"]) in line
     for part in ("7,007 samples", "named by the user", "Not checked", "have been read once", "`prg2m`", "epochs 1"):
@@ -174,8 +135,8 @@ def test_a_reading_is_logged_before_it_happens(folder: Path, monkeypatch: pytest
     assert seen == [1, 2]
 
 
-def test_the_combination_is_the_one_the_search_chose(finished: Path) -> None:
-    results = summary.open_search(finished)
+def test_the_combination_is_the_one_the_search_chose(finished_search: Path) -> None:
+    results = summary.open_search(finished_search)
     for rule in ("paper", "lower_bound"):
         best = {one.source: one.best for one in results.expand(rule)[0]}
         for source in results.tasks:
@@ -257,13 +218,13 @@ def test_what_a_killed_training_left_is_cleared_and_a_living_one_is_not(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_moved_folder_takes_its_models_along(trained: deploy.Trained, tmp_path: Path) -> None:
+def test_a_moved_folder_takes_its_models_along(published_model: deploy.Trained, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
-    shutil.copytree(trained.folder.parent.parent, moved)
-    hidden = trained.folder.parent.parent / "mlartifacts"
+    shutil.copytree(published_model.folder.parent.parent, moved)
+    hidden = published_model.folder.parent.parent / "mlartifacts"
     hidden.rename(hidden.with_name("gone"))
     try:
-        said = deploy.load("models:/death/1", uri_of(moved)).predict(rows(trained))
+        said = deploy.load("models:/death/1", uri_of(moved)).predict(rows(published_model))
         assert len(said) == 6
         # Written on, the database points at the artifacts beside it, also for MLflow itself.
         tracker = tracking.Tracker(uri_of(moved), "small", "another", beside=True)
@@ -275,25 +236,29 @@ def test_a_moved_folder_takes_its_models_along(trained: deploy.Trained, tmp_path
         hidden.with_name("gone").rename(hidden)
 
 
-def test_the_command_line_predicts(trained: deploy.Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    some = rows(trained)
+def test_the_command_line_predicts(
+    published_model: deploy.Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = rows(published_model)
     some.insert(0, "patient", [f"00{number}" for number in range(6)])
     some.to_csv(tmp_path / "rows.csv", index=False)
     some.to_parquet(tmp_path / "rows.parquet", index=False)
-    cli.app(["predict", str(trained.folder), str(tmp_path / "rows.csv"), "--id", "patient"], standalone_mode=False)
+    cli.app(
+        ["predict", str(published_model.folder), str(tmp_path / "rows.csv"), "--id", "patient"], standalone_mode=False
+    )
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("patient,hospdead,phenotype,slos_log,absent_modalities")
     assert [line.split(",")[0] for line in printed[1:]] == list(some["patient"])
-    arguments = ["predict", str(trained.folder), str(tmp_path / "rows.parquet"), "--id", "patient"]
+    arguments = ["predict", str(published_model.folder), str(tmp_path / "rows.parquet"), "--id", "patient"]
     cli.app([*arguments, "--out", str(tmp_path / "said.parquet")], standalone_mode=False)
     cli.app([*arguments, "--json"], standalone_mode=False)
     plain = pd.DataFrame(json.loads(capsys.readouterr().out)["predictions"])
     written = pd.read_parquet(tmp_path / "said.parquet")
     assert plain["hospdead"].to_numpy() == pytest.approx(written["hospdead"].to_numpy())
     for wrong, words in (
-        ([str(trained.folder), str(tmp_path / "none.csv")], "cannot be read as a table"),
-        ([str(trained.folder), str(tmp_path / "rows.csv"), "--id", "nix"], "expected the id column nix"),
-        ([str(trained.folder), str(tmp_path / "rows.csv")], "unknown ones: patient"),
+        ([str(published_model.folder), str(tmp_path / "none.csv")], "cannot be read as a table"),
+        ([str(published_model.folder), str(tmp_path / "rows.csv"), "--id", "nix"], "expected the id column nix"),
+        ([str(published_model.folder), str(tmp_path / "rows.csv")], "unknown ones: patient"),
         ([str(tmp_path), str(tmp_path / "rows.csv")], "cannot be read as a model"),
     ):
         with pytest.raises(BadInput, match=words):
@@ -316,12 +281,12 @@ def ask(port: int, content: bytes, kind: str) -> tuple[int, dict]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_mlflow_serves_the_model(trained: deploy.Trained, tmp_path: Path) -> None:
+def test_mlflow_serves_the_model(published_model: deploy.Trained, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(trained.folder), "--env-manager", "local",
-               "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(published_model.folder), "--env-manager",
+               "local", "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with (tmp_path / "serve.log").open("ab") as log:
         process = subprocess.Popen(
@@ -337,8 +302,8 @@ def test_mlflow_serves_the_model(trained: deploy.Trained, tmp_path: Path) -> Non
                 break
             except OSError:
                 time.sleep(0.3)
-        some = rows(trained).drop(columns=["prg2m", "prg6m"])
-        expected = deploy.load(str(trained.folder)).predict(some)
+        some = rows(published_model).drop(columns=["prg2m", "prg6m"])
+        expected = deploy.load(str(published_model.folder)).predict(some)
         records = json.loads(some.to_json(orient="records"))
         status, said = ask(port, json.dumps({"inputs": records}).encode(), "application/json")
         assert status == 200
@@ -361,22 +326,22 @@ def test_mlflow_serves_the_model(trained: deploy.Trained, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_mlflow_predicts_from_a_file(trained: deploy.Trained, tmp_path: Path) -> None:
-    some = rows(trained)
+def test_mlflow_predicts_from_a_file(published_model: deploy.Trained, tmp_path: Path) -> None:
+    some = rows(published_model)
     some.to_csv(tmp_path / "rows.csv", index=False)
-    command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", str(trained.folder), "-i",
+    command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", str(published_model.folder), "-i",
                str(tmp_path / "rows.csv"), "-t", "csv", "-o", str(tmp_path / "said.json"),
                "--env-manager", "local"]  # fmt: skip
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     subprocess.run(command, check=True, env={**os.environ, "PATH": path}, timeout=400)
     said = pd.DataFrame(json.loads((tmp_path / "said.json").read_text())["predictions"])
-    expected = deploy.load(str(trained.folder)).predict(some)
+    expected = deploy.load(str(published_model.folder)).predict(some)
     assert said["slos_log"].to_numpy() == pytest.approx(expected["slos_log"].to_numpy())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_model_goes_to_a_remote_server_and_comes_back(folder: Path, server_folder: Path) -> None:  # noqa: F811
+def test_a_model_goes_to_a_remote_server_and_comes_back(folder: Path, server_folder: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

@@ -19,8 +19,7 @@ from model.trained import confirming, flexcare_inside
 from model.trained.inside import look_inside
 from model.training import cost
 from model.training.trainer import TrainingPayload
-from tests.cli.test_cli import Call, call  # noqa: F401
-from tests.support.finished import finish
+from tests.support.searches import Call, finish
 from tim_search import config
 from tim_search.app import inside
 from tim_search.report import page as report
@@ -104,7 +103,7 @@ def test_a_look_inside_counts_every_row_once(folder: Path) -> None:
         assert len(pd.read_csv(found.folder / f"{name}.csv")) == len(found.tables[name])
 
 
-def test_the_command_prints_and_draws(folder: Path, call: Call) -> None:  # noqa: F811
+def test_the_command_prints_and_draws(folder: Path, call: Call) -> None:
     code, out, _ = call("inspect", folder, "--subset", "dec+ihm", "--seeds", "1", "--json")
     assert code == 0
     said = json.loads(out)
@@ -125,7 +124,7 @@ def test_the_command_prints_and_draws(folder: Path, call: Call) -> None:  # noqa
     ],
     ids=["task", "seeds"],
 )
-def test_bad_input_is_told(finished: Path, call: Call, arguments: list[str], words: str) -> None:  # noqa: F811
+def test_bad_input_is_told(finished: Path, call: Call, arguments: list[str], words: str) -> None:
     code, _, err = call("inspect", finished, *arguments)
     assert code == 2
     assert words in " ".join(err.split())

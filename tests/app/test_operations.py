@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import Call, call, trained, write  # noqa: F401  (call is a fixture)
+from tests.support.searches import Call, trained_search, write_search
 from tim_search.app import runner
 from tim_search.loop import events
 from tim_search.loop.events import EventLog
@@ -28,12 +28,12 @@ from tim_search.types import BadInput
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("search") / "small")
+    return trained_search(tmp_path_factory.mktemp("search") / "small")
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("search") / "half", n_subsets=4)
+    return trained_search(tmp_path_factory.mktemp("search") / "half", n_subsets=4)
 
 
 def test_a_table_is_written_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_a_table_is_written_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_what_mlflow_missed_is_published_later(call: Call, finished: Path, started: Path) -> None:  # noqa: F811
+def test_what_mlflow_missed_is_published_later(call: Call, finished: Path, started: Path) -> None:
     uri = f"sqlite:///{finished / 'mlflow.db'}"
     for _ in range(2):  # once is enough, twice makes no doubles
         code, out, err = call("publish", finished, "--json")
@@ -73,7 +73,7 @@ def test_what_mlflow_missed_is_published_later(call: Call, finished: Path, start
     assert sorted(tracking.searches(uri)["status"]) == ["FINISHED", "KILLED"]
 
 
-def test_publishing_tells_when_mlflow_is_down(call: Call, finished: Path) -> None:  # noqa: F811
+def test_publishing_tells_when_mlflow_is_down(call: Call, finished: Path) -> None:
     code, _, err = call("publish", finished, "--tracking-uri", "http://127.0.0.1:9")
     assert code == 1
     assert "Not published: " in err
@@ -96,19 +96,19 @@ def test_a_later_publication_joins_the_run_of_the_search(finished: Path) -> None
 # -------------------------------------------------------------------- watching
 
 
-def test_watching_a_finished_search_ends(call: Call, finished: Path) -> None:  # noqa: F811
+def test_watching_a_finished_search_ends(call: Call, finished: Path) -> None:
     code, out, err = call("status", finished, "--watch")
     assert (code, out) == (0, "7 of 7 units, 0 failed\n"), err
     assert json.loads(call("status", finished, "--watch", "--json")[1])["finished"]
 
 
 def test_watching_sees_a_search_to_its_end(tmp_path: Path) -> None:
-    folder = trained(tmp_path / "small", n_subsets=2)
+    folder = trained_search(tmp_path / "small", n_subsets=2)
     command = [sys.executable, "-m", "tim_search", "status", str(folder), "--watch", "--every", "0.2"]
     watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == "2 of 7 units, 0 failed\n"
-    trained(folder)
+    trained_search(folder)
     out, _ = watcher.communicate(timeout=60)
     assert re.fullmatch(r"(\d of 7 units, 0 failed(, .*)?\n)+", out)
     assert out.splitlines()[-1].startswith("7 of 7 units")
@@ -175,18 +175,18 @@ def test_any_command_tells_that_it_was_interrupted(
 # -------------------------------------------------------------------- checking
 
 
-def test_check_tells_what_is_missing_and_what_failed(call: Call, started: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_check_tells_what_is_missing_and_what_failed(call: Call, started: Path, tmp_path: Path) -> None:
     code, out, _ = call("check", started, "--json")
     (finding,) = json.loads(out)["findings"]
     assert code == 0
     assert finding["problem"] == "3 units that the search asks for at present are not in it (4 are)."
     assert f"tim-search run {started / 'search.yaml'} --out {started}" in finding["fix"]
-    failing = trained(tmp_path / "failing", diverge=(("hospdead",),))
+    failing = trained_search(tmp_path / "failing", diverge=(("hospdead",),))
     (finding,) = json.loads(call("check", failing, "--json")[1])["findings"]
     assert finding["problem"] == "1 units failed: diverged at epoch 3."
 
 
-def test_check_takes_a_ledger_alone(call: Call, finished: Path, bucket: str) -> None:  # noqa: F811
+def test_check_takes_a_ledger_alone(call: Call, finished: Path, bucket: str) -> None:
     code, out, _ = call("check", finished / "ledger", "--json")
     assert (code, json.loads(out)["findings"]) == (0, [])
     from tim_search.ledger.ledger import Ledger
@@ -253,7 +253,7 @@ def test_lines_of_several_writers_do_not_mix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("--out", "results"), ("--out", "{tmp_path}/stays")])
 def test_a_job_does_not_write_where_nobody_looks(
-    call: Call,  # noqa: F811
+    call: Call,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
@@ -262,16 +262,18 @@ def test_a_job_does_not_write_where_nobody_looks(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     (tmp_path / "submitted").mkdir()
     monkeypatch.chdir(tmp_path / "submitted")
-    path = write(tmp_path / "submitted" / "small.yaml", **({"ledger": "mine"} if "{" in "".join(arguments) else {}))
+    path = write_search(
+        tmp_path / "submitted" / "small.yaml", **({"ledger": "mine"} if "{" in "".join(arguments) else {})
+    )
     code, _, err = call("run", path.name, *(one.format(tmp_path=tmp_path) for one in arguments))
     assert code == 2
     assert "A submitted job works in a temporary copy of the submitted folder" in err.replace("\n", " ")
     assert sorted(one.name for one in tmp_path.rglob("*")) == ["small.yaml", "submitted"]
 
 
-def test_a_search_whose_ledger_is_in_a_bucket(call: Call, tmp_path: Path, bucket: str) -> None:  # noqa: F811
+def test_a_search_whose_ledger_is_in_a_bucket(call: Call, tmp_path: Path, bucket: str) -> None:
     """From the file to the TIM scores; the search folder holds no score and still reads them."""
-    folder = trained(tmp_path / "remote", ledger=f"{bucket}/shared")
+    folder = trained_search(tmp_path / "remote", ledger=f"{bucket}/shared")
     assert not (folder / "ledger").exists()
     found = json.loads(call("status", folder, "--json")[1])
     assert (found["ledger"], found["trained"], found["finished"]) == (f"{bucket}/shared", 7, True)

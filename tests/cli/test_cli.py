@@ -9,34 +9,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from mlflow import MlflowClient
-from rich.console import Console
 
 from model.sources.opening import open_cohort
 from tests.support import ROOT, fake_trainer, haim_files
+from tests.support.searches import TASKS, Call, trained_search, write_search
 from tim_search import config
 from tim_search.app import confirmer, runner
 from tim_search.cli import cohort_cli, console, display
 from tim_search.cli import commands as cli
-from tim_search.config.sections import ResourcesSection
 from tim_search.executors.queue import SerialExecutor
 from tim_search.ledger.ledger import Ledger
-from tim_search.loop import run as search
 from tim_search.plans import expansion
-from tim_search.plans.static import StaticPlan
 from tim_search.results import summary
 from tim_search.tuning import choices
 from tim_search.types import BadInput
 
-TASKS = ("hospdead", "dzclass", "slos_log")
 COMMANDS = [
     "check",
     "cohort export",
@@ -62,77 +56,6 @@ COMMANDS = [
     "train",
     "tune",
 ]
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(console, "errors", Console(stderr=True, highlight=False))
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(one) for one in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), out, err
-
-    return run
-
-
-def trained(
-    folder: Path,
-    n_subsets: int | None = None,
-    tasks: tuple[str, ...] = TASKS,
-    design: Any = "exact",
-    ledger: str | None = None,
-    blocks: int | None = 1,
-    **behaviour: Any,
-) -> Path:
-    """A search folder as `run` leaves it, with scores of a trainer that needs no time."""
-    found = config.resolve(
-        config.SearchFile(
-            cohort="support2",
-            name="small",
-            tasks=tasks,
-            design=design,
-            ledger=ledger,
-            blocks=blocks,
-            resources=ResourcesSection(workers=1),
-        ),
-        folder,
-    )
-    runner.prepare(found)
-    plan = found.plan if n_subsets is None else StaticPlan(getattr(found.plan, "subsets")[:n_subsets])  # noqa: B009
-    executor = SerialExecutor(
-        fake_trainer.trainer, fake_trainer.Behaviour(attention=True, replicates=20, **behaviour), found.tasks
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        for name, task in found.tasks.items():
-            patch.setitem(fake_trainer.TASKS, name, task)
-        search.run(plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, capacity=4)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("search") / "small")
-
-
-@pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("search") / "half", n_subsets=4)
-
-
-def write(path: Path, **fields: Any) -> Path:
-    # One worker, because a plan for two measures in two processes of their own, which takes seconds.
-    defaults = {"cohort": "support2", "tasks": list(TASKS), "resources": {"workers": 1}}
-    path.write_text(yaml.safe_dump({**defaults, **fields}))
-    return path
-
 
 # ------------------------------------------------------------------------------------------------ help
 
@@ -194,7 +117,7 @@ def test_status_of_an_unfinished_search(call: Call, half: Path) -> None:
 
 
 def test_status_counts_and_explains_failures(call: Call, tmp_path: Path) -> None:
-    path = trained(tmp_path / "bad", diverge=(("hospdead",), ("dzclass", "hospdead")))
+    path = trained_search(tmp_path / "bad", diverge=(("hospdead",), ("dzclass", "hospdead")))
     code, out, err = call("status", path, "--json")
     found = json.loads(out)
     assert (found["trained"], found["failed"], found["waiting"]) == (7, 2, 0)
@@ -250,12 +173,12 @@ def test_tim_of_one_source(call: Call, folder: Path, tmp_path: Path) -> None:
 
     # Where there is nothing to lay along an axis, no empty figure is drawn.
     for name, chosen, n_subsets in (("alone", ("dzclass",), None), ("begun", TASKS, 1)):
-        path = trained(tmp_path / name, tasks=chosen, n_subsets=n_subsets)
+        path = trained_search(tmp_path / name, tasks=chosen, n_subsets=n_subsets)
         code, out, _ = call("tim", path, "--source", chosen[0], "--json")
         assert code == 0
         assert [Path(path).name for path in json.loads(out)["figures"]] == [f"forest-{chosen[0]}.png"]
 
-    path = trained(tmp_path / "sampled", tasks=(*TASKS, "avtisst", "dnr_later"), design={"sampled": 50})
+    path = trained_search(tmp_path / "sampled", tasks=(*TASKS, "avtisst", "dnr_later"), design={"sampled": 50})
     found = json.loads(call("tim", path, "--source", "dzclass", "--size", 3, "--json")[1])
     assert found["label"] == "deployable TIM (|T| <= 3), sampled (BLUP)"
     assert [Path(path).name for path in found["figures"]] == [
@@ -345,7 +268,7 @@ def test_group(call: Call, folder: Path) -> None:
 
 def test_group_trains_what_it_rests_on(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Part of a search: what the choice rests on unmeasured is trained into the same ledger, until nothing is left."""
-    path = trained(tmp_path / "part", n_subsets=14, tasks=(*TASKS, "dnr_later"))
+    path = trained_search(tmp_path / "part", n_subsets=14, tasks=(*TASKS, "dnr_later"))
     before = summary.open_search(path)
     # The one model that serves all tasks holds them all, and was not trained.
     assert before.group(1, max_size=4).unmeasured == (tuple(sorted((*TASKS, "dnr_later"))),)
@@ -372,7 +295,7 @@ def test_group_trains_what_it_rests_on(call: Call, tmp_path: Path, monkeypatch: 
 def test_a_subset_that_fails_in_vain_does_not_hold_up_the_choice(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = trained(tmp_path / "part", n_subsets=6)
+    path = trained_search(tmp_path / "part", n_subsets=6)
     monkeypatch.setattr(
         runner,
         "RayExecutor",
@@ -418,7 +341,7 @@ def test_the_report_of_a_run(folder: Path) -> None:
 
 
 def test_overlapping_targets_are_marked(tmp_path: Path) -> None:
-    path = trained(tmp_path / "twins", tasks=("charges_log", "totcst_log"))
+    path = trained_search(tmp_path / "twins", tasks=("charges_log", "totcst_log"))
     content = summary.report(summary.open_search(path))
     assert [one["overlaps"] for source in content["sources"] for one in source["helpers"]] == [True, True]
     grown = [one["paper"] for one in content["sources"] if one["paper"]["size"] == 2]
@@ -428,7 +351,7 @@ def test_overlapping_targets_are_marked(tmp_path: Path) -> None:
 
 def test_a_sampled_search_with_a_stopping_rule_and_a_control(call: Call, tmp_path: Path) -> None:
     design = {"sampled": {"stop": {"top_k": 2, "max_subsets": 31}}}
-    path = trained(tmp_path / "sampled", tasks=(*TASKS, "avtisst"), design=design)
+    path = trained_search(tmp_path / "sampled", tasks=(*TASKS, "avtisst"), design=design)
     found = json.loads(call("status", path, "--json")[1])
     assert (found["planned"], found["trained"], found["finished"]) == (None, 31, True), "all subsets of five tasks"
     assert [one["subsets"] for one in found["stopping"]["checks"]] == [20, 30, 31]
@@ -450,7 +373,9 @@ def test_a_sampled_search_with_a_stopping_rule_and_a_control(call: Call, tmp_pat
 
 
 def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = trained(tmp_path / "sampled", tasks=("hospdead", "dnr_later", *TASKS[1:], "avtisst"), design={"sampled": 20})
+    path = trained_search(
+        tmp_path / "sampled", tasks=("hospdead", "dnr_later", *TASKS[1:], "avtisst"), design={"sampled": 20}
+    )
     content = summary.report(summary.open_search(path))
     console.output().print(display.report(content))
     out = capsys.readouterr().out
@@ -475,13 +400,13 @@ def test_what_is_tuned_for_a_confirmation_is_what_it_trains(folder: Path, tmp_pa
     assert tuple(sorted(TASKS)) in wanted, "all tasks together are a baseline"
     assert len(wanted) == len(set(wanted))
     pairs = (("dzclass", "hospdead"), ("hospdead", "slos_log"), ("dzclass", "slos_log"), tuple(sorted(TASKS)))
-    alone = trained(tmp_path / "alone", diverge=pairs)
+    alone = trained_search(tmp_path / "alone", diverge=pairs)
     with pytest.raises(BadInput, match=r"every task scores best alone.*--subset"):
         confirmer.wanted(summary.open_search(alone))
 
 
 def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "small.yaml", training={"epochs": 3})
+    path = write_search(tmp_path / "small.yaml", training={"epochs": 3})
     before = (folder / "search.json").read_bytes()
     code, _, err = call("run", path, "--out", folder)
     assert code == 2
@@ -493,7 +418,7 @@ def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_pa
 
 
 def test_a_folder_of_another_search_is_refused(call: Call, folder: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "other.yaml", name="other")
+    path = write_search(tmp_path / "other.yaml", name="other")
     before = (folder / "search.json").read_bytes()
     code, _, err = call("run", path, "--out", folder)
     assert code == 2
@@ -504,7 +429,7 @@ def test_a_folder_of_another_search_is_refused(call: Call, folder: Path, tmp_pat
 
 
 def test_a_second_driver_changes_nothing_in_the_folder_of_the_first(call: Call, folder: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "small.yaml", design={"sized": 2})
+    path = write_search(tmp_path / "small.yaml", design={"sized": 2})
     before = (folder / "search.json").read_bytes()
     with summary.open_search(folder).ledger.writer_lock():
         code, _, err = call("run", path, "--out", folder)
@@ -518,7 +443,7 @@ def test_a_second_driver_changes_nothing_in_the_folder_of_the_first(call: Call, 
 
 def test_plan(call: Call, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"training": {"epochs": 1, "replicates": 0}, "blocks": 2}
-    path = write(tmp_path / "small.yaml", **settings, resources={"workers": 2})
+    path = write_search(tmp_path / "small.yaml", **settings, resources={"workers": 2})
     code, out, _ = call("plan", path, "--json", "--out", tmp_path / "out")
     found = json.loads(out)
     assert (code, found["workers"]) == (0, 2)
@@ -529,7 +454,7 @@ def test_plan(call: Call, tmp_path: Path) -> None:
     assert found["by_size"] == {"1": 6, "2": 6, "3": 2}
     assert found["worker_seconds"] > 0
     assert not (tmp_path / "out").exists(), "a plan writes nothing"
-    path = write(tmp_path / "small.yaml", **settings)
+    path = write_search(tmp_path / "small.yaml", **settings)
     code, out, _ = call("plan", path, "--out", tmp_path / "out")
     assert code == 0
     assert "to be trained" in out
@@ -539,7 +464,7 @@ def test_plan_for_gpu_workers_measures_where_there_is_a_gpu(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: dict[str, Any] = {"training": {"epochs": 1, "replicates": 0}, "resources": {"gpus": 1}}
-    path = write(tmp_path / "small.yaml", **settings)
+    path = write_search(tmp_path / "small.yaml", **settings)
     monkeypatch.setattr("model.training.cost.gpus_here", lambda: 0)
     without = json.loads(call("plan", path, "--json", "--out", tmp_path / "out")[1])
     assert (without["todo"], without["worker_seconds"], without["wall_seconds"]) == (14, None, None)
@@ -558,7 +483,7 @@ def test_plan_knows_what_the_ledger_holds(call: Call, half: Path, tmp_path: Path
 def test_plan_tells_the_smallest_effect_of_a_sampled_search(call: Call, tmp_path: Path) -> None:
     design, tasks = {"sampled": {"n": 60}}, (*TASKS, "avtisst", "dnr_later")
     small = {"epochs": 1, "replicates": 0}
-    path = write(tmp_path / "small.yaml", design=design, tasks=list(tasks), training=small)
+    path = write_search(tmp_path / "small.yaml", design=design, tasks=list(tasks), training=small)
     code, out, _ = call("plan", path, "--json", "--out", tmp_path / "out")
     found = json.loads(out)
     assert code == 0
@@ -567,12 +492,12 @@ def test_plan_tells_the_smallest_effect_of_a_sampled_search(call: Call, tmp_path
     assert set(found["power"]["smallest"].values()) == {None}
     assert "--pilot trains the first subsets" in call("plan", path, "--out", tmp_path / "out")[1]
 
-    full = trained(tmp_path / "full", tasks=tasks, design=design)
+    full = trained_search(tmp_path / "full", tasks=tasks, design=design)
     found = json.loads(call("plan", full / "search.yaml", "--out", full, "--json")[1])
     assert found["power"]["pilot_units"] == 60
     assert all(value > 0 for value in found["power"]["smallest"].values())
     assert "is told from zero in four of five searches" in call("plan", full / "search.yaml", "--out", full)[1]
-    exact = write(tmp_path / "exact.yaml", training=small)
+    exact = write_search(tmp_path / "exact.yaml", training=small)
     assert json.loads(call("plan", exact, "--json", "--out", tmp_path / "out")[1])["power"] is None
     code, _, err = call("plan", exact, "--pilot", "--out", tmp_path / "out")
     assert code == 2
@@ -582,7 +507,7 @@ def test_plan_tells_the_smallest_effect_of_a_sampled_search(call: Call, tmp_path
 @pytest.mark.slow
 def test_a_pilot_is_part_of_its_search(call: Call, tmp_path: Path) -> None:
     tasks = [*TASKS, "avtisst", "dnr_later"]
-    path = write(tmp_path / "s.yaml", design="sampled", tasks=tasks, training={"epochs": 1, "replicates": 10})
+    path = write_search(tmp_path / "s.yaml", design="sampled", tasks=tasks, training={"epochs": 1, "replicates": 10})
     code, out, _ = call("plan", path, "--pilot", "--json", "--out", tmp_path / "out")
     found = json.loads(out)
     assert code == 0
@@ -592,17 +517,17 @@ def test_a_pilot_is_part_of_its_search(call: Call, tmp_path: Path) -> None:
 
 
 def test_plan_of_a_greedy_search(call: Call, tmp_path: Path) -> None:
-    path = write(tmp_path / "greedy.yaml", design="greedy", training={"epochs": 1, "replicates": 0})
+    path = write_search(tmp_path / "greedy.yaml", design="greedy", training={"epochs": 1, "replicates": 0})
     found = json.loads(call("plan", path, "--json", "--out", tmp_path / "out")[1])
     assert found["units"] is None
     assert (found["todo"], found["at_most"]) == (12, 14), "three tasks alone and in pairs, two blocks"
 
 
 def test_check_of_a_search_file_and_a_search_folder(call: Call, folder: Path, tmp_path: Path) -> None:
-    code, out, _ = call("check", write(tmp_path / "small.yaml"))
+    code, out, _ = call("check", write_search(tmp_path / "small.yaml"))
     assert code == 0
     assert "0 errors" in out
-    code, out, _ = call("check", write(tmp_path / "wrong.yaml", tasks=["hospdeath"]), "--json")
+    code, out, _ = call("check", write_search(tmp_path / "wrong.yaml", tasks=["hospdeath"]), "--json")
     found = json.loads(out)
     assert (code, found["errors"]) == (2, 1)
     assert "hospdead" in found["findings"][0]["fix"]
@@ -610,7 +535,7 @@ def test_check_of_a_search_file_and_a_search_folder(call: Call, folder: Path, tm
 
 
 def test_check_finds_a_damaged_ledger(call: Call, tmp_path: Path) -> None:
-    path = trained(tmp_path / "damaged")
+    path = trained_search(tmp_path / "damaged")
     part = next((path / "ledger" / "scores").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-100])
     code, out, _ = call("check", path)
@@ -724,7 +649,7 @@ def command(*arguments: object, **environment: str) -> subprocess.CompletedProce
 
 
 def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> None:
-    path, out = write(tmp_path / "tiny.yaml", **TINY), tmp_path / "out"
+    path, out = write_search(tmp_path / "tiny.yaml", **TINY), tmp_path / "out"
     done = command("run", path, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "Starting Ray" in done.stderr
@@ -771,7 +696,7 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
 def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_path: Path) -> None:
     training = {"epochs": 1, "replicates": 10, "width": 8}
     fields = {**TINY, "training": training, "tuning": {"space": {"batch_size": [128, 512]}}}
-    path, out = write(tmp_path / "tuned.yaml", **fields), tmp_path / "out"
+    path, out = write_search(tmp_path / "tuned.yaml", **fields), tmp_path / "out"
     code, _, err = call("plan", path, "--out", out)
     assert code == 0
     assert "Tuning comes first: up to 30 trainings" in err
@@ -808,7 +733,10 @@ def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_pa
 
 @pytest.mark.slow
 def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
-    path, out = write(tmp_path / "six.yaml", **{**TINY, "tasks": [*TASKS, "avtisst"], "capacity": 2}), tmp_path / "out"
+    path, out = (
+        write_search(tmp_path / "six.yaml", **{**TINY, "tasks": [*TASKS, "avtisst"], "capacity": 2}),
+        tmp_path / "out",
+    )
     running = subprocess.Popen(
         [sys.executable, "-m", "tim_search", "run", str(path), "--out", str(out)],
         stdout=subprocess.PIPE,
@@ -835,7 +763,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
 def test_a_search_with_failed_units_ends_with_3(tmp_path: Path) -> None:
     # A learning rate at which every float overflows: all members diverge.
     training = {"epochs": 2, "replicates": 0, "learning_rate": 1e30}
-    path = write(tmp_path / "wild.yaml", **{**TINY, "training": training})
+    path = write_search(tmp_path / "wild.yaml", **{**TINY, "training": training})
     done = command("run", path, "--out", tmp_path / "out", "--json")
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["units"]["failed"] == 3
@@ -844,7 +772,7 @@ def test_a_search_with_failed_units_ends_with_3(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_unreachable_mlflow_is_a_warning(tmp_path: Path) -> None:
-    path = write(tmp_path / "tiny.yaml", **TINY, tracking_uri="http://127.0.0.1:9")
+    path = write_search(tmp_path / "tiny.yaml", **TINY, tracking_uri="http://127.0.0.1:9")
     done = command("run", path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("warning: MLflow at http://127.0.0.1:9") == 1

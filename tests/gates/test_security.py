@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import Call, call, trained, write  # noqa: F401  (call is a fixture)
 from tests.support import ROOT
+from tests.support.searches import Call, trained_search
 from tim_search import config
 from tim_search.ledger.ledger import Ledger
 from tim_search.types import BadInput
@@ -61,7 +61,7 @@ CODE = [
 
 @pytest.mark.parametrize("code", CODE, ids=lambda code: code.split(" ")[0].split(":", 1)[1].replace(":", "-"))
 @pytest.mark.parametrize("kind", ["search file", "cohort"])
-def test_yaml_runs_no_code(call: Call, tmp_path: Path, code: str, kind: str) -> None:  # noqa: F811
+def test_yaml_runs_no_code(call: Call, tmp_path: Path, code: str, kind: str) -> None:
     mark = tmp_path / "ran"
     text = f"cohort: {code.format(mark=mark)}\n"
     if kind == "search file":
@@ -83,7 +83,7 @@ def contents(folder: Path) -> bytes:
 
 @pytest.mark.slow
 def test_secrets_of_the_environment_stay_there(
-    call: Call,  # noqa: F811
+    call: Call,
     tmp_path: Path,
     bucket: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -96,7 +96,7 @@ def test_secrets_of_the_environment_stay_there(
     }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    folder = trained(tmp_path / "remote", ledger=f"{bucket}/ledger")
+    folder = trained_search(tmp_path / "remote", ledger=f"{bucket}/ledger")
     told = []
     for command in ("status", "tim", "check", "publish"):
         status, out, err = call(command, folder)

@@ -22,6 +22,7 @@ from model.cohorts.cohort import Cohort
 from model.cohorts.manifest import describe
 from model.sources import synthetic
 from model.sources.opening import write_cohort
+from tests.support.ledgers import MANIFEST, PAIRS, site
 from tim_search import config
 from tim_search.app import confirmer, deploy, extension, inside, runner
 from tim_search.gates import small_cells
@@ -242,8 +243,6 @@ def test_a_folder_that_does_not_say_is_not_shown(tmp_path: Path, cohort: Cohort)
 
 
 def test_a_merged_search_hides_what_the_strictest_of_its_sources_hides(tmp_path: Path) -> None:
-    from tests.results.test_merge import MANIFEST, PAIRS, site
-
     places = []
     for seed, limit in enumerate((5, 20)):
         folder = tmp_path / f"site{seed}"

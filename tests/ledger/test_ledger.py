@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -27,25 +26,16 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from numpy.testing import assert_array_equal
 
 from tests.support import ROOT
-from tests.support.fake_trainer import CONTEXT, TASKS, Behaviour, FakeTrainer, value
+from tests.support.fake_trainer import CONTEXT, TASKS, value
+from tests.support.ledgers import KEY, SUBSETS, plain, result, units
 from tim_search.ledger import ledger as ledger_module
 from tim_search.ledger.ledger import Ledger, LedgerError, LedgerWarning
 from tim_search.ledger.table import lay_out, score_table
 from tim_search.types import Pack, PackResult, Score, Unit, failed
 
-SUBSETS = [members for size in (1, 2, 3) for members in combinations("abcdef", size)]
 OTHER = replace(CONTEXT, settings='{"width":4}')
 OLD = ROOT / "tests" / "data" / "ledger-without-footer"
-KEY = ["context", "subset", "seed", "fold", "part", "task", "metric"]
 DOCUMENT = ROOT / "docs" / "ledger.md"
-
-
-def result(*units: Unit, **behaviour: object) -> PackResult:
-    return FakeTrainer(Behaviour(attention=True, replicates=3, **behaviour)).train(Pack(units))  # type: ignore[arg-type]
-
-
-def units(seed: int = 0) -> list[Unit]:
-    return [Unit(members, seed, 0) for members in SUBSETS]
 
 
 @pytest.fixture
@@ -55,12 +45,6 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def files(ledger: Ledger, kind: str = "scores") -> list[Path]:
     return sorted((ledger.path / kind).iterdir())
-
-
-def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in an order of their own, for comparison."""
-    frame = frame.assign(subset=frame["subset"].map(tuple))
-    return frame.sort_values([name for name in (*KEY, "other") if name in frame]).reset_index(drop=True)
 
 
 # -------------------------------------------------------------------- rows
@@ -471,7 +455,8 @@ WRITER = """
 import sys
 sys.path.insert(0, {tests!r})
 from tests.support.fake_trainer import CONTEXT
-from tests.ledger.test_ledger import result, units
+from tests.support.ledgers import KEY, SUBSETS, plain, result, units
+from tests.support.ledgers import result, units
 from tim_search.ledger import Ledger
 ledger = Ledger({path!r})
 with ledger.writer_lock():
@@ -617,7 +602,8 @@ def test_no_room_on_the_disk_is_said_so_and_harms_nothing(ledger: Ledger) -> Non
 import resource, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 from tests.support.fake_trainer import CONTEXT
-from tests.ledger.test_ledger import result, units
+from tests.support.ledgers import KEY, SUBSETS, plain, result, units
+from tests.support.ledgers import result, units
 from tim_search.ledger import Ledger, LedgerError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))

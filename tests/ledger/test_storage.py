@@ -24,9 +24,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.ledger.test_ledger import SUBSETS, plain, result, units
 from tests.support import ROOT
 from tests.support.fake_trainer import CONTEXT, TASKS
+from tests.support.ledgers import SUBSETS, Crash, Mortal, plain, result, units
 from tim_search.ledger import storage
 from tim_search.ledger.ledger import Ledger, LedgerError, LedgerWarning
 from tim_search.ledger.storage import Held, ObjectStore, Storage
@@ -173,7 +173,7 @@ WRITER = """
 import sys
 sys.path.insert(0, {tests!r})
 from tests.support.fake_trainer import CONTEXT
-from tests.ledger.test_ledger import result, units
+from tests.support.ledgers import result, units
 from tim_search.ledger import Ledger
 ledger = Ledger({place!r})
 with ledger.writer_lock():
@@ -232,41 +232,6 @@ def test_two_writers_past_the_lock_lose_nothing(ledger: Ledger) -> None:
 
 
 # -------------------------------------------------------------------- crashes between any two steps
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-class Mortal:
-    """A storage whose process dies before its n-th writing step; `left` None lives for ever."""
-
-    def __init__(self, inner: Storage) -> None:
-        self.inner = inner
-        self.place, self.abreast = inner.place, inner.abreast
-        self.left: int | None = None
-
-    def _step(self) -> None:
-        if self.left is not None:
-            if self.left == 0:
-                raise Crash
-            self.left -= 1
-
-    def put(self, key: str, data: Any) -> None:
-        self._step()
-        self.inner.put(key, data)
-
-    def remove(self, keys: Any) -> None:
-        for key in keys:
-            self._step()
-            self.inner.remove([key])
-
-    def move(self, key: str, target: str) -> None:
-        self._step()
-        self.inner.move(key, target)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
 
 
 class Crashing(RuleBasedStateMachine):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.test_cli import Call, call, trained  # noqa: F401
+from tests.support.searches import Call, trained_search
 from tim_search.results import comparison, summary
 from tim_search.types import BadInput
 
@@ -17,7 +17,7 @@ from tim_search.types import BadInput
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A search and a smaller one of the same tasks."""
     folder = tmp_path_factory.mktemp("two")
-    return trained(folder / "one"), trained(folder / "other", 6)
+    return trained_search(folder / "one"), trained_search(folder / "other", 6)
 
 
 def test_a_search_agrees_with_itself(two: tuple[Path, Path]) -> None:
@@ -31,7 +31,7 @@ def test_a_search_agrees_with_itself(two: tuple[Path, Path]) -> None:
     np.testing.assert_array_equal(found.estimate[0], results.tim().estimate)
 
 
-def test_the_command_tells_both(two: tuple[Path, Path], call: Call) -> None:  # noqa: F811
+def test_the_command_tells_both(two: tuple[Path, Path], call: Call) -> None:
     code, out, _ = call("compare", *two, "--json")
     assert code == 0
     content = json.loads(out)
@@ -43,7 +43,7 @@ def test_the_command_tells_both(two: tuple[Path, Path], call: Call) -> None:  # 
     assert "side by side" in out
 
 
-def test_bad_input_is_told(two: tuple[Path, Path], call: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_bad_input_is_told(two: tuple[Path, Path], call: Call, tmp_path: Path) -> None:
     code, _, err = call("compare", two[0], tmp_path / "nowhere")
     assert code == 2
     assert "nowhere" in err

@@ -8,26 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledger.test_ledger import SUBSETS, result
-from tests.ledger.test_storage import Crash, Mortal
-from tests.support.fake_trainer import CONTEXT, TASKS, Behaviour, FakeTrainer
+from tests.support.fake_trainer import CONTEXT, TASKS
+from tests.support.ledgers import MANIFEST, PAIRS, SUBSETS, Crash, Mortal, result, site
 from tim_search.ledger import storage
 from tim_search.ledger.ledger import Ledger, LedgerWarning
-from tim_search.loop.manifest import Manifest
 from tim_search.results import summary
 from tim_search.results.merge import differences, merge
 from tim_search.types import BadInput, Context, Pack, Unit, failed
 
 OTHER = replace(CONTEXT, cohort="cohort1", settings='{"width":4}')
-
-
-def site(place: str, subsets: list[tuple[str, ...]], seed: int = 0, context: Context = CONTEXT) -> Ledger:
-    ledger = Ledger(place)
-    trainer = FakeTrainer(Behaviour(attention=True))
-    for start in range(0, len(subsets), 4):
-        pack = Pack(tuple(Unit(members, seed, 0) for members in subsets[start : start + 4]))
-        ledger.append(trainer.train(pack), context)
-    return ledger
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -88,19 +77,6 @@ def test_files_that_cannot_be_used_are_left_behind(tmp_path: Path) -> None:
         merged = merge([one.place, two.place], str(tmp_path / "both"))
     assert merged.total == 12
     assert merged.ledger.check() == []
-
-
-MANIFEST = Manifest(
-    name="pairs",
-    cohort="support2",
-    context=CONTEXT,
-    tasks=tuple(TASKS.values()),
-    overlaps=(),
-    design={"kind": "sized", "k": 2},
-    blocks=((0, 0),),
-    sources=("a", "b"),
-)
-PAIRS = [members for members in SUBSETS if len(members) < 3]
 
 
 def test_search_folders_become_a_search_folder(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -23,98 +22,18 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.support import ROOT
+from tests.support.mlflow_stores import figure, free_port, result, server, stop, uri_of
 from tim_search.ledger.table import ScoreTable
 from tim_search.plans.expansion import Greedy
 from tim_search.tim import scores as tim
 from tim_search.tracking.tracker import Tracker, confirmed, heatmaps, models, newest_heatmap, searches, shown
 from tim_search.types import BadInput, Interrupted
 
-TASKS = ("a", "b", "c")
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def result(seed: int = 0, method: tim.Method = "exact") -> tim.TimResult:
-    membership = np.array([[bool(code >> bit & 1) for bit in range(3)] for code in range(1, 8)])
-    scores = np.where(membership, np.random.default_rng(seed).normal(size=membership.shape), np.nan)
-    return tim.estimate(membership, scores, method=method, tasks=TASKS)
-
-
-def figure(folder: Path, name: str = "heatmap_rank.png", content: bytes = b"red and blue") -> Path:
-    path = folder / name
-    path.write_bytes(PNG + content)
-    return path
-
-
-def uri_of(folder: Path) -> str:
-    return f"sqlite:///{folder / 'mlflow.db'}"
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A SQLite store in a folder of an awkward name, made once: its first use takes seconds."""
     return uri_of(tmp_path_factory.mktemp("out put ü"))
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A SQLite store that holds no search."""
-    uri = uri_of(tmp_path_factory.mktemp("empty"))
-    MlflowClient(tracking_uri=uri).search_experiments()
-    return uri
-
-
-@pytest.fixture
-def server_folder(tmp_path: Path, empty_store: str) -> Path:
-    """A folder for a server, with its database made already."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-    shutil.copy(empty_store.removeprefix("sqlite:///"), folder / "mlflow.db")
-    return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def alive(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-@contextlib.contextmanager
-def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """`mlflow server` on the loopback, stopped by its process group at the end."""
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_TRACKING")},
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", uri_of(folder), "--artifacts-destination", str(folder / "artifacts")),
-    ]
-    with (folder / f"server-{port}.log").open("ab") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        until = time.monotonic() + 90
-        while not alive(port):
-            assert process.poll() is None, (folder / f"server-{port}.log").read_text()
-            assert time.monotonic() < until, "the server did not come up"
-            time.sleep(0.2)
-        yield process
-    finally:
-        stop(process)
-
-
-def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, how)
-    process.wait(30)
 
 
 # A SQLite store -------------------------------------------------------------------------------------------------------
@@ -235,7 +154,7 @@ def test_half_a_publication_is_never_shown_and_is_cleared_away(store: str, tmp_p
 def test_restricted_scores_keep_their_name(store: str, tmp_path: Path) -> None:
     membership = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], bool)
     scores = np.where(membership, 0.5, np.nan)
-    pairs = tim.estimate(membership, scores, method="restricted", tasks=TASKS)
+    pairs = tim.estimate(membership, scores, method="restricted", tasks=("a", "b", "c"))
     with Tracker(store, "pairs", "id-6") as tracker:
         tracker.heatmap(pairs, [figure(tmp_path)], round=1)
     row = heatmaps(store, "pairs").iloc[0]

@@ -25,8 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.sources.opening import open_cohort
-from tests.cli.test_cli import TASKS, Call, call, folder, half, write  # noqa: F401  (fixtures)
-from tests.model.cohorts.test_cohort import give_split, map_arrays, save, write_folder
+from tests.support.cohort_folders import give_split, map_arrays, save, write_folder
+from tests.support.searches import Call, write_search
 from tim_search import config
 from tim_search.types import BadInput
 
@@ -64,7 +64,7 @@ def text(name: str, content: str, encoding: str = "utf-8") -> Spoil:
 
 
 def search_file(name: str = "s.yaml", **fields: Any) -> Spoil:
-    return lambda here: write(here / name, **fields)
+    return lambda here: write_search(here / name, **fields)
 
 
 def manifest(*keys: str, value: Any) -> Spoil:
@@ -362,9 +362,9 @@ def contents(*places: Path) -> dict[str, bytes | None]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_a_malformed_command_ends_with_2_says_what_to_do_and_writes_nothing(
     row: Row,
-    call: Call,  # noqa: F811
-    folder: Path,  # noqa: F811
-    half: Path,  # noqa: F811
+    call: Call,
+    folder: Path,
+    half: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,0 +1,81 @@
+"""Small things to publish, and MLflow servers on the loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tim_search.tim import scores as tim
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def result(seed: int = 0, method: tim.Method = "exact") -> tim.TimResult:
+    membership = np.array([[bool(code >> bit & 1) for bit in range(3)] for code in range(1, 8)])
+    scores = np.where(membership, np.random.default_rng(seed).normal(size=membership.shape), np.nan)
+    return tim.estimate(membership, scores, method=method, tasks=("a", "b", "c"))
+
+
+def figure(folder: Path, name: str = "heatmap_rank.png", content: bytes = b"red and blue") -> Path:
+    path = folder / name
+    path.write_bytes(PNG + content)
+    return path
+
+
+def uri_of(folder: Path) -> str:
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def alive(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """`mlflow server` on the loopback, stopped by its process group at the end."""
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_TRACKING")},
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)),
+        *("--backend-store-uri", uri_of(folder), "--artifacts-destination", str(folder / "artifacts")),
+    ]
+    with (folder / f"server-{port}.log").open("ab") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until = time.monotonic() + 90
+        while not alive(port):
+            assert process.poll() is None, (folder / f"server-{port}.log").read_text()
+            assert time.monotonic() < until, "the server did not come up"
+            time.sleep(0.2)
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, how)
+    process.wait(30)
