@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from tim_search import open_search
 from tim_search.designs import sampling as designs
 from tim_search.ledger.table import ScoreTable, empty
+from tim_search.plans.contract import Plan
 from tim_search.plans.expansion import Greedy
-from tim_search.plans.static import Plan
+from tim_search.plans.static import StaticPlan
 from tim_search.plans.surrogate import Surrogate
 from tim_search.types import Subset, Unit, subset
 
@@ -41,7 +42,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Optuna:
+class Optuna(Plan):
     """TPE over the membership of the other tasks, one study a source; what was trained is told to it, not trained."""
 
     sources: tuple[str, ...]
@@ -63,6 +64,11 @@ class Optuna:
                 return missing
             known = table.of(units)
         return []
+
+    def most(self, blocks: Sequence[tuple[int, int]]) -> int:
+        """The start, then one subset a source and round."""
+        start = Surrogate(self.sources, self.tasks, 0, 1, self.max_size, self.seed)
+        return start.most(blocks) + self.rounds * len(self.sources) * len(blocks)
 
     def _propose(self, known: ScoreTable, asked: dict[Subset, None]) -> list[Subset]:
         means = known.mean()
@@ -184,7 +190,8 @@ def on_search(folder: str, largest: int) -> dict[str, tuple[float, float]]:
         order = {row.tobytes(): at for at, row in enumerate(table.membership)}
 
         judge = partial(_held, held, order)
-        for name, plan in {**strategies(table.tasks, largest), "exhaustive": _Every(largest)}.items():
+        every = StaticPlan(designs.subsets(designs.sized(len(table.tasks), largest), table.tasks))
+        for name, plan in {**strategies(table.tasks, largest), "exhaustive": every}.items():
             known, trained = replay(plan, seen)
             sums.setdefault(name, []).append((trained / len(half), share(known, judge, largest)))
     return {
@@ -195,18 +202,6 @@ def on_search(folder: str, largest: int) -> dict[str, tuple[float, float]]:
 
 def _held(held: Array, order: dict[bytes, int], rows: NDArray[np.bool_]) -> Array:
     return held[[order[row.tobytes()] for row in rows]]
-
-
-@dataclass(frozen=True)
-class _Every:
-    """All subsets: what the others are measured against."""
-
-    largest: int
-
-    def ask(self, table: ScoreTable) -> list[Unit]:
-        every = designs.subsets(designs.sized(len(table.tasks), self.largest), table.tasks)
-        units = [Unit(members, *block) for members in every for block in table.blocks]
-        return [unit for unit in units if unit not in table.answered]
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from tests.support import ROOT
 from tim_search import config
 from tim_search.cli import commands as cli
 from tim_search.ledger.ledger import Ledger
-from tim_search.plans import record as plans
 
 SEARCHES = sorted((ROOT / "jobs").glob("*.yaml"))
 
@@ -38,7 +37,7 @@ def test_what_the_search_files_ask_for() -> None:
     for path in SEARCHES:
         found = config.resolve(config.load(path))
         assert found.file.name == path.stem
-        trainings[path.stem] = plans.at_most(found.plan, tuple(found.tasks), found.blocks)
+        trainings[path.stem] = found.plan.most(found.blocks)
     assert trainings == {
         "demo": 3 * 63,
         "flexcare": 2 * 31,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -26,7 +26,7 @@ from tim_search.ledger.table import ScoreTable, score_table
 from tim_search.loop import run as search
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.run import Event, SearchOutcome
-from tim_search.plans import static
+from tim_search.plans.contract import Plan
 from tim_search.plans.expansion import Greedy
 from tim_search.plans.static import StaticPlan
 from tim_search.types import BadInput, Interrupted, Pack, PackResult, Score, Unit
@@ -51,7 +51,7 @@ def log(tmp_path: Path) -> str:
 def run(
     ledger: Ledger,
     behaviour: Behaviour = WELL_BEHAVED,
-    plan: static.Plan = ALL,
+    plan: Plan = ALL,
     blocks: tuple[tuple[int, int], ...] = BLOCKS,
     on_event: Callable[[Event], None] = lambda event: None,
     executor: Executor | None = None,
@@ -147,16 +147,19 @@ GREEDY = Greedy(("a", "e"), tuple(TASKS), beam=2, max_size=4, rule="paper")
 
 
 @dataclass(frozen=True)
-class Watched:
+class Watched(Plan):
     """A plan that notes whether the bootstrap replicates reach it."""
 
-    plan: static.Plan
+    plan: Plan
     widths: list[int]
 
     def ask(self, table: ScoreTable) -> list[Unit]:
         if len(table.membership):
             self.widths.append(0 if table.replicates is None else table.replicates.shape[-1])
-        return self.plan.ask(table)
+        return list(self.plan.ask(table))
+
+    def most(self, blocks: Sequence[tuple[int, int]]) -> int:
+        return self.plan.most(blocks)
 
 
 def test_an_adaptive_plan_gets_a_fresh_table_every_round(ledger: Ledger, tmp_path: Path, log: str) -> None:
@@ -210,9 +213,12 @@ def test_subsets_of_other_searches_do_not_count_as_reused(ledger: Ledger) -> Non
 
 
 def test_a_plan_that_never_ends_is_found_out(ledger: Ledger) -> None:
-    class Stubborn:
+    class Stubborn(Plan):
         def ask(self, table: ScoreTable) -> list[Unit]:
             return [Unit(("a",), 0, 0)]
+
+        def most(self, blocks: Sequence[tuple[int, int]]) -> int:
+            return 1
 
     with pytest.raises(RuntimeError, match=r"asks for units that all have final answers, a seed 0 fold 0"):
         run(ledger, plan=Stubborn())

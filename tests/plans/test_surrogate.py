@@ -155,7 +155,7 @@ def test_it_finds_the_best_combination_with_few_trainings() -> None:
     plan = Surrogate(table.tasks, table.tasks, rounds=4)
     rounds = replayed(plan, table)
     trained = {unit.subset for units in rounds for unit in units}
-    assert len(trained) <= plan.most() == 8 + 16 + 4 * 8
+    assert len(trained) <= plan.most(((0, 0),)) == 8 + 16 + 4 * 8
     known = table.of([unit for units in rounds for unit in units])
     best = np.nanmax(table.mean(), axis=0)
     alone = [table.mean()[table.rows[(name,)], i] for i, name in enumerate(table.tasks)]

@@ -29,9 +29,9 @@ from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import ScoreTable, score_table
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.run import Event, SearchOutcome
-from tim_search.plans import static
+from tim_search.plans.contract import Plan, progress
 from tim_search.plans.expansion import Greedy
-from tim_search.plans.static import Plan, StaticPlan
+from tim_search.plans.static import StaticPlan
 from tim_search.tuning import choices, per_subset, tuned
 from tim_search.tuning.per_subset import PerSubset
 from tim_search.types import BadInput, Interrupted, Subset, Unit, canonical
@@ -289,4 +289,4 @@ def test_settled_subsets_have_settings_but_no_answer(ledger: Ledger) -> None:
     assert ledger.done(own().context.key) == set()
     assert own().trained(ledger, lambda members: members == ("b",))[0] == len(own().values) * len(BLOCKS)
     assert own().trained(ledger, lambda members: False) == (0, 0.0, None)
-    assert static.played(ALL, table_of(ledger), set()) == (0, 0)
+    assert progress(ALL, table_of(ledger), set()) == (0, 0)

@@ -241,7 +241,7 @@ def _combinations(
     return chosen, tuple(one.source for one in found if len(one.best) == 1), rule
 
 
-def predicted(table: ScoreTable, source: str, control: str | None, max_size: int = summary.MAX_SIZE) -> Subset:
+def predicted(table: ScoreTable, source: str, control: str | None, max_size: int = expansion.MAX_SIZE) -> Subset:
     """The subset with the highest predicted score of a source, trained or not, of at most `max_size` tasks.
 
     A sampled search trains few small subsets, and in each block others; what it knows of all of them is in the model

@@ -14,9 +14,6 @@ from tim_search.executors.packing import packs
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import COLUMNS, score_table
 from tim_search.plans import power
-from tim_search.plans import record as plans
-from tim_search.plans.static import StaticPlan
-from tim_search.plans.stopping import Sequential
 from tim_search.types import canonical
 from tim_search.types.columns import Subsets
 
@@ -43,7 +40,7 @@ def forecast(found: config.ResolvedSearch) -> dict[str, Any]:
     workers = found.resources.workers or config.room_here(found.resources)
     waiting = packs(todo, found.tasks, found.capacity, max(1, workers))
     sizes = Counter(len(unit.subset) for unit in todo)
-    units = plans.planned_units(found.plan, found.blocks)
+    units = found.plan.planned(found.blocks)
     cost = config.cost(found, sorted({unit.subset for unit in wanted})) if wanted else None
     seconds = wall = None
     if cost is not None:
@@ -60,7 +57,7 @@ def forecast(found: config.ResolvedSearch) -> dict[str, Any]:
         "blocks": [list(block) for block in found.blocks],
         "units": units,
         "combinations": len(tried),
-        "at_most": plans.at_most(found.plan, tasks, found.blocks),
+        "at_most": found.plan.most(found.blocks),
         "held": int(table.trained.sum()),
         "todo": len(todo),
         "packs": len(waiting),
@@ -84,16 +81,9 @@ def _makespan(seconds: Sequence[float], workers: int) -> float | None:
     return max(free)
 
 
-def sample(found: config.ResolvedSearch) -> StaticPlan | None:
-    """All subsets that a sampled design may train; None for other designs."""
-    if isinstance(found.plan, Sequential):
-        return found.plan.design
-    return found.plan if found.design["kind"] == "sampled" and isinstance(found.plan, StaticPlan) else None
-
-
 def too_few(found: config.ResolvedSearch) -> str | None:
     """Why a sampled design is too small for a test of any score; None where it is not, or is no sample."""
-    design, m = sample(found), len(found.tasks)
+    design, m = found.plan.sample, len(found.tasks)
     if design is None:
         return None
     scored = int(Subsets.of(design.subsets, found.tasks).membership.sum(axis=0).min())
@@ -112,7 +102,7 @@ def too_few(found: config.ResolvedSearch) -> str | None:
 
 def _power(found: config.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:
     """What all scores of the search's context say about its design, whatever subsets and blocks they come from."""
-    design = sample(found)
+    design = found.plan.sample
     if design is None:
         return None
     pilot = score_table(ledger.scores(found.context.key, columns=COLUMNS), tuple(found.tasks), replicates=True)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from tim_search import config
-from tim_search.app import forecast
 from tim_search.executors.queue import Executor, SerialExecutor
 from tim_search.executors.ray_executor import RayExecutor
 from tim_search.gates import small_cells
@@ -29,7 +28,7 @@ from tim_search.loop.events import EventLog
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.run import Event, SearchOutcome
 from tim_search.plans import expansion, power, static
-from tim_search.plans import record as plans
+from tim_search.plans.contract import Plan, progress
 from tim_search.report import figures, gallery
 from tim_search.report import page as report
 from tim_search.results import confirmation, merge, summary
@@ -137,7 +136,7 @@ def ray_executor(
 
 
 def _search(
-    found: config.ResolvedSearch, plan: static.Plan, executor: Executor, on_event: Callable[[Event], None]
+    found: config.ResolvedSearch, plan: Plan, executor: Executor, on_event: Callable[[Event], None]
 ) -> SearchOutcome:
     """Train what a plan asks for under the context of a search, with one setting or with all that each subset tries."""
     ledger, control = Ledger(found.ledger), found.design.get("control")
@@ -162,7 +161,7 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
     uri = tracking_uri or config.tracking_uri(file.tracking_uri if file else None, results.folder)
     status = results.status()
     held = results.ledger.done(results.manifest.context.key)
-    rounds = static.played(results.plan, results.table, held)[1]
+    rounds = progress(results.plan, results.table, held)[1]
     done, failures = status["trained"], status["failed"]
     event = Event("done", rounds, done, done + status["waiting"], failures, status["training_seconds"])
     tracker = tracker_of(results.manifest, results.folder, uri, warn)
@@ -310,15 +309,14 @@ def pilot(found: config.ResolvedSearch, on_event: Callable[[Event], None] = lamb
     Raises:
         BadInput: the design is no sampled one, or the folder belongs to another search.
     """
-    design = forecast.sample(found)
+    design = found.plan.sample
     if design is None:
         raise BadInput(
             f"--pilot: expected a sampled design, got {found.design['kind']}. The other designs train what they train; "
             "there is nothing to choose from a pilot."
         )
     prepare(found)
-    size = power.pilot_size(len(found.tasks), len(found.blocks))
-    plan = static.StaticPlan(design.subsets[:size], design.sliced)
+    plan = design.first(power.pilot_size(len(found.tasks), len(found.blocks)))
     with contextlib.closing(SerialExecutor(*config.training(found), found.tasks)) as here:
         return _search(found, plan, here, on_event)
 
@@ -412,7 +410,7 @@ def _manifest(found: config.ResolvedSearch) -> Manifest:
         blocks=found.blocks,
         sources=found.sources,
         ledger=os.path.relpath(found.ledger, found.out) if inside else str(found.ledger),
-        planned_units=plans.planned_units(found.plan, found.blocks),
+        planned_units=found.plan.planned(found.blocks),
     )
 
 

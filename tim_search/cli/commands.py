@@ -425,10 +425,9 @@ def expand(
         saved = {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved}
         console.print_json({"rule": chosen.rule, "expansions": rows, "sharing": saved})
         return
-    title = "Greedy expansion" if isinstance(chosen, expansion.Greedy) else "Best of what was trained"
     if any(row["single_score"] is not None or row["complete"] for row in rows):
-        console.output().print(display.expansions(rows, chosen.rule, title))
-    if results.manifest.design["kind"] == "sampled" and not any(row["complete"] for row in rows):
+        console.output().print(display.expansions(rows, chosen.rule, chosen.title))
+    if results.plan.sample is not None and not any(row["complete"] for row in rows):
         console.output().print(f"  {display.NO_COMBINATIONS}")
     console.output().print(
         f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing."
@@ -885,7 +884,6 @@ def _run(file: SearchFile, out: Path | None, address: str | None, as_json: bool,
 def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_json: bool, allow_code: bool) -> None:
     from tim_search import config
     from tim_search.cli import display
-    from tim_search.plans import record as plans
 
     found = config.resolve(file, out, allow_code=allow_code)
     if found.awaits_tuning:
@@ -893,7 +891,7 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
             console.note(f"Chosen: {', '.join(f'{name} {value}' for name, value in record['choice'].items())}")
         found = config.resolve(file, out, allow_code=allow_code)
     _check_outlives(found)
-    units = plans.planned_units(found.plan, found.blocks)
+    units = found.plan.planned(found.blocks)
     amount = "as many units as the search turns out to need" if units is None else f"{units} units"
     if found.own is not None:
         amount += f", each with {len(found.own.values)} combinations of settings"
@@ -935,7 +933,7 @@ def _tell_end(found: ResolvedSearch, finished: Finished, as_json: bool) -> None:
     results, outcome = finished.results, finished.outcome
     content = summary.report(results)
     # A sampled search has no expansion whose end could be confirmed.
-    by_rule = ["--rule", "predicted"] if found.design["kind"] == "sampled" else []
+    by_rule = ["--rule", "predicted"] if found.plan.sample is not None else []
     uri = tracking.shown(found.tracking_uri)
     places = {
         "trained": f"{outcome.trained} units in {duration(outcome.seconds)}, {outcome.failed} of them failed; "

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tim_search.config import designs, files, network, workers
 from tim_search.config.sections import Design, SampledDesign, SearchFile
-from tim_search.plans import record as plans
-from tim_search.plans.static import Plan
+from tim_search.plans import from_design as plans
+from tim_search.plans.contract import Plan
 from tim_search.tuning import choices, per_subset, space
 from tim_search.tuning.choices import Study
 from tim_search.tuning.per_subset import PerSubset
@@ -34,7 +34,7 @@ class ResolvedSearch:
         tasks: the tasks by name, in the order of the search; a negative control comes last.
         settings: the network's own settings dataclass.
         context: what every score of this search depends on besides its unit.
-        plan: which subsets are wanted, given what is trained (see `tim_search.loop.run.Plan`).
+        plan: which subsets are wanted, given what is trained (see `tim_search.plans.contract.Plan`).
         design: the design in full, as it is written to `search.json`.
         sources: tasks that are expanded and reported; a negative control is none of them.
         blocks: (seed, fold) pairs; every subset is trained once in each, in a sliced design in one of them.

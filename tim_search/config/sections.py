@@ -125,7 +125,7 @@ class SizedDesign(_Section):
 
 
 class StopSection(_Section):
-    """When a sampled search stops (see `tim_search.plans.stopping`)."""
+    """When a sampled search stops (see `tim_search.plans.sequential`)."""
 
     top_k: int = Field(default=3, ge=1, description="a whole number of at least 1 (best helpers of each source)")
     overlap: float = Field(

@@ -15,10 +15,11 @@ from typing import Literal
 from tim_search.executors.packing import packs
 from tim_search.executors.queue import Executor
 from tim_search.ledger.ledger import Ledger
-from tim_search.ledger.table import ScoreTable, empty, lay_out
+from tim_search.ledger.table import ScoreTable, lay_out
 from tim_search.loop.signals import Stop
-from tim_search.plans.static import Plan, StaticPlan, played
+from tim_search.plans.contract import Plan, progress
 from tim_search.types import Context, Interrupted, Pack, PackResult, Task, Unit
+from tim_search.types.columns import Units
 
 _MANY_FILES = 512  # files of the ledger above which they are merged while a search runs
 _SOME_FILES = 32  # ... at its end, because many small files are slow to read
@@ -102,84 +103,81 @@ def run(
         LedgerError: when the ledger cannot be written, or another driver writes it.
         BadInput, WorkerError: see `Executor.run`.
     """
-    start = time.monotonic()
-    trained = failed = repeated = rounds = earlier = reused = total = peak = 0
-
-    # What a static plan answers depends on no score, and the table of a large search takes long to read.
-    static = plan if isinstance(plan, StaticPlan) else None
-
-    def read_table() -> ScoreTable:
-        # Every part: which patients judge a unit follows from its fold, and the table takes the folds of its blocks.
-        return lay_out(ledger.sheet(context.key, part=None, replicates=True), tuple(tasks), blocks)
-
-    def tell(kind: Literal["round", "pack", "stopping", "done"], message: str = "") -> None:
-        on_event(Event(kind, earlier + rounds, reused + trained, total, failed, time.monotonic() - start, message))
-
-    def announce() -> None:
-        tell("stopping", "stopping after the packs in flight; a second signal drops them")
-
-    def feed(waiting: Iterable[Pack]) -> Iterator[Pack]:
-        for pack in waiting:
-            if stop.asked:
-                return
-            yield pack
-
-    with ledger.writer_lock(), Stop(announce) as stop:
+    tally = _Tally(on_event)
+    with ledger.writer_lock(), Stop(tally.stopping) as stop:
         try:
-            answered: set[Unit] = set()
-            table = empty(tuple(tasks), blocks) if static else read_table()
-            if static:
-                wanted: Sequence[Unit]
-                wanted, reused = ledger.lacking(context.key, static.units(blocks))
-                earlier = int(reused > 0 and not wanted)
-            else:
-                answered = ledger.done(context.key)
-                reused, earlier = played(plan, table, answered)
-                wanted = plan.ask(table)
-            total = reused
-            while wanted:
-                rounds += 1
-                todo = wanted if static else [unit for unit in dict.fromkeys(wanted) if unit not in answered]
-                if not todo:
-                    raise RuntimeError(
-                        f"the plan asks for units that all have final answers, {wanted[0]} for one: it asks for what "
-                        "is complete, or a trainer answered without a primary score"
-                    )
-                total += len(todo)
+            for todo in _rounds(plan, ledger, context.key, tuple(tasks), blocks, tally):
                 waiting = packs(todo, tasks, capacity, executor.workers)
                 with stop.held_off():
-                    tell("round", f"round {earlier + rounds}: {len(todo)} units in {len(waiting)} packs")
-                n_files = ledger.files()
-                for results in _together(executor, feed(waiting)):
-                    with stop.held_off():
-                        ledger.append(results, context)
-                        for result in results:
-                            if not static:
-                                answered.update(result.pack.units)
-                            trained += len(result.pack.units)
-                            failed += len({score.unit for score in result.scores if score.status == "failed"})
-                            repeated += (result.attempts - 1) * len(result.pack.units)
-                            peak = max(peak, result.peak_bytes)
-                            tell("pack")
-                    n_files += 1
-                    if n_files > _MANY_FILES:
-                        ledger.compact()
-                        n_files = ledger.files()
+                    tally.begin(len(todo), len(waiting))
+                _train(_until(stop, waiting), ledger, context, executor, stop, tally)
                 if stop.asked:
                     raise KeyboardInterrupt
-                if static:
-                    break  # no score changes what it wants
-                table = read_table()
-                wanted = plan.ask(table)
             if ledger.files() > _SOME_FILES:
                 ledger.compact()
         except KeyboardInterrupt:
             raise Interrupted(
-                f"Stopped: {reused + trained} of {total} units are in {ledger.place}. Run the same command again to go "
+                f"Stopped: {tally.done} of {tally.total} units are in {ledger.place}. Run the same command again to go "
                 "on from there."
             ) from None
-    tell("done", f"{trained} units trained, {failed} of them failed, {reused} were in the ledger already")
-    return SearchOutcome(trained, failed, reused, repeated, rounds, time.monotonic() - start, peak)
+    return tally.end()
+
+
+def _rounds(
+    plan: Plan, ledger: Ledger, context: str, tasks: tuple[str, ...], blocks: Sequence[tuple[int, int]], tally: _Tally
+) -> Iterator[Units]:
+    """What is to be trained, a round after the other; each is read off the ledger when its turn comes."""
+    units = plan.units(blocks)
+    if units is not None:
+        # No score changes what the plan wants, and the table of a large search takes long to read.
+        todo, held = ledger.lacking(context, units)
+        tally.start(held, int(held > 0 and not todo))
+        if todo:
+            yield todo
+        return
+    table = _table(ledger, context, tasks, blocks)
+    tally.start(*progress(plan, table, ledger.done(context)))
+    before: Sequence[Unit] = ()
+    while wanted := plan.ask(table):
+        todo, _ = ledger.lacking(context, wanted)
+        if not todo or wanted == before:
+            raise RuntimeError(
+                f"the plan asks for units that all have final answers, {wanted[0]} for one: it asks for what is "
+                "complete, or a trainer answered without a primary score"
+            )
+        yield todo
+        before = wanted
+        table = _table(ledger, context, tasks, blocks)
+
+
+def _table(ledger: Ledger, context: str, tasks: tuple[str, ...], blocks: Sequence[tuple[int, int]]) -> ScoreTable:
+    """All scores of the search so far."""
+    # Every part: which patients judge a unit follows from its fold, and the table takes the folds of its blocks.
+    return lay_out(ledger.sheet(context, part=None, replicates=True), tasks, blocks)
+
+
+def _train(
+    waiting: Iterable[Pack], ledger: Ledger, context: Context, executor: Executor, stop: Stop, tally: _Tally
+) -> None:
+    """Train packs; each result is in the ledger before it is told."""
+    n_files = ledger.files()
+    for results in _together(executor, waiting):
+        with stop.held_off():
+            ledger.append(results, context)
+            for result in results:
+                tally.add(result)
+        n_files += 1
+        if n_files > _MANY_FILES:
+            ledger.compact()
+            n_files = ledger.files()
+
+
+def _until(stop: Stop, waiting: Iterable[Pack]) -> Iterator[Pack]:
+    """The packs, as long as nobody asks to stop."""
+    for pack in waiting:
+        if stop.asked:
+            return
+        yield pack
 
 
 def _together(executor: Executor, waiting: Iterable[Pack]) -> Iterator[list[PackResult]]:
@@ -195,3 +193,63 @@ def _together(executor: Executor, waiting: Iterable[Pack]) -> Iterator[list[Pack
         if results:
             yield results
         raise
+
+
+class _Tally:
+    """Counts what a run does, and tells it.
+
+    Attributes:
+        done: units of the search with a final answer, those that the ledger held at the start included.
+        total: units asked for so far, those that the ledger held at the start included.
+    """
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self._on_event = on_event
+        self._began = time.monotonic()
+        self._reused = self._trained = self._failed = self._repeated = 0
+        self._rounds = self._earlier_rounds = self._peak_bytes = 0
+        self.total = 0
+
+    @property
+    def done(self) -> int:
+        return self._reused + self._trained
+
+    def start(self, reused: int, rounds: int) -> None:
+        """Note what the ledger holds of the search when the run begins: units, and whole rounds."""
+        self._reused = self.total = reused
+        self._earlier_rounds = rounds
+
+    def begin(self, n_units: int, n_packs: int) -> None:
+        """A round begins."""
+        self._rounds += 1
+        self.total += n_units
+        number = self._earlier_rounds + self._rounds
+        self._tell("round", f"round {number}: {n_units} units in {n_packs} packs")
+
+    def add(self, result: PackResult) -> None:
+        """The result of a pack is in the ledger."""
+        n_units = len(result.pack.units)
+        self._trained += n_units
+        self._failed += len({score.unit for score in result.scores if score.status == "failed"})
+        self._repeated += (result.attempts - 1) * n_units
+        self._peak_bytes = max(self._peak_bytes, result.peak_bytes)
+        self._tell("pack")
+
+    def stopping(self) -> None:
+        """Somebody asked to stop."""
+        self._tell("stopping", "stopping after the packs in flight; a second signal drops them")
+
+    def end(self) -> SearchOutcome:
+        """The search has come to its end."""
+        self._tell(
+            "done",
+            f"{self._trained} units trained, {self._failed} of them failed, {self._reused} were in the ledger already",
+        )
+        seconds = time.monotonic() - self._began
+        return SearchOutcome(
+            self._trained, self._failed, self._reused, self._repeated, self._rounds, seconds, self._peak_bytes
+        )
+
+    def _tell(self, kind: Literal["round", "pack", "stopping", "done"], message: str = "") -> None:
+        number, seconds = self._earlier_rounds + self._rounds, time.monotonic() - self._began
+        self._on_event(Event(kind, number, self.done, self.total, self._failed, seconds, message))

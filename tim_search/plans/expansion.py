@@ -16,18 +16,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass, replace
+from math import comb
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from tim_search.ledger.table import ScoreTable
+from tim_search.plans.contract import Plan
 from tim_search.types import BadInput, Subset, Unit, near, some, subset
 
 Rule: TypeAlias = Literal["lower_bound", "paper"]
 RULES: tuple[Rule, ...] = get_args(Rule)
+
+#: Tasks in the largest set, where nothing else is said (M3H paper, section 4.3).
+MAX_SIZE = 3
 
 #: What an interval is made from: the spread over blocks, the bootstrap over evaluation patients, both, or nothing.
 Spread: TypeAlias = Literal["blocks", "patients", "blocks and patients", "nothing"]
@@ -190,8 +195,30 @@ def paired(
     return Difference(value, value - half, value + half, spread)
 
 
+class Expander(Protocol):
+    """Names the best combination of each source task from the scores there are.
+
+    Attributes:
+        title: what it does, for people.
+        rule: when a set counts as better.
+    """
+
+    title: ClassVar[str]
+
+    @property
+    def rule(self) -> Rule: ...
+
+    def result(self, table: ScoreTable) -> list[Expansion]:
+        """The expansion of every source, in their order, as far as the table goes."""
+        ...
+
+    def sharing(self, table: ScoreTable) -> Sharing:
+        """How many trainings the sources need by themselves and together."""
+        ...
+
+
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Plan):
     """Greedy expansion of many sources at once, as a plan: `ask` for what to train, `result` for what came out.
 
     Attributes:
@@ -211,10 +238,11 @@ class Greedy:
     sources: tuple[str, ...]
     tasks: tuple[str, ...]
     beam: int = 3
-    max_size: int = 3
+    max_size: int = MAX_SIZE
     rule: Rule = "lower_bound"
     confidence: float = 0.95
     tolerance: float = 0.0
+    title: ClassVar[str] = "Greedy expansion"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
@@ -232,6 +260,19 @@ class Greedy:
         wanted = sorted(missing, key=lambda members: (len(members), members))
         units = [Unit(members, seed, fold) for members in wanted for seed, fold in table.blocks]
         return [unit for unit in units if unit not in table.answered]
+
+    def most(self, blocks: Sequence[tuple[int, int]]) -> int:
+        """See `Plan.most`: every subset up to the size limit."""
+        return sum(comb(len(self.tasks), size) for size in range(1, self.largest + 1)) * len(blocks)
+
+    @property
+    def largest(self) -> int:
+        """See `Plan.largest`."""
+        return min(self.max_size, len(self.tasks))
+
+    def expander(self, sources: Sequence[str], tasks: Sequence[str], **settings: Any) -> Greedy:
+        """See `Plan.expander`: itself, with these sources, tasks and settings."""
+        return replace(self, sources=tuple(sources), tasks=tuple(tasks), **settings)
 
     def result(self, table: ScoreTable) -> list[Expansion]:
         """The expansion of every source, in the order of `sources`, as far as the table goes."""
@@ -262,6 +303,7 @@ class BestOf:
     rule: Rule = "lower_bound"
     confidence: float = 0.95
     tolerance: float = 0.0
+    title: ClassVar[str] = "Best of what was trained"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -297,6 +339,25 @@ def _check(plan: Greedy | BestOf) -> None:
         raise BadInput(f"greedy expansion: confidence must lie between 0 and 1, got {plan.confidence}.")
     if not plan.tolerance >= 0 or math.isinf(plan.tolerance):
         raise BadInput(f"greedy expansion: tolerance must be 0 or a number above it, got {plan.tolerance}.")
+
+
+def expander(plan: Plan, sources: Sequence[str], tasks: Sequence[str], **settings: Any) -> Expander:
+    """What names the best combination of each source of a search: as its plan does, else as the paper does.
+
+    Args:
+        plan: of the search.
+        sources: tasks whose scores are to be improved.
+        tasks: tasks that may be combined.
+        settings: to be used in place of the plan's, or the paper's.
+
+    Raises:
+        BadInput: for settings that make no search.
+    """
+    own = plan.expander(sources, tasks, **settings)
+    if own is not None:
+        return own
+    trained = len(tasks) if plan.largest is None else plan.largest
+    return Greedy(tuple(sources), tuple(tasks), **{"max_size": max(2, min(MAX_SIZE, trained)), **settings})
 
 
 def rows(expansions: Iterable[Expansion]) -> list[dict[str, Any]]:

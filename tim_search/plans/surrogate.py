@@ -10,10 +10,10 @@ every round the untrained subset from which it may expect most. All sources shar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +23,8 @@ from scipy.special import ndtr
 from tim_search.designs import sampling as designs
 from tim_search.designs.sampling import Membership
 from tim_search.ledger.table import ScoreTable, empty
+from tim_search.plans.contract import Plan
+from tim_search.plans.expansion import BestOf, Rule
 from tim_search.tim import blocks, estimators
 from tim_search.tim.estimators import Array, Variances
 from tim_search.types import BadInput, Subset, Unit, subset
@@ -38,7 +40,7 @@ START = 2
 
 
 @dataclass(frozen=True)
-class Surrogate:
+class Surrogate(Plan):
     """A search for the best combination of each source that trains what the surrogate finds most promising.
 
     The first round trains every task alone and `START` subsets a task that hold the tasks evenly. In each later round
@@ -52,6 +54,7 @@ class Surrogate:
         batch: subsets each source proposes a round.
         max_size: tasks in the largest subset; 0 is no limit.
         seed: of the start.
+        rule, confidence, tolerance: by which the best of what was trained is named in the end (see `Greedy`).
 
     Raises BadInput for settings that make no search.
     """
@@ -62,6 +65,9 @@ class Surrogate:
     batch: int = 1
     max_size: int = 0
     seed: int = 0
+    rule: Rule = "lower_bound"
+    confidence: float = 0.95
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
@@ -80,11 +86,11 @@ class Surrogate:
 
     @property
     def largest(self) -> int:
-        """Tasks in the largest subset it may train."""
+        """See `Plan.largest`."""
         return min(self.max_size or len(self.tasks), len(self.tasks))
 
     def ask(self, table: ScoreTable) -> list[Unit]:
-        """See `tim_search.loop.run.Plan`: the trainings of the first round that the table does not hold whole.
+        """See `Plan.ask`: the trainings of the first round that the table does not hold whole.
 
         A round is proposed from the rounds before it alone, so a search that is taken up again, or replayed from a
         ledger that holds more, asks for the same.
@@ -100,9 +106,15 @@ class Surrogate:
             known = table.of(units)
         return []
 
-    def most(self) -> int:
-        """The most subsets it trains."""
-        return len(self._start()) + self.rounds * self.batch * len(self.sources)
+    def most(self, blocks: Sequence[tuple[int, int]]) -> int:
+        """See `Plan.most`."""
+        return (len(self._start()) + self.rounds * self.batch * len(self.sources)) * len(blocks)
+
+    def expander(self, sources: Sequence[str], tasks: Sequence[str], **settings: Any) -> BestOf:
+        """See `Plan.expander`: the best of what was trained, because no greedy path leads through the proposals."""
+        own = {"rule": self.rule, "confidence": self.confidence, "tolerance": self.tolerance}
+        given = {key: value for key, value in settings.items() if key != "beam"}
+        return BestOf(tuple(sources), tuple(tasks), **{"max_size": max(2, self.largest), **own, **given})
 
     def _start(self) -> list[Subset]:
         m, k = len(self.tasks), self.largest

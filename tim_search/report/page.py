@@ -32,6 +32,7 @@ from tim_search.gates.plain import number, plain
 from tim_search.ledger.ledger import product_version
 from tim_search.plans import expansion
 from tim_search.plans.expansion import Expansion
+from tim_search.plans.from_design import in_words
 from tim_search.report import figures, wording
 from tim_search.results import summary
 from tim_search.results.summary import SearchResults
@@ -184,18 +185,10 @@ def _key_facts(result: TimResult, status: Mapping[str, Any]) -> list[list[str]]:
 def _asked(results: SearchResults) -> dict[str, Any]:
     manifest = results.manifest
     design = {key: value for key, value in manifest.design.items() if key not in ("kind", "sources")}
-    words = {
-        "exact": "every subset of the tasks",
-        "sized": f"every subset of at most {design.get('k')} tasks",
-        "sampled": f"a balanced sample of up to {design.get('n')} subsets of any size",
-        "greedy": "single tasks, pairs, then what extends the best of them",
-        "surrogate": "single tasks, a balanced start, then what a model of the scores finds most promising",
-    }
-    kind = str(manifest.design["kind"])
     return {
         "cohort": manifest.cohort,
         "network": manifest.context.network,
-        "design": f"{kind}: {words.get(kind, kind)}",
+        "design": in_words(manifest.design),
         "options": {key: _plain_text(value) for key, value in design.items()},
         "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in manifest.blocks),
         "sources": list(manifest.sources),

@@ -15,7 +15,7 @@ from tim_search.gates.files import write_durably
 from tim_search.ledger import storage
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop.manifest import Manifest
-from tim_search.plans import record as plans
+from tim_search.plans import from_design as plans
 from tim_search.results.summary import small_cells_of
 from tim_search.types import BadInput, Context, Unit, canonical
 
@@ -171,7 +171,7 @@ def _manifest(manifests: Mapping[str, Manifest]) -> Manifest | None:
             )
     blocks = tuple(dict.fromkeys(block for manifest in manifests.values() for block in manifest.blocks))
     plan = plans.make(first.design, tuple(task.name for task in first.tasks))
-    return replace(first, blocks=blocks, ledger="ledger", planned_units=plans.planned_units(plan, blocks))
+    return replace(first, blocks=blocks, ledger="ledger", planned_units=plan.planned(blocks))
 
 
 def _keep_record(folders: Iterable[Path], out: Path) -> None:

@@ -23,11 +23,10 @@ from tim_search.ledger.ledger import Ledger, LedgerWarning
 from tim_search.ledger.table import ScoreTable, lay_out
 from tim_search.loop.manifest import Manifest
 from tim_search.plans import expansion
-from tim_search.plans import record as plans
-from tim_search.plans.expansion import BestOf, Expansion, Greedy, Sharing
-from tim_search.plans.static import Plan, StaticPlan
-from tim_search.plans.stopping import Sequential, sizes
-from tim_search.plans.surrogate import Surrogate
+from tim_search.plans import from_design as plans
+from tim_search.plans.contract import Plan
+from tim_search.plans.expansion import Expander, Expansion, Sharing
+from tim_search.plans.sequential import sizes
 from tim_search.results import grouping
 from tim_search.results.grouping import Grouping
 from tim_search.tim import agreement
@@ -39,9 +38,6 @@ from tim_search.tuning.per_subset import PerSubset
 from tim_search.types import BadInput, Finding, Task
 
 _SHOWN = 4  # combinations of settings that are named one by one
-
-#: Settings of the greedy expansion where the search's design does not name them (M3H paper, section 4.3).
-BEAM, MAX_SIZE, CONFIDENCE = 3, 3, 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +81,12 @@ class SearchResults:
         return plans.make(self.manifest.design, tuple(self.tasks))
 
     def stopping(self) -> dict[str, Any] | None:
-        """How a design with a stopping rule stands (see `Sequential.status`); None for other designs."""
+        """How a design with a stopping rule stands (see `Plan.stopping`); None for other designs."""
         return self._stopping
 
     @cached_property
     def _stopping(self) -> dict[str, Any] | None:
-        return self.plan.status(self.table) if isinstance(self.plan, Sequential) else None
+        return self.plan.stopping(self.table)
 
     @cached_property
     def small_cells(self) -> int:
@@ -136,13 +132,12 @@ class SearchResults:
 
         The rounds are those of a search with a stopping rule; the last one holds what is trained of its round.
         """
-        plan = self.plan.design if isinstance(self.plan, Sequential) else self.plan
-        if self.manifest.design["kind"] != "sampled" or not isinstance(plan, StaticPlan):
+        sample = self.plan.sample
+        if sample is None:
             return []
         steps: list[tuple[int, TimResult]] = []
-        for size in sizes(len(plan.subsets), len(self.tasks)):
-            units = StaticPlan(plan.subsets[:size], plan.sliced).units(self.table.blocks)
-            part = self.table.of(units)
+        for size in sizes(len(sample.subsets), len(self.tasks)):
+            part = self.table.of(sample.first(size).units(self.table.blocks))
             if steps and len(part.membership) <= steps[-1][0]:
                 break
             if not len(part.membership):
@@ -157,29 +152,16 @@ class SearchResults:
         """The models to deploy; arguments as of `grouping.group`. Raises BadInput before it can be told."""
         return grouping.group(self.table, models, control=self.control, overlaps=self.manifest.overlaps, **options)
 
-    def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Greedy | BestOf:
+    def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Expander:
         """The greedy expansion of this search: its own settings where its design is greedy, else the paper's.
 
         Where the surrogate proposed the subsets it is the best of these: no greedy path leads through them.
         """
-        design = self.manifest.design
         # A control is never recommended.
         tasks = tuple(name for name in self.tasks if name != self.control)
-        if isinstance(own := self.plan, Greedy):
-            known = {key: getattr(own, key) for key in ("beam", "max_size", "rule", "confidence", "tolerance")}
-        elif isinstance(own, Surrogate):
-            known = {key: design[key] for key in ("rule", "confidence", "tolerance")}
-            known["max_size"] = max(2, own.largest)
-        else:
-            largest = min(MAX_SIZE, design.get("k", len(tasks)))
-            known = {"beam": BEAM, "max_size": max(2, largest), "rule": "lower_bound", "confidence": CONFIDENCE}
-        given = {"rule": rule, **options}
-        known |= {key: value for key, value in given.items() if value is not None}
-        sources = known.pop("sources", None) or self.manifest.sources
-        if isinstance(own, Surrogate):
-            known.pop("beam", None)
-            return BestOf(sources=tuple(sources), tasks=tasks, **known)
-        return Greedy(sources=tuple(sources), tasks=tasks, **known)
+        settings = {key: value for key, value in {"rule": rule, **options}.items() if value is not None}
+        sources = settings.pop("sources", None) or self.manifest.sources
+        return expansion.expander(self.plan, tuple(sources), tasks, **settings)
 
     def expand(self, rule: expansion.Rule | None = None, **options: Any) -> tuple[list[Expansion], Sharing]:
         """The expansion of every source from what is trained so far, and the trainings that sharing saved."""
@@ -191,8 +173,8 @@ class SearchResults:
 
         Keys: name, folder, ledger, cohort, network, design, blocks, tasks, planned, trained, failed, waiting, finished,
         training_seconds (sum over units), last_written (ISO 8601, UTC), failures (reason -> units), stopping (see
-        `Sequential.status`; None for designs without a stopping rule), tuning (None unless every subset has settings of
-        its own: combinations of settings, trainings with them that the ledger holds, and planned ones).
+        `Plan.stopping`; None for designs without a stopping rule), tuning (None unless every subset has settings of its
+        own: combinations of settings, trainings with them that the ledger holds, and planned ones).
         """
         manifest = self.manifest
         planned = manifest.planned_units
@@ -203,7 +185,8 @@ class SearchResults:
         if self.own is not None:
             # An answer is written when its subset has been trained with all settings: the trainings tell how far it is.
             # Others may be there for a confirmation.
-            asked = set(self.plan.subsets) if isinstance(self.plan, StaticPlan) else None
+            units = self.plan.units(manifest.blocks)
+            asked = None if units is None else set(units.subsets)
             trained, seconds, latest = self.own.trained(
                 self.ledger,
                 lambda members: self.tasks.keys() >= set(members) and (asked is None or members in asked),
@@ -251,9 +234,9 @@ class SearchResults:
 
     def _waiting(self) -> int:
         """Units that the plan asks for at present and the ledger lacks."""
-        if isinstance(self.plan, StaticPlan):
+        wanted = self.plan.units(self.manifest.blocks)
+        if wanted is not None:
             # No score changes what it asks for, and the table of a large search takes long to read.
-            wanted = self.plan.units(self.manifest.blocks)
             return len(self.ledger.lacking(self.manifest.context.key, wanted)[0])
         return len(self.plan.ask(self.table))
 

@@ -21,8 +21,8 @@ from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import COLUMNS, ScoreTable, score_table
 from tim_search.loop import run as search
 from tim_search.loop.run import Event, SearchOutcome
-from tim_search.plans import static
-from tim_search.plans.static import Plan, StaticPlan
+from tim_search.plans.contract import Plan, progress
+from tim_search.plans.static import StaticPlan
 from tim_search.tuning.per_subset import PerSubset
 from tim_search.types import Context, Interrupted, PackResult, Subset, Task, Unit, canonical
 from tim_search.types.columns import Units
@@ -91,7 +91,7 @@ def run(
     """
     start = time.monotonic()
     table = _table(own, ledger, tasks)
-    held, rounds = static.played(plan, table, ledger.done(own.context.key))
+    held, rounds = progress(plan, table, ledger.done(own.context.key))
     told = _Told(on_event, start, rounds, len(own.values) * held)
     outcomes: list[SearchOutcome] = []
     failed, asked = 0, 0

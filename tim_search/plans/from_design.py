@@ -10,15 +10,14 @@ A design is a mapping with `kind`: {"kind": "exact"}, {"kind": "sized", "k": 2},
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import comb
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tim_search.designs import sampling as designs
-from tim_search.plans import stopping
+from tim_search.plans.contract import Plan
 from tim_search.plans.expansion import Greedy
-from tim_search.plans.static import Plan, StaticPlan
-from tim_search.plans.stopping import Sequential
+from tim_search.plans.sequential import Sequential, rule_of
+from tim_search.plans.static import StaticPlan
 from tim_search.plans.surrogate import Surrogate
 from tim_search.types import BadInput
 
@@ -33,44 +32,34 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
     settings = {key: value for key, value in design.items() if key != "kind"}
     match design.get("kind"):
         case "exact":
-            membership = designs.exact(len(names))
+            return StaticPlan(designs.subsets(designs.exact(len(names)), names))
         case "sized":
-            membership = designs.sized(len(names), settings["k"])
+            return StaticPlan(designs.subsets(designs.sized(len(names), settings["k"]), names))
         case "sampled":
             sample = designs.subsets(designs.hybrid(len(names), settings["n"], settings["seed"]), names)
-            static = StaticPlan(sample, settings["sliced"])
+            static = StaticPlan(sample, settings["sliced"], sampled=True)
             if "stop" not in settings:
                 return static
-            return Sequential(static, stopping.rule_of(settings["stop"]), settings.get("control"))
+            return Sequential(static, rule_of(settings["stop"]), settings.get("control"))
         case "greedy":
             return Greedy(**{**settings, "sources": tuple(settings["sources"]), "tasks": names})
         case "surrogate":
-            own = {key: settings[key] for key in ("rounds", "batch", "max_size", "seed")}
-            return Surrogate(tuple(settings["sources"]), names, **own)
+            return Surrogate(**{**settings, "sources": tuple(settings["sources"]), "tasks": names})
         case other:
             raise BadInput(
                 f"design: expected exact, sized, sampled, greedy or surrogate, got {other!r}. The search was made by "
                 "another version of this product; read it with that one."
             )
-    return StaticPlan(designs.subsets(membership, names))
 
 
-def at_most(plan: Plan, tasks: Sequence[str], blocks: Sequence[tuple[int, int]]) -> int:
-    """The most trainings a search can come to."""
-    match plan:
-        case StaticPlan():
-            return len(plan.units(blocks))
-        case Sequential(design=design):
-            return len(design.units(blocks))
-        case Surrogate():
-            return plan.most() * len(blocks)
-        case Greedy(max_size=largest):
-            sizes: Iterable[int] = range(1, largest + 1)
-        case _:
-            sizes = range(1, len(tasks) + 1)
-    return sum(comb(len(tasks), size) for size in sizes) * len(blocks)
-
-
-def planned_units(plan: Plan, blocks: Sequence[tuple[int, int]]) -> int | None:
-    """Trainings of a whole search; None where the plan decides as it goes."""
-    return len(plan.units(blocks)) if isinstance(plan, StaticPlan) else None
+def in_words(design: Mapping[str, Any]) -> str:
+    """A design as people read it: its kind, and which subsets that means."""
+    kind = str(design["kind"])
+    words = {
+        "exact": "every subset of the tasks",
+        "sized": f"every subset of at most {design.get('k')} tasks",
+        "sampled": f"a balanced sample of up to {design.get('n')} subsets of any size",
+        "greedy": "single tasks, pairs, then what extends the best of them",
+        "surrogate": "single tasks, a balanced start, then what a model of the scores finds most promising",
+    }
+    return f"{kind}: {words.get(kind, kind)}"

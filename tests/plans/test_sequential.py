@@ -10,8 +10,8 @@ import pytest
 from tests.support.synthetic_games import quadratic, saturating, searched
 from tim_search.designs import sampling as designs
 from tim_search.ledger.table import ScoreTable, empty
+from tim_search.plans.sequential import Rule, Sequential, check, expected_overlap
 from tim_search.plans.static import StaticPlan
-from tim_search.plans.stopping import Rule, Sequential, check, expected_overlap
 from tim_search.tim import scores as tim
 from tim_search.types import Unit
 
@@ -22,7 +22,7 @@ LAX, STRICT = Rule(top_k=2, overlap=0.5, false_sign=0.5), Rule(top_k=2, overlap=
 
 def plan(rule: Rule, limit: int = 60, m: int = M, control: str | None = None) -> Sequential:
     names = tuple(f"task{index:02d}" for index in range(m))
-    return Sequential(StaticPlan(tuple(designs.subsets(designs.hybrid(m, limit, 0), names)), True), rule, control)
+    return Sequential(StaticPlan(tuple(designs.subsets(designs.hybrid(m, limit, 0), names)), True, True), rule, control)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_rounds_grow_until_the_limit(full: ScoreTable) -> None:
     table, rounds = driven(search, full)
     assert rounds == [24, 36, 54, 60]
     assert [one.subsets for one in search.checks(table)] == rounds
-    said = search.status(table)
+    said = search.stopping(table)
     assert said["stopped"]
     assert said["reason"].startswith("stopped at the limit of 60 subsets, the rule did not hold")
 
@@ -61,7 +61,7 @@ def test_it_stops_when_the_rule_held_twice(full: ScoreTable) -> None:
     table, rounds = driven(search, full)
     assert rounds == [24, 36]
     assert [one.holds for one in search.checks(table)] == [True, True]
-    assert "stopped after 36 subsets, the rule held at two checks running" in search.status(table)["reason"]
+    assert "stopped after 36 subsets, the rule held at two checks running" in search.stopping(table)["reason"]
     assert search.ask(full) == [], "what else the ledger holds changes nothing"
     assert search.checks(full) == search.checks(table)
 
@@ -70,10 +70,10 @@ def test_a_search_taken_up_again_goes_the_same_way(full: ScoreTable) -> None:
     search = plan(STRICT)
     half, _ = driven(search, full, most=30)
     assert len(search.ask(half)) == 6
-    said = search.status(half)
+    said = search.stopping(half)
     assert (said["stopped"], len(said["checks"])) == (False, 1)
     assert said["reason"].startswith("goes on, after 24 subsets: expected overlap of the best 2 helpers")
-    nothing = search.status(empty(NAMES, full.blocks))
+    nothing = search.stopping(empty(NAMES, full.blocks))
     assert nothing["reason"] == "goes on, before its first check"
     assert len(search.ask(empty(NAMES, full.blocks))) == 24
 

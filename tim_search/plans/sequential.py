@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tim_search.ledger.table import ScoreTable
+from tim_search.plans.contract import Plan
 from tim_search.plans.static import StaticPlan
 from tim_search.tim import scores as tim
 from tim_search.tim.estimators import Array
@@ -58,7 +59,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Sequential:
+class Sequential(Plan):
     """A sampled design with a stopping rule.
 
     Attributes:
@@ -77,14 +78,23 @@ class Sequential:
         return sizes(len(self.design.subsets), len({name for members in self.design.subsets for name in members}))
 
     def ask(self, table: ScoreTable) -> list[Unit]:
-        """See `tim_search.loop.run.Plan`."""
+        """See `Plan.ask`."""
         return self._replay(table)[1]
+
+    def most(self, blocks: Sequence[tuple[int, int]]) -> int:
+        """See `Plan.most`."""
+        return self.design.most(blocks)
+
+    @property
+    def sample(self) -> StaticPlan:
+        """See `Plan.sample`."""
+        return self.design
 
     def checks(self, table: ScoreTable) -> list[Check]:
         """The checks made so far, the first round's first."""
         return self._replay(table)[0]
 
-    def status(self, table: ScoreTable) -> dict[str, Any]:
+    def stopping(self, table: ScoreTable) -> dict[str, Any]:
         """Plain values: rule, checks, `stopped` (or not yet), and the reason in words."""
         checks, missing = self._replay(table)
         return {
@@ -101,7 +111,7 @@ class Sequential:
     def _replay(self, table: ScoreTable) -> tuple[list[Check], list[Unit]]:
         checks: list[Check] = []
         for size in self.sizes:
-            units = StaticPlan(self.design.subsets[:size], self.design.sliced).units(table.blocks)
+            units = self.design.first(size).units(table.blocks)
             missing = [unit for unit in units if unit not in table.answered]
             if missing:
                 return checks, missing
