@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
-import functools
 import io
 import json
 import os
@@ -34,6 +33,7 @@ from tim_search.plans.expansion import Greedy
 from tim_search.plans.static import StaticPlan
 from tim_search.report import figures, gallery, wording
 from tim_search.report import page as report
+from tim_search.report.chapters import asked, sources
 from tim_search.results import summary
 from tim_search.tim import agreement
 from tim_search.tim import scores as tim
@@ -223,7 +223,7 @@ def test_names_from_users_are_text(tmp_path: Path) -> None:
 def test_every_design_is_told_in_words(folder: Path, kind: str) -> None:
     results = summary.open_search(folder)
     manifest = dataclasses.replace(results.manifest, design={"kind": kind, "k": 2, "n": 20})
-    told = report._asked(dataclasses.replace(results, manifest=manifest))["design"]
+    told = asked.asked(dataclasses.replace(results, manifest=manifest))["design"]
     assert told.startswith(f"{kind}: ")
     assert told != f"{kind}: {kind}"
 
@@ -352,10 +352,7 @@ def test_a_page_of_many_tasks_shows_the_most_telling(tmp_path: Path, monkeypatch
     train(tmp_path, tasks, ((0, 0),), design={"kind": "sampled", "n": 60, "seed": 0, "sliced": False})
     results = summary.open_search(tmp_path)
     overlaps = results.manifest.overlaps
-    few = functools.partial(tim.most_telling, most=8)
-    monkeypatch.setattr(report, "most_telling", few)
-    monkeypatch.setattr(figures, "most_telling", lambda result, most, overlaps: few(result, overlaps=overlaps))
-    facts = report.content(results)
+    facts = report.content(results, most=8)
     shown = tim.most_telling(results.tim(), 8, overlaps)
     assert [one["source"] for one in facts["sources"]] == list(shown)
     assert facts["maps"][0]["columns"] == facts["attention"]["map"]["columns"] == list(shown)
@@ -379,7 +376,7 @@ def test_a_page_of_many_tasks_shows_the_most_telling(tmp_path: Path, monkeypatch
 def test_a_source_with_many_helpers_lists_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = tuple(f"clinical outcome {k}" for k in range(12))
     train(tmp_path, {name: Task(name, "binary") for name in names}, ((0, 0),), design={"kind": "sized", "k": 2})
-    monkeypatch.setattr(report, "MOST_SHOWN", 8)
+    monkeypatch.setattr(sources, "MOST_SHOWN", 8)
     monkeypatch.setattr(figures, "MAX_ROWS", 4)
     results = summary.open_search(tmp_path)
     first = report.content(results)["sources"][0]

@@ -46,27 +46,27 @@ def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, 
     tasks, place = results.tasks, results.folder / "figures"
     data = figures.forest_data(result, name, results.manifest.overlaps, tasks)
     kind = "" if result.size is None else f"-up-to-{result.size}"
-    found = [figures.save(figures.draw_forest(data), place / f"forest-{name}{kind}.png")]
+    paths = [figures.save(figures.draw_forest(data), place / f"forest-{name}{kind}.png")]
     if not data.others:
-        return tuple(found)  # nothing is estimable yet, or there is no other task: nothing to draw a line of
+        return tuple(paths)  # nothing is estimable yet, or there is no other task: nothing to draw a line of
     if steps := results.convergence(size=result.size):
         settling = figures.draw_lines(figures.convergence_data(steps, name, tasks))
-        found.append(figures.save(settling, place / f"convergence-{name}{kind}.png"))
+        paths.append(figures.save(settling, place / f"convergence-{name}{kind}.png"))
     profile = figures.draw_lines(figures.profile_data(size_profile(results.table), result, name, tasks))
-    return (*found, figures.save(profile, place / f"sizes-{name}.png"))
+    return (*paths, figures.save(profile, place / f"sizes-{name}.png"))
 
 
-def expansions(results: SearchResults, found: Sequence[Expansion]) -> tuple[Path, ...]:
+def expansions(results: SearchResults, expanded: Sequence[Expansion]) -> tuple[Path, ...]:
     """The gain of each source's best combination; nothing where no source has one to be compared."""
-    if not any(one.best != (one.source,) or one.leader for one in found):
+    if not any(each.best != (each.source,) or each.leader for each in expanded):
         return ()
-    data = figures.expansion_data(found, results.tasks, results.manifest.name)
+    data = figures.expansion_data(expanded, results.tasks, results.manifest.name)
     return (figures.save(figures.draw_expansion(data), results.folder / "figures" / "expansion.png"),)
 
 
-def front(results: SearchResults, found: Grouping) -> Path:
+def front(results: SearchResults, grouping: Grouping) -> Path:
     """The Pareto front of the models to deploy."""
-    drawn = figures.draw_front(figures.front_data(found, results.manifest.name))
+    drawn = figures.draw_front(figures.front_data(grouping, results.manifest.name))
     return figures.save(drawn, results.folder / "figures" / "front.png")
 
 
@@ -94,15 +94,15 @@ def confirmation(results: SearchResults) -> tuple[Path, ...]:
     data = confirmed_figures.forest_data(rows, results.manifest.name)
     if asked is None or not data.labels:
         return ()
-    found = [figures.save(confirmed_figures.draw_forest(data).axes[0], place / "confirmation.png")]
+    paths = [figures.save(confirmed_figures.draw_forest(data).axes[0], place / "confirmation.png")]
     frames = {key: results.ledger.curves(key) for key in {context.key for context in asked.contexts.values()}}
     for source, chosen in asked.chosen.items():
         parts = [frames[asked.contexts[members].key] for members in ((source,), chosen)]
         curves = parts[0] if parts[0] is parts[1] else pd.concat(parts)
         curves = curves[(curves["fold"] == FINAL_FOLD) & curves["seed"].isin(asked.seeds)]
         curves = without_small(curves, results.small_cells)
-        found += confirmed_figures.draw_source(curves, results.tasks[source], chosen, place)
-    return tuple(found)
+        paths += confirmed_figures.draw_source(curves, results.tasks[source], chosen, place)
+    return tuple(paths)
 
 
 def without_small(curves: pd.DataFrame, small: int) -> pd.DataFrame:
@@ -112,12 +112,12 @@ def without_small(curves: pd.DataFrame, small: int) -> pd.DataFrame:
     """
     if small <= 0:
         return curves
-    kept = []
+    rows = []
     for row in curves.to_dict("records"):
         n = np.asarray(row["n"])
         enough = n >= small
         if enough.any():
-            kept.append(row | {name: np.asarray(row[name])[enough] for name in ("x", "y", "n")})
+            rows.append(row | {name: np.asarray(row[name])[enough] for name in ("x", "y", "n")})
         elif not len(n) and small <= ROC_PATIENTS:
-            kept.append(row)
-    return pd.DataFrame(kept, columns=curves.columns)
+            rows.append(row)
+    return pd.DataFrame(rows, columns=curves.columns)

@@ -1,0 +1,1 @@
+"""What the chapters of the report hold, as plain values: a module a chapter."""
