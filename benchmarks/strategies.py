@@ -29,7 +29,7 @@ from tim_search import open_search
 from tim_search.designs import sampling as designs
 from tim_search.ledger.table import ScoreTable, empty
 from tim_search.plans.contract import Plan
-from tim_search.plans.expansion import Greedy
+from tim_search.plans.greedy import Greedy
 from tim_search.plans.static import StaticPlan
 from tim_search.plans.surrogate import Surrogate
 from tim_search.types import Subset, Unit, subset

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tim_search.config import load as load_search
     from tim_search.config import resolve as resolve_search
     from tim_search.ledger.ledger import Ledger as Ledger
-    from tim_search.plans.expansion import Greedy as Greedy
+    from tim_search.plans.greedy import Greedy as Greedy
     from tim_search.results.summary import open_search as open_search
     from tim_search.tim.scores import estimate as estimate
     from tim_search.tim.scores import from_ledger as from_ledger
@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 #: Public name -> (module, name there).
 _PUBLIC = {
     "BadInput": ("types", "BadInput"),
-    "Greedy": ("plans.expansion", "Greedy"),
+    "Greedy": ("plans.greedy", "Greedy"),
     "Ledger": ("ledger", "Ledger"),
     "SearchFile": ("config", "SearchFile"),
     "TimSearchError": ("types", "TimSearchError"),

@@ -27,7 +27,7 @@ from tim_search.loop import run as search
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.run import Event, SearchOutcome
 from tim_search.plans.contract import Plan
-from tim_search.plans.expansion import Greedy
+from tim_search.plans.greedy import Greedy
 from tim_search.plans.static import StaticPlan
 from tim_search.types import BadInput, Interrupted, Pack, PackResult, Score, Unit
 

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from tim_search.ledger.table import ScoreTable, empty
-from tim_search.plans.expansion import BestOf, Expansion, Greedy, difference, rows
+from tim_search.plans.best_trained import BestTrained
+from tim_search.plans.differences import difference
+from tim_search.plans.expansion import Expansion, rows
+from tim_search.plans.greedy import Greedy
 from tim_search.types import BadInput, Subset, Unit, subset
 
 Game = Callable[[Subset, str], float]
@@ -95,8 +98,8 @@ def test_finds_the_best_triple_of_an_additive_game_with_the_trainings_it_says() 
     assert found.gain == pytest.approx(0.15)
     assert found.holds
     assert found.complete
-    assert [[step.size, len(step.kept), step.tried] for step in found.steps] == [[2, 3, 4], [3, 3, 6]]
-    assert [kept.subset for kept in found.steps[0].kept] == [("a", "b"), ("a", "c"), ("a", "e")]
+    assert [[step.size, len(step.beam), step.tried] for step in found.steps] == [[2, 3, 4], [3, 3, 6]]
+    assert [kept.subset for kept in found.steps[0].beam] == [("a", "b"), ("a", "c"), ("a", "e")]
     # The source, its four pairs, and the triples of ab, ac, ae: abc, abd, abe, acd, ace, ade.
     assert len(world.trained) == 1 + 4 + 6
     assert found.trainings_alone == 11 * len(world.blocks)
@@ -228,7 +231,7 @@ def test_failed_subsets_are_never_chosen() -> None:
     (found,) = live(Greedy(("a",), TASKS, rule="paper"), world)
     assert found.best == ("a", "b", "e"), "a failed pair does not bar the triples that other pairs lead to"
     assert found.steps[0].failed == 1
-    assert all(kept.subset != ("a", "b") for kept in found.steps[0].kept)
+    assert all(kept.subset != ("a", "b") for kept in found.steps[0].beam)
 
 
 def test_a_failure_in_one_block_counts_as_failed() -> None:
@@ -437,7 +440,7 @@ def test_a_gain_up_to_the_tolerance_does_not_count(tolerance: float, best: Subse
         assert live(plan, World(game, noise=1e-5))[0].best == best
     world.train(world.every(3))
     # Of all that was trained, that is measured over the source alone: both together add 0.03.
-    found = BestOf(("a",), TASKS, 3, "paper", tolerance=tolerance).result(world.table())[0]
+    found = BestTrained(("a",), TASKS, 3, "paper", tolerance=tolerance).result(world.table())[0]
     assert found.best == (("a",) if tolerance == 0.05 else ("a", "b", "c"))
     with pytest.raises(BadInput, match="tolerance"):
         Greedy(("a",), TASKS, tolerance=-1)
@@ -449,7 +452,7 @@ def test_the_best_of_all_that_was_trained_needs_no_path() -> None:
     world = World(game, noise=0.001, failing=[("a", "c")])
     world.train(world.every(4))
     table = world.table()
-    plan = BestOf(("a", "b"), TASKS, max_size=3)
+    plan = BestTrained(("a", "b"), TASKS, max_size=3)
     assert Greedy(("a",), TASKS).result(table)[0].best == ("a",)
     found = plan.result(table)[0]
     assert found.best == found.leader.subset == ("a", "b", "c")  # type: ignore[union-attr]
@@ -460,7 +463,7 @@ def test_the_best_of_all_that_was_trained_needs_no_path() -> None:
     sharing = plan.sharing(table)
     assert sharing.shared == 3 * len([members for members in world.trained if {"a", "b"} & set(members)])
     assert sharing.alone["a"] == 3 * len([members for members in world.trained if "a" in members])
-    nothing = BestOf(("d",), ("d", "e"), 2).result(table)[0]
+    nothing = BestTrained(("d",), ("d", "e"), 2).result(table)[0]
     assert (nothing.best, nothing.reason) == (
         ("d",),
         "none of 1 combinations that were trained is shown to be better than d",

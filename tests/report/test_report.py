@@ -29,7 +29,7 @@ from tim_search.ledger import table as games
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as search
 from tim_search.loop.manifest import Manifest
-from tim_search.plans.expansion import Greedy
+from tim_search.plans.greedy import Greedy
 from tim_search.plans.static import StaticPlan
 from tim_search.report import figures, gallery, wording
 from tim_search.report import page as report

@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from tests.support import ROOT
 from tests.support.mlflow_stores import figure, free_port, result, server, stop, uri_of
 from tim_search.ledger.table import ScoreTable
-from tim_search.plans.expansion import Greedy
+from tim_search.plans.greedy import Greedy
 from tim_search.tim import scores as tim
 from tim_search.tracking.tracker import Tracker, confirmed, heatmaps, models, newest_heatmap, searches, shown
 from tim_search.types import BadInput, Interrupted

@@ -30,7 +30,7 @@ from tim_search.ledger.table import ScoreTable, score_table
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.run import Event, SearchOutcome
 from tim_search.plans.contract import Plan, progress
-from tim_search.plans.expansion import Greedy
+from tim_search.plans.greedy import Greedy
 from tim_search.plans.static import StaticPlan
 from tim_search.tuning import choices, per_subset, tuned
 from tim_search.tuning.per_subset import PerSubset

@@ -15,7 +15,7 @@ from typing import Any
 
 from tim_search.designs import sampling as designs
 from tim_search.plans.contract import Plan
-from tim_search.plans.expansion import Greedy
+from tim_search.plans.greedy import Greedy
 from tim_search.plans.sequential import Sequential, rule_of
 from tim_search.plans.static import StaticPlan
 from tim_search.plans.surrogate import Surrogate

@@ -23,8 +23,9 @@ from scipy.special import ndtr
 from tim_search.designs import sampling as designs
 from tim_search.designs.sampling import Membership
 from tim_search.ledger.table import ScoreTable, empty
+from tim_search.plans.best_trained import BestTrained
 from tim_search.plans.contract import Plan
-from tim_search.plans.expansion import BestOf, Rule
+from tim_search.plans.expansion import Rule
 from tim_search.tim import blocks, estimators
 from tim_search.tim.estimators import Array, Variances
 from tim_search.types import BadInput, Subset, Unit, subset
@@ -110,11 +111,11 @@ class Surrogate(Plan):
         """See `Plan.most`."""
         return (len(self._start()) + self.rounds * self.batch * len(self.sources)) * len(blocks)
 
-    def expander(self, sources: Sequence[str], tasks: Sequence[str], **settings: Any) -> BestOf:
+    def expander(self, sources: Sequence[str], tasks: Sequence[str], **settings: Any) -> BestTrained:
         """See `Plan.expander`: the best of what was trained, because no greedy path leads through the proposals."""
         own = {"rule": self.rule, "confidence": self.confidence, "tolerance": self.tolerance}
         given = {key: value for key, value in settings.items() if key != "beam"}
-        return BestOf(tuple(sources), tuple(tasks), **{"max_size": max(2, self.largest), **own, **given})
+        return BestTrained(tuple(sources), tuple(tasks), **{"max_size": max(2, self.largest), **own, **given})
 
     def _start(self) -> list[Subset]:
         m, k = len(self.tasks), self.largest

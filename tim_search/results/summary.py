@@ -26,6 +26,7 @@ from tim_search.plans import expansion
 from tim_search.plans import from_design as plans
 from tim_search.plans.contract import Plan
 from tim_search.plans.expansion import Expander, Expansion, Sharing
+from tim_search.plans.greedy import expander
 from tim_search.plans.sequential import sizes
 from tim_search.results import grouping
 from tim_search.results.grouping import Grouping
@@ -161,7 +162,7 @@ class SearchResults:
         tasks = tuple(name for name in self.tasks if name != self.control)
         settings = {key: value for key, value in {"rule": rule, **options}.items() if value is not None}
         sources = settings.pop("sources", None) or self.manifest.sources
-        return expansion.expander(self.plan, tuple(sources), tasks, **settings)
+        return expander(self.plan, tuple(sources), tasks, **settings)
 
     def expand(self, rule: expansion.Rule | None = None, **options: Any) -> tuple[list[Expansion], Sharing]:
         """The expansion of every source from what is trained so far, and the trainings that sharing saved."""

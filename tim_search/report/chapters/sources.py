@@ -76,7 +76,7 @@ def _tree(expansion: Expansion) -> dict[str, Any]:
     nodes: dict[tuple[str, ...], dict[str, Any]] = {}
     roots: list[dict[str, Any]] = []
     for step in expansion.steps:
-        for candidate in step.kept:
+        for candidate in step.beam:
             parent = next(
                 (each for each in nodes if len(each) == step.size - 1 and set(each) < set(candidate.subset)), None
             )
@@ -96,7 +96,7 @@ def _tree(expansion: Expansion) -> dict[str, Any]:
     return {
         "roots": roots,
         "levels": [
-            {"size": s.size, "tried": s.tried, "kept": len(s.kept), "failed": s.failed, "missing": s.missing}
+            {"size": s.size, "tried": s.tried, "kept": len(s.beam), "failed": s.failed, "missing": s.missing}
             for s in expansion.steps
         ],
         "reason": expansion.reason,

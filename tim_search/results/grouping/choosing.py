@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tim_search.ledger.table import ScoreTable
-from tim_search.plans.expansion import difference, paired
+from tim_search.plans.differences import difference, paired
 from tim_search.results.grouping import candidates as candidate_models
 from tim_search.results.grouping.candidates import EVERY, GAINS, Array, Candidates, Gain
 from tim_search.results.grouping.choice import Certainty, Choice, Grouping, Model, Served
