@@ -29,14 +29,15 @@ import pyarrow as pa
 
 from tim_search.executors.queue import Executor, SerialExecutor
 from tim_search.executors.ray_executor import RayExecutor
-from tim_search.ledger import rows
-from tim_search.ledger.ledger import Ledger, product_version
+from tim_search.ledger import schema
+from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import lay_out
+from tim_search.ledger.tables import Tables
 from tim_search.loop import run as search
 from tim_search.loop.run import Event
 from tim_search.plans.static import StaticPlan
 from tim_search.tim import scores as tim
-from tim_search.types import Context, Pack, PackResult, Resources, Score, Task
+from tim_search.types import Context, Pack, PackResult, Resources, Score, Task, product_version
 from tim_search.types.columns import Subsets
 
 BLOCKS = tuple((block, block) for block in range(5))
@@ -199,9 +200,10 @@ def _write(
     columns |= {"score": pa.array(values[run, task] + rng.normal(0, 0.01, n)), "error": pa.repeat("", n)}
     columns["replicates"] = pa.ListArray.from_arrays(pa.array(np.zeros(n + 1, np.int32)), pa.array([], pa.float32()))
     columns["seconds"] = pa.repeat(0.001, n)
-    schema = rows.SCHEMAS["scores"]
-    found = rows._runs("scores", counts, Subsets.of_members(held, names.to_pylist()), told)
-    ledger._commit("scores", "compact", pa.table({name: columns[name] for name in schema.names}, schema=schema), found)
+    found = schema.runs_of("scores", counts, Subsets.of_members(held, names.to_pylist()), told)
+    of_scores = schema.SCHEMAS["scores"]
+    table = pa.table({name: columns[name] for name in of_scores.names}, schema=of_scores)
+    Tables(ledger.storage).commit("scores", "compact", table, found)
 
 
 def _same(text: str, n: int) -> Any:

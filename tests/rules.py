@@ -97,7 +97,7 @@ class Recorder:
     def install(self) -> None:
         """Listen to the constructors, for as long as this process lives."""
         from tim_search.config import sections
-        from tim_search.ledger.rows import Unfit
+        from tim_search.ledger.schema import Unfit
         from tim_search.tuning import space
         from tim_search.types import BadInput, Finding
 

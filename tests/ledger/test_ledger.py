@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -28,8 +29,8 @@ from numpy.testing import assert_array_equal
 from tests.support import ROOT
 from tests.support.fake_trainer import CONTEXT, TASKS, value
 from tests.support.ledgers import KEY, SUBSETS, plain, result, units
+from tim_search.ledger import Ledger, LedgerError, LedgerWarning, upkeep
 from tim_search.ledger import ledger as ledger_module
-from tim_search.ledger.ledger import Ledger, LedgerError, LedgerWarning
 from tim_search.ledger.table import lay_out, score_table
 from tim_search.types import Pack, PackResult, Score, Unit, failed
 
@@ -244,7 +245,7 @@ def test_a_footer_that_does_not_fit_its_rows_makes_a_file_unusable(ledger: Ledge
         writer.add_key_value_metadata({b"tim_search.runs": found.metadata[b"tim_search.runs"]})
     content = sink.getvalue().to_pybytes()
     path.unlink()
-    name = f"part-{ledger_module.hashlib.sha256(content).hexdigest()[:32]}.parquet"
+    name = f"part-{hashlib.sha256(content).hexdigest()[:32]}.parquet"
     (path.parent / name).write_bytes(content)
     with pytest.warns(LedgerWarning, match="its footer does not fit its rows"):
         assert ledger.done(CONTEXT.key) == set()
@@ -309,7 +310,7 @@ def damage(kind: str, ledger: Ledger) -> Path:
         part.unlink()
         aside = part.with_name(".aside")
         pd.DataFrame({"x": [1]}).to_parquet(aside)
-        name = ledger_module.hashlib.sha256(aside.read_bytes()).hexdigest()[:32]
+        name = hashlib.sha256(aside.read_bytes()).hexdigest()[:32]
         part = aside.rename(part.with_name(f"part-{name}.parquet"))
     elif kind == "folder":
         part.unlink()
@@ -420,7 +421,7 @@ def test_compaction_keeps_every_row_and_later_ones_join(ledger: Ledger) -> None:
 
 
 def test_a_large_merged_file_is_left_as_it_is(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "_FULL", 30)
+    monkeypatch.setattr(upkeep, "FULL", 30)
     full: set[Path] = set()
     for seed in range(12):
         ledger.append(result(*units(seed)[:9]), CONTEXT)

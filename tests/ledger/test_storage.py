@@ -27,9 +27,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.support import ROOT
 from tests.support.fake_trainer import CONTEXT, TASKS
 from tests.support.ledgers import SUBSETS, Crash, Mortal, plain, result, units
-from tim_search.ledger import storage
-from tim_search.ledger.ledger import Ledger, LedgerError, LedgerWarning
-from tim_search.ledger.storage import Held, ObjectStore, Storage
+from tim_search.ledger import Ledger, LedgerError, LedgerWarning, drivers, object_store, storage
+from tim_search.ledger.object_store import ObjectStore
+from tim_search.ledger.storage import Held, Storage
 from tim_search.types import BadInput, Pack, Unit, failed
 
 
@@ -107,7 +107,7 @@ def test_a_moved_file_has_its_new_name_alone(store: Storage) -> None:
 
 
 def test_one_writer_at_a_time(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_RENEWED", 0.3)
+    monkeypatch.setattr(object_store, "_RENEWED", 0.3)
     with store.writer():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LedgerWarning)
@@ -165,7 +165,7 @@ def test_attention_that_is_missing_is_found(ledger: Ledger, monkeypatch: pytest.
     (finding,) = ledger.check()
     assert finding.problem.startswith("3 units were scored, but their attention is missing")
     assert finding.severity == "warning"
-    monkeypatch.setattr("tim_search.ledger.ledger.MOST_ATTENDED", 0)
+    monkeypatch.setattr("tim_search.ledger.upkeep.MOST_ATTENDED", 0)
     assert ledger.check() == [], "of larger subsets no attention is kept"
 
 
@@ -351,7 +351,7 @@ def test_a_url_that_is_no_place_for_a_ledger(url: str, words: str) -> None:
 
 
 def test_what_is_wrong_with_a_store_is_said(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+    monkeypatch.setattr(object_store, "_ATTEMPTS", 2)
     with pytest.raises(LedgerError, match="There is no such bucket: make it, or correct the URL, then run"):
         Ledger("s3://no-such-bucket/x").append(result(*units()[:1]), CONTEXT)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
@@ -368,7 +368,7 @@ def lease(store: Storage, **changes: Any) -> None:
 
 
 def test_a_lease_that_is_not_renewed_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_EXPIRED", 2.0)
+    monkeypatch.setattr(object_store, "_EXPIRED", 2.0)
     store = storage.at(f"{bucket}/ledger")
     lease(store)
     with pytest.warns(LedgerWarning, match="process 1 on elsewhere.*Waiting for up to 2 seconds"), store.writer():
@@ -380,7 +380,7 @@ def test_a_lease_of_a_process_that_this_machine_no_longer_has_counts_for_nothing
     child = subprocess.Popen(["true"])
     child.wait()
     store = storage.at(f"{bucket}/ledger")
-    lease(store, pid=child.pid, machine=storage._machine())
+    lease(store, pid=child.pid, machine=drivers.machine())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with store.writer():
@@ -389,7 +389,7 @@ def test_a_lease_of_a_process_that_this_machine_no_longer_has_counts_for_nothing
 
 def test_a_writer_that_is_cut_off_comes_back(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its signs of life fail for a while; nothing ends because of that, and the next one succeeds."""
-    monkeypatch.setattr(storage, "_RENEWED", 0.05)
+    monkeypatch.setattr(object_store, "_RENEWED", 0.05)
     store = storage.at(f"{bucket}/ledger")
     assert isinstance(store, ObjectStore)
     put, failures = ObjectStore.put, 0

@@ -10,8 +10,7 @@ import pytest
 
 from tests.support.fake_trainer import CONTEXT, TASKS
 from tests.support.ledgers import MANIFEST, PAIRS, SUBSETS, Crash, Mortal, result, site
-from tim_search.ledger import storage
-from tim_search.ledger.ledger import Ledger, LedgerWarning
+from tim_search.ledger import Ledger, LedgerWarning, storage
 from tim_search.results import summary
 from tim_search.results.merge import differences, merge
 from tim_search.types import BadInput, Context, Pack, Unit, failed

@@ -22,7 +22,7 @@ from tim_search.executors.queue import Executor, SerialExecutor
 from tim_search.executors.ray_executor import RayExecutor
 from tim_search.gates import small_cells
 from tim_search.gates.files import write_durably
-from tim_search.ledger.ledger import Ledger, product_version
+from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as search
 from tim_search.loop.events import EventLog
 from tim_search.loop.manifest import Manifest
@@ -37,7 +37,7 @@ from tim_search.results.summary import SearchResults
 from tim_search.tracking.tracker import Tracker
 from tim_search.tuning import choices, tuned
 from tim_search.tuning.per_subset import PerSubset
-from tim_search.types import BadInput, Interrupted, Subset, TrainerFactory, canonical, digest
+from tim_search.types import BadInput, Interrupted, Subset, TrainerFactory, canonical, digest, product_version
 
 _LONGEST_NAME = 100  # characters of a subset in the name of a figure
 

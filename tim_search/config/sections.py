@@ -55,7 +55,7 @@ def _ledger(value: Any) -> Any:
     if not storage.is_url(value):
         return Path(value)
     try:
-        storage.check(value)
+        storage.check(value, "the search file")
     except BadInput as error:
         raise _error(str(error).removeprefix("ledger: ")) from None
     return value

@@ -11,8 +11,8 @@ from typing import Any
 
 from tim_search.gates.plain import write_json
 from tim_search.ledger import storage
-from tim_search.ledger.ledger import Ledger, product_version
-from tim_search.types import BadInput, Context, Task, digest
+from tim_search.ledger.ledger import Ledger
+from tim_search.types import BadInput, Context, Task, digest, product_version
 
 
 @dataclass(frozen=True)
@@ -99,4 +99,4 @@ class Manifest:
 
     def open_ledger(self, folder: str | Path) -> Ledger:
         """The ledger of the search whose output folder this is."""
-        return Ledger(storage.below(folder, self.ledger))
+        return Ledger(storage.received(folder, self.ledger))

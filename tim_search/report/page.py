@@ -24,7 +24,6 @@ import jinja2
 
 from tim_search.gates.files import write_durably
 from tim_search.gates.plain import plain
-from tim_search.ledger.ledger import product_version
 from tim_search.plans import expansion
 from tim_search.plans.expansion import Expansion
 from tim_search.report import wording
@@ -32,7 +31,7 @@ from tim_search.report.chapters import asked, cohort, maps, sources
 from tim_search.results import summary
 from tim_search.results.summary import SearchResults
 from tim_search.tim.scores import MOST_SHOWN, TimResult, most_telling
-from tim_search.types import BadInput, duration
+from tim_search.types import BadInput, duration, product_version
 
 #: Lists of more entries than this are folded.
 _UNFOLDED = 20

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tim_search.gates.files import append_durably
-from tim_search.ledger.ledger import product_version
+from tim_search.types import product_version
 
 FILE = "test-readings.jsonl"
 

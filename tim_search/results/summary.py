@@ -19,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tim_search.gates.plain import number, plain, write_json
-from tim_search.ledger.ledger import Ledger, LedgerWarning
+from tim_search.ledger.ledger import Ledger
+from tim_search.ledger.storage import LedgerWarning
 from tim_search.ledger.table import ScoreTable, lay_out
 from tim_search.loop.manifest import Manifest
 from tim_search.plans import expansion

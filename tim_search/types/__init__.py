@@ -36,6 +36,7 @@ from tim_search.types.nouns import (
     duration,
     failed,
     near,
+    product_version,
     some,
     subset,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "overlap_mask",
     "parted",
     "partners",
+    "product_version",
     "some",
     "subset",
 ]

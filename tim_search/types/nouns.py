@@ -16,6 +16,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
@@ -347,8 +349,17 @@ def duration(seconds: float) -> str:
 
 def near(name: str, names: Iterable[str]) -> str:
     """` Did you mean X?` where one of the names is like `name`, else nothing."""
-    found = get_close_matches(name, list(names), n=1)
-    return f" Did you mean {found[0]}?" if found else ""
+    matches = get_close_matches(name, list(names), n=1)
+    return f" Did you mean {matches[0]}?" if matches else ""
+
+
+@cache
+def product_version() -> str:
+    """Version of the installed product, "unknown" where it runs from a folder without being installed."""
+    try:
+        return version("tim-search")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def canonical(value: Any) -> str:
