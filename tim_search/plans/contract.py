@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 class Plan(ABC):
     """Which units are wanted: a value whose answers are pure functions of the scores there are.
 
-    The same table gives the same answer, and what else a ledger holds changes none: so a search that is taken up again
-    goes the way of one that was never interrupted. A plan of one's own needs `ask` and `most`; the other answers are
-    those of a plan that the scores lead.
+    The same table gives the same answer, and scores that the plan did not ask for do not mislead it: a search that is
+    taken up again goes the way of one that was never interrupted. A plan of one's own needs `ask` and `most`; the other
+    answers are those of a plan that the scores lead. What every plan must do is tested in
+    tests/support/plan_conformance.py.
     """
 
     @abstractmethod
