@@ -1,0 +1,82 @@
+"""A search folder that version 0.1.0 wrote: it opens, its numbers are what 0.1.0 made of it, it is resumed.
+
+tests/data/from-0.1.0 holds the folder of an exact search of three tasks of SUPPORT2 in two blocks, of whose ledger two
+parts were taken out, and what 0.1.0 told of it (`expected.json`; `finished` is of the folder with all its parts).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from tests.support import ROOT
+from tim_search import config
+from tim_search.app import runner
+from tim_search.executors.queue import SerialExecutor
+from tim_search.ledger import Ledger
+from tim_search.loop import run as search
+from tim_search.report import page
+from tim_search.results.summary import SearchResults, open_search
+from tim_search.tim import TimResult
+
+DATA = ROOT / "tests" / "data" / "from-0.1.0"
+EXPECTED = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DATA / "search", tmp_path / "search"))
+
+
+def numbers(table: list[list[float | None]]) -> Any:
+    return np.array(table, float)
+
+
+def check_tim(result: TimResult, expected: dict[str, Any], **tolerance: float) -> None:
+    assert (result.method, result.label) == (expected["method"], expected["label"])
+    for name in ("estimate", "se", "low", "high", "p_value"):
+        assert_allclose(getattr(result, name), numbers(expected[name]), **tolerance, err_msg=name)
+
+
+def test_it_opens_and_tells_how_far_it_is(folder: Path) -> None:
+    status = open_search(folder).status()
+    assert {name: status[name] for name in EXPECTED["status"]} == EXPECTED["status"]
+    problems = [finding.problem for finding in open_search(folder).check()]
+    assert problems == ["2 units that the search asks for at present are not in it (12 are)."]
+
+
+def test_its_scores_are_what_they_were(folder: Path) -> None:
+    results = open_search(folder)
+    check_tim(results.tim(), EXPECTED["tim"], rtol=1e-9, atol=1e-15)
+    check_tim(results.tim("exact"), EXPECTED["exact"], rtol=1e-12)
+    assert list(results.tim().notes) == EXPECTED["tim"]["notes"]
+
+
+def test_its_report_is_written(folder: Path) -> None:
+    assert "kept" in page.write(open_search(folder)).read_text(encoding="utf-8")
+
+
+def resumed(folder: Path) -> tuple[SearchResults, int]:
+    """(the search after what it lacked was trained in this process, how many units were trained)."""
+    found = config.resolve(config.load(folder / "search.yaml"), folder)
+    runner.prepare(found)
+    executor = SerialExecutor(*config.training(found), found.tasks)
+    before = len(Ledger(found.ledger).done(found.context.key))
+    search.run(found.plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, 16)
+    executor.close()
+    return open_search(folder), len(Ledger(found.ledger).done(found.context.key)) - before
+
+
+def test_it_is_resumed(folder: Path) -> None:
+    results, trained = resumed(folder)
+    assert trained == 2
+    assert results.status()["finished"]
+    result = results.tim()
+    # Another machine's arithmetic may differ in the last digits of each step of the two trainings.
+    check_tim(result, EXPECTED["finished"], rtol=0.02, atol=2e-3)
