@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from model.data.folds import Fold, Rows
+from model.networks import m3h
 from model.networks.settings import M3HSettings
-from model.training.trainer import fit_pack, score_pack
+from model.training.fitting import fit_pack
+from model.training.scores import score_pack
 from tim_search.executors.packing import packs
 from tim_search.types import Pack, Subset, Task, Unit
 
@@ -37,7 +39,7 @@ def scores_of(
     found: Scores = {}
     trained_on = turned(fold) if backwards else fold
     for pack in together:
-        rows, _ = score_pack(pack, fit_pack(pack, tasks, trained_on, settings), tasks, fold, settings)
+        rows, _ = score_pack(pack, fit_pack(pack, tasks, trained_on, settings, m3h), tasks, fold)
         found.update({(row.unit.subset, row.task): row.value for row in rows if row.primary})
     return found
 

@@ -25,8 +25,9 @@ from model.data.folds import load_fold
 from model.networks import flexcare
 from model.networks.settings import FlexCareSettings
 from model.sources.opening import open_cohort
-from model.training import asynchronous
-from model.training.trainer import fit_pack, score_pack
+from model.training import in_turn
+from model.training.fitting import fit_pack
+from model.training.scores import score_pack
 from tim_search.types import Pack, Unit
 
 TASKS = ("avtisst", "dnr_later", "dzclass", "hospdead", "slos_log")
@@ -55,7 +56,7 @@ def main() -> None:
     fold = load_fold(cohort, 0, dtype=torch.float32, device=device, replicates=0, stop_share=settings.stop_share)
     few = fold.train.take(torch.arange(options.minibatches * options.batch, device=device))
     short = replace(fold, train=few, stopping=None)
-    steps = sum(asynchronous.steps(short, cohort.tasks, options.batch).values()) / len(TASKS) * 3
+    steps = sum(in_turn.steps_by_task(short, cohort.tasks, options.batch).values()) / len(TASKS) * 3
     times: dict[int, list[float]] = {size: [] for size in options.packs}
     for number in range(options.rounds + 1):
         for size in options.packs:
@@ -72,7 +73,7 @@ def main() -> None:
 
     def scores(pack: Pack) -> dict[tuple[Unit, str], float]:
         fitted = fit_pack(pack, cohort.tasks, short64, exact, flexcare)
-        rows, _ = score_pack(pack, fitted, cohort.tasks, short64, exact)
+        rows, _ = score_pack(pack, fitted, cohort.tasks, short64)
         return {(row.unit, row.task): row.value for row in rows if row.primary}
 
     together = scores(Pack(tuple(units[:4])))

@@ -24,10 +24,12 @@ from benchmarks.rates import timed
 from benchmarks.sections import Sections, Skip
 from model.cohorts.cohort import Cohort
 from model.data.folds import load_fold
+from model.networks import m3h
 from model.networks.settings import M3HSettings
 from model.training import replay
 from model.training.cost import capacity
-from model.training.trainer import fit_pack, score_pack
+from model.training.fitting import fit_pack
+from model.training.scores import score_pack
 from tim_search.types import Pack, Subset, subset
 
 #: Number of tasks, and of clustering tasks among them: what a subset costs.
@@ -297,7 +299,7 @@ class Heatmap:
         for (_, clustering), group in groups.items():
             pack = packed(group, self._tasks, size)[0]
             self._warm_up([pack], self._settings, scored=False)
-            seconds, _ = timed(partial(fit_pack, pack, self._tasks, self._fold, self._settings), self._device)
+            seconds, _ = timed(partial(fit_pack, pack, self._tasks, self._fold, self._settings, m3h), self._device)
             found.append({"clustering": clustering, "count": len(group), "units": len(pack.units), "seconds": seconds})
         return {"packs": found}
 
@@ -311,14 +313,14 @@ class Heatmap:
             torch.cuda.reset_peak_memory_stats()
         found = []
         for pack in chosen:
-            training, fitted = timed(partial(fit_pack, pack, self._tasks, self._fold, settings), self._device)
-            score = partial(score_pack, pack, fitted, self._tasks, self._fold, settings)
+            training, fitted = timed(partial(fit_pack, pack, self._tasks, self._fold, settings, m3h), self._device)
+            score = partial(score_pack, pack, fitted, self._tasks, self._fold)
             evaluation, _ = timed(score, self._device)
             found.append(
                 {
                     "units": len(pack.units),
                     "tasks": len(pack.units[0].subset),
-                    "clustering": fitted.plan.clustering,
+                    "clustering": fitted.layout.clustering,
                     "training_seconds": training,
                     "evaluation_seconds": evaluation,
                 }
@@ -337,9 +339,9 @@ class Heatmap:
         few = self._fold.train.take(torch.arange(min(rows, size + rows % size), device=self._device))
         one_of_each = {(len(pack.units), len(pack.units[0].subset)): pack for pack in chosen}
         for pack in one_of_each.values():
-            fitted = fit_pack(pack, self._tasks, replace(self._fold, train=few), replace(settings, epochs=1))
+            fitted = fit_pack(pack, self._tasks, replace(self._fold, train=few), replace(settings, epochs=1), m3h)
             if scored:
-                score_pack(pack, fitted, self._tasks, self._fold, settings)
+                score_pack(pack, fitted, self._tasks, self._fold)
 
     def _with_room(self, largest: int, action: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
         """An action with packs as large as memory is said to allow; with smaller ones where it does not after all."""

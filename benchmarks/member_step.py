@@ -23,10 +23,12 @@ from benchmarks.differences import Scores, packed, scores_of, spread
 from benchmarks.rates import timed
 from benchmarks.sections import Sections, Skip, cores
 from model.data.folds import Fold, load_fold
+from model.networks import m3h
+from model.networks.m3h import step_flops
 from model.networks.settings import M3HSettings
 from model.sources import support2
-from model.training.cost import step_flops, steps
-from model.training.trainer import DTYPES, fit_pack
+from model.training.fitting import fit_pack, schedule_of
+from model.training.precision import DTYPES
 from tim_search.types import Pack, Subset, Unit, subset
 
 DEMO = ("avtisst", "dnr_later", "dzclass", "hospdead", "phenotype", "slos_log")
@@ -51,11 +53,11 @@ def _worker_start(barrier: Any) -> None:
 def _worker_fit(pack: Pack, settings: M3HSettings) -> float:
     """Seconds of a pack, begun when the other worker is ready too."""
     if "warm" not in _worker:
-        fit_pack(pack, _worker["tasks"], _worker["fold"], replace(settings, epochs=1))
+        fit_pack(pack, _worker["tasks"], _worker["fold"], replace(settings, epochs=1), m3h)
         _worker["warm"] = True
     _worker["barrier"].wait(_PATIENCE)
     started = time.perf_counter()
-    fit_pack(pack, _worker["tasks"], _worker["fold"], settings)
+    fit_pack(pack, _worker["tasks"], _worker["fold"], settings, m3h)
     return time.perf_counter() - started
 
 
@@ -116,11 +118,11 @@ class MemberStep:
     def _speed(self) -> dict[str, Any]:
         """Time a member-step in every way, round by round."""
         pack = Pack(tuple(Unit(members, 0, 0) for members in (self._plain * 2)[:MEMBERS]))
-        count = int(steps(self._fold, self._tasks, self._settings))
+        count = int(schedule_of(m3h, self._settings).steps(self._fold, self._tasks, self._settings))
         times: dict[str, list[float]] = {name: [] for name in (*self._rows, *self._packs, self._two)}
         products: list[float] = []
         before = torch.get_num_threads()
-        fit = partial(fit_pack, pack, self._tasks, self._fold, self._settings)
+        fit = partial(fit_pack, pack, self._tasks, self._fold, self._settings, m3h)
         with _workers(multiprocessing.get_context("spawn").Barrier(2)) as workers:
             for _ in range(3 if self._quick else 7):
                 for name, (threads, fused_adam) in self._rows.items():

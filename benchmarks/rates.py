@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.solo import SoloM3H
 from model.data.folds import Fold
+from model.networks.m3h import step_flops
 from model.networks.settings import M3HSettings
-from model.training.cost import step_flops
 from tim_search.types import Subset, Task
 
 T = TypeVar("T")

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tim_search.executors.queue import Executor, SerialExecutor
+from tim_search.executors.contract import Executor
 from tim_search.executors.ray_executor import RayExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger import schema
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import lay_out
@@ -50,6 +51,10 @@ class Instant:
     def __init__(self, payload: tuple[str, ...]) -> None:
         self.place = {name: index for index, name in enumerate(payload)}
         self.worth = np.random.default_rng(0).normal(0, 0.01, (len(payload), len(payload)))
+
+    def with_settings(self, settings: str) -> Instant:
+        """The same under all settings."""
+        return self
 
     def train(self, pack: Pack) -> PackResult:
         rng = np.random.default_rng(abs(hash(pack.units[0])))

@@ -21,10 +21,11 @@ from benchmarks.differences import spread, turned
 from benchmarks.heatmap import EVALUATION, SOLO, SOLO_TRIPLES, TF32, TOTAL, TRAINING, TRIPLES, Heatmap, Work
 from benchmarks.sections import Sections, Skip
 from model.data.folds import Rows
+from model.networks import m3h
+from model.networks.m3h import step_flops
 from model.networks.settings import M3HSettings
 from model.sources.synthetic import haim_like
-from model.training.cost import step_flops
-from model.training.trainer import fit_pack
+from model.training.fitting import fit_pack
 from tests.support.folds import TASKS, make_fold
 from tim_search.types import Pack, Subset, Unit
 
@@ -168,7 +169,7 @@ def test_the_floor_is_the_larger_of_two_terms() -> None:
 
     flop = sum(count * 2 * (2 * flops(s, 64) + flops(s, 22)) for s, count in ((("ill", "stay"), 3), (("ill",), 2)))
     pair, alone = (
-        sum(v.numel() for v in fit_pack(Pack((Unit(s, 0, 0),)), TASKS, fold, settings).values.values())
+        sum(v.numel() for v in fit_pack(Pack((Unit(s, 0, 0),)), TASKS, fold, settings, m3h).values.values())
         for s in (("ill", "stay"), ("ill",))
     )
     moved = 32 * 2 * 3 * (3 * pair + 2 * alone)

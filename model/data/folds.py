@@ -34,7 +34,6 @@ class Rows:
         labelled: (n_columns, n), 1 where the row carries the label, else 0.
         steps: one a modality: bool (n, T), which steps of a sequence hold a measured value; None of other kinds. Empty
             where no modality is a sequence.
-        blocks: G > 1 of the rows of `side_by_side`; 1 of all others.
     """
 
     inputs: tuple[Tensor, ...]
@@ -42,10 +41,16 @@ class Rows:
     targets: Tensor
     labelled: Tensor
     steps: tuple[Tensor | None, ...] = ()
-    blocks: int = 1
 
     def __len__(self) -> int:
-        return self.inputs[0].shape[0 if self.blocks == 1 else 1]
+        return self.inputs[0].shape[0]
+
+    def seen_cells(self) -> Tensor:
+        """(n, D) of rows of vectors, 1 where an input belongs to a modality that the row has, else 0."""
+        cells = [x.new_ones(x.shape) for x in self.inputs]
+        if self.present is not None:
+            cells = [own * self.present[:, number, None] for number, own in enumerate(cells)]
+        return torch.cat(cells, dim=1)
 
     def take(self, index: Tensor) -> Rows:
         """The rows of an int64 index."""
@@ -66,29 +71,6 @@ class Rows:
             by_column(self.labelled),
             tuple(None if x is None else by_row(x) for x in self.steps),
         )
-
-
-def side_by_side(rows: Sequence[Rows]) -> Rows:
-    """As many rows of each of G blocks as one minibatch, for a pack whose members are those of the blocks in turn.
-
-    All of them are vectors. Inputs are then (G, n, d_m) and `present` is (G, n, n_modalities), or None; `targets` and
-    `labelled` are (G * n_columns, n), one block's columns below another's.
-    """
-    if len(rows) == 1:
-        return rows[0]
-    present = [one.present for one in rows]
-    if any(mask is not None for mask in present):
-        whole = rows[0].targets.new_ones(len(rows[0]), len(rows[0].inputs), dtype=torch.bool)
-        stacked = torch.stack([whole if mask is None else mask for mask in present])
-    else:
-        stacked = None
-    return Rows(
-        tuple(torch.stack(parts) for parts in zip(*(one.inputs for one in rows), strict=True)),
-        stacked,
-        torch.cat([one.targets for one in rows]),
-        torch.cat([one.labelled for one in rows]),
-        blocks=len(rows),
-    )
 
 
 @dataclass(frozen=True)

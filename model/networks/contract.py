@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -158,7 +158,7 @@ class PackLosses(Protocol):
 
 
 class LossesInTurn(PackLosses, Protocol):
-    """Losses of a network whose settings offer `update: sequential`."""
+    """Losses of a network that is trained loss by loss."""
 
     def in_turn(self, settings: Any) -> list[Tensor]:
         """(K,) losses in the order in which the steps take them, one more than there are tasks."""
@@ -208,6 +208,29 @@ class Inside:
     apart: pd.DataFrame
 
 
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+
+
+class Schedules(Protocol[S_co]):
+    """The schedules that training offers; a network takes one of them and need not know what one is."""
+
+    @property
+    def jointly(self) -> S_co:
+        """One step a minibatch, on the total of all losses."""
+        ...
+
+    @property
+    def loss_by_loss(self) -> S_co:
+        """One step for each loss of a minibatch in turn; the network's losses are `LossesInTurn`."""
+        ...
+
+    @property
+    def task_by_task(self) -> S_co:
+        """A pass over a task's labelled rows in turn; the settings are `model.training.in_turn.InTurnSettings`."""
+        ...
+
+
 class Network(Protocol):
     """A network as training sees it; a module with these functions is one. `settings` is its settings dataclass."""
 
@@ -215,10 +238,9 @@ class Network(Protocol):
     @property
     def TAKES(self) -> str: ...
 
-    #: Whether `forward` and `losses` take minibatches of several blocks side by side (`folds.side_by_side`); the
-    #: blocks of a pack are trained one after another where not.
+    #: Whether a training step does the same when its recording is replayed: it draws no dice and waits for no result.
     @property
-    def SIDE_BY_SIDE(self) -> bool: ...
+    def REPLAYABLE(self) -> bool: ...
 
     def unsupported(self, cohort: Cohort, settings: Any) -> list[str]:
         """What of a cohort the network cannot read or learn, in words; [] if nothing."""
@@ -242,8 +264,7 @@ class Network(Protocol):
         """The pack's outputs for some rows; a row's outputs depend on that row and, while it trains, on the dice.
 
         Args:
-            dice: of one training step, the same for all members; None where nothing is trained, and of a network that
-                takes blocks `SIDE_BY_SIDE`, which draws none.
+            dice: of one training step, the same for all members; None where nothing is trained.
         """
         ...
 
@@ -251,16 +272,13 @@ class Network(Protocol):
         """The losses, each a mean over the rows that carry the label."""
         ...
 
+    def schedule(self, settings: Any, offered: Schedules[S]) -> S:
+        """How its packs are trained under these settings: one of the schedules on offer."""
+        ...
 
-def layout(
-    subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, device: torch.device, blocks: int = 1
-) -> Layout:
-    """Slots of a pack; raises ValueError where the subsets differ in size or in their number of clustering tasks.
 
-    Args:
-        blocks: G blocks whose minibatches lie side by side: the first of G equal parts of the subsets is trained on the
-            first block's rows, and so on.
-    """
+def layout(subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, device: torch.device) -> Layout:
+    """Slots of a pack; raises ValueError where the subsets differ in size or in their number of clustering tasks."""
     supervised = [[name for name in members if tasks[name].kind != "clustering"] for members in subsets]
     clustering = [[name for name in members if tasks[name].kind == "clustering"] for members in subsets]
     if len({len(names) for names in supervised}) > 1 or len({len(names) for names in clustering}) > 1:
@@ -275,11 +293,10 @@ def layout(
     by_kind = {kind: index([slot for slot, other in enumerate(kinds) if other == kind]) for kind in sorted(set(kinds))}
     widest = [max((n_logits(tasks[name]) for name in labelled), default=1) for labelled in supervised]
     names = tuple((*labelled, *unlabelled) for labelled, unlabelled in zip(supervised, clustering, strict=True))
-    each = len(flat) // blocks  # slots of one block, whose labels lie below those of the blocks before it
     return Layout(
         names,
         len(supervised[0]),
-        index([fold.first[name] + at // max(each, 1) * len(fold.train.targets) for at, name in enumerate(flat)]),
+        index([fold.first[name] for name in flat]),
         by_kind,
         index(classes),
         max(widest),

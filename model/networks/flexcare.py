@@ -25,14 +25,24 @@ from torch.nn import functional as F
 from model.cohorts.cohort import Cohort
 from model.data.folds import Fold, Rows
 from model.data.seeding import generator, linear
-from model.networks.contract import Dice, Layout, Output, Parameters, Shape, head, supervised_losses
+from model.networks.contract import (
+    Dice,
+    Layout,
+    Output,
+    Parameters,
+    S,
+    Schedules,
+    Shape,
+    head,
+    supervised_losses,
+)
 from model.networks.settings import FlexCareSettings
 from tim_search.types import Task
 
 _SPREAD = 0.02  # standard deviation of what tokens and positions start from
 
 TAKES = "vector, sequence and image modalities and binary, multiclass, multilabel and regression tasks"
-SIDE_BY_SIDE = False
+REPLAYABLE = False
 
 
 @dataclass(frozen=True)
@@ -456,6 +466,11 @@ def losses(output: Output, plan: Layout, rows: Rows, settings: FlexCareSettings)
         weights = said.new_tensor([[settings.task_weights.get(name, 1.0) for name in names] for names in plan.names])
     inner: Inner = output.inner
     return Losses(said, weights, inner.covariance, inner.balance)
+
+
+def schedule(settings: FlexCareSettings, offered: Schedules[S]) -> S:
+    """See `model.networks.contract.Network.schedule`; task by task is Algorithm 1."""
+    return offered.task_by_task if settings.update == "asynchronous" else offered.jointly
 
 
 def unsupported(cohort: Cohort, settings: FlexCareSettings) -> list[str]:

@@ -19,7 +19,17 @@ from torch.func import functional_call, vmap
 from model.cohorts.cohort import Cohort
 from model.data.folds import Fold, Rows
 from model.data.seeding import generator
-from model.networks.contract import Dice, Layout, Output, Parameters, Shape, head, supervised_losses
+from model.networks.contract import (
+    Dice,
+    Layout,
+    Output,
+    Parameters,
+    S,
+    Schedules,
+    Shape,
+    head,
+    supervised_losses,
+)
 from model.networks.settings import OwnSettings
 from tim_search.types import BadInput, Task
 
@@ -107,8 +117,8 @@ class Lifted:
         return "vector modalities and binary, multiclass and regression tasks"
 
     @property
-    def SIDE_BY_SIDE(self) -> bool:
-        """See `model.networks.contract.Network`."""
+    def REPLAYABLE(self) -> bool:
+        """See `model.networks.contract.Network`; what a module does in a step is not known."""
         return False
 
     def member_bytes(self, shape: Shape, settings: Any) -> int | None:
@@ -179,6 +189,10 @@ class Lifted:
     def losses(self, output: Output, plan: Layout, rows: Rows, settings: Any) -> SupervisedLosses:
         """See `model.networks.contract.Network.losses`."""
         return SupervisedLosses(supervised_losses(output.logits, plan, rows))
+
+    def schedule(self, settings: Any, offered: Schedules[S]) -> S:
+        """See `model.networks.contract.Network.schedule`."""
+        return offered.jointly
 
 
 def _whole(make: type[OwnNetwork], widths: tuple[int, ...], names: tuple[str, ...], seed: int, settings: Any) -> _Whole:

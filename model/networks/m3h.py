@@ -20,15 +20,15 @@ from torch.nn import functional as F
 from model.cohorts.cohort import Cohort
 from model.data.folds import Fold, Rows
 from model.data.seeding import generator, linear
-from model.networks.contract import ALIGN, Dice, Output, Parameters, Shape, head, supervised_losses
+from model.networks.contract import ALIGN, Dice, Output, Parameters, S, Schedules, Shape, head, supervised_losses
 from model.networks.contract import Layout as Layout
 from model.networks.contract import layout as layout
 from model.networks.contrastive import info_nce
 from model.networks.settings import M3HSettings
-from tim_search.types import Task
+from tim_search.types import Subset, Task
 
 TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
-SIDE_BY_SIDE = True
+REPLAYABLE = True
 
 _FLOOR = 1e-6  # how far from zero the attention's divisor is kept; the paper divides by max(M), which may be zero
 
@@ -152,10 +152,10 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
     embeddings = []
     for number, x in enumerate(rows.inputs):
         # Minibatches are shared, yet each member has its own product: that of one wide layer rounds by its width.
-        hidden = _apply(values, f"encoder.{number}.in", _met_by(x, members)).relu_()
+        hidden = _apply(values, f"encoder.{number}.in", x.expand(members, -1, -1)).relu_()
         z = _apply(values, f"encoder.{number}.out", hidden)
         if rows.present is not None:
-            z = z * _met_by(rows.present[..., number, None], members)
+            z = z * rows.present[:, number, None]
         embeddings.append(z)
     joint = torch.cat(embeddings, dim=2)
 
@@ -178,13 +178,6 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
         latents = _apply(values, "attention.value", attended).view(members, size, plan.clustering, h)
         rebuilt = _decode(values, latents)
     return Output(logits, attention, latents, rebuilt, tuple(embeddings))
-
-
-def _met_by(of_rows: Tensor, members: int) -> Tensor:
-    """(K, B, ...) of what is told of rows: (B, ...) as all members meet it, or (G, B, ...) of G blocks side by side."""
-    if of_rows.dim() == 2:
-        return of_rows.expand(members, -1, -1)
-    return of_rows.repeat_interleave(members // of_rows.shape[0], 0)
 
 
 def _attend(
@@ -261,18 +254,15 @@ def _decode(values: Parameters, latents: Tensor) -> Tensor:
 
 def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:
     """Every loss of section 3.5, each a mean over the rows that carry the label; 0 where no row does."""
-    contrastive = _contrastive(output.inner, rows, settings.temperature)
+    contrastive = info_nce(output.inner, rows.present, settings.temperature)
     rebuild = output.logits.new_zeros(plan.members, 0)
     if plan.clustering:
-        error = (output.rebuilt - _met_by(torch.cat(rows.inputs, dim=-1), plan.members).unsqueeze(1)).square()
+        error = (output.rebuilt - torch.cat(rows.inputs, dim=1)).square()
         if rows.present is None:
             rebuild = error.mean(dim=(2, 3))
         else:
-            cells = seen_cells(rows)
-            count = (
-                cells.sum(dim=(-2, -1)).clamp_min(1.0).reshape(-1, 1).repeat_interleave(plan.members // rows.blocks, 0)
-            )
-            rebuild = (error * _met_by(cells, plan.members).unsqueeze(1)).sum(dim=(2, 3)) / count
+            cells = rows.seen_cells()
+            rebuild = (error * cells).sum(dim=(2, 3)) / cells.sum().clamp_min(1.0)
     return Losses(contrastive, supervised_losses(output.logits, plan, rows), rebuild)
 
 
@@ -282,21 +272,30 @@ def unsupported(cohort: Cohort, settings: M3HSettings) -> list[str]:
     return wrong + [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "multilabel"]
 
 
-def _contrastive(embeddings: tuple[Tensor, ...], rows: Rows, temperature: float) -> Tensor:
-    """(K,) contrastive loss of each member on its block's rows."""
-    if rows.blocks == 1 or rows.present is None:
-        return info_nce(embeddings, rows.present, temperature)
-    # Which rows have both modalities of a pair, and how many, is another matter in every block.
-    by_block = zip(*(z.chunk(rows.blocks) for z in embeddings), strict=True)
-    return torch.cat([info_nce(z, there, temperature) for z, there in zip(by_block, rows.present, strict=True)])
+def schedule(settings: M3HSettings, offered: Schedules[S]) -> S:
+    """See `model.networks.contract.Network.schedule`."""
+    return offered.loss_by_loss if settings.update == "sequential" else offered.jointly
 
 
-def seen_cells(rows: Rows) -> Tensor:
-    """(B, D), or (G, B, D) of G blocks, 1 where the input belongs to a modality the sample has, else 0."""
-    whole = [x.new_ones(x.shape) for x in rows.inputs]
-    if rows.present is not None:
-        whole = [one * rows.present[..., number, None] for number, one in enumerate(whole)]
-    return torch.cat(whole, dim=-1)
+def step_flops(members: Subset, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings) -> float:
+    """Floating-point operations of one training step of one subset on a full minibatch.
+
+    The count is the textbook one: two a multiply-add, backward twice the forward, the first layer without a gradient
+    for its input. It is the floor that measured times are held against.
+    """
+    h = settings.width
+    rows = min(settings.batch_size, len(fold.train))
+    widths = [x.shape[1] for x in fold.train.inputs]
+    modalities, tasks_in = len(widths), len(members)
+    clustering = sum(tasks[name].kind == "clustering" for name in members)
+    joint = h * modalities
+    first = sum(4 * rows * width * 2 * h for width in widths)
+    layers = [(2 * h, h)] * modalities + [(joint, h), (h, h)]  # encoders, shared-task module
+    layers += [(h, h)] * (tasks_in - clustering) + [(joint, h)] * clustering
+    layers += [(h, h)] * (2 * tasks_in)  # keys and values
+    layers += [(h, 2 * h), (2 * h, sum(widths))] * clustering
+    contrastive = modalities * (modalities - 1) // 2 * 6 * rows * rows * h
+    return float(first + sum(6 * rows * a * b for a, b in layers) + contrastive)
 
 
 def member_bytes(shape: Shape, settings: M3HSettings) -> int:

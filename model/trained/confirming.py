@@ -21,7 +21,11 @@ from model.data.folds import Fold, target_scale
 from model.networks import registry as networks
 from model.networks.contract import n_logits
 from model.scoring import clustering, metrics
-from model.training.trainer import Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, labels_of, predict
+from model.training.fitting import fit_pack
+from model.training.pack import Fitted
+from model.training.predicting import Predictions, predict
+from model.training.scores import labels_of
+from model.training.trainer import PackTrainer, TrainingPayload
 from tim_search.types import BadInput, Curve, Pack, Score, Subset, Task, Trainer, Unit
 
 Array = NDArray[np.float64]
@@ -75,20 +79,20 @@ def trainer(payload: ConfirmingPayload) -> Trainer:
 
 def _look(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fold) -> tuple[list[Score], list[Curve]]:
     """The paper's interval of every score, and every curve."""
-    cohort, settings = payload.training.cohort, payload.training.settings
-    said = predict(fitted, fold.validation, settings)
-    learned = predict(fitted, fold.train, settings).latents if fitted.plan.clustering else None
+    cohort = payload.training.cohort
+    said = predict(fitted, fold.validation)
+    learned = predict(fitted, fold.train).latents if fitted.layout.clustering else None
     weights = paper_draws(len(fold.validation), cohort.split.digest)
     scores: list[Score] = []
     curves: list[Curve] = []
     for member, unit in enumerate(pack.units):
         if not _finite(fitted, said, member):
             continue
-        for slot, name in enumerate(fitted.plan.names[member]):
+        for slot, name in enumerate(fitted.layout.names[member]):
             task = cohort.tasks[name]
             if task.kind == "clustering":
                 assert learned is not None
-                c = slot - fitted.plan.supervised
+                c = slot - fitted.layout.supervised
                 seed = clustering.start(unit.seed, name)
                 train, held_out = (of[member : member + 1, :, c] for of in (learned, said.latents))
                 by_row = torch.from_numpy(np.ascontiguousarray(weights.T)).to(train.device)
@@ -111,11 +115,11 @@ def _ensembles(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fol
     Probabilities are averaged, and predicted values. A clustering task has no ensemble: latents of two trainings have
     no common axes.
     """
-    if len(pack.units[0].subset) > 1 or not fitted.plan.supervised:
+    if len(pack.units[0].subset) > 1 or not fitted.layout.supervised:
         return []
     cohort, settings = payload.training.cohort, payload.training.settings
     network = networks.find(payload.training.network, allow_code=True)  # the trainer has imported it already
-    said = predict(fitted, fold.validation, settings)
+    said = predict(fitted, fold.validation)
     totals = {
         unit: _outputs(cohort.tasks[unit.subset[0]], said, member, 0)
         for member, unit in enumerate(pack.units)
@@ -125,7 +129,7 @@ def _ensembles(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fol
     for size in range(2, payload.ensemble + 1):
         further = Pack(tuple(Unit(unit.subset, unit.seed + (size - 1) * SEED_STEP, unit.fold) for unit in pack.units))
         fit = fit_pack(further, cohort.tasks, fold, settings, network)
-        said = predict(fit, fold.validation, settings)
+        said = predict(fit, fold.validation)
         for member, unit in enumerate(pack.units):
             task = cohort.tasks[unit.subset[0]]
             if not _finite(fit, said, member):

@@ -29,7 +29,11 @@ from model.networks.contract import Network, layout, n_logits
 from model.networks.settings import TrainingSettings
 from model.scoring import clustering, metrics
 from model.trained.cells import fill
-from model.training.trainer import DTYPES, Fitted, PackTrainer, Predictions, TrainingPayload, fit_pack, predict
+from model.training.fitting import fit_pack
+from model.training.pack import PackModel
+from model.training.precision import DTYPES
+from model.training.predicting import Predictions, predict
+from model.training.trainer import PackTrainer, TrainingPayload
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Subset, Task, Unit
 
 #: Format 1 knew vectors and had no multilabel task; it is still read.
@@ -433,8 +437,7 @@ class DeployedModel:
         first, _ = target_rows(self.tasks)
         fold = Fold(rows, rows, supervised_tasks(list(self.tasks.values())), np.ones((1, len(rows))), first)
         plan = layout([member.tasks], self.tasks, fold, torch.device("cpu"))
-        fitted = Fitted(dict(member.values), plan, torch.zeros(0, 1), (0,), self.machine)
-        return plan.names[0], predict(fitted, rows, self.settings)
+        return plan.names[0], predict(PackModel(self.machine, self.settings, plan, dict(member.values)), rows)
 
     def _clusters(self, name: str, latents: Array) -> NDArray[np.int64]:
         if not len(latents):
@@ -483,9 +486,9 @@ def train(
                 f"training {' + '.join(subset)} with seed {seed} diverged in epoch {fitted.diverged[0]}. Search with a "
                 "smaller learning_rate, or train another combination."
             )
-        latents = predict(fitted, fold.train, settings).latents
+        latents = predict(fitted, fold.train).latents
         centres = {}
-        for c, name in enumerate(fitted.plan.names[0][fitted.plan.supervised :]):
+        for c, name in enumerate(fitted.layout.names[0][fitted.layout.supervised :]):
             found = clustering.groups(latents[:, :, c], tasks[name].n_outputs, [clustering.start(seed, name)])
             centres[name] = found[0].cpu().numpy()
         members.append(Member({name: value.cpu() for name, value in fitted.values.items()}, centres, subset))

@@ -27,7 +27,11 @@ from model.data.preprocess import fit
 from model.networks.contract import Network, Parameters, n_logits
 from model.scoring import metrics
 from model.trained.deployed import DeployedModel, Member
-from model.training.trainer import DTYPES, Fitted, fit_pack, labels_of, predict
+from model.training.fitting import fit_pack
+from model.training.pack import Fitted
+from model.training.precision import DTYPES
+from model.training.predicting import predict
+from model.training.scores import labels_of
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Task, Unit
 
 Start: TypeAlias = Literal["pretrained", "scratch"]
@@ -350,7 +354,7 @@ def _carrying(rows: Rows) -> Rows:
 def _judge(fitted: Fitted, member: int, task: Task, fold: Fold, model: DeployedModel) -> dict[str, tuple[float, str]]:
     """(score, why there is none) of a member's one task on the held-out rows, by every metric of its kind."""
     labels, known = labels_of(fold, task)
-    logits = predict(fitted, fold.validation, model.settings).logits[member, 0, :, : n_logits(task)]
+    logits = predict(fitted, fold.validation).logits[member, 0, :, : n_logits(task)]
     if fitted.diverged[member] or not logits.isfinite().all():
         return {task.metric: (float("nan"), "diverged; a smaller learning_rate may help")}
     values = metrics.every(task.kind, labels, logits.double().cpu().numpy()[known], fold.weights[:1, known])

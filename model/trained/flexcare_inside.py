@@ -23,8 +23,12 @@ from model.networks.contract import Inside, Parameters, layout, n_logits
 from model.networks.settings import FlexCareSettings
 from model.scoring import metrics
 from model.trained.confirming import cells, flat
-from model.training.asynchronous import in_order
-from model.training.trainer import Fitted, PackTrainer, TrainingPayload, fit_pack, labels_of, predict, score_pack
+from model.training.fitting import fit_pack
+from model.training.in_turn import in_order
+from model.training.pack import Fitted, PackModel
+from model.training.predicting import predict
+from model.training.scores import labels_of, score_pack
+from model.training.trainer import PackTrainer, TrainingPayload
 from tim_search.types import Pack, Score, Subset, Unit
 
 #: Patients of a task whose representation is shown, as in the paper (30 minibatches of 32, section 5.3.2).
@@ -75,7 +79,7 @@ def look(
             pack = Pack(tuple(Unit(names, seed, fold) for names in members))
             note = _turns(cohort, here, settings, together, turns) if (variant, number) == ("together", 0) else None
             fitted = fit_pack(pack, cohort.tasks, here, how, flexcare, note)
-            rows, _ = score_pack(pack, fitted, cohort.tasks, here, how)
+            rows, _ = score_pack(pack, fitted, cohort.tasks, here)
             scores += [_row(row, variant) for row in rows if row.metric != "chosen_epoch"]
             if number == 0:
                 kept[variant] = fitted
@@ -123,8 +127,8 @@ def _turns(
     plan = layout((subset,), cohort.tasks, fold, fold.validation.targets.device)
 
     def note(epoch: int, trained: str, values: Parameters) -> None:
-        fitted = Fitted(values, plan, torch.zeros(0, 1), (0,), flexcare)
-        logits = predict(fitted, part.validation, settings).logits[0].double().cpu().numpy()
+        model = PackModel(flexcare, settings, plan, values)
+        logits = predict(model, part.validation).logits[0].double().cpu().numpy()
         for slot, name in enumerate(plan.names[0]):
             task = cohort.tasks[name]
             labels, known = labels_of(part, task)
@@ -149,11 +153,11 @@ class _Seen:
 
 def _inner(fitted: Fitted, cohort: Cohort, fold: Fold, settings: FlexCareSettings) -> dict[str, _Seen]:
     found = {}
-    for slot, name in enumerate(fitted.plan.names[0]):
+    for slot, name in enumerate(fitted.layout.names[0]):
         _, known = labels_of(fold, cohort.tasks[name])
         at = torch.from_numpy(np.flatnonzero(known)).to(fold.validation.targets.device)
         rows: Rows = fold.validation.take(at)
-        plan = fitted.plan.only(name)
+        plan = fitted.layout.only(name)
         own = {
             key: value[:, slot : slot + 1] if flexcare.by_slot(key) else value for key, value in fitted.values.items()
         }

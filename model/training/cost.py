@@ -1,8 +1,6 @@
-"""What a training costs: floating-point operations and bytes by count, seconds by a short calibration on this machine.
+"""What a training costs: bytes by the network's count, seconds by a short calibration on this machine.
 
-The count of operations is the textbook one (two a multiply-add, backward twice the forward, the first layer without a
-gradient for its input); it is the floor that measured times are held against. The count of bytes decides how many
-members a pack may have.
+The count of bytes decides how many members a pack may have.
 """
 
 from __future__ import annotations
@@ -22,10 +20,12 @@ import torch
 from model.cohorts.cohort import Cohort
 from model.data.folds import Fold
 from model.networks import registry as networks
-from model.networks.contract import Shape, n_logits
-from model.networks.settings import M3HSettings, TrainingSettings
-from model.training import asynchronous
-from model.training.trainer import PackTrainer, TrainingPayload, fit_pack, score_pack
+from model.networks.contract import Network, Shape, n_logits
+from model.networks.settings import TrainingSettings
+from model.training.fitting import fit_pack, schedule_of
+from model.training.pack import Fitted
+from model.training.scores import score_pack
+from model.training.trainer import PackTrainer, TrainingPayload
 from tim_search.types import Pack, Subset, Task, Unit
 
 #: The most members a pack has by default: as many as a core's cache serves well; as many as make a GPU's work on a
@@ -36,23 +36,6 @@ _SHARE = {"cpu": 0.5, "gpu": 0.8}  # of the free memory that packs may fill
 
 _STEPS = 5  # minibatches of a calibration run, after one to warm up
 _PATIENCE = 120.0  # seconds that processes wait for one another
-
-
-def step_flops(members: Subset, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings) -> float:
-    """Floating-point operations of one training step of one subset on a full minibatch."""
-    h = settings.width
-    rows = min(settings.batch_size, len(fold.train))
-    widths = [x.shape[1] for x in fold.train.inputs]
-    modalities, tasks_in = len(widths), len(members)
-    clustering = sum(tasks[name].kind == "clustering" for name in members)
-    joint = h * modalities
-    first = sum(4 * rows * width * 2 * h for width in widths)
-    layers = [(2 * h, h)] * modalities + [(joint, h), (h, h)]  # encoders, shared-task module
-    layers += [(h, h)] * (tasks_in - clustering) + [(joint, h)] * clustering
-    layers += [(h, h)] * (2 * tasks_in)  # keys and values
-    layers += [(h, 2 * h), (2 * h, sum(widths))] * clustering
-    contrastive = modalities * (modalities - 1) // 2 * 6 * rows * rows * h
-    return float(first + sum(6 * rows * a * b for a, b in layers) + contrastive)
 
 
 def capacity(cohort: Cohort, network: str, largest: int, settings: Any, *, gpus: float, workers: int) -> int:
@@ -99,15 +82,15 @@ def _inputs(cohort: Cohort) -> tuple[tuple[int, ...], ...]:
 
     Levels of a vector's columns count, and whether a value was measured.
     """
-    found: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     for modality in cohort.modalities.values():
         if modality.kind != "vector":
-            found.append(modality.values.shape[1:])
+            shapes.append(modality.values.shape[1:])
             continue
         incomplete = int(np.isnan(modality.values[modality.present]).any(axis=0).sum())
         levels = sum(len(names) - 1 for names in modality.levels.values())
-        found.append((len(modality.columns) + incomplete + levels,))
-    return tuple(found)
+        shapes.append((len(modality.columns) + incomplete + levels,))
+    return tuple(shapes)
 
 
 def _free_memory() -> float:
@@ -116,14 +99,6 @@ def _free_memory() -> float:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
         return float(text.split("MemAvailable:")[1].split()[0]) * 1024
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
-
-
-def steps(fold: Fold, tasks: Mapping[str, Task], settings: TrainingSettings) -> float:
-    """Minibatches of one training; of one that takes tasks in turn, those of a task, on average over the tasks."""
-    if settings.update == "asynchronous":
-        by_task = asynchronous.steps(fold, tasks, settings.batch_size)
-        return settings.epochs * sum(by_task.values()) / max(1, len(by_task))
-    return settings.epochs * -(-len(fold.train) // settings.batch_size)
 
 
 @dataclass(frozen=True)
@@ -150,8 +125,7 @@ class CostModel:
     def _at(table: Mapping[tuple[int, int], float], size: int, clustering: int) -> float:
         """Linear in the size between calibrated shapes with the nearest number of clustering tasks."""
         nearest = min({c for _, c in table}, key=lambda c: (abs(c - clustering), c))
-        known = sorted((s, value) for (s, c), value in table.items() if c == nearest)
-        sizes, values = np.array(known).T
+        sizes, values = np.array(sorted((s, value) for (s, c), value in table.items() if c == nearest)).T
         return float(np.interp(size, sizes, values))
 
 
@@ -166,13 +140,13 @@ def calibrate_together(payload: TrainingPayload, subsets: Sequence[Subset], capa
     context = multiprocessing.get_context("spawn")  # forked processes hang in torch's thread pools
     barrier = context.Barrier(workers)
     with context.Pool(workers, _share_barrier, (barrier,)) as pool:
-        found = pool.starmap(_calibrate_at_once, [(payload, tuple(subsets), capacity)] * workers, chunksize=1)
+        models = pool.starmap(_calibrate_at_once, [(payload, tuple(subsets), capacity)] * workers, chunksize=1)
 
     def mean(name: str) -> dict[tuple[int, int], float]:
-        tables = [getattr(one, name) for one in found]
+        tables = [getattr(model, name) for model in models]
         return {shape: float(np.mean([table[shape] for table in tables])) for shape in tables[0]}
 
-    return CostModel(mean("step_seconds"), mean("score_seconds"), found[0].steps)
+    return CostModel(mean("step_seconds"), mean("score_seconds"), models[0].steps)
 
 
 _shared: dict[str, Any] = {}  # what a process of the pool got at its start
@@ -199,36 +173,57 @@ def calibrate(
     """
     trainer = PackTrainer(payload)
     tasks, settings = payload.cohort.tasks, payload.settings
-    network = networks.find(payload.network, allow_code=True)
     fold = trainer.fold(0)
-    in_turn = len(tasks) if settings.update == "asynchronous" else 1  # a row may be one task's alone
-    few = fold.train.take(
-        torch.arange(min(len(fold.train), _STEPS * settings.batch_size * in_turn)).to(fold.train.targets.device)
-    )
-    short: Any = replace(cast(Any, settings), epochs=1)
     by_shape: dict[tuple[int, int], list[Subset]] = {}
     for members in subsets:
         clustering = sum(tasks[name].kind == "clustering" for name in members)
         by_shape.setdefault((len(members), clustering), []).append(members)
+    timing = _Timing(networks.find(payload.network, allow_code=True), tasks, fold, settings)
     step_seconds, score_seconds = {}, {}
     ready()
     for clustering in sorted({c for _, c in by_shape}):
         sizes = sorted(size for size, c in by_shape if c == clustering)
         for size in sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]}):
-            chosen = by_shape[size, clustering][:capacity]
-            pack = Pack(tuple(Unit(members, 0, 0) for members in chosen))
-            first = torch.arange(min(len(few), settings.batch_size)).to(few.targets.device)
-            warm = replace(fold, train=few.take(first), stopping=None)
-            fit_pack(pack, tasks, warm, short, network)
-            one = Pack(pack.units[:1])
-            score_pack(one, fit_pack(one, tasks, warm, short, network), tasks, fold, settings)
-            sample = replace(fold, train=few, stopping=None)
-            started = time.perf_counter()
-            fitted = fit_pack(pack, tasks, sample, short, network)
-            trained = time.perf_counter()
-            score_pack(pack, fitted, tasks, fold, settings)
-            scored = time.perf_counter()
-            count = len(chosen)
-            step_seconds[size, clustering] = (trained - started) / steps(sample, tasks, short) / count
-            score_seconds[size, clustering] = (scored - trained) / count
-    return CostModel(step_seconds, score_seconds, steps(fold, tasks, settings))
+            shape = size, clustering
+            step_seconds[shape], score_seconds[shape] = timing.seconds(by_shape[shape][:capacity])
+    return CostModel(step_seconds, score_seconds, schedule_of(timing.network, settings).steps(fold, tasks, settings))
+
+
+class _Timing:
+    """Times packs on the first rows of a fold, for one epoch.
+
+    Attributes:
+        network: whose packs they are.
+    """
+
+    def __init__(self, network: Network, tasks: Mapping[str, Task], fold: Fold, settings: TrainingSettings) -> None:
+        self.network, self._tasks, self._fold = network, tasks, fold
+        self._settings: Any = replace(cast(Any, settings), epochs=1)
+        schedule = schedule_of(network, settings)
+        rows = settings.batch_size
+        self._warm = self._first(rows)
+        while schedule.steps(self._first(rows), tasks, self._settings) < _STEPS and rows < len(fold.train):
+            rows += settings.batch_size
+        self._sample = self._first(rows)
+        self._steps = schedule.steps(self._sample, tasks, self._settings)
+
+    def seconds(self, subsets: Sequence[Subset]) -> tuple[float, float]:
+        """Seconds of a member and minibatch, and of a member to score, in a pack of these subsets."""
+        pack = Pack(tuple(Unit(members, 0, 0) for members in subsets))
+        self._fit(pack, self._warm)
+        alone = Pack(pack.units[:1])
+        score_pack(alone, self._fit(alone, self._warm), self._tasks, self._fold)
+        started = time.perf_counter()
+        fitted = self._fit(pack, self._sample)
+        trained = time.perf_counter()
+        score_pack(pack, fitted, self._tasks, self._fold)
+        scored = time.perf_counter()
+        return (trained - started) / self._steps / len(subsets), (scored - trained) / len(subsets)
+
+    def _first(self, rows: int) -> Fold:
+        """The fold with its first training rows alone."""
+        index = torch.arange(min(len(self._fold.train), rows)).to(self._fold.train.targets.device)
+        return replace(self._fold, train=self._fold.train.take(index), stopping=None)
+
+    def _fit(self, pack: Pack, fold: Fold) -> Fitted:
+        return fit_pack(pack, self._tasks, fold, self._settings, self.network)

@@ -21,7 +21,9 @@ from model.sources.opening import open_cohort, write_cohort
 from model.sources.synthetic_incomplete import incomplete
 from model.trained import deployed, extending
 from model.trained.deployed import DeployedModel
-from model.training import trainer as training
+from model.training.fitting import fit_pack
+from model.training.pack import Fitted
+from model.training.trainer import PackTrainer, TrainingPayload
 from tim_search.app import deploy, extension
 from tim_search.cli import commands as cli
 from tim_search.results import readings
@@ -125,7 +127,7 @@ def test_a_start_gives_the_shared_parameters_and_nothing_else(model, seen) -> No
     # Adam's rate is all but nought: what comes out is where it began.
     still = dataclasses.replace(SETTINGS, learning_rate=1e-30, epochs=1)
     pack = Pack((Unit(("dec",), 5, FINAL_FOLD),) * 2)
-    fitted = training.fit_pack(pack, seen.tasks, fold, still, flexcare, start=(given, {}))
+    fitted = fit_pack(pack, seen.tasks, fold, still, flexcare, start=(given, {}))
     for name, value in fitted.values.items():
         if name in given:
             torch.testing.assert_close(value[0], given[name][0])
@@ -138,7 +140,7 @@ def test_scratch_is_what_a_search_would_train(model, seen) -> None:
     """Beside a pre-trained pack mate, and by the search's own code path: the same score."""
     rows = extending.compare(model, seen, "dec", [1.0], 3, 1, CPU)
     alone = extending._only(seen, ["dec"])
-    worker = training.PackTrainer(training.TrainingPayload(alone, "flexcare", SETTINGS, "cpu"))
+    worker = PackTrainer(TrainingPayload(alone, "flexcare", SETTINGS, "cpu"))
     (expected,) = [one.value for one in worker.train(Pack((Unit(("dec",), 3, 1),))).scores if one.metric == "auroc"]
     found = {(row.start, row.metric): row.value for row in rows}
     assert set(found) == {(start, metric) for start in extending.STARTS for metric in ("auroc", "auprc")}
@@ -360,8 +362,9 @@ def test_a_start_helps_a_related_task_where_labels_are_few() -> None:
 def test_a_start_that_diverges_is_told(model, seen, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = extending.fit_pack
 
-    def diverging(pack: Pack, *arguments: Any, **named: Any) -> training.Fitted:
-        return dataclasses.replace(fit(pack, *arguments, **named), diverged=(1,) * len(pack.units))
+    def diverging(pack: Pack, *arguments: Any, **named: Any) -> Fitted:
+        fitted = fit(pack, *arguments, **named)
+        return dataclasses.replace(fitted, history=fitted.history * float("nan"))
 
     monkeypatch.setattr(extending, "fit_pack", diverging)
     with pytest.raises(BadInput, match=r"again with seed 3 diverged\. Leave that seed out"):

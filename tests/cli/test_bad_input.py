@@ -428,11 +428,11 @@ def not_tuned(here: Path) -> None:
 def no_gpu(_: Path) -> None:
     import torch
 
-    from model.training.trainer import _device
+    from model.training.trainer import device_named
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
-        _device("cuda")
+        device_named("cuda")
 
 
 def no_control(_: Path) -> None:

@@ -24,7 +24,7 @@ from tim_search import config
 from tim_search.app import confirmer, runner
 from tim_search.cli import cohort_cli, console, display
 from tim_search.cli import commands as cli
-from tim_search.executors.queue import SerialExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.plans import expansion
 from tim_search.results import summary

@@ -17,8 +17,10 @@ import pytest
 
 from tests.support import ROOT, fake_trainer
 from tests.support.fake_trainer import TASKS, Behaviour, value
+from tim_search.executors.contract import Executor, WorkerError
 from tim_search.executors.packing import cost, packs
-from tim_search.executors.queue import Executor, PackQueue, SerialExecutor, WorkerError
+from tim_search.executors.queue import PackQueue
+from tim_search.executors.serial import SerialExecutor
 from tim_search.types import BadInput, OutOfMemory, Pack, PackResult, Resources, Score, Unit
 
 Make = Callable[..., Executor]
@@ -114,10 +116,6 @@ def test_every_unit_is_answered_once_with_its_own_scores(make: Make) -> None:
     # A second run on the same workers, as the rounds of a search are.
     again = [Unit(unit.subset, 7, 2) for unit in UNITS]
     assert_scored(answers(list(executor.run(packs(again, TASKS, 64)))), again)
-    # Units that name settings: a pack holds several blocks and choices.
-    blocks, settings = ((0, 0), (0, 1), (7, 2)), ('{"rate":1}', '{"rate":2}')
-    tried = [Unit(members, *block, text) for members in (("a",), ("a", "b")) for block in blocks for text in settings]
-    assert_scored(answers(list(executor.run(packs(tried, TASKS, 64)))), tried)
     assert list(executor.run([])) == []
 
 
@@ -350,10 +348,10 @@ def test_an_address_where_no_ray_answers_is_bad_input_soon(
 ) -> None:
     import ray
 
-    from tim_search.executors import ray_executor
+    from tim_search.executors import ray_start
     from tim_search.executors.ray_executor import RayExecutor
 
-    monkeypatch.setattr(ray_executor, "_REACH", 1.0)
+    monkeypatch.setattr(ray_start, "_REACH", 1.0)
 
     ray.shutdown()  # an executor that finds Ray running does not look at the address
     address = address.format(deaf_port=deaf_port, web_port=web_port)
@@ -386,7 +384,7 @@ def test_workers_without_any_resource_are_bad_input() -> None:
     ],
 )
 def test_room_counts_whole_workers_machine_by_machine(resources: Resources, expected: int) -> None:
-    from tim_search.executors.ray_executor import room
+    from tim_search.executors.ray_nodes import room
 
     nodes = [
         {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},

@@ -25,11 +25,11 @@ import pytest
 
 from tests.support import ROOT, fake_trainer
 from tests.support.fake_trainer import CONTEXT, TASKS, Behaviour, value
-from tim_search.executors.queue import SerialExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as search
 from tim_search.plans.static import StaticPlan
-from tim_search.types import Context, Pack, PackResult, Unit
+from tim_search.types import Context, Pack, PackResult, Trainer, Unit
 
 SUBSETS = tuple(members for size in (1, 2, 3) for members in combinations("abcdef", size))
 UNITS = {Unit(members, 0, 0) for members in SUBSETS}
@@ -40,14 +40,14 @@ sys.path.insert(0, {tests!r})
 from tests.support import fake_trainer
 from tests.support.fake_trainer import Behaviour, CONTEXT, TASKS
 from tests.executors.test_faults import SUBSETS
-from tim_search.executors import ray_executor
+from tim_search.executors import ray_nodes
 from tim_search.loop import run as search
 from tim_search.plans import static
-from tim_search.executors.queue import SerialExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.executors.ray_executor import RayExecutor
 from tim_search.types import Resources, TimSearchError
-ray_executor._GONE = 8.0
+ray_nodes._GONE = 8.0
 behaviour = Behaviour(**{behaviour!r})
 address = {address!r}
 if address:
@@ -202,6 +202,9 @@ class Mortal:
         self._inner = trainer(payload.inner)
         self._marker = Path(payload.marker)
         self._packs = 0
+
+    def with_settings(self, settings: str) -> Trainer:
+        return self._inner.with_settings(settings)
 
     def train(self, pack: Pack) -> PackResult:
         self._packs += 1

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tim_search.executors.packing import by_settings, packs
-from tim_search.types import Attention, Pack, PackResult, Score, Task, Unit
+from tim_search.executors.packing import packs
+from tim_search.types import Pack, Task, Unit
 
 TASKS = {
     "a": Task("a", "binary"),
@@ -103,40 +103,6 @@ def all_units() -> list[Unit]:
     return [Unit(members, seed, 0) for members in SUBSETS for seed in (0, 1)]
 
 
-def tried(members: tuple[str, ...]) -> list[Unit]:
-    return [Unit(members, 0, fold, f'{{"rate":{rate}}}') for rate in range(4) for fold in range(5)]
-
-
-@pytest.mark.parametrize(
-    ("capacity", "sizes"), [(20, [20, 20, 20]), (60, [60]), (45, [20, 40]), (16, [10] * 6), (1, [1] * 60)]
-)
-def test_what_is_tried_for_a_subset_stays_together(capacity: int, sizes: list[int]) -> None:
-    units = [unit for members in (("a",), ("b",), ("d",)) for unit in tried(members)]
-    result = packs(reversed(units), TASKS, capacity)
-    assert sorted(len(pack.units) for pack in result) == sizes
-    assert sorted(unit for pack in result for unit in pack.units) == sorted(units)
-    cut = [pack for pack in result if len(pack.units) % 20]
-    assert all(len({unit.subset for unit in pack.units}) == 1 for pack in cut)
-    assert len({pack.id for pack in result}) == len(result)
-
-
-def test_units_without_settings_of_several_blocks_are_no_pack() -> None:
+def test_units_of_several_blocks_are_no_pack() -> None:
     with pytest.raises(ValueError, match="one seed and one fold"):
         Pack((Unit(("a",), 0, 0), Unit(("a",), 0, 1)))
-
-
-def test_an_answer_comes_apart_by_settings_and_block() -> None:
-    pack = Pack(tuple(tried(("a", "b"))))
-    scores = tuple(Score(unit, task, "auroc", "validation", 0.5) for unit in pack.units for task in unit.subset)
-    attention = tuple(Attention(unit, "a", "b", 0.5) for unit in pack.units)
-    apart = by_settings(PackResult(pack, scores, attention, seconds=40.0, peak_bytes=7, attempts=2))
-    assert set(apart) == {unit.settings for unit in pack.units}
-    for settings, parts in apart.items():
-        assert [part.pack for part in parts] == [Pack((Unit(("a", "b"), 0, fold),)) for fold in range(5)]
-        for part in parts:
-            assert (part.seconds, part.peak_bytes, part.attempts) == (2.0, 7, 2)
-            assert [(score.unit, score.task) for score in part.scores] == [(part.pack.units[0], name) for name in "ab"]
-            assert [one.unit for one in part.attention] == list(part.pack.units)
-        assert settings
-    plain = PackResult(Pack((Unit(("a",), 0, 0), Unit(("b",), 0, 0))), ())
-    assert by_settings(plain) == {"": [plain]}

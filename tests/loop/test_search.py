@@ -20,7 +20,8 @@ import pytest
 
 from tests.support import ROOT, fake_trainer
 from tests.support.fake_trainer import CONTEXT, TASKS, Behaviour, value
-from tim_search.executors.queue import Executor, SerialExecutor
+from tim_search.executors.contract import Executor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger, LedgerError
 from tim_search.ledger.table import ScoreTable, score_table
 from tim_search.loop import run as search
@@ -405,7 +406,7 @@ if {ray!r}:
     from tim_search.executors.ray_executor import RayExecutor
     executor = RayExecutor(fake_trainer.trainer, behaviour, TASKS, Resources(workers=2))
 else:
-    from tim_search.executors.queue import SerialExecutor
+    from tim_search.executors.serial import SerialExecutor
     executor = SerialExecutor(fake_trainer.trainer, behaviour, TASKS)
 try:
     search.run(static.StaticPlan(SUBSETS), Ledger({path!r}), CONTEXT, TASKS, BLOCKS, executor, 4,
@@ -560,10 +561,10 @@ def test_a_folder_without_a_manifest_is_bad_input(tmp_path: Path) -> None:
 def test_a_unit_needs_a_primary_score_for_every_task(ledger: Ledger) -> None:
     """A trainer that forgets a task would have a plan ask for the subset for ever; it becomes a failed row instead."""
 
-    class Forgetful:
+    class Forgetful(fake_trainer.FakeTrainer):
         def train(self, pack: Pack) -> PackResult:
             rows = [Score(unit, unit.subset[0], "auroc", "validation", 0.5, primary=False) for unit in pack.units]
             return PackResult(pack, tuple(rows))
 
-    outcome = run(ledger, executor=SerialExecutor(lambda payload: Forgetful(), None, TASKS))
+    outcome = run(ledger, executor=SerialExecutor(lambda payload: Forgetful(Behaviour()), None, TASKS))
     assert outcome.failed == outcome.trained == len(UNITS)

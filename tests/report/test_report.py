@@ -24,7 +24,7 @@ from model.sources.synthetic import haim_like
 from tests.support import fake_trainer
 from tim_search import config
 from tim_search.app import runner
-from tim_search.executors.queue import SerialExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger import table as games
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as search

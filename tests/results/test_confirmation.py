@@ -17,13 +17,16 @@ import yaml
 
 from model.cohorts.cohort import Cohort
 from model.data.folds import load_fold
+from model.networks import m3h
 from model.networks.settings import M3HSettings
 from model.scoring import metrics
 from model.sources import synthetic
 from model.sources.opening import write_cohort
 from model.trained import confirming
 from model.trained.confirming import FEWEST, FEWEST_IN_CELL, SEED_STEP, ConfirmingPayload, subgroups
-from model.training.trainer import TrainingPayload, fit_pack, predict
+from model.training.fitting import fit_pack
+from model.training.predicting import predict
+from model.training.trainer import TrainingPayload
 from tim_search import config
 from tim_search.app import confirmer, runner
 from tim_search.designs import sampling as designs
@@ -347,8 +350,8 @@ def test_an_ensemble_averages_the_predictions_of_models_that_differ_in_their_see
     fold = load_fold(cohort, FINAL_FOLD, dtype=torch.float32, device=torch.device("cpu"), replicates=20)
     risks = []
     for seed in (1000, 1000 + SEED_STEP, 1000 + 2 * SEED_STEP):
-        fitted = fit_pack(pack((name,), seed=seed), cohort.tasks, fold, SETTINGS)
-        risks.append(predict(fitted, fold.validation, SETTINGS).logits[0, 0, :, 0].double().sigmoid().numpy())
+        fitted = fit_pack(pack((name,), seed=seed), cohort.tasks, fold, SETTINGS, m3h)
+        risks.append(predict(fitted, fold.validation).logits[0, 0, :, 0].double().sigmoid().numpy())
     row = fold.supervised.index(name)
     known = fold.validation.labelled[row].numpy() > 0
     labels = fold.validation.targets[row].double().numpy()[known]

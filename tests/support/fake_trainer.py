@@ -111,8 +111,14 @@ def trainer(payload: Behaviour | Path) -> FakeTrainer:
 
 
 class FakeTrainer:
-    def __init__(self, source: Behaviour | Path) -> None:
+    """Its scores are the same under all settings; the log tells under which a unit was trained."""
+
+    def __init__(self, source: Behaviour | Path, *settings: str) -> None:
         self.source = source
+        self.settings = settings
+
+    def with_settings(self, settings: str) -> FakeTrainer:
+        return FakeTrainer(self.source, settings)
 
     def train(self, pack: Pack) -> PackResult:
         behaviour = Behaviour.read(self.source) if isinstance(self.source, Path) else self.source
@@ -123,7 +129,7 @@ class FakeTrainer:
         first = {unit.subset for unit in pack.units if not before[unit]}
         note(
             behaviour.log,
-            "".join(json.dumps([unit.subset, unit.seed, unit.fold, unit.settings]) + "\n" for unit in pack.units),
+            "".join(json.dumps([unit.subset, unit.seed, unit.fold, *self.settings]) + "\n" for unit in pack.units),
         )
         note(behaviour.pids, f"{os.getpid()}\n")
         note(behaviour.threads, f"{os.environ.get('OMP_NUM_THREADS')}\n")
@@ -175,7 +181,15 @@ def note(path: str, lines: str) -> None:
 
 def begun(log: str | Path) -> Counter[Unit]:
     """How often the training of each unit was begun."""
+    every = Counter[Unit]()
+    for (unit, *_), times in begun_under(log).items():
+        every[unit] += times
+    return every
+
+
+def begun_under(log: str | Path) -> Counter[tuple[Unit, str]]:
+    """How often the training of each unit was begun under each choice of settings, "" those of the payload."""
     if not Path(log).exists():
         return Counter()
     rows = [json.loads(line) for line in Path(log).read_text().splitlines()]
-    return Counter(Unit(tuple(members), *rest) for members, *rest in rows)
+    return Counter((Unit(tuple(members), seed, fold), "".join(settings)) for members, seed, fold, *settings in rows)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from model.data.folds import Fold, Rows
 from model.networks.contract import Layout, Network, Parameters, layout, n_logits
-from model.training.trainer import Fitted, fit_pack, predict
+from model.training.fitting import fit_pack
+from model.training.pack import Fitted
+from model.training.predicting import predict
 from tests.support.folds import TASKS, make_fold
 from tim_search.types import Pack, Subset, Unit
 
@@ -83,10 +85,10 @@ class NetworkConformance:
 
     def said(self, fitted: Fitted, rows: Rows) -> dict[tuple[Subset, str], np.ndarray]:
         """Used logits by subset and task."""
-        logits = predict(fitted, rows, self.settings).logits
+        logits = predict(fitted, rows).logits
         found = {}
-        for member, names in enumerate(fitted.plan.names):
-            for slot, name in enumerate(names[: fitted.plan.supervised]):
+        for member, names in enumerate(fitted.layout.names):
+            for slot, name in enumerate(names[: fitted.layout.supervised]):
                 used = n_logits(TASKS[name])
                 found[tuple(sorted(names)), name] = logits[member, slot, :, :used].numpy()
         return found
@@ -198,4 +200,4 @@ class NetworkConformance:
         settings = dataclasses.replace(self.settings, precision="float32", epochs=1)
         fitted = fit_pack(pack_of(SUBSETS), TASKS, fold, settings, self.network)
         assert {value.dtype for value in fitted.values.values()} == {torch.float32}
-        assert predict(fitted, fold.validation, settings).logits.dtype == torch.float32
+        assert predict(fitted, fold.validation).logits.dtype == torch.float32

@@ -13,7 +13,7 @@ from tests.support import fake_trainer
 from tim_search import config
 from tim_search.app import runner
 from tim_search.config.sections import ResourcesSection
-from tim_search.executors.queue import SerialExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as search
 from tim_search.plans.static import StaticPlan

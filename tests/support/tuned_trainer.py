@@ -52,14 +52,19 @@ def trainer(payload: Payload) -> TunedTrainer:
 
 
 class TunedTrainer:
-    def __init__(self, payload: Payload) -> None:
+    def __init__(self, payload: Payload, *settings: str) -> None:
         self.payload = payload
+        self.settings = settings
+
+    def with_settings(self, settings: str) -> TunedTrainer:
+        own = replace(self.payload.settings, **json.loads(settings))
+        return TunedTrainer(replace(self.payload, settings=own), settings)
 
     def train(self, pack: Pack) -> PackResult:
-        payload = self.payload
-        each = {unit: settings_of(payload, unit) for unit in pack.units}
-        lethal = tuple(unit.subset for unit, settings in each.items() if settings.rate == payload.lethal)
-        fake_trainer.trainer(Behaviour(log=payload.log, seconds=payload.seconds, crash=lethal)).train(pack)
+        payload, settings = self.payload, self.payload.settings
+        lethal = tuple(unit.subset for unit in pack.units if settings.rate == payload.lethal)
+        behaviour = Behaviour(log=payload.log, seconds=payload.seconds, crash=lethal)
+        fake_trainer.FakeTrainer(behaviour, *self.settings).train(pack)
         scores = tuple(
             Score(
                 unit,
@@ -69,12 +74,7 @@ class TunedTrainer:
                 math.nan if settings.rate == payload.diverges else reached(settings, unit, task),
                 "failed" if settings.rate == payload.diverges else "ok",
             )
-            for unit, settings in each.items()
+            for unit in pack.units
             for task in unit.subset
         )
         return PackResult(pack, scores)
-
-
-def settings_of(payload: Payload, unit: Unit) -> Settings:
-    """A unit's own settings, else those of the payload."""
-    return replace(payload.settings, **json.loads(unit.settings)) if unit.settings else payload.settings

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.support import ROOT
-from tests.support.fake_trainer import CONTEXT, TASKS, begun
+from tests.support.fake_trainer import CONTEXT, TASKS, begun_under
 from tests.support.tuned_trainer import Payload, Settings, reached, trainer
-from tim_search.executors.queue import SerialExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import ScoreTable, score_table
 from tim_search.loop.manifest import Manifest
@@ -166,7 +166,7 @@ def test_every_subset_gets_the_score_of_its_own_settings(ledger: Ledger, tmp_pat
     outcome = run(ledger, log=log, on_event=events.append)
     each = len(own().values) * len(BLOCKS)
     assert (outcome.trained, outcome.failed, outcome.reused) == (each * len(SUBSETS), 0, 0)
-    assert set(begun(log).values()) == {1}
+    assert set(begun_under(log).values()) == {1}
     assert_answered(table_of(ledger), SUBSETS)
     assert [event.kind for event in events if event.kind != "pack"] == ["round", "done"]
     assert [event.done for event in events] == sorted(event.done for event in events)
@@ -181,7 +181,7 @@ def test_every_subset_gets_the_score_of_its_own_settings(ledger: Ledger, tmp_pat
     # More subsets, as a larger design would have: only they are trained.
     more = StaticPlan((*SUBSETS, ("a", "b", "c")))
     assert run(ledger, more, log=log).trained == each
-    assert set(begun(log).values()) == {1}
+    assert set(begun_under(log).values()) == {1}
 
 
 def test_a_plan_that_decides_as_it_goes_sees_the_chosen_scores(ledger: Ledger, tmp_path: Path) -> None:
@@ -194,13 +194,13 @@ def test_a_plan_that_decides_as_it_goes_sees_the_chosen_scores(ledger: Ledger, t
     assert plan.ask(table) == []
     assert any(len(members) == 3 for members in table.rows)
     assert [event.round for event in events if event.kind == "round"] == [1, 2, 3][: events[-1].round]
-    assert set(begun(log)) == {
-        Unit(members, *block, canonical(values))
+    assert set(begun_under(log)) == {
+        (Unit(members, *block), canonical(values))
         for values in own().values
         for members in table.rows
         for block in BLOCKS
     }
-    assert set(begun(log).values()) == {1}
+    assert set(begun_under(log).values()) == {1}
 
 
 def test_a_combination_that_fails_costs_no_score(ledger: Ledger) -> None:
@@ -233,7 +233,7 @@ def test_a_search_that_is_cut_short_goes_on(ledger: Ledger, tmp_path: Path, afte
         run(ledger, log=log, on_event=stop)
     run(ledger, log=log)
     assert_answered(table_of(ledger), SUBSETS)
-    assert set(begun(log).values()) == {1}, "an interruption between two results trains nothing twice"
+    assert set(begun_under(log).values()) == {1}, "an interruption between two results trains nothing twice"
 
 
 DRIVER = """
@@ -260,7 +260,7 @@ def test_a_killed_search_goes_on_from_its_ledger(ledger: Ledger, tmp_path: Path)
         driver.wait(60)
     run(ledger, log=log)
     assert_answered(table_of(ledger), SUBSETS)
-    counts = begun(log)
+    counts = begun_under(log)
     assert len(counts) == len(own().values) * len(BLOCKS) * len(SUBSETS)
     # What was in flight at a kill is begun again: a pack each time.
     assert sum(counts.values()) - len(counts) <= 2 * CAPACITY

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
-from tests.support.fake_trainer import CONTEXT, TASKS, begun
+from tests.support.fake_trainer import CONTEXT, TASKS, begun_under
 from tests.support.tuned_trainer import Payload, Settings, trainer
-from tim_search.executors.queue import WorkerError
+from tim_search.executors.contract import WorkerError
 from tim_search.ledger import storage
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop.manifest import Manifest
@@ -62,7 +62,7 @@ def test_the_grid_finds_the_best_and_trains_nothing_twice(ledger: Ledger, tmp_pa
     found = run(of, ledger, payload, events.append)
     assert len(found) == 6
     assert choices.best(of, found).values == {"rate": 0.3, "width": 8}  # type: ignore[union-attr]
-    count = sum(begun(payload.log).values())
+    count = sum(begun_under(payload.log).values())
     assert count == 6 * len(of.units)
     assert (events[-1].kind, events[-1].done, events[-1].total) == ("done", count, count)
     # Every trial has a context of its own, the one a search with these settings would have.
@@ -70,13 +70,13 @@ def test_the_grid_finds_the_best_and_trains_nothing_twice(ledger: Ledger, tmp_pa
     assert ledger.done(replace(CONTEXT, settings=settings.text).key) == set(of.units)
 
     again = run(of, ledger, payload)
-    assert sum(begun(payload.log).values()) == count
+    assert sum(begun_under(payload.log).values()) == count
     assert [trial.value(of) for trial in again] == pytest.approx([trial.value(of) for trial in found])
 
     # A subset's own choice is read from the same rows.
     own = study(subsets=(("b",),))
     assert choices.best(own, run(own, ledger, payload)).values == {"rate": 0.1, "width": 8}  # type: ignore[union-attr]
-    assert sum(begun(payload.log).values()) == count
+    assert sum(begun_under(payload.log).values()) == count
 
     assert [path.name for path in tuning.figures(of, found, tmp_path, save_and_close)] == [
         "tuning-history.png",
@@ -92,8 +92,8 @@ def test_a_part_of_a_trial_that_is_trained_is_not_trained_again(ledger: Ledger, 
     part = replace(of, space={"rate": [0.3], "width": [8]}, folds=(1,))
     run(part, ledger, payload)
     run(of, ledger, payload)
-    assert set(begun(payload.log).values()) == {1}
-    assert len(begun(payload.log)) == 6 * len(of.units)
+    assert set(begun_under(payload.log).values()) == {1}
+    assert len(begun_under(payload.log)) == 6 * len(of.units)
 
 
 @pytest.mark.slow
@@ -106,11 +106,11 @@ def test_optuna_trains_as_many_different_combinations_as_asked_and_goes_on(ledge
     found = run(few, ledger, payload)
     assert len(found) == 4
     assert all(0.05 <= trial.values["rate"] <= 2 and trial.values["width"] in (4, 5) for trial in found)
-    assert sum(begun(payload.log).values()) == 4 * len(few.units)
+    assert sum(begun_under(payload.log).values()) == 4 * len(few.units)
     more = run(study(space, "optuna", 7), ledger, payload)
     assert len(more) == 7
     assert {choices.canonical(trial.values) for trial in found} < {choices.canonical(trial.values) for trial in more}
-    assert sum(begun(payload.log).values()) == 7 * len(few.units)
+    assert sum(begun_under(payload.log).values()) == 7 * len(few.units)
 
     listed = study({"rate": [0.1, 0.3], "width": [4, 8]}, "optuna", 4)
     assert len(run(listed, ledger, payload)) == 4  # each of them, though it draws with replacement
@@ -206,7 +206,7 @@ def test_an_interrupted_study_goes_on_where_the_ledger_ends(
         assert driver.returncode == 130
         assert "Run the same command again" in said
     time.sleep(10)  # workers of a killed driver live on for some seconds, and note what they begin
-    before = begun(log)
+    before = begun_under(log)
     kept = choices.trials(of, ledger.scores(columns=choices.COLUMNS))
     assert kept
     done = sum(len(of.units) - len(trial.missing(of)) for trial in kept)
@@ -214,7 +214,7 @@ def test_an_interrupted_study_goes_on_where_the_ledger_ends(
         [sys.executable, "-c", DRIVER, str(ledger.path), log], env=environment, check=True, timeout=400
     )
     assert finished.returncode == 0
-    after = begun(log)
+    after = begun_under(log)
     assert sum(after.values()) - sum(before.values()) == 6 * len(of.units) - done
     whole = choices.trials(of, ledger.scores(columns=choices.COLUMNS))
     assert choices.best(of, whole).values == {"rate": 0.3, "width": 8}  # type: ignore[union-attr]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from tim_search import config
@@ -14,7 +13,6 @@ from tim_search.executors.packing import packs
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import COLUMNS, score_table
 from tim_search.plans import power
-from tim_search.types import canonical
 from tim_search.types.columns import Subsets
 
 
@@ -35,10 +33,11 @@ def forecast(found: config.ResolvedSearch) -> dict[str, Any]:
     table = score_table(ledger.scores(context, columns=COLUMNS), tasks, found.blocks, replicates=True)
     wanted = found.plan.ask(table)
     # Where every subset tries all combinations of settings, a unit is that many trainings.
-    tried = [("", context)] if own is None else [(canonical(one), own.context_of(one).key) for one in own.values]
-    todo = [replace(unit, settings=text) for text, key in tried for unit in ledger.lacking(key, wanted)[0]]
+    tried = [context] if own is None else [own.context_of(values).key for values in own.values]
+    lacking = [ledger.lacking(key, wanted)[0] for key in tried]
+    todo = [unit for units in lacking for unit in units]
     workers = found.resources.workers or config.room_here(found.resources)
-    waiting = packs(todo, found.tasks, found.capacity, max(1, workers))
+    waiting = [pack for units in lacking for pack in packs(units, found.tasks, found.capacity, max(1, workers))]
     sizes = Counter(len(unit.subset) for unit in todo)
     units = found.plan.planned(found.blocks)
     cost = config.cost(found, sorted({unit.subset for unit in wanted})) if wanted else None

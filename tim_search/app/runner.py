@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tim_search import config
-from tim_search.executors.queue import Executor, SerialExecutor
+from tim_search.executors.contract import Executor
 from tim_search.executors.ray_executor import RayExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.gates import small_cells
 from tim_search.gates.files import write_durably
 from tim_search.ledger.ledger import Ledger

@@ -233,7 +233,7 @@ def _open(search: SearchFile, allow_code: bool) -> _Opened:
     if findings:
         return _Opened(cohort, settings, design, None, findings)
     # Imported here: torch, which only a file that is otherwise sound is worth waiting for.
-    from model.training.trainer import check_supported
+    from model.training.fitting import check_supported
 
     cohort = cohort.for_tasks(names)
     check_supported(cohort, search.network, settings)

@@ -1,75 +1,20 @@
-"""Who trains the packs: the contract of an executor, the rules of trying again, and the executor in this process.
+"""The queue of packs with its rules of trying again: which pack is next, tried once more, split or given up.
 
-An executor turns packs into results and decides nothing else. Which pack is tried again, split or given up is decided
-by `PackQueue`, which touches neither processes nor networks; every executor asks it.
+It touches neither processes nor networks; every executor asks it, and decides nothing of this by itself.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
+from tim_search.executors.contract import describe
 from tim_search.executors.packing import at_most
-from tim_search.types import (
-    BadInput,
-    OutOfMemory,
-    Pack,
-    PackResult,
-    Score,
-    Task,
-    TimSearchError,
-    Trainer,
-    TrainerFactory,
-    Unit,
-    failed,
-)
+from tim_search.types import OutOfMemory, Pack, PackResult, Score, Task, Unit, failed
 
 _LOSSES = 5  # machines that may go away under one pack before it is suspected of taking them down
-_LONGEST = 500  # characters of an error that are kept in the ledger
-
-
-class WorkerError(TimSearchError):
-    """No worker could be made ready to train."""
-
-
-class Executor(Protocol):
-    """Trains packs, in any order, in one process or on many machines.
-
-    Attributes:
-        more: true while the result just given is followed by one that has come back too. A caller may write them
-            together; while it is false, the next result may take long.
-        workers: how many packs it can train at the same time, at least 1; asking starts it.
-    """
-
-    more: bool
-
-    @property
-    def workers(self) -> int: ...
-
-    def run(self, packs: Iterable[Pack]) -> Iterator[PackResult]:
-        """Train packs and yield what comes back, as it comes back.
-
-        `packs` is drawn from lazily, a pack at a time when there is room for one: a caller stops the work by ending it,
-        and what is in flight is then finished. Every unit drawn is answered exactly once; a pack that was split is
-        answered as its parts. A pack that cannot be trained is answered by failed rows with the reason.
-
-        Raises:
-            BadInput: when the trainer says that the input is at fault, or the address of a cluster cannot be used.
-            WorkerError: when no worker can build its trainer.
-            ClusterLost: when the cluster no longer answers.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the workers; safe to call twice."""
-        ...
-
-
-class ClusterLost(TimSearchError):
-    """The cluster that trained no longer answers; what came back is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,22 +98,22 @@ class PackQueue:
     def answered(self, job: Job, result: PackResult) -> PackResult:
         """The result as it goes to the ledger: with the number of attempts, and a row for every unit and task."""
         scored: dict[Unit, set[str]] = {unit: set() for unit in job.pack.units}
-        kept: list[Score] = []
+        rows: list[Score] = []
         unit, names = None, None
         for score in result.scores:
             if score.unit is not unit:  # mostly one object for all rows of a unit, and hashing it takes long
                 unit, names = score.unit, scored.get(score.unit)
             if names is not None:
-                kept.append(score)
+                rows.append(score)
                 if score.primary:
                     names.add(score.task)
-        kept += [
+        rows += [
             Score(unit, name, self._tasks[name].metric, unit.part, float("nan"), "failed", "the trainer gave no score")
             for unit, names in scored.items()
             for name in unit.subset
             if name not in names
         ]
-        return replace(result, pack=job.pack, scores=tuple(kept), attempts=job.attempts)
+        return replace(result, pack=job.pack, scores=tuple(rows), attempts=job.attempts)
 
     def failed(self, job: Job, error: BaseException | str) -> PackResult | None:
         """Take note of a failure; returns failed rows when the job is given up, None when it will be tried again."""
@@ -185,69 +130,3 @@ class PackQueue:
             return failed(job.pack, reason, self._tasks, job.attempts)
         self._again.append(replace(job, attempts=job.attempts + 1, failures=failures))
         return None
-
-
-class SerialExecutor:
-    """Trains one pack after another in this process: for tests, for debugging, for small searches without Ray.
-
-    Args:
-        factory: makes the trainer, once, when the first pack is drawn.
-        payload: what the factory is given.
-        tasks: the tasks of the search by name.
-        max_attempts: see `PackQueue`.
-    """
-
-    more = False
-    workers = 1
-
-    def __init__(self, factory: TrainerFactory, payload: Any, tasks: Mapping[str, Task], max_attempts: int = 3) -> None:
-        self._factory = factory
-        self._payload = payload
-        self._tasks = tasks
-        self._max_attempts = max_attempts
-        self._trainer: Trainer | None = None
-
-    def run(self, packs: Iterable[Pack]) -> Iterator[PackResult]:
-        """See `Executor.run`."""
-        queue = PackQueue(packs, self._tasks, self._max_attempts)
-        while (job := queue.take()) is not None:
-            trainer = self._ready()
-            try:
-                result: PackResult | None = queue.answered(job, trainer.train(job.pack))
-            except BadInput:
-                raise
-            except Exception as error:
-                result = queue.failed(job, error)
-            if result is not None:
-                yield result
-
-    def close(self) -> None:
-        """See `Executor.close`."""
-        self._trainer = None
-
-    def _ready(self) -> Trainer:
-        if self._trainer is None:
-            try:
-                self._trainer = self._factory(self._payload)
-            except TimSearchError:
-                raise
-            except Exception as error:
-                raise cannot_build(error) from error
-        return self._trainer
-
-
-def cannot_build(error: BaseException | str) -> WorkerError:
-    """The error of an executor none of whose workers can build its trainer."""
-    return WorkerError(
-        f"No worker could get ready to train: {describe(error)}. Mend that, then run the same command again."
-    )
-
-
-def describe(error: BaseException | str) -> str:
-    """An error as one short text: its type and its message."""
-    if isinstance(error, str):
-        text = error
-    else:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -159,7 +159,7 @@ class LedgerRows:
         if not len(self.counts):
             return np.zeros(len(units), bool)
         tasks = {*self.subsets.tasks, *units.subsets.tasks}
-        seeds, folds = (np.array([told[at] for told in units.conditions], np.int64)[units.condition] for at in (0, 1))
+        seeds, folds = (np.array([block[at] for block in units.blocks], np.int64)[units.block] for at in (0, 1))
         wanted = binary(row_keys(units.subsets.over(tasks).masks, seeds, folds))
         own = row_keys(self.subsets.over(tasks).masks[self.subset], self.codes("seed"), self.codes("fold"))
         return np.asarray(pc.is_in(wanted, binary(own)))

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tim_search.executors.contract import Executor
 from tim_search.executors.packing import packs
-from tim_search.executors.queue import Executor
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import ScoreTable, lay_out
 from tim_search.loop.signals import Stop

@@ -31,11 +31,10 @@ class StaticPlan(Plan):
     def units(self, blocks: Sequence[tuple[int, int]]) -> Units:
         """See `Plan.units`: the units of the first subset, then those of the second, and so on."""
         subsets = Subsets.of(self.subsets)
-        conditions = tuple((seed, fold, "") for seed, fold in blocks)
         row, block = np.arange(len(subsets), dtype=np.int32), np.arange(len(blocks), dtype=np.int32)
         if self.sliced:
-            return Units(subsets, conditions, row % np.int32(len(blocks)))
-        return Units(subsets.take(row.repeat(len(blocks))), conditions, np.tile(block, len(subsets)))
+            return Units(subsets, tuple(blocks), row % np.int32(len(blocks)))
+        return Units(subsets.take(row.repeat(len(blocks))), tuple(blocks), np.tile(block, len(subsets)))
 
     def ask(self, table: ScoreTable) -> list[Unit]:
         """See `Plan.ask`."""

@@ -10,7 +10,6 @@ and not trained again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import os
@@ -35,9 +34,11 @@ import ray
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from tim_search.executors.packing import by_settings, packs
-from tim_search.executors.queue import SerialExecutor, WorkerError, describe
-from tim_search.executors.ray_executor import connected, room
+from tim_search.executors.contract import WorkerError, describe
+from tim_search.executors.packing import packs
+from tim_search.executors.ray_nodes import room
+from tim_search.executors.ray_start import connected
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop.run import Event
 from tim_search.tuning import choices
@@ -169,7 +170,7 @@ def _fit(
         "max_concurrent_trials": resources.workers or max(1, room(ray.nodes(), resources)),
     }
     if study.sampler == "grid":
-        # A trial of Tune is a combination with its folds in one pack; where there are more workers, with some of them.
+        # A trial of Tune is a combination with all its folds; where there are more workers, with some of them.
         shares = min(len(study.folds), -(-settings["max_concurrent_trials"] // len(study.grid())))
         work = [
             {"settings": values, "folds": folds}
@@ -216,14 +217,10 @@ def _train(
     values = _ordered(study, work["settings"])
     name = canonical(values)
     units = [unit for unit in study.units if unit.fold in work.get("folds", study.folds)]
-    todo = [dataclasses.replace(unit, settings=name) for unit in units if (name, unit) not in answered]
-    executor = SerialExecutor(factory, payload, study.tasks)
-    try:
-        for answer in executor.run(packs(todo, study.tasks, capacity)):
-            for result in by_settings(answer)[name]:
-                tune.report({"values": values, "result": result})
-    finally:
-        executor.close()
+    todo = [unit for unit in units if (name, unit) not in answered]
+    with contextlib.closing(SerialExecutor(factory, payload, study.tasks)) as executor:
+        for result in executor.run(packs(todo, study.tasks, capacity), name):
+            tune.report({"values": values, "result": result})
 
 
 def _ordered(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,19 @@
 """The loop of a search whose subsets are tuned one by one: what the plan asks for is trained with every combination.
 
-It is the loop of `tim_search.loop.run` around itself. A round of the plan becomes a search for all that is tried, with
-the same resuming, stopping and compacting: units that name their settings, of which those of one subset, all
-combinations in all blocks, are one pack. In the ledger a training lies under the context of its settings. Then the
-answers, those of the chosen combinations, are written under the search's own context, where the plan is asked again.
-Nothing but the ledger is remembered: after a kill the rounds find their trainings there and are over at once.
+It drives the loop of `tim_search.loop.run` from outside. A round of the plan becomes an ordinary search for each
+combination of settings: the same executor, asked to train under these settings, and the context of these settings. Then
+the answers, those of the chosen combinations, are written under the search's own context, where the plan is asked
+again. Nothing but the ledger is remembered: after a kill the rounds find their trainings there and are over at once.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
-from tim_search.executors.packing import by_settings
-from tim_search.executors.queue import Executor
+from tim_search.executors.contract import Executor, WithSettings
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import COLUMNS, ScoreTable, score_table
 from tim_search.loop import run as search
@@ -24,54 +21,11 @@ from tim_search.loop.run import Event, SearchOutcome
 from tim_search.plans.contract import Plan, progress
 from tim_search.plans.static import StaticPlan
 from tim_search.tuning.per_subset import PerSubset
-from tim_search.types import Context, Interrupted, PackResult, Subset, Task, Unit, canonical
-from tim_search.types.columns import Units
+from tim_search.types import Interrupted, Subset, Task, canonical
 
-#: Packs of what is tried that are trained before answers are written: so many that waiting for the last of them costs
-#: little, so few that the first answers do not wait for the end.
+#: Packs of each combination that are trained before the next combination is: so many that waiting for the last of them
+#: costs little, so few that the first answers do not wait for the end.
 _PACKS = 64
-
-
-class _Tried(Ledger):
-    """A ledger to the loop that trains what is tried: units that name settings lie under the context of these."""
-
-    def __init__(self, ledger: Ledger, own: PerSubset) -> None:
-        super().__init__(ledger.storage)
-        self._own = own
-
-    def append(self, results: Iterable[PackResult] | PackResult, context: Context) -> None:
-        """See `Ledger.append`; what was trained with other settings is in another file."""
-        apart: dict[str, list[PackResult]] = {}
-        for result in [results] if isinstance(results, PackResult) else results:
-            for settings, parts in by_settings(result).items():
-                apart.setdefault(settings, []).extend(parts)
-        for settings, parts in apart.items():
-            super().append(parts, self._own.context_of(json.loads(settings)))
-
-    def lacking(self, context: str, units: Iterable[Unit]) -> tuple[Units, int]:
-        """See `Ledger.lacking`."""
-        apart: dict[str, list[Unit]] = {}
-        for unit in units:
-            apart.setdefault(unit.settings, []).append(replace(unit, settings=""))
-        lacking: list[Unit] = []
-        held = 0
-        for settings, plain in apart.items():
-            missing, there = super().lacking(self._own.context_of(json.loads(settings)).key, plain)
-            lacking += [replace(unit, settings=settings) for unit in missing]
-            held += there
-        return Units.of(lacking), held
-
-
-@dataclass(frozen=True)
-class _Combinations(StaticPlan):
-    """Subsets that are each trained with every combination; `settings` are these as units name them."""
-
-    settings: tuple[str, ...] = ()
-
-    def units(self, blocks: Sequence[tuple[int, int]]) -> Units:
-        """See `StaticPlan.units`."""
-        plain = super().units(blocks)
-        return Units.of(replace(unit, settings=text) for text in self.settings for unit in plain)
 
 
 def run(
@@ -92,7 +46,7 @@ def run(
     start = time.monotonic()
     table = _table(own, ledger, tasks)
     held, rounds = progress(plan, table, ledger.done(own.context.key))
-    told = _Told(on_event, start, rounds, len(own.values) * held)
+    events = _Events(on_event, start, rounds, len(own.values) * held)
     outcomes: list[SearchOutcome] = []
     failed, asked = 0, 0
     each = len(own.values) * len(own.blocks)
@@ -100,23 +54,23 @@ def run(
         while wanted := plan.ask(table):
             todo = tuple(dict.fromkeys(unit.subset for unit in wanted))
             asked += 1
-            told.begin(rounds + asked, len(todo) * each, len(todo), len(own.values))
-            for batch in _batches(todo, max(1, _PACKS * capacity // each)):
-                outcomes.append(settle(own, ledger, tasks, batch, executor, capacity, told))
+            events.begin(rounds + asked, len(todo) * each, len(todo), len(own.values))
+            for batch in _batches(todo, max(1, _PACKS * capacity // len(own.blocks))):
+                outcomes += _train(own, ledger, tasks, batch, executor, capacity, events)
                 answers = own.answers(ledger, tasks, batch, control)
                 with ledger.writer_lock():
                     ledger.append(answers, own.context)
-                failed += len({one.unit for answer in answers for one in answer.scores if one.status == "failed"})
+                failed += len({score.unit for answer in answers for score in answer.scores if score.status == "failed"})
             table = _table(own, ledger, tasks)
             if not set(wanted) <= table.answered:
                 raise RuntimeError(f"no answer was found for what the plan asks for, {wanted[0]} for one")
     except Interrupted:
         raise Interrupted(
-            f"Stopped: {told.done} of {told.total} trainings are in {ledger.place}. Run the same command again to go "
-            "on from there."
+            f"Stopped: {events.done} of {events.total} trainings are in {ledger.place}. Run the same command again "
+            "to go on from there."
         ) from None
     outcome = total(outcomes, asked, time.monotonic() - start)
-    told.end(f"{outcome.trained} trainings, {outcome.reused + len(own.values) * held} were in the ledger already")
+    events.end(f"{outcome.trained} trainings, {outcome.reused + len(own.values) * held} were in the ledger already")
     return replace(outcome, failed=failed, reused=outcome.reused + len(own.values) * held)
 
 
@@ -128,26 +82,46 @@ def settle(
     executor: Executor,
     capacity: int,
     on_event: Callable[[Event], None] = lambda event: None,
-) -> SearchOutcome:
-    """Train subsets with every combination in every block, as far as the ledger lacks it."""
-    plan = _Combinations(subsets, settings=tuple(map(canonical, own.values)))
-    return search.run(plan, _Tried(ledger, own), own.context, tasks, own.blocks, executor, capacity, on_event)
+) -> None:
+    """Train subsets with every combination in every block, as far as the ledger lacks it; nothing is answered."""
+    events = _Events(on_event, time.monotonic(), 0, 0)
+    events.begin(1, len(subsets) * len(own.values) * len(own.blocks), len(subsets), len(own.values))
+    _train(own, ledger, tasks, subsets, executor, capacity, events)
+    events.end("")
+
+
+def _train(
+    own: PerSubset,
+    ledger: Ledger,
+    tasks: Mapping[str, Task],
+    subsets: Sequence[Subset],
+    executor: Executor,
+    capacity: int,
+    on_event: Callable[[Event], None],
+) -> list[SearchOutcome]:
+    """A search for each combination; of every one its outcome."""
+    plan, outcomes = StaticPlan(subsets), list[SearchOutcome]()
+    for values in own.values:
+        under = WithSettings(executor, canonical(values))
+        context = own.context_of(values)
+        outcomes.append(search.run(plan, ledger, context, tasks, own.blocks, under, capacity, on_event))
+    return outcomes
 
 
 def total(outcomes: Sequence[SearchOutcome], rounds: int, seconds: float) -> SearchOutcome:
     """Searches that follow one another, as one."""
     return SearchOutcome(
-        trained=sum(one.trained for one in outcomes),
-        failed=sum(one.failed for one in outcomes),
-        reused=sum(one.reused for one in outcomes),
-        repeated=sum(one.repeated for one in outcomes),
+        trained=sum(outcome.trained for outcome in outcomes),
+        failed=sum(outcome.failed for outcome in outcomes),
+        reused=sum(outcome.reused for outcome in outcomes),
+        repeated=sum(outcome.repeated for outcome in outcomes),
         rounds=rounds,
         seconds=seconds,
-        peak_bytes=max((one.peak_bytes for one in outcomes), default=0),
+        peak_bytes=max((outcome.peak_bytes for outcome in outcomes), default=0),
     )
 
 
-class _Told:
+class _Events:
     """Events of the searches within, told as those of the whole: trainings of all combinations, and rounds of the plan.
 
     Attributes:

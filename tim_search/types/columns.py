@@ -133,13 +133,13 @@ class Units(Sequence[Unit]):
 
     Attributes:
         subsets: N subsets.
-        conditions: what units have beside their subset, (seed, fold, settings).
-        condition: int32 (N,), place of each unit's among them.
+        blocks: the (seed, fold) pairs of the units.
+        block: int32 (N,), place of each unit's among them.
     """
 
     subsets: Subsets
-    conditions: tuple[tuple[int, int, str], ...]
-    condition: NDArray[np.int32] = field(repr=False)
+    blocks: tuple[tuple[int, int], ...]
+    block: NDArray[np.int32] = field(repr=False)
 
     @classmethod
     def of(cls, units: Iterable[Unit]) -> Units:
@@ -147,13 +147,13 @@ class Units(Sequence[Unit]):
         if isinstance(units, Units):
             return units
         units = list(units)
-        numbers: dict[tuple[int, int, str], int] = {}
-        told = (numbers.setdefault((unit.seed, unit.fold, unit.settings), len(numbers)) for unit in units)
-        condition = np.fromiter(told, np.int32, len(units))
-        return cls(Subsets.of([unit.subset for unit in units]), tuple(numbers), condition)
+        numbers: dict[tuple[int, int], int] = {}
+        places = (numbers.setdefault((unit.seed, unit.fold), len(numbers)) for unit in units)
+        block = np.fromiter(places, np.int32, len(units))
+        return cls(Subsets.of([unit.subset for unit in units]), tuple(numbers), block)
 
     def __len__(self) -> int:
-        return len(self.condition)
+        return len(self.block)
 
     @overload
     def __getitem__(self, at: int) -> Unit: ...
@@ -161,30 +161,24 @@ class Units(Sequence[Unit]):
     def __getitem__(self, at: slice) -> Units: ...
     def __getitem__(self, at: int | slice) -> Unit | Units:
         if isinstance(at, slice):
-            return Units(self.subsets[at], self.conditions, self.condition[at])
-        return Unit(self.subsets[at], *self.conditions[self.condition[at]])
+            return Units(self.subsets[at], self.blocks, self.block[at])
+        return Unit(self.subsets[at], *self.blocks[self.block[at]])
 
     def __iter__(self) -> Iterator[Unit]:
-        for members, condition in zip(self.subsets, self.condition.tolist(), strict=True):
-            yield Unit(members, *self.conditions[condition])
+        for members, block in zip(self.subsets, self.block.tolist(), strict=True):
+            yield Unit(members, *self.blocks[block])
 
     def take(self, which: NDArray[np.integer | np.bool_]) -> Units:
         """Those at these places, or where this is true."""
         if which.dtype == bool and which.all():
             return self
-        return Units(self.subsets.take(which), self.conditions, self.condition[which])
-
-    @property
-    def named(self) -> NDArray[np.bool_]:
-        """bool (N,): whether a unit names settings."""
-        return np.array([bool(settings) for *_, settings in self.conditions], bool)[self.condition]
+        return Units(self.subsets.take(which), self.blocks, self.block[which])
 
     @property
     def ranks(self) -> NDArray[np.int32]:
-        """int32 (N,): each unit's condition by its place among all, sorted by settings, seed and fold."""
-        ordered = sorted({(settings, seed, fold) for seed, fold, settings in self.conditions})
-        rank = [ordered.index((settings, seed, fold)) for seed, fold, settings in self.conditions]
-        return np.array(rank, np.int32)[self.condition]
+        """int32 (N,): each unit's block by its place among all, sorted by seed and fold."""
+        ordered = sorted(set(self.blocks))
+        return np.array([ordered.index(block) for block in self.blocks], np.int32)[self.block]
 
     def first(self) -> NDArray[np.bool_]:
         """bool (N,): whether a unit occurs here for the first time."""

@@ -127,17 +127,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Unit:
-    """One training: a subset of tasks, a seed, a validation fold (or `FINAL_FOLD`).
-
-    Attributes:
-        settings: canonical JSON of those in which it departs from what else is trained; "" for none. The ledger has no
-            such units: what they reach lies in the context of their settings (`packing.by_settings`).
-    """
+    """One training: a subset of tasks, a seed, a validation fold (or `FINAL_FOLD`)."""
 
     subset: Subset
     seed: int
     fold: int
-    settings: str = ""
 
     @property
     def part(self) -> Part:
@@ -145,30 +139,25 @@ class Unit:
         return "test" if self.fold == FINAL_FOLD else "validation"
 
     def __str__(self) -> str:
-        return f"{'+'.join(self.subset)} seed {self.seed} fold {self.fold}{self.settings and ' ' + self.settings}"
+        return f"{'+'.join(self.subset)} seed {self.seed} fold {self.fold}"
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Units trained as one stacked program.
-
-    They share seed and fold, hence every minibatch; only units that name settings may be of several blocks.
-    """
+    """Units trained as one stacked program; they share seed and fold, hence every minibatch."""
 
     units: tuple[Unit, ...]
 
     def __post_init__(self) -> None:
         if not self.units:
             raise ValueError("a pack holds at least one unit")
-        if len({(unit.seed, unit.fold) for unit in self.units if not unit.settings}) > 1:
-            raise ValueError("units of a pack that name no settings share one seed and one fold")
+        if len({(unit.seed, unit.fold) for unit in self.units}) > 1:
+            raise ValueError("units of a pack share one seed and one fold")
 
     @property
     def id(self) -> str:
         """Content name of the pack: 16 hexadecimal digits."""
-        return digest(
-            [[list(unit.subset), unit.seed, unit.fold, *([unit.settings] * bool(unit.settings))] for unit in self.units]
-        )
+        return digest([[list(unit.subset), unit.seed, unit.fold] for unit in self.units])
 
     def halves(self) -> tuple[Pack, Pack]:
         """The pack split in two; raises ValueError for a pack of one unit."""
@@ -300,14 +289,23 @@ class Context:
 
 
 class Trainer(Protocol):
-    """Trains packs. Built once per worker process by a `TrainerFactory`.
+    """Trains packs under one choice of settings. Built once per worker process by a `TrainerFactory`."""
 
-    `train` returns a score for every (unit, task); a unit that diverges or collapses is a failed row and changes no
-    other unit. It raises OutOfMemory when the pack does not fit, and any other exception for a pack that cannot be
-    trained at all.
-    """
+    def train(self, pack: Pack) -> PackResult:
+        """A score for every (unit, task); a unit that diverges or collapses is a failed row and changes no other unit.
 
-    def train(self, pack: Pack) -> PackResult: ...
+        Raises:
+            OutOfMemory: the pack does not fit; any other exception says that it cannot be trained at all.
+        """
+        ...
+
+    def with_settings(self, settings: str) -> Trainer:
+        """A trainer of the same payload under other settings; it may share what this one has prepared.
+
+        Args:
+            settings: canonical JSON of the settings that differ from the payload's.
+        """
+        ...
 
 
 class TrainerFactory(Protocol):

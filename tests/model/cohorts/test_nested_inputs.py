@@ -18,9 +18,12 @@ import torch
 
 from model.cohorts.cohort import Cohort, Modality, make_cohort
 from model.data.folds import load_fold
+from model.networks import registry as networks
 from model.networks.settings import FlexCareSettings
 from model.trained.deployed import ABSENT, DeployedModel, PredictionWarning, evaluate, train
-from model.training import trainer as training
+from model.training.fitting import fit_pack
+from model.training.predicting import predict
+from model.training.scores import score_pack
 from tim_search.app import deploy
 from tim_search.tracking import pyfunc
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Task, Unit
@@ -84,9 +87,9 @@ def own(cohort: Cohort):
         stop_share=SETTINGS.stop_share,
     )  # fmt: skip
     pack = Pack((Unit(SUBSET, 3, FINAL_FOLD),))
-    fitted = training.fit_pack(pack, cohort.tasks, fold, SETTINGS, training.networks.find("flexcare"))
-    scores, _ = training.score_pack(pack, fitted, cohort.tasks, fold, SETTINGS)
-    return training.predict(fitted, fold.validation, SETTINGS).logits[0].double(), scores
+    fitted = fit_pack(pack, cohort.tasks, fold, SETTINGS, networks.find("flexcare"))
+    scores, _ = score_pack(pack, fitted, cohort.tasks, fold)
+    return predict(fitted, fold.validation).logits[0].double(), scores
 
 
 def cells(cohort: Cohort, chosen: np.ndarray) -> pd.DataFrame:

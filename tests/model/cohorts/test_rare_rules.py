@@ -16,7 +16,7 @@ from tim_search import config
 from tim_search.app import extension, inside
 from tim_search.config import designs, resolving
 from tim_search.config.sections import ExactDesign
-from tim_search.executors import ray_executor
+from tim_search.executors import ray_executor, ray_start
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop.manifest import Manifest
 from tim_search.results import grouping, merge
@@ -73,9 +73,9 @@ def test_ray_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> None:
         raise RuntimeError("no memory for the object store")
 
-    monkeypatch.setattr(ray_executor.ray, "init", refuse)
+    monkeypatch.setattr(ray_start.ray, "init", refuse)
     with pytest.raises(BadInput, match="Ray on this machine cannot be used: RuntimeError: no memory for the object"):
-        ray_executor.connect("local")
+        ray_start.connect("local")
 
 
 def test_a_run_without_a_model(tmp_path: Path) -> None:

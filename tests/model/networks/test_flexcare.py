@@ -14,8 +14,10 @@ from model.data.folds import Fold
 from model.networks import flexcare
 from model.networks.contract import Dice, Layout, Parameters, layout, supervised_losses
 from model.networks.settings import FlexCareSettings
-from model.training import asynchronous
-from model.training.trainer import Fitted, fit_pack, predict
+from model.training import in_turn
+from model.training.fitting import fit_pack
+from model.training.pack import Fitted
+from model.training.predicting import predict
 from tests.support.flexcare_reference import Reference, all_combinations, may_attend
 from tests.support.incomplete_folds import SHAPES, TASKS, make_fold, sample_of
 from tim_search.types import Pack, Subset, Unit
@@ -71,10 +73,10 @@ def said(
 ) -> dict[tuple[Subset, str], np.ndarray]:
     found = {}
     for one in packs:
-        logits = predict(one, fold.validation, settings).logits
-        for member, names in enumerate(one.plan.names):
+        logits = predict(one, fold.validation).logits
+        for member, names in enumerate(one.layout.names):
             for slot, name in enumerate(names):
-                used = int(one.plan.classes.view(one.plan.members, -1)[member, slot])
+                used = int(one.layout.classes.view(one.layout.members, -1)[member, slot])
                 found[names, name] = logits[member, slot, :, :used].numpy()
     return found
 
@@ -354,7 +356,7 @@ def test_training_is_that_of_a_plain_loop(fold: Fold) -> None:
             slot, part = members.index(name), plan.only(name)
             columns = [fold.first[name] + c for c in range(4 if name == "signs" else 1)]
             known = (fold.train.labelled[columns] > 0).any(0).nonzero().flatten()
-            order = known[asynchronous.batch_order(0, epoch, len(known), name)]
+            order = known[in_turn.batch_order(0, epoch, len(known), name)]
             adam.param_groups[0]["lr"] = rate[slot]
             for number, start in enumerate(range(0, len(order), settings.batch_size)):
                 rows = fold.train.take(order[start : start + settings.batch_size])
@@ -476,7 +478,7 @@ def test_a_task_without_any_label_waits(fold: Fold) -> None:
     for one in fitted(bare, (("dead", "stay"), ("stay",))):
         assert one.course is not None
         assert all(value.isfinite().all() for value in one.values.values())
-        assert one.course.loss[..., one.plan.names[0].index("stay")].isnan().all()
+        assert one.course.loss[..., one.layout.names[0].index("stay")].isnan().all()
 
 
 def test_without_stopping_rows_the_last_epoch_is_kept(fold: Fold) -> None:

@@ -14,7 +14,9 @@ from model.data.seeding import batch_order
 from model.networks import m3h
 from model.networks.settings import M3HSettings
 from model.sources import support2
-from model.training.trainer import Fitted, fit_pack, predict
+from model.training.fitting import fit_pack
+from model.training.pack import Fitted
+from model.training.predicting import predict
 from tests.support import m3h_reference as reference
 from tests.support.folds import TASKS, make_fold
 from tim_search.types import Pack, Subset, Unit, subset
@@ -63,14 +65,14 @@ def test_a_pack_equals_the_literal_network_after_full_training(name, missing, up
     settings = dataclasses.replace(SETTINGS, update=update, epochs=epochs, attention_maximum=maximum)
     fold = make_fold(missing=missing)
     pack = pack_of(subsets)
-    fitted = fit_pack(pack, TASKS, fold, settings)
-    said = predict(fitted, fold.validation, settings)
+    fitted = fit_pack(pack, TASKS, fold, settings, m3h)
+    said = predict(fitted, fold.validation)
     for member, members in enumerate(subsets):
         history, (logits, latents, _, attention, _) = literal_training(members, fold, settings)
         assert torch.allclose(fitted.history[:, member], torch.tensor(history, dtype=torch.float64), atol=1e-8, rtol=0)
-        for slot, name in enumerate(fitted.plan.names[member]):
+        for slot, name in enumerate(fitted.layout.names[member]):
             if TASKS[name].kind == "clustering":
-                c = slot - fitted.plan.supervised
+                c = slot - fitted.layout.supervised
                 assert torch.allclose(said.latents[member, :, c], latents[name], atol=1e-8, rtol=0)
             else:
                 used = logits[name].shape[1]
@@ -93,17 +95,17 @@ def test_the_literal_maximum_keeps_its_sign_and_away_from_zero() -> None:
 
 
 def outputs_by_subset(fitted: Fitted, fold, settings: M3HSettings) -> dict[Subset, torch.Tensor]:
-    said = predict(fitted, fold.validation, settings)
-    return {subset(names): said.logits[m, :, :, 0] for m, names in enumerate(fitted.plan.names)}
+    said = predict(fitted, fold.validation)
+    return {subset(names): said.logits[m, :, :, 0] for m, names in enumerate(fitted.layout.names)}
 
 
 def test_the_result_for_a_subset_does_not_depend_on_pack_mates_or_their_order() -> None:
     fold = make_fold()
     subsets = PACKS["threes"]
-    together = outputs_by_subset(fit_pack(pack_of(subsets), TASKS, fold, SETTINGS), fold, SETTINGS)
-    turned = outputs_by_subset(fit_pack(pack_of(subsets[::-1]), TASKS, fold, SETTINGS), fold, SETTINGS)
+    together = outputs_by_subset(fit_pack(pack_of(subsets), TASKS, fold, SETTINGS, m3h), fold, SETTINGS)
+    turned = outputs_by_subset(fit_pack(pack_of(subsets[::-1]), TASKS, fold, SETTINGS, m3h), fold, SETTINGS)
     for members in subsets:
-        alone = outputs_by_subset(fit_pack(pack_of([members]), TASKS, fold, SETTINGS), fold, SETTINGS)
+        alone = outputs_by_subset(fit_pack(pack_of([members]), TASKS, fold, SETTINGS, m3h), fold, SETTINGS)
         for other in (together, turned):
             assert torch.allclose(other[members], alone[members], atol=1e-8, rtol=0)
 
@@ -135,8 +137,8 @@ def largest_gap(subsets: Sequence[Subset], packs: Sequence[Sequence[Subset]], ta
     gap = 0.0
 
     def trained(pack: Sequence[Subset]):
-        fitted = fit_pack(pack_of(pack), tasks, fold, settings)
-        return fitted, predict(fitted, fold.validation, settings)
+        fitted = fit_pack(pack_of(pack), tasks, fold, settings, m3h)
+        return fitted, predict(fitted, fold.validation)
 
     alone = {members: trained([members]) for members in subsets}
     for pack in packs:
@@ -145,7 +147,7 @@ def largest_gap(subsets: Sequence[Subset], packs: Sequence[Sequence[Subset]], ta
             if members not in alone:
                 continue
             one, spoke = alone[members]
-            outputs = one.plan.outputs
+            outputs = one.layout.outputs
             for here, there in (
                 (fitted.history[:, m], one.history[:, 0]),
                 (said.logits[m, :, :, :outputs], spoke.logits[0]),
@@ -190,7 +192,7 @@ def test_packs_agree_with_training_alone_after_a_full_training_on_support2(alike
 def test_a_diverging_member_changes_no_other(monkeypatch) -> None:
     fold = make_fold()
     subsets = PACKS["pairs"]
-    calm = outputs_by_subset(fit_pack(pack_of(subsets), TASKS, fold, SETTINGS), fold, SETTINGS)
+    calm = outputs_by_subset(fit_pack(pack_of(subsets), TASKS, fold, SETTINGS, m3h), fold, SETTINGS)
     start = m3h.initialise
 
     def poisoned(plan, *args):
@@ -200,7 +202,7 @@ def test_a_diverging_member_changes_no_other(monkeypatch) -> None:
         return values
 
     monkeypatch.setattr(m3h, "initialise", poisoned)
-    fitted = fit_pack(pack_of(subsets), TASKS, fold, SETTINGS)
+    fitted = fit_pack(pack_of(subsets), TASKS, fold, SETTINGS, m3h)
     assert fitted.diverged == (0, 1, 0, 0)
     struck = outputs_by_subset(fitted, fold, SETTINGS)
     for number, members in enumerate(subsets):
@@ -264,8 +266,8 @@ def test_no_step_waits_for_its_device(names: Subset, missing: float) -> None:
 
 def test_attention_favours_the_own_task_and_its_rows_sum_to_one() -> None:
     fold = make_fold()
-    fitted = fit_pack(pack_of([subset(TASKS)]), TASKS, fold, SETTINGS)
-    attention = predict(fitted, fold.validation, SETTINGS).attention[0]
+    fitted = fit_pack(pack_of([subset(TASKS)]), TASKS, fold, SETTINGS, m3h)
+    attention = predict(fitted, fold.validation).attention[0]
     assert torch.allclose(attention.sum(1), torch.ones(len(TASKS), dtype=torch.float64))
     off = attention - torch.diag(attention.diagonal())
     assert (attention.diagonal() > off.max(1).values).all()

@@ -18,7 +18,8 @@ from model.networks.lifted import Lifted, OwnNetwork
 from model.networks.settings import FlexCareSettings, M3HSettings, OwnSettings
 from model.sources import synthetic
 from model.trained import deployed
-from model.training.trainer import TrainingPayload, check_supported, trainer
+from model.training.fitting import check_supported
+from model.training.trainer import TrainingPayload, trainer
 from tests.support import ROOT
 from tests.support.folds import TASKS, make_fold
 from tests.support.network_conformance import NetworkConformance

@@ -21,7 +21,7 @@ from model.sources.haim_tables import KEYS, PATHOLOGIES, SOURCES
 from model.sources.opening import open_cohort
 from tests.support import haim_files
 from tim_search import config
-from tim_search.executors.queue import SerialExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as search
 from tim_search.types import BadInput

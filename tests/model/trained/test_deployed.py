@@ -14,6 +14,7 @@ import torch
 
 from model.cohorts.cohort import Cohort
 from model.data.folds import load_fold
+from model.networks import m3h
 from model.networks.settings import M3HSettings
 from model.sources.opening import open_cohort
 from model.trained.deployed import (
@@ -24,7 +25,9 @@ from model.trained.deployed import (
     evaluate,
     train,
 )
-from model.training import trainer as training
+from model.training.fitting import fit_pack
+from model.training.predicting import predict
+from model.training.scores import score_pack
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Unit
 
 SETTINGS = M3HSettings(width=8, epochs=2, batch_size=512, learning_rate=3e-3, replicates=3)
@@ -47,9 +50,9 @@ def trained(cohort: Cohort):
     """The training code's own predictions of the test rows, and its scores."""
     fold = load_fold(cohort, FINAL_FOLD, dtype=torch.float32, device=torch.device("cpu"), replicates=3)
     pack = Pack((Unit(SUBSET, 0, FINAL_FOLD),))
-    fitted = training.fit_pack(pack, cohort.tasks, fold, SETTINGS)
-    scores, _ = training.score_pack(pack, fitted, cohort.tasks, fold, SETTINGS)
-    return training.predict(fitted, fold.validation, SETTINGS), scores
+    fitted = fit_pack(pack, cohort.tasks, fold, SETTINGS, m3h)
+    scores, _ = score_pack(pack, fitted, cohort.tasks, fold)
+    return predict(fitted, fold.validation), scores
 
 
 def table(cohort: Cohort, rows: np.ndarray) -> pd.DataFrame:

@@ -16,7 +16,9 @@ from model.networks.contract import Shape
 from model.networks.settings import M3HSettings
 from model.sources.synthetic import haim_like
 from model.training import cost
-from model.training.trainer import Fitted, fit_pack, score_pack
+from model.training.fitting import fit_pack
+from model.training.pack import Fitted
+from model.training.scores import score_pack
 from tim_search.types import Pack, Subset, Unit, subset
 
 SETTINGS = M3HSettings(width=16, epochs=1, batch_size=128, replicates=0)
@@ -40,9 +42,9 @@ def measured(cohort: Cohort, fold: Fold, members: Subset, n_members: int) -> int
     pack = Pack(tuple(Unit(members, 0, 0) for _ in range(n_members)))
     found: list[Fitted] = []
     short = replace(fold, train=fold.train.take(torch.arange(SETTINGS.batch_size)))
-    training = peak_bytes(lambda: found.append(fit_pack(pack, cohort.tasks, short, SETTINGS)))
+    training = peak_bytes(lambda: found.append(fit_pack(pack, cohort.tasks, short, SETTINGS, m3h)))
     parameters = sum(value.numel() * value.element_size() for value in found[0].values.values())
-    scoring = peak_bytes(lambda: score_pack(pack, found[0], cohort.tasks, fold, SETTINGS))
+    scoring = peak_bytes(lambda: score_pack(pack, found[0], cohort.tasks, fold))
     return max(training, parameters + scoring)
 
 

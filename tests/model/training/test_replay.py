@@ -8,30 +8,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.data.folds import Fold
+from model.networks import flexcare, m3h
+from model.networks.contract import Parameters
 from model.networks.settings import M3HSettings
 from model.training import lockstep, replay
-from model.training.trainer import Fitted, fit_blocks
+from model.training.fitting import fit_pack
+from model.training.pack import Fitted
 from tests.support.folds import TASKS, make_fold
+from tim_search.types import Pack, Unit
 
 SETTINGS = M3HSettings(epochs=4, batch_size=32, width=8, precision="float64", learning_rate=3e-3)
-MEMBERS = [(("cost", "group", "ill"), 1e-3), (("group", "ill", "ward"), 1e-3), (("group", "rare", "stage"), 4e-3)]
+SUBSETS = (("cost", "group", "ill"), ("group", "ill", "ward"), ("group", "rare", "stage"))
 
 
 @pytest.fixture(autouse=True)
 def _not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "_given_up", [])
-
-
-def one_block() -> dict[tuple[int, int], Fold]:
-    return {(0, 0): make_fold(rows=150, missing=0.2)}
 
 
 class Kept:
@@ -56,51 +55,40 @@ class Kept:
 
 
 def train(
-    monkeypatch: pytest.MonkeyPatch, record: Any, settings: M3HSettings = SETTINGS, **options: Any
-) -> list[Fitted]:
-    blocks = options.get("blocks") or one_block()
+    monkeypatch: pytest.MonkeyPatch, record: Any, settings: M3HSettings = SETTINGS, start: Sequence[Parameters] = ()
+) -> Fitted:
+    pack = Pack(tuple(Unit(members, 0, 0) for members in SUBSETS))
     with monkeypatch.context() as patch:
         patch.setattr(lockstep, "_worth_replaying", lambda *_: record is not None)
         patch.setattr(lockstep, "Replayed", functools.partial(replay.Replayed, record=record))
-        return fit_blocks(options.get("members", MEMBERS), blocks, TASKS, settings)
+        return fit_pack(pack, TASKS, make_fold(rows=150, missing=0.2), settings, m3h, start=start)
 
 
-def assert_equal(one: list[Fitted], other: list[Fitted]) -> None:
-    for here, there in zip(one, other, strict=True):
-        assert torch.equal(here.history.nan_to_num(), there.history.nan_to_num())
-        for name, value in here.values.items():
-            assert torch.equal(value.nan_to_num(), there.values[name].nan_to_num()), name
+def assert_equal(here: Fitted, there: Fitted) -> None:
+    assert torch.equal(here.history.nan_to_num(), there.history.nan_to_num())
+    for name, value in here.values.items():
+        assert torch.equal(value.nan_to_num(), there.values[name].nan_to_num()), name
 
 
 @pytest.mark.parametrize("update", ["joint", "sequential"])
-@pytest.mark.parametrize("rates", [False, True], ids=["one rate", "rates"])
-def test_a_replayed_pack_is_the_same(monkeypatch: pytest.MonkeyPatch, update: Any, rates: bool) -> None:
+def test_a_replayed_pack_is_the_same(monkeypatch: pytest.MonkeyPatch, update: Any) -> None:
     settings = dataclasses.replace(SETTINGS, update=update)
-    members = MEMBERS if rates else [(subset, 1e-3) for subset, _ in MEMBERS]
     record = Kept(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = train(monkeypatch, record, settings, members=members)
-    assert_equal(found, train(monkeypatch, None, settings, members=members))
+        found = train(monkeypatch, record, settings)
+    assert_equal(found, train(monkeypatch, None, settings))
     # 150 rows: four whole minibatches and one of 22 rows; the first epoch goes step by step.
     assert (record.recorded, record.replayed) == (2, 3 * 5)
 
 
-def test_blocks_side_by_side_are_replayed_but_for_ragged_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = {(0, 0): make_fold(rows=150, missing=0.2), (0, 1): make_fold(rows=141, missing=0.0, seed=1)}
-    record = Kept(6)
-    found = train(monkeypatch, record, blocks=blocks)
-    assert_equal(found, train(monkeypatch, None, blocks=blocks))
-    assert (record.recorded, record.replayed) == (1, 3 * 4)
-
-
 def test_a_member_that_diverges_does_not_end_replaying(monkeypatch: pytest.MonkeyPatch) -> None:
-    members = [*MEMBERS[:2], (MEMBERS[2][0], 1e250)]
+    lost = {"shared.in.weight": torch.full((1, 8, 24), 1e300, dtype=torch.float64)}
     record = Kept(3)
-    found = train(monkeypatch, record, members=members)
-    assert found[0].diverged[2]
+    found = train(monkeypatch, record, start=({}, {}, lost))
+    assert [bool(epoch) for epoch in found.diverged] == [False, False, True]
     assert record.replayed == 3 * 5
-    assert_equal(found, train(monkeypatch, None, members=members))
+    assert_equal(found, train(monkeypatch, None, start=({}, {}, lost)))
 
 
 def refused(action: Callable[[], Tensor]) -> replay.Recorded:
@@ -170,22 +158,16 @@ def test_once_given_up_nothing_is_replayed_any_more(monkeypatch: pytest.MonkeyPa
 
 
 def test_only_small_packs_on_a_gpu_are_replayed() -> None:
-    class Plan:
-        members = replay.MOST_MEMBERS
-
-    class Network:
-        SIDE_BY_SIDE = True
-
-    few, network = Plan(), Network()
-    many = Plan()
-    many.members += 1
-    dice = Network()
-    dice.SIDE_BY_SIDE = False
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    most, gpu, cpu = replay.MOST_MEMBERS, torch.device("cuda"), torch.device("cpu")
     found = [
-        lockstep._worth_replaying(plan, device, own)  # type: ignore[arg-type]
-        for plan, device, own in ((few, gpu, network), (many, gpu, network), (few, cpu, network), (few, gpu, dice))
+        lockstep._worth_replaying(members, device, network)
+        for members, device, network in (
+            (most, gpu, m3h),
+            (most + 1, gpu, m3h),
+            (most, cpu, m3h),
+            (most, gpu, flexcare),
+        )
     ]
     assert found == [True, False, False, False]
     replay._given_up.append("why")
-    assert not lockstep._worth_replaying(few, gpu, network)  # type: ignore[arg-type]
+    assert not lockstep._worth_replaying(most, gpu, m3h)

@@ -21,8 +21,9 @@ from model.networks.contract import layout
 from model.networks.settings import M3HSettings, settings_class
 from model.sources import synthetic
 from model.training import cost
-from model.training import trainer as training
-from model.training.trainer import PackTrainer, TrainingPayload, check_supported, trainer
+from model.training.fitting import check_supported, fit_pack
+from model.training.scores import score_pack
+from model.training.trainer import PackTrainer, TrainingPayload, trainer
 from tim_search.types import FINAL_FOLD, BadInput, OutOfMemory, Pack, PackResult, Subset, Unit
 
 SETTINGS = M3HSettings(width=8, epochs=3, batch_size=64, learning_rate=3e-3, replicates=5)
@@ -90,7 +91,7 @@ def test_the_most_memory_is_in_bytes_on_every_system(
 def test_attention_of_large_subsets_is_not_kept(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     names = kinds(cohort)["binary"][:3]
     whole = trainer(payload(cohort)).train(pack(names[:2]))
-    monkeypatch.setattr("model.training.trainer.MOST_ATTENDED", 2)
+    monkeypatch.setattr("model.training.scores.MOST_ATTENDED", 2)
     assert trainer(payload(cohort)).train(pack(names[:2])).attention == whole.attention
     large = trainer(payload(cohort)).train(pack(names))
     assert {row.task for row in large.scores} == set(names)
@@ -125,17 +126,16 @@ def test_scores_of_a_pack_are_those_of_each_member_scored_alone_in_every_bit(coh
     together = pack(*((name, group) for name in others))
     worker = trainer(payload(cohort))
     fold = worker.fold(0)
-    fitted = training.fit_pack(together, cohort.tasks, fold, SETTINGS)
-    scores, attention = training.score_pack(together, fitted, cohort.tasks, fold, SETTINGS)
+    fitted = fit_pack(together, cohort.tasks, fold, SETTINGS, m3h)
+    scores, attention = score_pack(together, fitted, cohort.tasks, fold)
     assert len(together.units) == 5
     for member, unit in enumerate(together.units):
         alone = dataclasses.replace(
             fitted,
             values={name: value[member : member + 1].clone() for name, value in fitted.values.items()},
-            plan=layout([unit.subset], cohort.tasks, fold, torch.device("cpu")),
-            diverged=(0,),
+            layout=layout([unit.subset], cohort.tasks, fold, torch.device("cpu")),
         )
-        found, weights = training.score_pack(Pack((unit,)), alone, cohort.tasks, fold, SETTINGS)
+        found, weights = score_pack(Pack((unit,)), alone, cohort.tasks, fold)
         assert [row for row in scores if row.unit == unit] == found
         assert [row for row in attention if row.unit == unit] == weights
         assert {row.metric for row in found} >= {"silhouette", "label_agreement", cohort.tasks[unit.subset[0]].metric}
@@ -349,4 +349,4 @@ def test_counted_operations_grow_with_tasks_and_match_a_count_by_hand(cohort: Co
     by_hand = 4 * rows * sum(widths) * 2 * h  # first layer: forward and weight gradient
     by_hand += 6 * rows * (4 * 2 * h * h + 4 * h * h + h * h + h * h + 2 * h * h)  # encoders, shared, task, key, value
     by_hand += 6 * 6 * rows * rows * h  # six modality pairs
-    assert cost.step_flops((name,), cohort.tasks, fold, SETTINGS) == by_hand
+    assert m3h.step_flops((name,), cohort.tasks, fold, SETTINGS) == by_hand

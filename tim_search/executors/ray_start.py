@@ -1,0 +1,103 @@
+"""Ray, started on this machine or reached at an address."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import ray
+
+from tim_search.executors import last_words
+from tim_search.executors.contract import describe
+from tim_search.types import BadInput
+
+_REACH = 5.0  # seconds an address has to answer
+_ABORTED = (
+    "tim-search: the process that ran this ended without a word: it was killed, ran out of memory, or Ray ended it "
+    "because its cluster restarted. What came back is in the ledger. Run the same command again to go on from there."
+)
+
+
+def connect(address: str) -> None:
+    """Start Ray here or attach to a running cluster; raises BadInput where that cannot be."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    # It tells at every start that the cluster is protected by a token, as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    main = threading.current_thread() is threading.main_thread()
+    previous = signal.getsignal(signal.SIGTERM) if main else None
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            if address == "local":
+                # Named, because a plain init would attach to a cluster somebody else runs on this machine.
+                ray.init(address="local", include_dashboard=False, **quiet)
+            else:
+                _check_reachable(address)
+                ray.init(address=address, **quiet)
+        last_words.leave(_ABORTED)
+    except BadInput:
+        raise
+    except (Exception, SystemExit) as error:
+        place = "on this machine" if address == "local" else f"at {address}"
+        raise BadInput(
+            f"Ray {place} cannot be used: {describe(error)} Expected a running Ray cluster, of the same Ray and Python "
+            "version as here and, where it asks for a token, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN set. Leave "
+            "the address out (and RAY_ADDRESS unset) to run on this machine alone."
+        ) from error
+    finally:
+        # Ray installs a handler of its own; a search that runs has one that loses nothing.
+        if callable(previous):
+            signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[None]:
+    """Ray, as an executor would have it, for several of them in turn; ended here only where it was started here."""
+    if ray.is_initialized():
+        yield
+        return
+    connect(address or os.environ.get("RAY_ADDRESS") or "local")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise BadInput unless something that speaks gRPC answers at `host:port`; Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port or parts.scheme not in ("", "ray"):
+        raise BadInput(
+            f"address: expected host:port of a Ray cluster's head (usually port 6379), ray://host:port, or auto; got "
+            f"{address}. Correct it, or leave it out (and RAY_ADDRESS unset) to run on this machine alone."
+        )
+    try:
+        with socket.create_connection((host, port), timeout=_REACH) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "1":
+                return
+            # A gRPC server answers an HTTP/2 opening with a frame of type 4, its settings.
+            connection.settimeout(_REACH)
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            answered = connection.recv(9)[3:4] == b"\x04"
+            reason = "what listens there is not a Ray cluster"
+    except OSError as error:
+        answered, reason = False, describe(error)
+    if not answered:
+        raise BadInput(
+            f"address: no Ray cluster answers at {address} ({reason}). Start it (ray start --head) or correct the "
+            "address; leave it out (and RAY_ADDRESS unset) to run on this machine alone."
+        )
