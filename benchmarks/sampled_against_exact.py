@@ -22,7 +22,7 @@ from rich.table import Table
 
 from tim_search.designs import sampling as designs
 from tim_search.ledger.table import ScoreTable
-from tim_search.results import summary
+from tim_search.results import opened
 from tim_search.tim import scores as tim
 from tim_search.tim.scores import TimResult
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("folder", help="a finished exact search of several blocks")
     parser.add_argument("--budgets", type=int, nargs="+", default=[24, 32, 48])
     options = parser.parse_args()
-    table = summary.open_search(options.folder).table
+    table = opened.open_search(options.folder).table
     n_tasks, n_blocks = len(table.tasks), len(table.blocks)
     if len(table.complete) < 2**n_tasks - 1 or n_blocks < 2:
         parser.error(f"{options.folder}: expected a finished exact search of at least two blocks")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tim_search.config import resolve as resolve_search
     from tim_search.ledger.ledger import Ledger as Ledger
     from tim_search.plans.greedy import Greedy as Greedy
-    from tim_search.results.summary import open_search as open_search
+    from tim_search.results.opened import open_search as open_search
     from tim_search.tim.scores import estimate as estimate
     from tim_search.tim.scores import from_ledger as from_ledger
     from tim_search.tim.scores import from_table as from_table
@@ -40,7 +40,7 @@ _PUBLIC = {
     "heatmaps": ("tracking", "heatmaps"),
     "load_model": ("app.deploy", "load"),
     "load_search": ("config", "load"),
-    "open_search": ("results.summary", "open_search"),
+    "open_search": ("results.opened", "open_search"),
     "resolve_search": ("config", "resolve"),
     "run_search": ("app.runner", "run_search"),
     "train_model": ("app.deploy", "train"),

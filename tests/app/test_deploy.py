@@ -25,7 +25,7 @@ from tests.support import ROOT
 from tests.support.mlflow_stores import server, uri_of
 from tim_search.app import deploy
 from tim_search.cli import commands as cli
-from tim_search.results import readings, summary
+from tim_search.results import opened, readings
 from tim_search.tracking import tracker as tracking
 from tim_search.types import BadInput
 
@@ -136,7 +136,7 @@ def test_a_reading_is_logged_before_it_happens(folder: Path, monkeypatch: pytest
 
 
 def test_the_combination_is_the_one_the_search_chose(finished_search: Path) -> None:
-    results = summary.open_search(finished_search)
+    results = opened.open_search(finished_search)
     for rule in ("paper", "lower_bound"):
         best = {one.source: one.best for one in results.expand(rule)[0]}
         for source in results.tasks:

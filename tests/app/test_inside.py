@@ -24,7 +24,7 @@ from tim_search import config
 from tim_search.app import inside
 from tim_search.report import page as report
 from tim_search.report.figures import inside as inside_figures
-from tim_search.results import summary
+from tim_search.results import opened
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Unit
 
 SEARCH = """
@@ -72,7 +72,7 @@ def test_every_unit_is_scored_by_every_metric_of_its_kind(finished: Path) -> Non
 
 
 def test_status_tim_and_report_do_not_ask_which_network_it_was(finished: Path, tmp_path: Path) -> None:
-    results = summary.open_search(finished)
+    results = opened.open_search(finished)
     assert np.isfinite(results.tim().estimate[~np.eye(3, dtype=bool)]).all()
     page = report.write(results, tmp_path / "report.html")
     assert "flexcare" in page.read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from tim_search.loop import events
 from tim_search.loop.events import EventLog
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.run import Event
-from tim_search.results import summary
+from tim_search.results import opened
 from tim_search.tracking import tracker as tracking
 from tim_search.types import BadInput
 
@@ -282,4 +282,4 @@ def test_a_search_whose_ledger_is_in_a_bucket(call: Call, tmp_path: Path, bucket
     assert json.loads(out)["label"] == "exact TIM"
     assert f"ledger: {bucket}/shared" in (folder / "search.yaml").read_text()
     assert "not-a-secret" not in "".join(path.read_text() for path in folder.glob("search.*"))
-    assert summary.open_search(folder).check() == []
+    assert opened.open_search(folder).check() == []

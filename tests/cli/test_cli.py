@@ -27,7 +27,7 @@ from tim_search.cli import commands as cli
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.plans import expansion
-from tim_search.results import summary
+from tim_search.results import opened, summary
 from tim_search.tuning import choices
 from tim_search.types import BadInput
 
@@ -186,7 +186,7 @@ def test_tim_of_one_source(call: Call, folder: Path, tmp_path: Path) -> None:
         "convergence-dzclass-up-to-3.png",
         "sizes-dzclass.png",
     ]
-    steps = summary.open_search(path).convergence()
+    steps = opened.open_search(path).convergence()
     assert [size for size, _ in steps] == [24, 36, 50]
     assert "(control)" in call("tim", path, "--source", "dzclass")[1]
 
@@ -269,7 +269,7 @@ def test_group(call: Call, folder: Path) -> None:
 def test_group_trains_what_it_rests_on(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Part of a search: what the choice rests on unmeasured is trained into the same ledger, until nothing is left."""
     path = trained_search(tmp_path / "part", n_subsets=14, tasks=(*TASKS, "dnr_later"))
-    before = summary.open_search(path)
+    before = opened.open_search(path)
     # The one model that serves all tasks holds them all, and was not trained.
     assert before.group(1, max_size=4).unmeasured == (tuple(sorted((*TASKS, "dnr_later"))),)
     behaviour = fake_trainer.Behaviour(replicates=20)
@@ -286,7 +286,7 @@ def test_group_trains_what_it_rests_on(call: Call, tmp_path: Path, monkeypatch: 
     assert found["unmeasured"] == []
     assert not found["predicted"]
     assert "not trained yet" in err
-    after = summary.open_search(path)
+    after = opened.open_search(path)
     assert before.table.complete < after.table.complete
     assert found["models"][0]["tasks"] == sorted((*TASKS, "dnr_later"))
     assert len(after.table.complete) == 15
@@ -326,7 +326,7 @@ def test_report(call: Call, folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_report_of_a_run(folder: Path) -> None:
-    content = summary.report(summary.open_search(folder))
+    content = summary.report(opened.open_search(folder))
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     first = content["sources"][0]
     assert first["single_score"] == pytest.approx(
@@ -342,7 +342,7 @@ def test_the_report_of_a_run(folder: Path) -> None:
 
 def test_overlapping_targets_are_marked(tmp_path: Path) -> None:
     path = trained_search(tmp_path / "twins", tasks=("charges_log", "totcst_log"))
-    content = summary.report(summary.open_search(path))
+    content = summary.report(opened.open_search(path))
     assert [one["overlaps"] for source in content["sources"] for one in source["helpers"]] == [True, True]
     grown = [one["paper"] for one in content["sources"] if one["paper"]["size"] == 2]
     assert grown, "the fake scores help at least one of the two"
@@ -363,7 +363,7 @@ def test_a_sampled_search_with_a_stopping_rule_and_a_control(call: Call, tmp_pat
     assert not any(
         cell["rejected"] for cell in tim_says["cells"] if "hospdead_permuted" in (cell["source"], cell["task"])
     )
-    content = summary.report(summary.open_search(path))
+    content = summary.report(opened.open_search(path))
     assert [row["source"] for row in content["sources"]] == [*TASKS, "avtisst"]
     assert {one["task"] for row in content["sources"] for one in row["helpers"]} == {*TASKS, "avtisst"}
     assert content["stopping"]["stopped"] is True
@@ -376,7 +376,7 @@ def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.Captur
     path = trained_search(
         tmp_path / "sampled", tasks=("hospdead", "dnr_later", *TASKS[1:], "avtisst"), design={"sampled": 20}
     )
-    content = summary.report(summary.open_search(path))
+    content = summary.report(opened.open_search(path))
     console.output().print(display.report(content))
     out = capsys.readouterr().out
     assert "sampled TIM" in out
@@ -384,17 +384,17 @@ def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_the_end_of_a_run_tells_how_far_pairs_and_the_full_scores_part(folder: Path, half: Path) -> None:
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     (note,) = [one for one in summary.report(results)["notes"] if "Pairs alone" in one]
     full, pairs = results.tim().estimate, results.tim("restricted", size=2).estimate
     both = ~np.eye(len(full), dtype=bool)
     assert f"in {(np.sign(full) == np.sign(pairs))[both].mean():.0%} of the signs" in note
-    assert not [one for one in summary.report(summary.open_search(half))["notes"] if "Pairs alone" in one]
+    assert not [one for one in summary.report(opened.open_search(half))["notes"] if "Pairs alone" in one]
 
 
 def test_what_is_tuned_for_a_confirmation_is_what_it_trains(folder: Path, tmp_path: Path) -> None:
-    wanted = confirmer.wanted(summary.open_search(folder))
-    chosen = {row["source"]: row["best"] for row in expansion.rows(summary.open_search(folder).expand("paper")[0])}
+    wanted = confirmer.wanted(opened.open_search(folder))
+    chosen = {row["source"]: row["best"] for row in expansion.rows(opened.open_search(folder).expand("paper")[0])}
     grown = {source for source, best in chosen.items() if best != source}
     assert {(source,) for source in grown} | {tuple(chosen[source].split(" + ")) for source in grown} <= set(wanted)
     assert tuple(sorted(TASKS)) in wanted, "all tasks together are a baseline"
@@ -402,7 +402,7 @@ def test_what_is_tuned_for_a_confirmation_is_what_it_trains(folder: Path, tmp_pa
     pairs = (("dzclass", "hospdead"), ("hospdead", "slos_log"), ("dzclass", "slos_log"), tuple(sorted(TASKS)))
     alone = trained_search(tmp_path / "alone", diverge=pairs)
     with pytest.raises(BadInput, match=r"every task scores best alone.*--subset"):
-        confirmer.wanted(summary.open_search(alone))
+        confirmer.wanted(opened.open_search(alone))
 
 
 def test_a_folder_of_another_context_is_refused(call: Call, folder: Path, tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_a_folder_of_another_search_is_refused(call: Call, folder: Path, tmp_pat
 def test_a_second_driver_changes_nothing_in_the_folder_of_the_first(call: Call, folder: Path, tmp_path: Path) -> None:
     path = write_search(tmp_path / "small.yaml", design={"sized": 2})
     before = (folder / "search.json").read_bytes()
-    with summary.open_search(folder).ledger.writer_lock():
+    with opened.open_search(folder).ledger.writer_lock():
         code, _, err = call("run", path, "--out", folder)
     assert code == 2
     assert "is being written by" in err
@@ -708,7 +708,7 @@ def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_pa
     scores = pd.read_parquet(out / "ledger" / "scores")
     units = scores.assign(subset=scores["subset"].map(tuple)).drop_duplicates(["context", "subset", "seed", "fold"])
     assert len(units) == 30
-    results = summary.open_search(out)
+    results = opened.open_search(out)
     (record,) = json.loads((out / "tuning.json").read_text())["studies"]
     assert json.loads(results.manifest.context.settings)["batch_size"] == record["choice"]["batch_size"]
 
@@ -752,7 +752,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
     assert running.returncode == 130, err
     assert "Run the same command again" in err
     assert "Traceback" not in err
-    held = len(Ledger(out / "ledger").done(summary.open_search(out).manifest.context.key))
+    held = len(Ledger(out / "ledger").done(opened.open_search(out).manifest.context.key))
     assert 0 < held < 15
     again = command("run", path, "--out", out, "--json")
     assert again.returncode == 0, again.stderr
@@ -792,4 +792,4 @@ def test_the_demo(tmp_path: Path) -> None:
     assert found["units"] == {"trained": 3 * 63, "failed": 0, "reused": 0}
     assert any("silhouette" in note for note in found["notes"])
     assert found["label"] == "exact TIM"
-    assert [one["source"] for one in found["sources"]] == list(summary.open_search(tmp_path / "demo").tasks)
+    assert [one["source"] for one in found["sources"]] == list(opened.open_search(tmp_path / "demo").tasks)

@@ -27,7 +27,7 @@ from tim_search import config
 from tim_search.app import confirmer, deploy, extension, inside, runner
 from tim_search.gates import small_cells
 from tim_search.report import page as report
-from tim_search.results import summary
+from tim_search.results import opened
 from tim_search.results.merge import merge
 from tim_search.types import BadInput
 
@@ -187,7 +187,7 @@ def test_a_search_folder_holds_no_small_count_from_its_start(tmp_path: Path, coh
     assert not [value for value in counts(kept) if 0 < value < SMALL]
     runner.prepare(found)  # as a resumed run does
     assert json.loads((found.out / "cohort.json").read_text(encoding="utf-8")) == kept
-    results = summary.open_search(found.out)
+    results = opened.open_search(found.out)
     with pytest.raises(BadInput, match=f"--small-cells: expected {SMALL} or more"):
         report.content(results, small=5)
 
@@ -226,20 +226,20 @@ def test_where_a_folder_says_which_counts_are_hidden(
         (tmp_path / "cohort.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     if search is not None:
         (tmp_path / "search.yaml").write_text(search)
-    assert summary.small_cells_of(tmp_path) == limit
+    assert opened.small_cells_of(tmp_path) == limit
 
 
 def test_a_folder_that_does_not_say_is_not_shown(tmp_path: Path, cohort: Cohort) -> None:
     found = config.resolve(config.load(search_file(tmp_path, cohort, small_cells=SMALL)))
     runner.prepare(found)
     (found.out / "cohort.json").unlink()
-    assert summary.open_search(found.out).small_cells == SMALL
+    assert opened.open_search(found.out).small_cells == SMALL
     (found.out / "search.yaml").unlink()
     with pytest.raises(BadInput, match=r"small_cells.*neither can be read\. Run the search again with its file"):
-        report.write(summary.open_search(found.out))
+        report.write(opened.open_search(found.out))
     assert not (found.out / "report.html").exists()
     runner.prepare(found)  # what it is told to do
-    assert summary.open_search(found.out).small_cells == SMALL
+    assert opened.open_search(found.out).small_cells == SMALL
 
 
 def test_a_merged_search_hides_what_the_strictest_of_its_sources_hides(tmp_path: Path) -> None:
@@ -264,9 +264,9 @@ def test_a_merged_search_hides_what_the_strictest_of_its_sources_hides(tmp_path:
     assert merged() == {"small_cells": 20}
     (tmp_path / "site1" / "search.yaml").unlink()
     assert merged() is None
-    assert len(summary.open_search(out).tim().tasks) == len(MANIFEST.tasks), "scores count no patients"
+    assert len(opened.open_search(out).tim().tasks) == len(MANIFEST.tasks), "scores count no patients"
     with pytest.raises(BadInput, match="where the folder was merged, merge again"):
-        report.write(summary.open_search(out))
+        report.write(opened.open_search(out))
 
 
 def check_curves(curves: pd.DataFrame, small: int) -> None:
@@ -295,7 +295,7 @@ def test_no_small_count_is_in_anything_that_a_search_a_confirmation_or_a_model_l
     made = deploy.train(out, some, members=combination, warn=pytest.fail)
     other = next(task.name for task in cohort.tasks.values() if task.kind == "binary" and task.name not in combination)
     extended = extension.extend(made.folder, other, shares=(0.05,), seeds=1, test=True, out=out / "models" / "more")
-    results = summary.open_search(out)
+    results = opened.open_search(out)
     check_curves(results.ledger.curves(), SMALL)
     assert set(results.ledger.curves()["kind"]) >= {"roc", "density", "tail"}
 
@@ -335,7 +335,7 @@ def test_no_small_count_is_in_anything_that_a_search_a_confirmation_or_a_model_l
     again = runner.run_search(config.resolve(config.load(tmp_path / "search.yaml")))
     assert again.outcome.trained == 0
     shutil.copytree(out, tmp_path / "copy")
-    page = report.write(summary.open_search(tmp_path / "copy")).read_text(encoding="utf-8")
+    page = report.write(opened.open_search(tmp_path / "copy")).read_text(encoding="utf-8")
     assert f"Counts below {SMALL} are hidden" in page
 
 

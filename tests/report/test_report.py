@@ -34,7 +34,7 @@ from tim_search.plans.static import StaticPlan
 from tim_search.report import figures, gallery, wording
 from tim_search.report import page as report
 from tim_search.report.chapters import asked, sources
-from tim_search.results import summary
+from tim_search.results import opened
 from tim_search.tim import agreement
 from tim_search.tim import scores as tim
 from tim_search.types import BadInput, Context, Task
@@ -112,7 +112,7 @@ def train(
     )
     manifest.write(folder)
     (folder / "search.yaml").write_text("cohort: somewhere\n")  # as a run keeps it; it hides no counts
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     plan = results.plan
     assert isinstance(plan, StaticPlan)
     executor = SerialExecutor(
@@ -143,11 +143,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_of(folder: Path, **options: Any) -> str:
-    return report.page(report.content(summary.open_search(folder), **options))
+    return report.page(report.content(opened.open_search(folder), **options))
 
 
 def test_the_page_is_whole_and_fetches_nothing(folder: Path) -> None:
-    path = report.write(summary.open_search(folder))
+    path = report.write(opened.open_search(folder))
     assert path == folder / "report.html"
     text = path.read_text()
     page = Page(text)
@@ -162,7 +162,7 @@ def test_the_page_is_whole_and_fetches_nothing(folder: Path) -> None:
 
 
 def test_it_says_what_the_search_holds(folder: Path) -> None:
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     text = Page(text_of(folder)).text
     result = results.tim()
     assert "exact TIM" in text
@@ -186,7 +186,7 @@ def test_two_at_once_do_not_stand_in_each_others_way(folder: Path, monkeypatch: 
     sync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(1) or sync(handle))
     (folder / ".report.html.tmp").mkdir()
-    path = report.write(summary.open_search(folder))
+    path = report.write(opened.open_search(folder))
     (folder / ".report.html.tmp").rmdir()
     assert Page(path.read_text(encoding="utf-8")).text
     assert len(synced) == 2, "the page and its name"
@@ -197,7 +197,7 @@ def test_the_tables_inside_are_those_of_the_search(folder: Path) -> None:
     links = [link for link in Page(text_of(folder)).links if (link["href"] or "").startswith("data:")]
     assert [link["download"] for link in links] == ["small-tim.csv", "small-expansion.csv", "small-attention.csv"]
     rows = list(csv.DictReader(io.StringIO(base64.b64decode((links[0]["href"] or "").split(",")[1]).decode())))
-    expected = summary.open_search(folder).tim().frame()
+    expected = opened.open_search(folder).tim().frame()
     assert [(row["source"], row["task"]) for row in rows] == [(row["source"], row["task"]) for row in expected]
     assert [float(row["estimate"]) for row in rows] == [row["estimate"] for row in expected]
 
@@ -221,7 +221,7 @@ def test_names_from_users_are_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["exact", "sized", "sampled", "greedy", "surrogate"])
 def test_every_design_is_told_in_words(folder: Path, kind: str) -> None:
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     manifest = dataclasses.replace(results.manifest, design={"kind": kind, "k": 2, "n": 20})
     told = asked.asked(dataclasses.replace(results, manifest=manifest))["design"]
     assert told.startswith(f"{kind}: ")
@@ -261,9 +261,9 @@ def test_a_choice_of_models_is_shown(folder: Path, tmp_path: Path) -> None:
     from tim_search.results import grouping
 
     copy = shutil.copytree(folder, tmp_path / "copy")
-    results = summary.open_search(copy)
+    results = opened.open_search(copy)
     content = grouping.record(results.group(2, draws=3))
-    summary.write_group(results, content)
+    opened.write_group(results, content)
     page = Page(text_of(copy))
     assert "group" in page.ids
     for model in content["models"]:
@@ -340,7 +340,7 @@ def test_a_page_of_44_tasks_can_be_mailed(tmp_path: Path) -> None:
     names = tuple(f"clinical outcome {k}" for k in range(44))
     tasks = {name: Task(name, "binary", department=f"department {k % 6}") for k, name in enumerate(names)}
     train(tmp_path, tasks, ((0, 0),), design={"kind": "sampled", "n": 150, "seed": 0, "sliced": False})
-    text = report.write(summary.open_search(tmp_path)).read_text()
+    text = report.write(opened.open_search(tmp_path)).read_text()
     page = Page(text)
     assert len(text.encode()) < 5_000_000
     assert {"map-value", "map-rank", "map-attention"} <= set(page.ids)
@@ -350,7 +350,7 @@ def test_a_page_of_many_tasks_shows_the_most_telling(tmp_path: Path, monkeypatch
     names = tuple(f"clinical outcome {k}" for k in range(24))
     tasks = {name: Task(name, "binary") for name in names}
     train(tmp_path, tasks, ((0, 0),), design={"kind": "sampled", "n": 60, "seed": 0, "sliced": False})
-    results = summary.open_search(tmp_path)
+    results = opened.open_search(tmp_path)
     overlaps = results.manifest.overlaps
     facts = report.content(results, most=8)
     shown = tim.most_telling(results.tim(), 8, overlaps)
@@ -378,7 +378,7 @@ def test_a_source_with_many_helpers_lists_both_ends(tmp_path: Path, monkeypatch:
     train(tmp_path, {name: Task(name, "binary") for name in names}, ((0, 0),), design={"kind": "sized", "k": 2})
     monkeypatch.setattr(sources, "MOST_SHOWN", 8)
     monkeypatch.setattr(figures, "MAX_ROWS", 4)
-    results = summary.open_search(tmp_path)
+    results = opened.open_search(tmp_path)
     first = report.content(results)["sources"][0]
     told = [one["estimate"] for one in first["helpers"]]
     row = np.sort(np.delete(results.tim().estimate[0], 0))[::-1].tolist()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.searches import Call, trained_search
-from tim_search.results import comparison, summary
+from tim_search.results import comparison, opened
 from tim_search.types import BadInput
 
 
@@ -21,7 +21,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_a_search_agrees_with_itself(two: tuple[Path, Path]) -> None:
-    results = summary.open_search(two[0])
+    results = opened.open_search(two[0])
     found = comparison.compare(results, results)
     np.testing.assert_array_equal(found.estimate[0], found.estimate[1])
     known = np.isfinite(found.agreement.rows)
@@ -50,7 +50,7 @@ def test_bad_input_is_told(two: tuple[Path, Path], call: Call, tmp_path: Path) -
 
 
 def test_searches_without_common_tasks_do_not_compare(two: tuple[Path, Path]) -> None:
-    results = summary.open_search(two[0])
+    results = opened.open_search(two[0])
     few = results.tim()
     with pytest.raises(BadInput, match="at least three tasks in common"):
         comparison.compare(results, _Renamed(results, few))  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def test_searches_without_common_tasks_do_not_compare(two: tuple[Path, Path]) ->
 class _Renamed:
     """A search whose tasks have other names."""
 
-    def __init__(self, results: summary.SearchResults, result: object) -> None:
+    def __init__(self, results: opened.SearchResults, result: object) -> None:
         self.folder, self.manifest = results.folder, results.manifest
         self._result = result
 

@@ -33,7 +33,7 @@ from tim_search.designs import sampling as designs
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop.manifest import Manifest
-from tim_search.results import confirmation, readings, summary
+from tim_search.results import confirmation, opened, readings
 from tim_search.results.confirmation import Asked, Contrast, contrast, fresh_seeds, needed
 from tim_search.tuning import choices
 from tim_search.types import FINAL_FOLD, BadInput, Context, Curve, Pack, PackResult, Score, Task, Unit
@@ -187,7 +187,7 @@ def test_a_confirmation_keeps_those_before_it_that_compared_something_else(tmp_p
     assert confirmation.read(tmp_path) == dataclasses.replace(third, earlier=())
 
 
-def scored_pairs(folder: Path, gains: dict[str, float]) -> summary.SearchResults:
+def scored_pairs(folder: Path, gains: dict[str, float]) -> opened.SearchResults:
     """A search folder whose ledger holds the test scores of each task alone and of all pairs, from ten seeds.
 
     The other task of a pair adds the source's gain, with noise that leaves a gain of 0.02 a p-value near 0.05.
@@ -208,7 +208,7 @@ def scored_pairs(folder: Path, gains: dict[str, float]) -> summary.SearchResults
                     draws = tuple(value + patients * (size == 2))
                     rows.append(Score(unit, name, "auroc", "test", value, replicates=draws))
                 ledger.append(PackResult(Pack((unit,)), tuple(rows)), BEFORE)
-    return summary.open_search(folder)
+    return opened.open_search(folder)
 
 
 def test_sources_confirmed_one_by_one_are_judged_together(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_verdicts_say_what_was_found() -> None:
     untrained = dataclasses.replace(blank, gain=confirmation.UNKNOWN)
     alone = dataclasses.replace(untrained, chosen=())
     said = [
-        confirmation._verdict(one, rejected)
+        confirmation.verdict(one, rejected)
         for one, rejected in (
             (blank, True), (worse, True), (beaten, True), (blank, False), (unclear, False), (untrained, False),
             (alone, False),
@@ -454,7 +454,7 @@ def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
     runner.run_search(found)
     source = found.sources[0]
     combination = tuple(sorted(found.sources[:2]))
-    before = summary.open_search(found.out).status()
+    before = opened.open_search(found.out).status()
     done = confirmer.confirm(found.out, given=combination, sources=[source], seeds=2, draws=100)
     (row,) = done.rows
     assert (row["source"], row["chosen"], row["seeds"]) == (source, " + ".join(combination), 2)
@@ -478,11 +478,11 @@ def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
     assert again.rows == done.rows
     assert len(readings.read(found.out)) == 1, "no patient was read"
     # The search itself knows nothing of it: its scores, its status, its expansions are the same.
-    after = summary.open_search(found.out).status()
+    after = opened.open_search(found.out).status()
     assert {key: after[key] for key in ("trained", "failed", "waiting")} == {
         key: before[key] for key in ("trained", "failed", "waiting")
     }
-    table = summary.open_search(found.out).ledger.scores(None, part="test")
+    table = opened.open_search(found.out).ledger.scores(None, part="test")
     assert set(table["fold"]) == {FINAL_FOLD}
     assert set(table["seed"]) == {1000, 1001}
 
@@ -534,7 +534,7 @@ def test_a_folder_without_scores_has_nothing_to_confirm(
     with pytest.raises(BadInput, match="the search is not finished, and what it predicts to be best may change"):
         confirmer.confirm(found.out, "predicted")
     with pytest.raises(BadInput, match="too few subsets with"):
-        confirmer.predicted(summary.open_search(found.out).table, next(iter(found.tasks)), None)
+        confirmer.predicted(opened.open_search(found.out).table, next(iter(found.tasks)), None)
     assert readings.read(found.out) == []
 
 
@@ -551,7 +551,7 @@ def test_a_choice_that_is_not_made_yet_is_not_put_to_the_test(
             value = 0.5 + len(members) / 10
             rows = [Score(unit, name, found.tasks[name].metric, "validation", value) for name in members]
             Ledger(found.ledger).append(PackResult(Pack((unit,)), tuple(rows)), found.context)
-    results = summary.open_search(found.out)
+    results = opened.open_search(found.out)
     assert confirmer._combinations(results, "paper", [first], ())[0] == {first: tuple(sorted(found.tasks))}
     for sources in ((), (first, third)):
         with pytest.raises(BadInput, match=r"not finished .*waiting for \d subsets? not trained yet.*--source"):

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fake_trainer import CONTEXT, TASKS
 from tests.support.ledgers import MANIFEST, PAIRS, SUBSETS, Crash, Mortal, result, site
 from tim_search.ledger import Ledger, LedgerWarning, storage
-from tim_search.results import summary
+from tim_search.results import opened
 from tim_search.results.merge import differences, merge
 from tim_search.types import BadInput, Context, Pack, Unit, failed
 
@@ -87,7 +87,7 @@ def test_search_folders_become_a_search_folder(tmp_path: Path) -> None:
         places.append(str(folder))
     merged = merge(places, str(tmp_path / "both"))
     assert merged.search
-    results = summary.open_search(tmp_path / "both")
+    results = opened.open_search(tmp_path / "both")
     assert results.manifest.blocks == ((0, 0), (1, 0))
     assert results.manifest.planned_units == 2 * len(PAIRS)
     assert results.status()["finished"]
@@ -101,7 +101,7 @@ def test_searches_that_share_a_ledger_become_one(tmp_path: Path) -> None:
         replace(MANIFEST, blocks=((seed, 0),), ledger=str(tmp_path / "shared")).write(tmp_path / f"site{seed}")
     merged = merge([str(tmp_path / "site0"), str(tmp_path / "site1")], str(tmp_path / "both"))
     assert merged.total == 2 * len(PAIRS)
-    assert summary.open_search(tmp_path / "both").manifest.blocks == ((0, 0), (1, 0))
+    assert opened.open_search(tmp_path / "both").manifest.blocks == ((0, 0), (1, 0))
 
 
 def test_ledgers_that_do_not_fit_are_refused_with_the_reasons(tmp_path: Path) -> None:

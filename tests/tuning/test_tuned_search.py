@@ -12,7 +12,7 @@ import pytest
 from tim_search import config
 from tim_search.app import confirmer, deploy, forecast, runner
 from tim_search.report import page as report
-from tim_search.results import confirmation, summary
+from tim_search.results import confirmation, opened
 from tim_search.tuning import choices, per_subset
 from tim_search.types import BadInput
 
@@ -36,7 +36,7 @@ def test_a_whole_search_is_run_read_and_confirmed(tmp_path: Path) -> None:
     assert (finished.outcome.trained, finished.outcome.failed, finished.missed) == (24, 0, ())
     assert runner.run_search(found).outcome.trained == 0
 
-    results = summary.open_search(found.out)
+    results = opened.open_search(found.out)
     status = results.status()
     assert (status["finished"], status["trained"]) == (True, 12)
     assert status["tuning"] == {"combinations": 2, "trained": 24, "planned": 24}
@@ -56,7 +56,7 @@ def test_a_whole_search_is_run_read_and_confirmed(tmp_path: Path) -> None:
         choices.chosen(found.out, together)
     confirmed = confirmer.confirm(found.out, given=("hospdead", "slos_log"), seeds=2, draws=100)
     assert all(math.isfinite(row["difference"]) for row in confirmed.rows)
-    after = summary.open_search(found.out).status()
+    after = opened.open_search(found.out).status()
     assert (after["trained"], after["tuning"]) == (12, status["tuning"]), "what is confirmed is no part of the search"
     assert choices.chosen(found.out, together)["batch_size"] in (128, 1024)
     asked = confirmation.read(found.out)

@@ -23,8 +23,8 @@ from tim_search.loop.run import Event, SearchOutcome
 from tim_search.plans import expansion, static, surrogate
 from tim_search.report import gallery
 from tim_search.report import page as report
-from tim_search.results import confirmation, readings, summary
-from tim_search.results.summary import SearchResults
+from tim_search.results import confirmation, opened, readings
+from tim_search.results.opened import SearchResults
 from tim_search.tuning import choices, tuned
 from tim_search.types import FINAL_FOLD, BadInput, Subset, near, some, subset
 
@@ -92,7 +92,7 @@ def confirm(
             split has changed since the search.
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     file = config.load(results.folder / "search.yaml", allow_code=allow_code)
     found = config.resolve(file, results.folder, allow_code=allow_code)
     if found.context != results.manifest.context:
@@ -118,7 +118,7 @@ def confirm(
     outcome = _train(found, results, asked, settings, address, on_event) if chosen else None
     if not chosen:
         asked.write(results.folder)
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     rows = confirmation.rows(results)
     log = readings.read(results.folder)
     notes = confirmation.caveats(asked, confirmation.confirmed(results), log, results.manifest.overlaps)

@@ -25,7 +25,7 @@ from tim_search.gates import small_cells
 from tim_search.gates.plain import plain
 from tim_search.plans import expansion
 from tim_search.report import card
-from tim_search.results import readings, summary
+from tim_search.results import opened, readings
 from tim_search.tuning import choices
 from tim_search.types import BadInput, Subset, near, some, subset
 
@@ -94,7 +94,7 @@ def train(
     from model.trained.deployed import train as fit
     from tim_search.tracking import pyfunc
 
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     chosen, reason = _chosen(results, source, rule, members)
     if seeds < 1:
         raise BadInput(f"--seeds: expected a whole number of at least 1, got {seeds}. One network is the default.")
@@ -164,7 +164,7 @@ def train(
 
 
 def _chosen(
-    results: summary.SearchResults, source: str, rule: expansion.Rule | None, members: Sequence[str] | None
+    results: opened.SearchResults, source: str, rule: expansion.Rule | None, members: Sequence[str] | None
 ) -> tuple[Subset, str]:
     """The combination to train, and why it is this one."""
     tasks = [name for name in results.tasks if name != results.control]

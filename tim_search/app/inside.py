@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tim_search import config
 from tim_search.gates import small_cells
-from tim_search.results import summary
+from tim_search.results import opened
 from tim_search.types import BadInput, Subset, near, some, subset
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def look(
     """
     from model.trained.inside import look_inside
 
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     if seeds < 1:
         raise BadInput(f"--seeds: expected a whole number of at least 1, got {seeds}. The default is 5.")
     control = results.manifest.design.get("control")

@@ -32,9 +32,9 @@ from tim_search.plans import expansion, power, static
 from tim_search.plans.contract import Plan, progress
 from tim_search.report import figures, gallery
 from tim_search.report import page as report
-from tim_search.results import confirmation, merge, summary
+from tim_search.results import confirmation, merge, opened
 from tim_search.results.grouping import Grouping
-from tim_search.results.summary import SearchResults
+from tim_search.results.opened import SearchResults
 from tim_search.tracking.tracker import Tracker
 from tim_search.tuning import choices, tuned
 from tim_search.tuning.per_subset import PerSubset
@@ -110,7 +110,7 @@ def run_search(
         completed = event.round if event.kind == "done" else event.round - 1
         if event.kind == "done" or (event.kind == "round" and completed > 0):
             try:
-                written = publish(summary.open_search(found.out), tracker, completed, event)
+                written = publish(opened.open_search(found.out), tracker, completed, event)
             except OSError as error:
                 caution(
                     f"The figures and tables of round {completed} could not be written: {error}. The ledger is whole."
@@ -120,7 +120,7 @@ def run_search(
         outcome = _search(found, found.plan, executor, tell)
         if found.own is not None:
             _tell_tuned(found, tracker)
-    return Finished(summary.open_search(found.out), outcome, *written, tuple(tracker.missed))
+    return Finished(opened.open_search(found.out), outcome, *written, tuple(tracker.missed))
 
 
 def ray_executor(
@@ -157,7 +157,7 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
     Raises:
         BadInput: for a folder that holds no search, or no scores yet.
     """
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     file = config.read(results.folder / "search.yaml")[0]
     uri = tracking_uri or config.tracking_uri(file.tracking_uri if file else None, results.folder)
     status = results.status()
@@ -279,7 +279,7 @@ def _tune_own(
 
 def _tell_tuned(found: config.ResolvedSearch, tracker: Tracker) -> None:
     """What was compared for every subset of the search, as a table and in MLflow."""
-    results = summary.open_search(found.out)
+    results = opened.open_search(found.out)
     table = [row for record in results.tuning() for row in choices.table(record)]
     write_table(found.out / "tables" / "tuning.csv", table)
     tracker.tuning(table, [], "every subset")
@@ -346,7 +346,7 @@ def train_choice(
     prepare(found)
     with contextlib.closing(ray_executor(found, config.training(found), address)) as executor:
         while True:
-            results = summary.open_search(found.out)
+            results = opened.open_search(found.out)
             choice = choose(results)
             # What failed in vain has its final answer; it is no candidate, or stays predicted where a task is alone.
             todo = tuple(members for members in choice.unmeasured if members not in results.table.complete)

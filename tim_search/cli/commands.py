@@ -184,9 +184,9 @@ def tune(
     wanted = [_subset(names, found) for names in subset or ()]
     if chosen:
         from tim_search.app import confirmer
-        from tim_search.results import summary
+        from tim_search.results import opened
 
-        wanted += confirmer.wanted(summary.open_search(found.out))
+        wanted += confirmer.wanted(opened.open_search(found.out))
     wanted = list(dict.fromkeys(wanted))
     records = _tune(found, wanted, address)
     if as_json:
@@ -270,12 +270,12 @@ def status(
 ) -> None:
     """Show how far a search is, from its ledger alone, also while it runs."""
     from tim_search.cli import display
-    from tim_search.results import summary
+    from tim_search.results import opened
 
     if watch:
         _watch(folder, every, as_json)
         return
-    content = summary.open_search(folder).status()
+    content = opened.open_search(folder).status()
     if as_json:
         console.print_json(content)
         return
@@ -286,13 +286,13 @@ def status(
 
 def _watch(folder: Path, every: float, as_json: bool) -> None:
     """A line (with --json an object) for every look at which something is new, until the search has finished."""
-    from tim_search.results import summary
+    from tim_search.results import opened
 
     first: tuple[float, int] | None = None
     last: dict[str, Any] = {}
     try:
         while True:
-            now, content = time.monotonic(), summary.open_search(folder).status()
+            now, content = time.monotonic(), opened.open_search(folder).status()
             trained, total = content["trained"], content["trained"] + content["waiting"]
             first = first or (now, trained)
             if content != last:
@@ -354,9 +354,9 @@ def tim(
 ) -> None:
     """Show the TIM scores: how much each task helps or harms each other, from the ledger alone."""
     from tim_search.cli import display
-    from tim_search.results import summary
+    from tim_search.results import opened
 
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     if source is not None and source not in results.tasks:
         known = some(tuple(results.tasks), 20)
         guess = near(source, results.tasks)
@@ -387,9 +387,9 @@ def compare(
 ) -> None:
     """Lay the TIM scores of two searches side by side: two networks, two cohorts, or two settings."""
     from tim_search.cli import display
-    from tim_search.results import comparison, summary
+    from tim_search.results import comparison, opened
 
-    content = comparison.compare(summary.open_search(folder), summary.open_search(other)).record()
+    content = comparison.compare(opened.open_search(folder), opened.open_search(other)).record()
     if as_json:
         console.print_json(content)
         return
@@ -414,9 +414,9 @@ def expand(
     """Show the best combination of each source task, from the ledger alone: greedy, or what the surrogate found."""
     from tim_search.cli import display
     from tim_search.plans import expansion
-    from tim_search.results import summary
+    from tim_search.results import opened
 
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     options: dict[str, Any] = {"beam": beam, "max_size": max_size, "tolerance": tolerance, "sources": source}
     chosen = results.greedy(rule.value if rule else None, **options)
     rows = [plain(row) for row in expansion.rows(chosen.result(results.table))]
@@ -512,16 +512,16 @@ def group(
     """Choose the few models to deploy, so that each task is served by one of them with the largest gain."""
     from tim_search.cli import display
     from tim_search.report import gallery
-    from tim_search.results import grouping, summary
+    from tim_search.results import grouping, opened
 
     options: dict[str, Any] = {"max_size": max_size, "objective": objective.value, "gain": gain.value}
     if train:
         found = _trained_choice(folder, address, models, options, allow_code)
     else:
-        found = summary.open_search(folder).group(models, **options)
-    results = summary.open_search(folder)
+        found = opened.open_search(folder).group(models, **options)
+    results = opened.open_search(folder)
     content = {"search": results.manifest.name, **grouping.record(found)}
-    paths = {"figure": str(gallery.front(results, found)), "record": str(summary.write_group(results, content))}
+    paths = {"figure": str(gallery.front(results, found)), "record": str(opened.write_group(results, content))}
     if as_json:
         console.print_json({**content, **paths})
         return
@@ -534,9 +534,9 @@ def _trained_choice(
 ) -> Grouping:
     from tim_search import config
     from tim_search.cli import display
-    from tim_search.results import summary
+    from tim_search.results import opened
 
-    summary.open_search(folder)  # a folder that is none is told before the cohort is read
+    opened.open_search(folder)  # a folder that is none is told before the cohort is read
     console.note(f"Reading {folder / 'search.yaml'} and its cohort")
     resolved = config.resolve(config.load(folder / "search.yaml", allow_code=allow_code), allow_code=allow_code)
     from tim_search.app import runner
@@ -571,9 +571,9 @@ def report(
 ) -> None:
     """Write the report of a search: one page with everything in it, to be read offline, mailed or printed."""
     from tim_search.report import page as reporting
-    from tim_search.results import confirmation, summary
+    from tim_search.results import confirmation, opened
 
-    results = summary.open_search(folder)
+    results = opened.open_search(folder)
     path = reporting.write(results, out, small=small_cells, confirmation=confirmation.rows(results)).absolute()
     if as_json:
         console.print_json({"report": str(path), "bytes": path.stat().st_size})
@@ -973,9 +973,9 @@ def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[s
     """
     path = Path(place)
     if path.is_dir() and (path / "search.json").exists():
-        from tim_search.results import summary
+        from tim_search.results import opened
 
-        return summary.open_search(path).check(), None
+        return opened.open_search(path).check(), None
     if "://" in place or (path / "scores").is_dir():
         from tim_search.ledger.ledger import Ledger
 

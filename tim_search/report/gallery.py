@@ -13,7 +13,7 @@ from tim_search.report import figures
 from tim_search.report.figures import confirmed as confirmed_figures
 from tim_search.results import confirmation as confirmed
 from tim_search.results.grouping import Grouping
-from tim_search.results.summary import SearchResults
+from tim_search.results.opened import SearchResults
 from tim_search.tim.scores import TimResult, most_telling, size_profile
 from tim_search.types import FINAL_FOLD
 

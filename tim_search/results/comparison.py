@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search.results.summary import SearchResults
+from tim_search.results.opened import SearchResults
 from tim_search.tim.agreement import Agreement, rank_agreement
 from tim_search.tim.scores import TimResult
 from tim_search.types import BadInput

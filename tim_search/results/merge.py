@@ -16,7 +16,7 @@ from tim_search.ledger import storage
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop.manifest import Manifest
 from tim_search.plans import from_design as plans
-from tim_search.results.summary import small_cells_of
+from tim_search.results.opened import small_cells_of
 from tim_search.types import BadInput, Context, Unit, canonical
 
 _WORDS: Mapping[str, str] = {

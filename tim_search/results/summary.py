@@ -1,279 +1,22 @@
-"""What a search folder says: status, TIM scores, expansions, and the short report, from `search.json` and the ledger.
-
-Needs neither the cohort nor the network nor Ray, and works at any moment, also while the search runs.
-"""
+"""What a finished run tells: of every source task its helpers and its best combination, and what to know beside."""
 
 from __future__ import annotations
 
-import json
 import math
-import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from tim_search.gates.plain import number, plain, write_json
-from tim_search.ledger.ledger import Ledger
-from tim_search.ledger.storage import LedgerWarning
-from tim_search.ledger.table import ScoreTable, lay_out
-from tim_search.loop.manifest import Manifest
+from tim_search.gates.plain import number, plain
 from tim_search.plans import expansion
-from tim_search.plans import from_design as plans
-from tim_search.plans.contract import Plan
-from tim_search.plans.expansion import Expander, Expansion, Sharing
-from tim_search.plans.greedy import expander
-from tim_search.plans.sequential import sizes
-from tim_search.results import grouping
-from tim_search.results.grouping import Grouping
+from tim_search.results.opened import SearchResults
 from tim_search.tim import agreement
-from tim_search.tim import scores as tim
-from tim_search.tim.blocks import Method
 from tim_search.tim.scores import TimResult
-from tim_search.tuning import per_subset
-from tim_search.tuning.per_subset import PerSubset
-from tim_search.types import BadInput, Finding, Task
+from tim_search.types import BadInput, Task, overlap_mask, parted
 
 _SHOWN = 4  # combinations of settings that are named one by one
-
-
-@dataclass(frozen=True, eq=False)
-class SearchResults:
-    """A search folder, read once; open it again to see what was trained meanwhile.
-
-    Attributes:
-        folder: absolute path.
-        manifest: what `search.json` says.
-        ledger: the ledger it names.
-    """
-
-    folder: Path
-    manifest: Manifest
-    ledger: Ledger
-
-    @property
-    def tasks(self) -> Mapping[str, Task]:
-        """The tasks by name, in the order of the search; a negative control comes last."""
-        return {task.name: task for task in self.manifest.tasks}
-
-    @property
-    def control(self) -> str | None:
-        """The task with permuted labels, if the search has one."""
-        return self.manifest.design.get("control")
-
-    @cached_property
-    def own(self) -> PerSubset | None:
-        """What is compared where every subset has settings of its own; None where all share theirs."""
-        return per_subset.of(self.manifest.context)
-
-    def tuning(self) -> list[dict[str, Any]]:
-        """For every trained subset of such a search what was compared and chosen; see `PerSubset.records`."""
-        if self.own is None:
-            return []
-        return self.own.records(self.ledger, self.tasks, list(self.table.rows), self.control)
-
-    @cached_property
-    def plan(self) -> Plan:
-        """What the search trains, in which order."""
-        return plans.make(self.manifest.design, tuple(self.tasks))
-
-    def stopping(self) -> dict[str, Any] | None:
-        """How a design with a stopping rule stands (see `Plan.stopping`); None for other designs."""
-        return self._stopping
-
-    @cached_property
-    def _stopping(self) -> dict[str, Any] | None:
-        return self.plan.stopping(self.table)
-
-    @cached_property
-    def small_cells(self) -> int:
-        """Counts of fewer patients are in nothing that is written (`small_cells` of the search file); 0: all are.
-
-        Raises BadInput where the folder does not tell: counts that were to be hidden may not be shown by mistake.
-        """
-        if (limit := small_cells_of(self.folder)) is not None:
-            return limit
-        raise BadInput(
-            f"{self.folder}: expected `small_cells`, below which counts of patients are hidden, in cohort.json or in "
-            "search.yaml, and neither can be read. Run the search again with its file and --out "
-            f"{self.folder}, or, where the folder was merged, merge again: both write cohort.json anew, and train "
-            "nothing that the ledger holds."
-        )
-
-    @cached_property
-    def table(self) -> ScoreTable:
-        """All scores of the search's tasks and blocks, replicates included."""
-        sheet = self.ledger.sheet(self.manifest.context.key, replicates=True)
-        return lay_out(sheet, tuple(self.tasks), self.manifest.blocks)
-
-    def tim(self, method: Method | Literal["auto"] = "auto", **options: Any) -> TimResult:
-        """TIM scores of what is trained so far; options as of `tim_search.tim.scores.from_table`.
-
-        Raises BadInput before anything is trained.
-        """
-        if not len(self.table.membership):
-            raise BadInput(
-                f"{self.folder} holds no scores yet. Run the search, or wait for its first packs; "
-                f"`tim-search status {self.folder}` shows how far it is."
-            )
-        result = self._estimated(self.table, method, **options)
-        notes = [*result.notes]
-        if (stopping := self.stopping()) is not None:
-            notes.append(f"Search: {stopping['reason']}.")
-        if self.own is not None:
-            notes.append(self.own.note)
-        return replace(result, notes=tuple(notes))
-
-    def convergence(self, **options: Any) -> list[tuple[int, TimResult]]:
-        """(number of subsets, result) of a sampled search as its subsets were added; [] for other designs.
-
-        The rounds are those of a search with a stopping rule; the last one holds what is trained of its round.
-        """
-        sample = self.plan.sample
-        if sample is None:
-            return []
-        steps: list[tuple[int, TimResult]] = []
-        for size in sizes(len(sample.subsets), len(self.tasks)):
-            part = self.table.of(sample.first(size).units(self.table.blocks))
-            if steps and len(part.membership) <= steps[-1][0]:
-                break
-            if not len(part.membership):
-                return []
-            steps.append((len(part.membership), self._estimated(part, "blup", **options)))
-        return steps
-
-    def _estimated(self, table: ScoreTable, method: Method | Literal["auto"], **options: Any) -> TimResult:
-        return tim.from_table(table, method, overlaps=self.manifest.overlaps, control=self.control, **options)
-
-    def group(self, models: int | None = None, **options: Any) -> Grouping:
-        """The models to deploy; arguments as of `grouping.group`. Raises BadInput before it can be told."""
-        return grouping.group(self.table, models, control=self.control, overlaps=self.manifest.overlaps, **options)
-
-    def greedy(self, rule: expansion.Rule | None = None, **options: Any) -> Expander:
-        """The greedy expansion of this search: its own settings where its design is greedy, else the paper's.
-
-        Where the surrogate proposed the subsets it is the best of these: no greedy path leads through them.
-        """
-        # A control is never recommended.
-        tasks = tuple(name for name in self.tasks if name != self.control)
-        settings = {key: value for key, value in {"rule": rule, **options}.items() if value is not None}
-        sources = settings.pop("sources", None) or self.manifest.sources
-        return expander(self.plan, tuple(sources), tasks, **settings)
-
-    def expand(self, rule: expansion.Rule | None = None, **options: Any) -> tuple[list[Expansion], Sharing]:
-        """The expansion of every source from what is trained so far, and the trainings that sharing saved."""
-        plan = self.greedy(rule, **options)
-        return plan.result(self.table), plan.sharing(self.table)
-
-    def status(self) -> dict[str, Any]:
-        """How far the search is: plain values for people and machines.
-
-        Keys: name, folder, ledger, cohort, network, design, blocks, tasks, planned, trained, failed, waiting, finished,
-        training_seconds (sum over units), last_written (ISO 8601, UTC), failures (reason -> units), stopping (see
-        `Plan.stopping`; None for designs without a stopping rule), tuning (None unless every subset has settings of its
-        own: combinations of settings, trainings with them that the ledger holds, and planned ones).
-        """
-        manifest = self.manifest
-        planned = manifest.planned_units
-        waiting = self._waiting()
-        held = self.ledger.progress(manifest.context.key, self.tasks.keys(), manifest.blocks)
-        reasons = self.ledger.failures(manifest.context.key) if held.failed else {}
-        seconds, latest, tuning = held.seconds, held.latest, None
-        if self.own is not None:
-            # An answer is written when its subset has been trained with all settings: the trainings tell how far it is.
-            # Others may be there for a confirmation.
-            units = self.plan.units(manifest.blocks)
-            asked = None if units is None else set(units.subsets)
-            trained, seconds, latest = self.own.trained(
-                self.ledger,
-                lambda members: self.tasks.keys() >= set(members) and (asked is None or members in asked),
-            )
-            combinations = len(self.own.values)
-            whole = None if planned is None else planned * combinations
-            tuning = {"combinations": combinations, "trained": trained, "planned": whole}
-        return {
-            "name": manifest.name,
-            "folder": str(self.folder),
-            "ledger": self.ledger.place,
-            "cohort": manifest.cohort,
-            "network": manifest.context.network,
-            "design": dict(manifest.design),
-            "blocks": [list(block) for block in manifest.blocks],
-            "tasks": list(self.tasks),
-            "planned": planned,
-            "trained": held.trained,
-            "failed": held.failed,
-            "waiting": waiting,
-            "finished": not waiting,
-            "training_seconds": seconds,
-            "last_written": None if latest is None else latest.isoformat(timespec="seconds"),
-            "failures": reasons,
-            "stopping": self.stopping(),
-            "tuning": tuning,
-        }
-
-    def check(self) -> list[Finding]:
-        """Everything wrong with the search's ledger, and what the plan lacks in it."""
-        findings = self.ledger.check()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LedgerWarning)  # the files it would warn of are findings already
-            key = self.manifest.context.key
-            waiting, failures = self._waiting(), self.ledger.failures(key)
-            held = self.ledger.progress(key, self.tasks.keys(), self.manifest.blocks).trained
-        if waiting:
-            problem = f"{waiting} units that the search asks for at present are not in it ({held} are)."
-            fix = f"Run the search to train them: tim-search run {self.folder / 'search.yaml'} --out {self.folder}"
-            findings.append(Finding(self.ledger.place, problem, fix, "warning"))
-        for reason, count in failures.items():
-            fix = "They are final; to train them again, search into a new ledger."
-            findings.append(Finding(self.ledger.place, f"{count} units failed: {reason}.", fix, "warning"))
-        return findings
-
-    def _waiting(self) -> int:
-        """Units that the plan asks for at present and the ledger lacks."""
-        wanted = self.plan.units(self.manifest.blocks)
-        if wanted is not None:
-            # No score changes what it asks for, and the table of a large search takes long to read.
-            return len(self.ledger.lacking(self.manifest.context.key, wanted)[0])
-        return len(self.plan.ask(self.table))
-
-
-def open_search(folder: str | Path) -> SearchResults:
-    """Open the output folder of a search; raises BadInput where there is none."""
-    folder = Path(folder).absolute()
-    manifest = Manifest.read(folder)
-    return SearchResults(folder, manifest, manifest.open_ledger(folder))
-
-
-def small_cells_of(folder: Path) -> int | None:
-    """`small_cells` of the search in a folder, or None where the folder does not tell.
-
-    cohort.json holds it; one that is damaged, or of a version that did not know the word, leaves it to search.yaml. A
-    search file without the word hides nothing.
-    """
-    # Imported here: pydantic, which the scores can be read without.
-    from tim_search.gates import yaml
-
-    for name, read, without in (("cohort.json", json.loads, None), ("search.yaml", yaml.plain, 0)):
-        try:
-            plain = read((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        value = plain.get("small_cells", without) if isinstance(plain, dict) else None
-        if type(value) is int and value >= 0:
-            return value
-    return None
-
-
-def write_group(results: SearchResults, content: Mapping[str, Any]) -> Path:
-    """Keep a choice of models as `group.json` in the search folder, where the report finds it; returns its path."""
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return write_json(results.folder / "group.json", {**content, "made": made})
 
 
 def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
@@ -282,20 +25,20 @@ def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] 
     Each is a dict: task, estimate, low, high (None where unknown), rejected (a discovery), overlaps (flagged pair).
     """
     i = result.tasks.index(source)
-    flagged = {frozenset(pair) for pair in overlaps}
-    found = [
+    overlapping = overlap_mask(result.tasks, overlaps)
+    rows = [
         {
             "task": task,
             "estimate": float(result.estimate[i, j]),
             "low": number(result.low[i, j]),
             "high": number(result.high[i, j]),
             "rejected": bool(result.rejected[i, j]),
-            "overlaps": frozenset((source, task)) in flagged,
+            "overlaps": bool(overlapping[i, j]),
         }
         for j, task in enumerate(result.tasks)
         if np.isfinite(result.estimate[i, j]) and task != result.control
     ]
-    return sorted(found, key=lambda one: -one["estimate"])
+    return sorted(rows, key=lambda row: -float(row["estimate"]))
 
 
 def report(results: SearchResults, result: TimResult | None = None) -> dict[str, Any]:
@@ -308,7 +51,7 @@ def report(results: SearchResults, result: TimResult | None = None) -> dict[str,
     """
     result = result or results.tim()
     by_rule = {rule: results.expand(rule) for rule in expansion.RULES}
-    rows = {rule: expansion.rows(found) for rule, (found, _) in by_rule.items()}
+    rows = {rule: expansion.rows(expansions) for rule, (expansions, _) in by_rule.items()}
     design_rule = results.greedy().rule
     sharing = by_rule[design_rule][1]
     return {
@@ -362,7 +105,7 @@ def _about_tuning(results: SearchResults) -> list[str]:
     if not records:
         return []
     chosen = Counter(", ".join(f"{name} {value}" for name, value in record["choice"].items()) for record in records)
-    same = sum(all(one == record["choice"] for one in record["by_block"]) for record in records)
+    same = sum(all(choice == record["choice"] for choice in record["by_block"]) for record in records)
     shares = "; ".join(f"{words} for {count}" for words, count in chosen.most_common(_SHOWN))
     more = f"; others for {sum(chosen.values()) - sum(count for _, count in chosen.most_common(_SHOWN))}"
     alike = (
@@ -386,4 +129,4 @@ def _about_silhouettes(tasks: Iterable[Task]) -> list[str]:
 def _flagged(row: Mapping[str, Any], overlaps: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """An expansion's row, with the tasks of its best combination whose targets overlap with the source's."""
     names = [other for pair in overlaps if row["source"] in pair for other in pair if other != row["source"]]
-    return {**plain(row), "overlapping": sorted(set(names).intersection(row["best"].split(" + ")))}
+    return {**plain(row), "overlapping": sorted(set(names).intersection(parted(row["best"])))}
