@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tim_search.app.deploy import load as load_model
     from tim_search.app.deploy import train as train_model
+    from tim_search.app.model_folder import load as load_model
     from tim_search.app.runner import run_search as run_search
     from tim_search.config import SearchFile as SearchFile
     from tim_search.config import load as load_search
@@ -38,7 +38,7 @@ _PUBLIC = {
     "from_ledger": ("tim", "from_ledger"),
     "from_table": ("tim", "from_table"),
     "heatmaps": ("tracking", "heatmaps"),
-    "load_model": ("app.deploy", "load"),
+    "load_model": ("app.model_folder", "load"),
     "load_search": ("config", "load"),
     "open_search": ("results.opened", "open_search"),
     "resolve_search": ("config", "resolve"),

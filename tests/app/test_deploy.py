@@ -23,7 +23,7 @@ import pytest
 from model.trained import deployed
 from tests.support import ROOT
 from tests.support.mlflow_stores import server, uri_of
-from tim_search.app import deploy
+from tim_search.app import deploy, model_folder
 from tim_search.cli import commands as cli
 from tim_search.results import opened, readings
 from tim_search.tracking import tracker as tracking
@@ -38,7 +38,7 @@ def folder(finished_search: Path, tmp_path: Path) -> Path:
 
 def rows(made: deploy.Trained, n: int = 6) -> pd.DataFrame:
     """Made-up rows that differ."""
-    example = deploy.load(str(made.folder)).example()
+    example = model_folder.load(str(made.folder)).example()
     many = pd.concat([example] * n, ignore_index=True)
     return many.assign(age=np.linspace(30, 90, n).round(), scoma=[0.0, np.nan, 40.0, 90.0, 0.0, 26.0][:n])
 
@@ -56,23 +56,23 @@ def test_the_model_lies_in_the_folder_and_in_mlflow(published_model: deploy.Trai
     score = next(one for one in published_model.scores if one["task"] == "hospdead")
     assert row["score"] == pytest.approx(score["value"])
     assert row["low"] < row["score"] < row["high"]
-    said = deploy.load(str(published_model.folder)).predict(rows(published_model))
+    said = model_folder.load(str(published_model.folder)).predict(rows(published_model))
     for reference in (row["model_uri"], f"runs:/{row['run_id']}", "models:/death/1"):
-        pd.testing.assert_frame_equal(deploy.load(reference, uri_of(out)).predict(rows(published_model)), said)
+        pd.testing.assert_frame_equal(model_folder.load(reference, uri_of(out)).predict(rows(published_model)), said)
     (parent,) = tracking.searches(uri_of(out)).to_dict("records")
     assert parent["status"] == "FINISHED"  # no search runs, and none is left as running
     with pytest.raises(BadInput, match="no search 'other'"):
         tracking.models(uri_of(out), "other")
     with pytest.raises(BadInput, match="could not be read"):
-        deploy.load("models:/death/7", uri_of(out))
+        model_folder.load("models:/death/7", uri_of(out))
     with pytest.raises(BadInput, match="expected models:/NAME/VERSION"):
-        deploy.load("models:/death", uri_of(out))
+        model_folder.load("models:/death", uri_of(out))
 
 
 def test_mlflow_runs_the_model_as_it_lies(published_model: deploy.Trained) -> None:
     served = mlflow.pyfunc.load_model(str(published_model.folder))
     some = rows(published_model)
-    expected = deploy.load(str(published_model.folder)).predict(some)
+    expected = model_folder.load(str(published_model.folder)).predict(some)
     pd.testing.assert_frame_equal(served.predict(some[some.columns[::-1]]), expected)
     # Whole numbers and records as a request holds them.
     pd.testing.assert_frame_equal(served.predict(some.astype({"age": "int64"})), expected)
@@ -146,8 +146,8 @@ def test_the_combination_is_the_one_the_search_chose(finished_search: Path) -> N
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"source": "death"}, "no such task in the search: death"),
-        ({"source": "hospdead", "members": ["hospdead", "nix"]}, "no such task in the search: nix"),
+        ({"source": "death"}, "expected tasks of the search, got death"),
+        ({"source": "hospdead", "members": ["hospdead", "nix"]}, "expected tasks of the search, got nix"),
         ({"source": "hospdead", "members": ["slos_log"]}, "holds the source hospdead"),
         ({"source": "hospdead", "seeds": 0}, "--seeds"),
     ],
@@ -179,15 +179,15 @@ def test_mlflow_down_costs_no_model(folder: Path) -> None:
     assert made.published == {}
     (warning,) = said
     assert f"The model is whole in {made.folder}" in warning
-    assert len(deploy.load(str(made.folder)).predict(rows(made))) == 6
+    assert len(model_folder.load(str(made.folder)).predict(rows(made))) == 6
 
 
 MAKER = """
 import sys, tempfile, time
 from pathlib import Path
-from tim_search.app import deploy
+from tim_search.app import model_folder
 models = Path(sys.argv[1])
-with deploy._alone(models), tempfile.TemporaryDirectory(dir=models, prefix=deploy._MAKING) as aside:
+with model_folder.alone(models), tempfile.TemporaryDirectory(dir=models, prefix=model_folder.MAKING) as aside:
     (Path(aside) / "files").mkdir()
     print("making", flush=True)
     time.sleep(600)
@@ -203,7 +203,7 @@ def test_what_a_killed_training_left_is_cleared_and_a_living_one_is_not(tmp_path
         entered = threading.Event()
 
         def enter() -> None:
-            with deploy._alone(tmp_path):
+            with model_folder.alone(tmp_path):
                 entered.set()
 
         waiting = threading.Thread(target=enter)
@@ -224,7 +224,7 @@ def test_a_moved_folder_takes_its_models_along(published_model: deploy.Trained, 
     hidden = published_model.folder.parent.parent / "mlartifacts"
     hidden.rename(hidden.with_name("gone"))
     try:
-        said = deploy.load("models:/death/1", uri_of(moved)).predict(rows(published_model))
+        said = model_folder.load("models:/death/1", uri_of(moved)).predict(rows(published_model))
         assert len(said) == 6
         # Written on, the database points at the artifacts beside it, also for MLflow itself.
         tracker = tracking.Tracker(uri_of(moved), "small", "another", beside=True)
@@ -303,7 +303,7 @@ def test_mlflow_serves_the_model(published_model: deploy.Trained, tmp_path: Path
             except OSError:
                 time.sleep(0.3)
         some = rows(published_model).drop(columns=["prg2m", "prg6m"])
-        expected = deploy.load(str(published_model.folder)).predict(some)
+        expected = model_folder.load(str(published_model.folder)).predict(some)
         records = json.loads(some.to_json(orient="records"))
         status, said = ask(port, json.dumps({"inputs": records}).encode(), "application/json")
         assert status == 200
@@ -335,7 +335,7 @@ def test_mlflow_predicts_from_a_file(published_model: deploy.Trained, tmp_path: 
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     subprocess.run(command, check=True, env={**os.environ, "PATH": path}, timeout=400)
     said = pd.DataFrame(json.loads((tmp_path / "said.json").read_text())["predictions"])
-    expected = deploy.load(str(published_model.folder)).predict(some)
+    expected = model_folder.load(str(published_model.folder)).predict(some)
     assert said["slos_log"].to_numpy() == pytest.approx(expected["slos_log"].to_numpy())
 
 
@@ -354,9 +354,9 @@ def test_a_model_goes_to_a_remote_server_and_comes_back(folder: Path, server_fol
         assert said == []
         (row,) = tracking.models(uri).to_dict("records")
         assert row["registered"] == "death/1"
-        expected = deploy.load(str(made.folder)).predict(rows(made))
+        expected = model_folder.load(str(made.folder)).predict(rows(made))
         for reference in ("models:/death/1", row["model_uri"]):
-            pd.testing.assert_frame_equal(deploy.load(reference, uri).predict(rows(made)), expected)
+            pd.testing.assert_frame_equal(model_folder.load(reference, uri).predict(rows(made)), expected)
         # A user with nothing but MLflow.
         code = "import mlflow, sys, pandas; m = mlflow.pyfunc.load_model('models:/death/1'); " \
                "print(m.predict(m.input_example)['hospdead'].item())"  # fmt: skip
@@ -364,5 +364,5 @@ def test_a_model_goes_to_a_remote_server_and_comes_back(folder: Path, server_fol
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=400
         )
-        example = deploy.load(str(made.folder)).predict(deploy.load(str(made.folder)).example())
+        example = model_folder.load(str(made.folder)).predict(model_folder.load(str(made.folder)).example())
         assert float(done.stdout.split()[-1]) == pytest.approx(example["hospdead"].item())

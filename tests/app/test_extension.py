@@ -24,8 +24,9 @@ from model.trained.deployed import DeployedModel
 from model.training.fitting import fit_pack
 from model.training.pack import Fitted
 from model.training.trainer import PackTrainer, TrainingPayload
-from tim_search.app import deploy, extension
+from tim_search.app import extension, model_folder, prediction
 from tim_search.cli import commands as cli
+from tim_search.gates.plain import plain
 from tim_search.results import readings
 from tim_search.tracking import pyfunc
 from tim_search.types import FINAL_FOLD, BadInput, Interrupted, Pack, Unit
@@ -281,7 +282,7 @@ def place(model: DeployedModel, cohort: Cohort, tmp_path: Path) -> Path:
     write_cohort(cohort, tmp_path / "cohort")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "search.yaml").write_text(f"cohort: {tmp_path / 'cohort'}\nnetwork: flexcare\n")
-    deploy.write_model(model, tmp_path / "out" / "models" / "ihm-1")
+    model_folder.write_model(model, tmp_path / "out" / "models" / "ihm-1")
     return tmp_path / "out" / "models" / "ihm-1"
 
 
@@ -298,8 +299,8 @@ def test_the_command_measures_saves_and_leaves_the_test_patients_alone(
     with (place.parent / "ihm-1-extend-dec-1.csv").open() as handle:
         written = list(csv.DictReader(handle))
     assert [float(row["value"]) for row in written] == pytest.approx([row["value"] for row in said["trainings"]])
-    model = deploy.load(made)
-    assert "dec" in deploy.predict(model, cells(cohort, 5))
+    model = model_folder.load(made)
+    assert "dec" in prediction.predict(model, cells(cohort, 5))
     card = (made / pyfunc.CARD).read_text(encoding="utf-8")
     assert "`dec` was added to the trained model afterwards" in card
     assert "not judged on the test patients; on validation folds, with 20% of the labels" in card
@@ -315,7 +316,7 @@ def test_reading_the_test_patients_is_asked_for_and_logged(place: Path, tmp_path
     log = readings.read(place.parent.parent)
     assert [(entry["command"], entry["task"]) for entry in log] == [("extend", "dec")] * 2
     assert {row["fold"] for row in found.rows} == {FINAL_FOLD}
-    (score,) = [row for row in deploy.load(tmp_path / "made").about["scores"] if row["task"] == "dec"]
+    (score,) = [row for row in model_folder.load(tmp_path / "made").about["scores"] if row["task"] == "dec"]
     assert score["low"] < score["value"] < score["high"]
     copied = tmp_path / "alone"
     place.rename(copied)
@@ -345,7 +346,7 @@ def test_a_start_helps_a_related_task_where_labels_are_few() -> None:
     model = deployed.train(seen, "m3h", settings, tasks, "hospdead", device="cpu")
     ready = extending.prepare(model, cohort, "dnr_later")
     rows = [
-        extension._plain(row)
+        plain(dataclasses.asdict(row))
         for seed in range(2)
         for row in extending.compare(model, ready, "dnr_later", [0.01], seed, seed, CPU)
     ]
@@ -389,12 +390,12 @@ def test_a_task_that_the_network_cannot_learn(model, cohort, monkeypatch: pytest
 def test_a_model_that_cannot_be_written(model, extended, cohort, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"cannot be written.*Name a folder that you may write to"):
-        deploy.write_model(model, tmp_path / "file" / "sub" / "model")
+        model_folder.write_model(model, tmp_path / "file" / "sub" / "model")
     (tmp_path / "there").mkdir()
     table = [{"primary": True, "pretrained": 0.7, "share": 1.0, "seeds": 1}]
     with pytest.raises(BadInput, match=r"is there already\. Name a new folder"):
         extension._save(extended, cohort, "dec", table, None, tmp_path / "there")
     bare = {name: value for name, value in model.about.items() if name != "scores"}
-    monkeypatch.setattr(deploy, "load", lambda folder: dataclasses.replace(model, about=bare))
+    monkeypatch.setattr(model_folder, "load", lambda folder: dataclasses.replace(model, about=bare))
     with pytest.raises(BadInput, match="has no test scores to put on a card"):
         extension.extend(tmp_path / "model", "dec", cohort="support2", out=tmp_path / "new")

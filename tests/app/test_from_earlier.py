@@ -17,12 +17,12 @@ from numpy.testing import assert_allclose
 
 from tests.support import ROOT
 from tim_search import config
-from tim_search.app import runner
+from tim_search.app import search_folder
 from tim_search.executors.queue import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.loop import run as search
 from tim_search.report import page
-from tim_search.results.summary import SearchResults, open_search
+from tim_search.results.opened import SearchResults, open_search
 from tim_search.tim import TimResult
 
 DATA = ROOT / "tests" / "data" / "from-0.1.0"
@@ -65,7 +65,7 @@ def test_its_report_is_written(folder: Path) -> None:
 def resumed(folder: Path) -> tuple[SearchResults, int]:
     """(the search after what it lacked was trained in this process, how many units were trained)."""
     found = config.resolve(config.load(folder / "search.yaml"), folder)
-    runner.prepare(found)
+    search_folder.prepare(found)
     executor = SerialExecutor(*config.training(found), found.tasks)
     before = len(Ledger(found.ledger).done(found.context.key))
     search.run(found.plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, 16)

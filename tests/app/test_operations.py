@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.searches import Call, trained_search, write_search
-from tim_search.app import runner
+from tim_search.app import publishing, search_folder
 from tim_search.loop import events
 from tim_search.loop.events import EventLog
 from tim_search.loop.manifest import Manifest
@@ -37,7 +37,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_table_is_written_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = runner.write_table(tmp_path / "tables" / "tim.csv", [{"source": "a", "estimate": 0.1}])
+    path = publishing.write_table(tmp_path / "tables" / "tim.csv", [{"source": "a", "estimate": 0.1}])
     before = path.read_bytes()
     assert before == b"source,estimate\r\na,0.1\r\n"
 
@@ -45,8 +45,8 @@ def test_a_table_is_written_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        runner.write_table(path, [{"source": "b", "estimate": 0.2}])
+    with pytest.raises(BadInput, match="No space left"):
+        publishing.write_table(path, [{"source": "b", "estimate": 0.2}])
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -86,10 +86,10 @@ def test_a_later_publication_joins_the_run_of_the_search(finished: Path) -> None
 
     found = config.resolve(config.load(finished / "search.yaml"), finished)
     manifest = Manifest.read(finished)
-    one = runner.tracker_of(manifest, found.out, found.tracking_uri, print, capacity=found.capacity)
-    other = runner.tracker_of(runner.prepare(found), finished, found.tracking_uri, print)
+    one = publishing.tracker_of(manifest, found.out, found.tracking_uri, print, capacity=found.capacity)
+    other = publishing.tracker_of(search_folder.prepare(found), finished, found.tracking_uri, print)
     assert one._tags == other._tags
-    elsewhere = runner.tracker_of(manifest, finished, "http://mlflow:5000", print)
+    elsewhere = publishing.tracker_of(manifest, finished, "http://mlflow:5000", print)
     assert elsewhere._tags["search_id"] != one._tags["search_id"]
 
 

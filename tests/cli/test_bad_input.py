@@ -232,7 +232,7 @@ ROWS = [
     Row("confirm copy", ["holds the search 'small' with another context", "the split"], OTHER_SPLIT),
     # ---------------------------------------------------------------- train, predict, extend
     Row("train . --source hospdead", ["search.json: cannot be read"]),
-    Row("train {search} --source nobody", ["no such task in the search: nobody"]),
+    Row("train {search} --source nobody", ["--source: expected tasks of the search, got nobody"]),
     Row(
         "train {search} --source hospdead --subset dzclass+slos_log",
         ["--subset: expected a combination that holds the source"],
@@ -448,9 +448,9 @@ def control_twice(_: Path) -> None:
 
 
 def full_disk(_: Path) -> None:
-    from tim_search.app import deploy
+    from tim_search.app import prediction
 
-    deploy.write_table(pd.DataFrame({"a": [1]}), Path("/proc/said.csv"))
+    prediction.write_table(pd.DataFrame({"a": [1]}), Path("/proc/said.csv"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from model.sources.opening import open_cohort
 from tests.support import ROOT, fake_trainer, haim_files
 from tests.support.searches import TASKS, Call, trained_search, write_search
 from tim_search import config
-from tim_search.app import confirmer, runner
+from tim_search.app import confirmer, runner, search_folder
 from tim_search.cli import cohort_cli, console, display
 from tim_search.cli import commands as cli
 from tim_search.executors.serial import SerialExecutor
@@ -239,7 +239,7 @@ def test_reading_needs_neither_torch_nor_ray_nor_the_cohort(folder: Path) -> Non
 
 
 def test_before_anything_is_trained(call: Call, tmp_path: Path) -> None:
-    runner.prepare(config.resolve(config.SearchFile(cohort="support2", tasks=TASKS), tmp_path / "new"))
+    search_folder.prepare(config.resolve(config.SearchFile(cohort="support2", tasks=TASKS), tmp_path / "new"))
     assert json.loads(call("status", tmp_path / "new", "--json")[1])["trained"] == 0
     code, _, err = call("tim", tmp_path / "new")
     assert code == 2

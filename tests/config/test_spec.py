@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tim_search import config
-from tim_search.app import extension, forecast, runner
+from tim_search.app import extension, forecast, search_folder
 from tim_search.config import sections
 from tim_search.gates import reading
 from tim_search.gates import yaml as gate
@@ -423,10 +423,10 @@ def test_a_folder_keeps_the_blocks_its_search_began_with(tmp_path: Path) -> None
     """The default was one block once; a search that was finished then must not become half-trained by it."""
     search = config.SearchFile(cohort="support2", tasks=("hospdead", "dzclass"))
     begun = config.resolve(search.model_copy(update={"blocks": 1}), tmp_path)
-    runner.prepare(begun)
+    search_folder.prepare(begun)
     again = config.resolve(search, tmp_path)
     assert again.blocks == ((0, 0),)
-    runner.prepare(again)
+    search_folder.prepare(again)
     assert config.load(tmp_path / "search.yaml").blocks == 1, "written down, whatever the default will be"
     assert Manifest.read(tmp_path).planned_units == 3
     # Another design, blocks of one's own, and a folder that cannot be read are other matters.
@@ -439,7 +439,7 @@ def test_a_folder_keeps_the_blocks_its_search_began_with(tmp_path: Path) -> None
 
 def test_pairs_of_seeds_and_folds_stay_in_the_search_file(tmp_path: Path) -> None:
     found = config.resolve(config.SearchFile(cohort="support2", tasks=("hospdead",), seeds=(3, 4)), tmp_path)
-    runner.prepare(found)
+    search_folder.prepare(found)
     kept = config.load(tmp_path / "search.yaml")
     assert (kept.blocks, kept.seeds) == (None, (3, 4))
 

@@ -24,7 +24,7 @@ from model.sources import synthetic
 from model.sources.opening import write_cohort
 from tests.support.ledgers import MANIFEST, PAIRS, site
 from tim_search import config
-from tim_search.app import confirmer, deploy, extension, inside, runner
+from tim_search.app import confirmer, deploy, extension, inside, runner, search_folder
 from tim_search.gates import small_cells
 from tim_search.report import page as report
 from tim_search.results import opened
@@ -181,11 +181,11 @@ def test_a_search_folder_holds_no_small_count_from_its_start(tmp_path: Path, coh
     found = config.resolve(config.load(search_file(tmp_path, cohort, small_cells=SMALL)))
     exact = set(counts(describe(found.cohort)))
     assert {18, 19, 13} & exact, "the cohort has small counts"
-    runner.prepare(found)
+    search_folder.prepare(found)
     kept = json.loads((found.out / "cohort.json").read_text(encoding="utf-8"))
     assert kept == small_cells.of_cohort(describe(found.cohort), SMALL) | {"small_cells": SMALL}
     assert not [value for value in counts(kept) if 0 < value < SMALL]
-    runner.prepare(found)  # as a resumed run does
+    search_folder.prepare(found)  # as a resumed run does
     assert json.loads((found.out / "cohort.json").read_text(encoding="utf-8")) == kept
     results = opened.open_search(found.out)
     with pytest.raises(BadInput, match=f"--small-cells: expected {SMALL} or more"):
@@ -231,14 +231,14 @@ def test_where_a_folder_says_which_counts_are_hidden(
 
 def test_a_folder_that_does_not_say_is_not_shown(tmp_path: Path, cohort: Cohort) -> None:
     found = config.resolve(config.load(search_file(tmp_path, cohort, small_cells=SMALL)))
-    runner.prepare(found)
+    search_folder.prepare(found)
     (found.out / "cohort.json").unlink()
     assert opened.open_search(found.out).small_cells == SMALL
     (found.out / "search.yaml").unlink()
     with pytest.raises(BadInput, match=r"small_cells.*neither can be read\. Run the search again with its file"):
         report.write(opened.open_search(found.out))
     assert not (found.out / "report.html").exists()
-    runner.prepare(found)  # what it is told to do
+    search_folder.prepare(found)  # what it is told to do
     assert opened.open_search(found.out).small_cells == SMALL
 
 

@@ -23,7 +23,7 @@ from model.cohorts.manifest import describe
 from model.sources.synthetic import haim_like
 from tests.support import fake_trainer
 from tim_search import config
-from tim_search.app import runner
+from tim_search.app import search_folder
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger import table as games
 from tim_search.ledger.ledger import Ledger
@@ -133,7 +133,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = config.resolve(
         config.SearchFile(cohort="support2", name="small", tasks=TASKS, design="exact", blocks=2), path
     )  # type: ignore[arg-type]
-    runner.prepare(found)
+    search_folder.prepare(found)
     executor = SerialExecutor(fake_trainer.trainer, fake_trainer.Behaviour(attention=True, replicates=20), found.tasks)
     with pytest.MonkeyPatch.context() as patch:
         for name, task in found.tasks.items():

@@ -28,7 +28,7 @@ from model.training.fitting import fit_pack
 from model.training.predicting import predict
 from model.training.trainer import TrainingPayload
 from tim_search import config
-from tim_search.app import confirmer, runner
+from tim_search.app import confirmer, runner, search_folder
 from tim_search.designs import sampling as designs
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import ScoreTable
@@ -528,7 +528,7 @@ def test_a_folder_without_scores_has_nothing_to_confirm(
     searched: Callable[[], config.ResolvedSearch], tmp_path: Path
 ) -> None:
     found = dataclasses.replace(searched(), out=tmp_path / "empty", ledger=tmp_path / "empty" / "ledger")
-    runner.prepare(found)
+    search_folder.prepare(found)
     with pytest.raises(BadInput, match="no finished expansion to confirm"):
         confirmer.confirm(found.out)
     with pytest.raises(BadInput, match="the search is not finished, and what it predicts to be best may change"):
@@ -543,7 +543,7 @@ def test_a_choice_that_is_not_made_yet_is_not_put_to_the_test(
 ) -> None:
     """A search half-way: what one source chose is final, what another would choose is not."""
     found = dataclasses.replace(searched(), out=tmp_path / "half", ledger=tmp_path / "half" / "ledger")
-    runner.prepare(found)
+    search_folder.prepare(found)
     first, second, third = found.tasks
     for members in ((first,), (second,), (first, second), (first, third), (first, second, third)):
         for block in found.blocks:

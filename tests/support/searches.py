@@ -11,7 +11,7 @@ import yaml
 
 from tests.support import fake_trainer
 from tim_search import config
-from tim_search.app import runner
+from tim_search.app import search_folder
 from tim_search.config.sections import ResourcesSection
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
@@ -54,7 +54,7 @@ def trained_search(
         ),
         folder,
     )
-    runner.prepare(found)
+    search_folder.prepare(found)
     plan = found.plan if n_subsets is None else StaticPlan(getattr(found.plan, "subsets")[:n_subsets])  # noqa: B009
     executor = SerialExecutor(
         fake_trainer.trainer, fake_trainer.Behaviour(attention=True, replicates=20, **behaviour), found.tasks
@@ -70,7 +70,7 @@ def finish(folder: Path, text: str) -> Path:
     """Write a search file into a folder and train what it asks for; returns the search's output folder."""
     (folder / "small.yaml").write_text(text)
     found = config.resolve(config.load(folder / "small.yaml"), folder / "out")
-    runner.prepare(found)
+    search_folder.prepare(found)
     executor = SerialExecutor(*config.training(found), found.tasks)
     search.run(found.plan, Ledger(found.ledger), found.context, found.tasks, found.blocks, executor, 16)
     executor.close()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tim_search import config
-from tim_search.app import confirmer, deploy, forecast, runner
+from tim_search.app import confirmer, deploy, forecast, runner, tuning
 from tim_search.report import page as report
 from tim_search.results import confirmation, opened
 from tim_search.tuning import choices, per_subset
@@ -65,7 +65,7 @@ def test_a_whole_search_is_run_read_and_confirmed(tmp_path: Path) -> None:
         settings = json.loads(asked.contexts[members].settings)
         assert settings["batch_size"] == choices.chosen(found.out, members)["batch_size"]
 
-    (record,) = runner.tune(found, [("hospdead",)])
+    (record,) = tuning.tune(found, [("hospdead",)])
     assert record["choice"] == found.own.values[per_subset.best(skills)[list(results.table.rows).index(("hospdead",))]]
     made = deploy.train(found.out, "hospdead", members=["hospdead"])
     card = (made.folder / "model_card.md").read_text()

@@ -17,8 +17,10 @@ import numpy as np
 
 from tim_search import config
 from tim_search.app import runner
+from tim_search.app.opening import check_tasks, reopen
+from tim_search.app.publishing import tracker_of, write_table
 from tim_search.ledger.table import ScoreTable
-from tim_search.loop import run as search
+from tim_search.loop import run as loop
 from tim_search.loop.run import Event, SearchOutcome
 from tim_search.plans import expansion, static, surrogate
 from tim_search.report import gallery
@@ -26,7 +28,7 @@ from tim_search.report import page as report
 from tim_search.results import confirmation, opened, readings
 from tim_search.results.opened import SearchResults
 from tim_search.tuning import choices, tuned
-from tim_search.types import FINAL_FOLD, BadInput, Subset, near, some, subset
+from tim_search.types import FINAL_FOLD, BadInput, Subset, subset
 
 #: How the combinations to confirm are chosen: a rule of the expansion, or the best that is predicted.
 Rule: TypeAlias = expansion.Rule | Literal["predicted"]
@@ -93,16 +95,13 @@ def confirm(
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
     results = opened.open_search(folder)
-    file = config.load(results.folder / "search.yaml", allow_code=allow_code)
-    found = config.resolve(file, results.folder, allow_code=allow_code)
-    if found.context != results.manifest.context:
-        raise BadInput(runner.other_context(found, results.manifest))
+    search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code)
     chosen, alone, used_rule = _combinations(results, rule, sources, given)
-    together = subset(name for name in found.tasks if name != results.control)
+    together = subset(name for name in search.tasks if name != results.control)
     needed = confirmation.needed(chosen, together)
-    runner.settle(found, needed, address, on_event)
+    runner.settle(search, needed, address, on_event)
     settings = {
-        members: replace(found.settings, **{**values, "replicates": draws})
+        members: replace(search.settings, **{**values, "replicates": draws})
         for members, values in choices.settings(results.folder, needed).items()
     }
     asked = confirmation.Asked(
@@ -112,20 +111,28 @@ def confirm(
         together=together,
         seeds=confirmation.fresh_seeds(seeds, {seed for seed, _ in results.manifest.blocks}),
         draws=draws,
-        contexts={members: replace(found.context, settings=value.text) for members, value in settings.items()},
+        contexts={members: replace(search.context, settings=value.text) for members, value in settings.items()},
         groups=tuple(groups),
     ).after(_before(results.folder))
-    outcome = _train(found, results, asked, settings, address, on_event) if chosen else None
-    if not chosen:
-        asked.write(results.folder)
-    results = opened.open_search(folder)
+    outcome = _train(search, results, asked, settings, address, on_event)
+    return _written(opened.open_search(folder), search, asked, outcome, warn)
+
+
+def _written(
+    results: SearchResults,
+    search: config.ResolvedSearch,
+    asked: confirmation.Asked,
+    outcome: SearchOutcome | None,
+    warn: Callable[[str], None],
+) -> Confirmation:
+    """Table, figures and report of a confirmation, in the folder and in MLflow."""
     rows = confirmation.rows(results)
     log = readings.read(results.folder)
     notes = confirmation.caveats(asked, confirmation.confirmed(results), log, results.manifest.overlaps)
-    table = runner.write_table(results.folder / "tables" / "confirmation.csv", rows)
+    table = write_table(results.folder / "tables" / "confirmation.csv", rows)
     drawn = gallery.confirmation(results)
-    tracker = runner.tracker_of(
-        results.manifest, results.folder, found.tracking_uri, warn, beside=True, capacity=found.capacity
+    tracker = tracker_of(
+        results.manifest, results.folder, search.tracking_uri, warn, beside=True, capacity=search.capacity
     )
     tracker.confirmation(rows, drawn)
     tracker.report(report.write(results, confirmation=rows))
@@ -156,14 +163,17 @@ def wanted(results: SearchResults) -> list[Subset]:
 
 
 def _train(
-    found: config.ResolvedSearch,
+    search: config.ResolvedSearch,
     results: SearchResults,
     asked: confirmation.Asked,
     settings: Mapping[Subset, Any],
     address: str | None,
     on_event: Callable[[Event], None],
-) -> SearchOutcome:
+) -> SearchOutcome | None:
     """Train what the ledger lacks, the subsets of one setting after another; the reading is noted before."""
+    if not asked.chosen:  # every task is best alone: nothing is read
+        asked.write(results.folder)
+        return None
     blocks = tuple((seed, FINAL_FOLD) for seed in asked.seeds)
     plans = {
         context: static.StaticPlan(tuple(members for members in asked.subsets if asked.contexts[members] == context))
@@ -172,7 +182,7 @@ def _train(
     # Everything that can be wrong with the input is found before a test patient is read.
     work = [
         (context, plan, config.confirming(
-            found, settings[plan.subsets[0]], asked.chosen, asked.ensemble, asked.groups, asked.seeds[0]
+            search, settings[plan.subsets[0]], asked.chosen, asked.ensemble, asked.groups, asked.seeds[0]
         ))
         for context, plan in plans.items()
     ]  # fmt: skip
@@ -182,24 +192,20 @@ def _train(
     asked.write(results.folder)
     outcomes = []
     for context, plan, training in work:
-        with contextlib.closing(runner.ray_executor(found, training, address)) as executor:
+        with contextlib.closing(runner.ray_executor(search, training, address)) as executor:
             outcomes.append(
-                search.run(plan, results.ledger, context, found.tasks, blocks, executor, found.capacity, on_event)
+                loop.run(plan, results.ledger, context, search.tasks, blocks, executor, search.capacity, on_event)
             )
-    return tuned.total(outcomes, sum(one.rounds for one in outcomes), sum(one.seconds for one in outcomes))
+    rounds, seconds = zip(*((outcome.rounds, outcome.seconds) for outcome in outcomes), strict=True)
+    return tuned.total(outcomes, sum(rounds), sum(seconds))
 
 
 def _combinations(
     results: SearchResults, rule: Rule, sources: Sequence[str], given: Subset
 ) -> tuple[dict[str, Subset], tuple[str, ...], str]:
     """(source -> combination, sources that stay alone, the rule)."""
-    known = [name for name in results.tasks if name != results.control]
-    unknown = [name for name in (*sources, *given) if name not in known]
-    if unknown:
-        raise BadInput(
-            f"expected tasks of the search ({some(known, 20)}), got {some(unknown)}.{near(unknown[0], known)} Name "
-            "some of them."
-        )
+    check_tasks("--source", sources or None, results)
+    check_tasks("--subset", given or None, results)
     if given:
         if len(given) < 2:
             raise BadInput(
@@ -220,25 +226,31 @@ def _combinations(
                 "name a combination with --subset a+b."
             )
         best = {source: predicted(results.table, source, results.control) for source in sources}
-        chosen = {source: members for source, members in best.items() if len(members) > 1}
-        return chosen, tuple(source for source in best if source not in chosen), rule
-    found, _ = results.expand(rule, sources=sources)
-    waiting = [one for one in found if not one.complete]
-    if len(waiting) == len(found):
+        return (*_worth_confirming(best), rule)
+    expansions, _ = results.expand(rule, sources=sources)
+    waiting = [expansion for expansion in expansions if not expansion.complete]
+    if len(waiting) == len(expansions):
         raise BadInput(
-            f"{results.folder} holds no finished expansion to confirm: {found[0].reason}. Take --rule predicted (for "
-            "sampled searches), name a combination with --subset a+b, or run a search whose design is exact, greedy or "
-            "sized."
+            f"{results.folder} holds no finished expansion to confirm: {expansions[0].reason}. Take --rule predicted "
+            "(for sampled searches), name a combination with --subset a+b, or run a search whose design is exact, "
+            "greedy or sized."
         )
     if waiting:
         # Test patients are read for choices that stand, not for what was best half-way.
+        finished = [expansion.source for expansion in expansions if expansion.complete]
         raise BadInput(
-            f"{results.folder}: the choice for {', '.join(one.source for one in waiting)} is not finished "
+            f"{results.folder}: the choice for {', '.join(expansion.source for expansion in waiting)} is not finished "
             f"({waiting[0].reason}). Run the search to its end, name single combinations with --subset a+b, or confirm "
-            f"the sources whose choice is, with --source: {', '.join(one.source for one in found if one.complete)}."
+            f"the sources whose choice is, with --source: {', '.join(finished)}."
         )
-    chosen = {one.source: one.best for one in found if len(one.best) > 1}
-    return chosen, tuple(one.source for one in found if len(one.best) == 1), rule
+    best = {expansion.source: expansion.best for expansion in expansions}
+    return (*_worth_confirming(best), rule)
+
+
+def _worth_confirming(best: Mapping[str, Subset]) -> tuple[dict[str, Subset], tuple[str, ...]]:
+    """(the combinations of two tasks or more, the sources that are best alone)."""
+    chosen = {source: members for source, members in best.items() if len(members) > 1}
+    return chosen, tuple(source for source in best if source not in chosen)
 
 
 def predicted(table: ScoreTable, source: str, control: str | None, max_size: int = expansion.MAX_SIZE) -> Subset:

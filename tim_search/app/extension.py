@@ -6,9 +6,6 @@ asked, leaves the extended model in a folder that `predict` and MLflow take.
 
 from __future__ import annotations
 
-import csv
-import math
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,15 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tim_search import config
-from tim_search.app import deploy
+from tim_search.app import model_folder
+from tim_search.app.opening import check_seeds
+from tim_search.app.publishing import write_table
 from tim_search.gates import small_cells
+from tim_search.gates.plain import number, plain
 from tim_search.results import readings
 from tim_search.types import FINAL_FOLD, BadInput, Interrupted
 
 if TYPE_CHECKING:
     from model.cohorts.cohort import Cohort
     from model.trained.deployed import DeployedModel
-    from model.trained.extending import Reached
 
 #: Shares of the labels where none are named (FlexCare paper, Table 5).
 SHARES = (0.01, 1.0)
@@ -84,7 +83,7 @@ def extend(
     above = folder.resolve().parent.parent
     search = above if (above / "search.yaml").is_file() else None
     _check(folder, search, shares, seeds, test, cohort, out)
-    model = deploy.load(folder)
+    model = model_folder.load(folder)
     if out is not None and "scores" not in model.about:
         raise BadInput(f"{folder}: has no test scores to put on a card. Name a folder that `tim-search train` wrote.")
     note(f"Reading the cohort {cohort or model.about['cohort']}")
@@ -100,8 +99,8 @@ def extend(
         for seed in range(seeds):
             fold = FINAL_FOLD if test else seed % seen.split.n_folds
             note(f"Training {task} from both starts, seed {seed}, " + ("test patients" if test else f"fold {fold}"))
-            rows += [_plain(row) for row in compare(model, seen, task, shares, seed, fold)]
-            _write(_hidden(rows, small), file)
+            rows += [plain(asdict(row)) for row in compare(model, seen, task, shares, seed, fold)]
+            write_table(file, _hidden(rows, small), "Bring the model to a folder you may write to.")
         table = summarise(rows)
         if out is not None:
             note(f"Adding {task} to the model")
@@ -134,20 +133,20 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             for seed in sorted({row["seed"] for row in here})
             if by.get(("pretrained", seed)) is not None and by.get(("scratch", seed)) is not None
         ]
-        found: dict[str, Any] = {
+        row: dict[str, Any] = {
             "share": share, "metric": metric, "primary": not secondary,
             "rows": min(row["rows"] for row in here), "patients": min(row["patients"] for row in here),
             "seeds": len(both),
         }  # fmt: skip
         columns = {
-            "pretrained": [one for one, _ in both],
-            "scratch": [other for _, other in both],
-            "difference": [one - other for one, other in both],
+            "pretrained": [pretrained for pretrained, _ in both],
+            "scratch": [scratch for _, scratch in both],
+            "difference": [pretrained - scratch for pretrained, scratch in both],
         }
         for name, values in columns.items():
-            found[name] = statistics.fmean(values) if values else None
-            found[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-        table.append(found)
+            row[name] = statistics.fmean(values) if values else None
+            row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+        table.append(row)
     return table
 
 
@@ -162,8 +161,7 @@ def _check(
 ) -> None:
     if wrong := [share for share in shares if not 0 < share <= 1]:
         raise BadInput(f"--labels: expected shares above 0 and up to 1, got {wrong[0]:g}. 0.01 is one in a hundred.")
-    if seeds < 1:
-        raise BadInput(f"--seeds: expected a whole number of at least 1, got {seeds}. 5 is the default.")
+    check_seeds(seeds, 5)
     if out is not None and out.exists():
         raise BadInput(f"--out: {out} is there already. Name a new folder.")
     if search is None and cohort is None:
@@ -196,37 +194,19 @@ def _open(search: Path | None, cohort: str | None, tasks: Sequence[str]) -> Coho
     return open_cohort(cohort, tasks)
 
 
-def _plain(row: Reached) -> dict[str, Any]:
-    """A row with None for a score that is none."""
-    return {**asdict(row), "value": row.value if math.isfinite(row.value) else None}
-
-
-def _write(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """All rows so far, whole or not at all."""
-    aside = file.with_name(f".{file.name}.part")
-    try:
-        with aside.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(aside, file)
-    except OSError as error:
-        raise BadInput(f"{file} cannot be written: {error}. Bring the model to a folder you may write to.") from error
-
-
 def _save(
-    made: DeployedModel, cohort: Cohort, task: str, table: Sequence[dict[str, Any]], search: Path | None, out: Path
+    model: DeployedModel, cohort: Cohort, task: str, table: Sequence[dict[str, Any]], search: Path | None, out: Path
 ) -> Path:
     """Write the extended model; its new task's score is that of the test patients where those were asked for."""
     from model.trained.deployed import evaluate
 
     metric = cohort.tasks[task].metric
     best = [row for row in table if row["primary"]][-1]
-    facts = dict(made.about)
+    facts = dict(model.about)
     small = facts.get("small_cells", 0)
     if search is not None:
-        readings.log(search, "extend", model=out.name, task=task, seeds=made.about["seeds"])
-        scores = [{**asdict(row), "rows": small_cells.near(row.rows, small)} for row in evaluate(made, cohort, [task])]
+        readings.log(search, "extend", model=out.name, task=task, seeds=model.about["seeds"])
+        scores = [{**asdict(row), "rows": small_cells.near(row.rows, small)} for row in evaluate(model, cohort, [task])]
         facts["readings"] = len(readings.read(search))
     else:
         held_out = "" if best["pretrained"] is None else f" {best['pretrained']:.3f}"
@@ -246,33 +226,29 @@ def _save(
                 "why": why,
             }
         ]
-    facts["training"] = small_cells.of_training(made.about["training"], small)
-    facts["scores"] = [*made.about["scores"], *({**row, "value": _finite(row["value"])} for row in scores)]
+    facts["training"] = small_cells.of_training(model.about["training"], small)
+    facts["scores"] = [*model.about["scores"], *({**row, "value": number(row["value"])} for row in scores)]
     added = [pair for pair in cohort.overlaps if task in pair]
-    facts["overlaps"] = [*made.about["overlaps"], *map(list, added)]
-    facts["extended"] = [*made.about.get("extended", []), task]
+    facts["overlaps"] = [*model.about["overlaps"], *map(list, added)]
+    facts["extended"] = [*model.about.get("extended", []), task]
     try:
-        deploy.write_model(replace(made, about=facts), out)
+        model_folder.write_model(replace(model, about=facts), out)
     except FileExistsError:
         raise BadInput(f"--out: {out} is there already. Name a new folder.") from None
     return out
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _notes(model: DeployedModel, cohort: Cohort, task: str, test: bool) -> list[str]:
     """What the reader of the table must know."""
     nested = sorted({name for pair in cohort.overlaps if task in pair for name in pair if name != task})
-    found = (
+    notes = (
         ["The start is the model itself; its tasks' labels of the test patients had no part in it."]
         if test
         else ["The start was trained anew for each seed, without the patients of the held-out fold."]
     )
     if overlapping := [name for name in nested if name in model.tasks]:
-        found.append(
+        notes.append(
             f"{task} overlaps with {', '.join(overlapping)} of the model (targets nested or near-identical): what the "
             "start gains there is no transfer between outcomes."
         )
-    return found
+    return notes

@@ -16,7 +16,7 @@ from tim_search.plans import power
 from tim_search.types.columns import Subsets
 
 
-def forecast(found: config.ResolvedSearch) -> dict[str, Any]:
+def forecast(search: config.ResolvedSearch) -> dict[str, Any]:
     """Plain values; trains a few steps of a few packs on this machine to measure what a unit costs.
 
     Keys: name, tasks, design, blocks; units of the whole search (None where the plan decides as it goes) and at_most,
@@ -28,35 +28,35 @@ def forecast(found: config.ResolvedSearch) -> dict[str, Any]:
     None where they say too little), subsets, pilot_units, notes; too_few, why a sample cannot test its scores (None
     where it can).
     """
-    context, tasks, own = found.context.key, tuple(found.tasks), found.own
-    ledger = Ledger(found.ledger)
-    table = score_table(ledger.scores(context, columns=COLUMNS), tasks, found.blocks, replicates=True)
-    wanted = found.plan.ask(table)
+    context, tasks, own = search.context.key, tuple(search.tasks), search.own
+    ledger = Ledger(search.ledger)
+    table = score_table(ledger.scores(context, columns=COLUMNS), tasks, search.blocks, replicates=True)
+    wanted = search.plan.ask(table)
     # Where every subset tries all combinations of settings, a unit is that many trainings.
     tried = [context] if own is None else [own.context_of(values).key for values in own.values]
     lacking = [ledger.lacking(key, wanted)[0] for key in tried]
     todo = [unit for units in lacking for unit in units]
-    workers = found.resources.workers or config.room_here(found.resources)
-    waiting = [pack for units in lacking for pack in packs(units, found.tasks, found.capacity, max(1, workers))]
+    workers = search.resources.workers or config.room_here(search.resources)
+    waiting = [pack for units in lacking for pack in packs(units, search.tasks, search.capacity, max(1, workers))]
     sizes = Counter(len(unit.subset) for unit in todo)
-    units = found.plan.planned(found.blocks)
-    cost = config.cost(found, sorted({unit.subset for unit in wanted})) if wanted else None
+    units = search.plan.planned(search.blocks)
+    cost = config.cost(search, sorted({unit.subset for unit in wanted})) if wanted else None
     seconds = wall = None
     if cost is not None:
-        clustering = {name for name, task in found.tasks.items() if task.kind == "clustering"}
+        clustering = {name for name, task in search.tasks.items() if task.kind == "clustering"}
         each = [
             sum(cost(len(unit.subset), len(clustering.intersection(unit.subset))) for unit in pack.units)
             for pack in waiting
         ]
         seconds, wall = sum(each), _makespan(each, workers)
     return {
-        "name": found.file.name,
+        "name": search.file.name,
         "tasks": list(tasks),
-        "design": dict(found.design),
-        "blocks": [list(block) for block in found.blocks],
+        "design": dict(search.design),
+        "blocks": [list(block) for block in search.blocks],
         "units": units,
         "combinations": len(tried),
-        "at_most": found.plan.most(found.blocks),
+        "at_most": search.plan.most(search.blocks),
         "held": int(table.trained.sum()),
         "todo": len(todo),
         "packs": len(waiting),
@@ -64,8 +64,8 @@ def forecast(found: config.ResolvedSearch) -> dict[str, Any]:
         "by_size": {str(size): sizes[size] for size in sorted(sizes)},
         "workers": workers,
         "worker_seconds": seconds if wanted else 0.0,
-        "power": _power(found, ledger),
-        "too_few": too_few(found),
+        "power": _power(search, ledger),
+        "too_few": too_few(search),
         "wall_seconds": wall if wanted else 0.0,
     }
 
@@ -75,40 +75,40 @@ def _makespan(seconds: Sequence[float], workers: int) -> float | None:
     if not workers:
         return None
     free = [0.0] * workers
-    for one in seconds:
-        heapq.heapreplace(free, free[0] + one)
+    for pack in seconds:
+        heapq.heapreplace(free, free[0] + pack)
     return max(free)
 
 
-def too_few(found: config.ResolvedSearch) -> str | None:
+def too_few(search: config.ResolvedSearch) -> str | None:
     """Why a sampled design is too small for a test of any score; None where it is not, or is no sample."""
-    design, m = found.plan.sample, len(found.tasks)
+    design, m = search.plan.sample, len(search.tasks)
     if design is None:
         return None
-    scored = int(Subsets.of(design.subsets, found.tasks).membership.sum(axis=0).min())
+    scored = int(Subsets.of(design.subsets, search.tasks).membership.sum(axis=0).min())
     if scored >= m + 4:
         return None
-    told = (
+    problem = (
         f"{len(design.subsets)} subsets of {m} tasks score some task only {scored} times; below {m + 4} (tasks + 4) "
         "its scores have no tests, hence no discoveries. "
     )
     enough, every = 2 * (m + 4), 2**m - 1
     if enough >= every:
-        return f"{told}There are {every} subsets in all: write `design: exact`."
+        return f"{problem}There are {every} subsets in all: write `design: exact`."
     usual = min(designs.SAMPLED_PER_TASK * m, every)
-    return f"{told}Ask for `sampled: {enough}` or more, or for fewer `tasks`; the default is {usual}."
+    return f"{problem}Ask for `sampled: {enough}` or more, or for fewer `tasks`; the default is {usual}."
 
 
-def _power(found: config.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:
+def _power(search: config.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | None:
     """What all scores of the search's context say about its design, whatever subsets and blocks they come from."""
-    design = found.plan.sample
+    design = search.plan.sample
     if design is None:
         return None
-    pilot = score_table(ledger.scores(found.context.key, columns=COLUMNS), tuple(found.tasks), replicates=True)
-    said = power.power(pilot, design, found.blocks, found.design.get("control"))
+    pilot = score_table(ledger.scores(search.context.key, columns=COLUMNS), tuple(search.tasks), replicates=True)
+    answer = power.power(pilot, design, search.blocks, search.design.get("control"))
     return {
-        "smallest": said.smallest,
+        "smallest": answer.smallest,
         "subsets": len(design.subsets),
-        "pilot_units": said.pilot_units,
-        "notes": list(said.notes),
+        "pilot_units": answer.pilot_units,
+        "notes": list(answer.notes),
     }

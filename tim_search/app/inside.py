@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tim_search import config
+from tim_search.app.opening import check_seeds, check_tasks, reopen
 from tim_search.gates import small_cells
 from tim_search.results import opened
-from tim_search.types import BadInput, Subset, near, some, subset
+from tim_search.types import Subset, subset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ TABLES = ("scores", "turns", "routing", "patients", "apart")
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """What was found.
+    """What is seen inside one subset.
 
     Attributes:
         folder: where the tables and figures lie.
@@ -62,39 +62,17 @@ def look(
     from model.trained.inside import look_inside
 
     results = opened.open_search(folder)
-    if seeds < 1:
-        raise BadInput(f"--seeds: expected a whole number of at least 1, got {seeds}. The default is 5.")
-    control = results.manifest.design.get("control")
-    known = [task.name for task in results.manifest.tasks if task.name != control]
-    if unknown := [name for name in members or () if name not in known]:
-        raise BadInput(
-            f"--subset: expected tasks of the search, got {some(unknown)}.{near(unknown[0], known)} Its tasks are: "
-            f"{some(known, 20)}."
-        )
-    chosen = subset(members or known)
-    finder = look_inside(results.manifest.context.network)
-    note(f"Reading the cohort {results.manifest.cohort}")
-    loaded = config.load(results.folder / "search.yaml", allow_code=allow_code)
-    found = config.resolve(loaded, results.folder, allow_code=allow_code)
-    if found.context != results.manifest.context:
-        raise BadInput(
-            f"{results.folder}: the cohort {found.cohort.name} or the training settings are no longer those of the "
-            "search, so what is seen would not be its networks. Bring the cohort back, or search again."
-        )
-    _, fold = found.blocks[0]
-    inside = finder(
-        found.cohort,
-        found.settings,
-        chosen,
-        tuple(range(seeds)),
-        fold,
-        found.file.device,
-        max(1, int(found.resources.cpus)),
-        note,
-    )
+    check_seeds(seeds, 5)
+    tasks = check_tasks("--subset", members, results)
+    chosen = subset(members or tasks)
+    look_at = look_inside(results.manifest.context.network)
+    search = reopen(results, consequence="what is seen would not be its networks", allow_code=allow_code, note=note)
+    _, fold = search.blocks[0]
+    device, threads = search.file.device, max(1, int(search.resources.cpus))
+    inside = look_at(search.cohort, search.settings, chosen, tuple(range(seeds)), fold, device, threads, note)
     place = results.folder / "inside" / "+".join(chosen)[:120]
     place.mkdir(parents=True, exist_ok=True)
-    tables = _hidden({name: getattr(inside, name) for name in TABLES}, found.file.small_cells)
+    tables = _hidden({name: getattr(inside, name) for name in TABLES}, search.file.small_cells)
     for name, table in tables.items():
         aside = place / f".{name}.part"
         table.to_csv(aside, index=False)

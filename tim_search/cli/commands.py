@@ -31,7 +31,7 @@ from tim_search.types import BadInput, Finding, Interrupted, Subset, TimSearchEr
 from tim_search.types import subset as as_subset
 
 if TYPE_CHECKING:
-    from tim_search.app.runner import Finished
+    from tim_search.app.publishing import Finished
     from tim_search.config import ResolvedSearch, SearchFile
     from tim_search.results.grouping import Grouping
 
@@ -208,14 +208,14 @@ def _subset(names: str, found: ResolvedSearch) -> Subset:
 
 
 def _tune(found: ResolvedSearch, subsets: Sequence[Subset], address: str | None) -> list[dict[str, Any]]:
-    from tim_search.app import runner
+    from tim_search.app import tuning
     from tim_search.cli import display
 
     what = f"{len(subsets)} subset{'s' * (len(subsets) > 1)}" if subsets else f"search {found.file.name}"
     console.note(f"Tuning {what}: settings compared by cross-validation, into {found.out}")
     try:
         with display.progress(console.errors) as tell:
-            return runner.tune(found, subsets, address, tell, warn=lambda text: console.say("warning", text))
+            return tuning.tune(found, subsets, address, tell, warn=lambda text: console.say("warning", text))
     except KeyboardInterrupt:
         raise Interrupted(
             "Stopped: the ledger holds all that was trained. Run the same command again to go on from there."
@@ -689,11 +689,14 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict new rows with a trained model: columns in any order, modalities may be missing."""
-    from tim_search.app import deploy
 
-    found = deploy.predict(deploy.load(model, tracking_uri, allow_code=allow_code), deploy.read_table(data, key))
+    from tim_search.app import model_folder, prediction
+
+    found = prediction.predict(
+        model_folder.load(model, tracking_uri, allow_code=allow_code), prediction.read_table(data, key)
+    )
     if out is not None:
-        deploy.write_table(found, out)
+        prediction.write_table(found, out)
         console.note(f"{len(found)} predictions written to {out}")
     elif as_json:
         console.print_json({"predictions": json.loads(found.to_json(orient="records"))})
@@ -792,11 +795,12 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Publish a search to MLflow from its ledger, where MLflow was down while it ran; nothing is published twice."""
-    from tim_search.app import runner
     from tim_search.cli import display
 
     console.note(f"Writing the figures of {folder}, then MLflow")
-    finished = runner.catch_up(folder, tracking_uri, warn=lambda text: console.say("warning", text))
+    from tim_search.app import publishing
+
+    finished = publishing.catch_up(folder, tracking_uri, warn=lambda text: console.say("warning", text))
     if finished.missed:
         raise TimSearchError(
             f"Not published: {', '.join(finished.missed)}. The ledger is whole; run the same command again when MLflow "
@@ -897,9 +901,9 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
         amount += f", each with {len(found.own.values)} combinations of settings"
     console.note(f"Search {found.file.name}: {len(found.tasks)} tasks, {amount}, into {found.out}")
     # Only now: a mistake in the search file should not wait for these imports.
-    from tim_search.app import forecast, runner
+    from tim_search.app import forecast, runner, search_folder
 
-    runner.check_folder(found)
+    search_folder.check_folder(found)
     if few := forecast.too_few(found):
         console.say("warning", few)
     place = address or found.file.address

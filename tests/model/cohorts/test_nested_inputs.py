@@ -24,7 +24,7 @@ from model.trained.deployed import ABSENT, DeployedModel, PredictionWarning, eva
 from model.training.fitting import fit_pack
 from model.training.predicting import predict
 from model.training.scores import score_pack
-from tim_search.app import deploy
+from tim_search.app import model_folder, prediction
 from tim_search.tracking import pyfunc
 from tim_search.types import FINAL_FOLD, BadInput, Pack, Task, Unit
 
@@ -161,11 +161,10 @@ def test_lists_arrays_parquet_json_and_copies_say_the_same(model, rows, tmp_path
     read = DeployedModel.load(tmp_path / "model")
     assert read.settings == SETTINGS
     pd.testing.assert_frame_equal(read.predict(rows), before)
-    pd.testing.assert_frame_equal(deploy.predict(read, rows), before)
+    pd.testing.assert_frame_equal(prediction.predict(read, rows), before)
 
 
-def test_rows_are_predicted_some_at_a_time(model, rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "_NUMBERS", 7 * (2 + 2 * STEPS + 2 * 5 * 7))
+def test_rows_are_predicted_some_at_a_time(model, rows) -> None:
     sizes: list[int] = []
 
     class Counting:
@@ -175,7 +174,7 @@ def test_rows_are_predicted_some_at_a_time(model, rows, monkeypatch: pytest.Monk
             sizes.append(len(part))
             return model.predict(part)
 
-    found = deploy.predict(Counting(), rows)  # type: ignore[arg-type]
+    found = prediction.predict(Counting(), rows, 7 * (2 + 2 * STEPS + 2 * 5 * 7))  # type: ignore[arg-type]
     assert set(sizes[:-1]) == {7}
     np.testing.assert_allclose(found["cost"], model.predict(rows)["cost"], rtol=1e-5)
 
@@ -276,9 +275,9 @@ def written(model, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "network": "flexcare", "settings": {"width": 16}, "readings": 1, "scores": [], "created": "", "versions": {},
     }  # fmt: skip
     place = tmp_path_factory.mktemp("models") / "dead-1"
-    deploy.write_model(replace(model, about={**model.about, **facts}), place)
+    model_folder.write_model(replace(model, about={**model.about, **facts}), place)
     with pytest.raises(FileExistsError):
-        deploy.write_model(model, place)
+        model_folder.write_model(model, place)
     return place
 
 

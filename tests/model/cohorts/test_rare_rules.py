@@ -13,7 +13,6 @@ import pytest
 from model.sources import haim_tables, support2
 from model.trained import confirming
 from tim_search import config
-from tim_search.app import extension, inside
 from tim_search.config import designs, resolving
 from tim_search.config.sections import ExactDesign
 from tim_search.executors import ray_executor, ray_start
@@ -62,11 +61,6 @@ def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
     manifest = Manifest("s", "c", CONTEXT, TASKS, (), {"kind": "exact"}, ((0, 0),), ("a",))
     with pytest.raises(BadInput, match=r"cannot be written.*--out"):
         manifest.write(tmp_path / "file")
-
-
-def test_a_table_of_an_extension_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="Bring the model to a folder you may write to"):
-        extension._write([{"share": 1.0}], tmp_path / "none" / "table.csv")
 
 
 def test_ray_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,17 +125,3 @@ def test_workers_that_no_machine_here_can_hold(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(executor, "_nodes", lambda: [node])
     with pytest.raises(BadInput, match=r"each worker asks for 1000 CPU.*Ask for less"):
         executor._start()
-
-
-def test_a_look_inside_another_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = Manifest("s", "c", CONTEXT, TASKS, (), {"kind": "exact"}, ((0, 0),), ("a",))
-    opened = SimpleNamespace(manifest=manifest, folder=Path("folder"))
-    monkeypatch.setattr(inside.summary, "open_search", lambda folder: opened)
-    with pytest.raises(BadInput, match="--seeds: expected a whole number of at least 1, got 0"):
-        inside.look("folder", seeds=0)
-    other = SimpleNamespace(context=dataclasses.replace(CONTEXT, settings="{1}"), cohort=SimpleNamespace(name="c"))
-    monkeypatch.setattr(inside.config, "load", lambda path, **_: None)
-    monkeypatch.setattr(inside.config, "resolve", lambda *_, **__: other)
-    monkeypatch.setattr("model.trained.inside.look_inside", lambda name: None)
-    with pytest.raises(BadInput, match="are no longer those of the search"):
-        inside.look("folder")

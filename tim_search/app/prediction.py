@@ -1,0 +1,59 @@
+"""Tables of rows in, predictions out: read as they are written, predicted some rows at a time, written whole."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from tim_search.types import BadInput
+
+if TYPE_CHECKING:
+    from model.trained.deployed import DeployedModel
+
+#: Rows, and numbers in them, that are predicted at once: a bound on memory.
+_ROWS, _NUMBERS = 100_000, 50_000_000
+
+
+def read_table(path: Path, index: str | None = None) -> pd.DataFrame:
+    """A table of rows to predict: CSV or Parquet, with an id column as its index where one is named.
+
+    Raises BadInput where it cannot be read or lacks the column.
+    """
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, dtype=None if index is None else {index: str})  # an id 007 stays one
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read as a table ({error}). Give a CSV or .parquet file.") from error
+    if index is None:
+        return frame
+    if index not in frame:
+        raise BadInput(f"{path}: expected the id column {index}, its columns are {', '.join(map(str, frame))}.")
+    return frame.set_index(index)
+
+
+def predict(model: DeployedModel, rows: pd.DataFrame, most_numbers: int = _NUMBERS) -> pd.DataFrame:
+    """`DeployedModel.predict`, some rows at a time; the row index becomes a column where it has a name."""
+    size = max(1, min(_ROWS, most_numbers // sum(math.prod(block.shape) for block in model.inputs)))
+    parts = [model.predict(rows.iloc[start : start + size]) for start in range(0, max(1, len(rows)), size)]
+    frame = pd.concat(parts)
+    return frame if frame.index.name is None else frame.reset_index()
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write predictions as CSV or, by the name's end, Parquet: whole or not at all."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            frame.to_parquet(aside, index=False)
+        else:
+            frame.to_csv(aside, index=False)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise BadInput(f"{path} cannot be written: {error}. Name another file with --out.") from error
