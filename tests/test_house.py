@@ -79,7 +79,7 @@ WITHOUT_TORCH = {
     "model.cohorts.manifest",
     "model.networks.settings",
     "model.sources.support2",
-    "model.sources.table_guess",
+    "model.sources.own_table",
 }
 
 JOB_LINES = 60

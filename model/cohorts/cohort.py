@@ -8,7 +8,6 @@ generator (`model/sources/synthetic.py`). Torch is not needed here; `model.data`
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -171,9 +170,8 @@ class Cohort:
         dropped = excluded(self.modalities, [pattern for task in wanted.values() for pattern in task.excludes])
         modalities: dict[str, Modality] = {}
         for name, modality in self.modalities.items():
-            kept = [column for column in modality.inputs if (name, column) not in dropped]
-            if kept:
-                modalities[name] = modality.keep(kept)
+            if columns := [column for column in modality.inputs if (name, column) not in dropped]:
+                modalities[name] = modality.keep(columns)
         if not modalities:
             raise BadInput(
                 f"cohort {self.name}: the tasks {', '.join(wanted)} together exclude every input column. "
@@ -271,11 +269,11 @@ def _check_parts(
         shape = (n, task.n_outputs) if task.kind == "multilabel" else (n,)
         if label.shape != shape:
             raise ValueError(f"labels of {name}: expected the shape {shape}, given {label.shape}")
-        known = label[~np.isnan(label)]
+        given = label[~np.isnan(label)]
         n_codes = task.n_outputs if task.kind == "multiclass" else 2
-        if task.kind != "regression" and not np.isin(known, np.arange(n_codes)).all():
+        if task.kind != "regression" and not np.isin(given, np.arange(n_codes)).all():
             raise ValueError(f"labels of {name}: expected codes 0 to {n_codes - 1} and NaN")
-        if np.isinf(known).any():
+        if np.isinf(given).any():
             raise ValueError(f"labels of {name}: some are infinite")
 
 
@@ -309,7 +307,7 @@ def make_split(
     for code, value in zip(patients.tolist(), [""] * len(patients) if strata is None else strata, strict=True):
         key = text(value)
         counts[code][key] = counts[code].get(key, 0) + 1
-    stratum = [min(found, key=lambda key: (-found[key], key)) for found in counts]
+    stratum = [min(strata_of, key=lambda key: (-strata_of[key], key)) for strata_of in counts]
     shuffled = [hashlib.sha256(f"{seed}:{text(key)}".encode()).hexdigest() for key in patient_ids.tolist()]
     order = sorted(range(len(patient_ids)), key=lambda code: (stratum[code], shuffled[code]))
     test = np.zeros(len(patient_ids), bool)
@@ -340,6 +338,12 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def examples(values: NDArray[Any], most: int = 5) -> str:
+    """The first few values, for a message."""
+    shown = ", ".join(text(value) for value in values[:most].tolist())
+    return f"{shown}, ..." if len(values) > most else shown
+
+
 def excluded(modalities: Mapping[str, Modality], patterns: Iterable[str]) -> set[tuple[str, str]]:
     """The (modality, column) pairs that any of the patterns names (see `matches`)."""
     return {pair for pattern in set(patterns) for pair in matches(modalities, pattern)}
@@ -351,20 +355,32 @@ def matches(modalities: Mapping[str, Modality], pattern: str) -> list[tuple[str,
     An entry is a column (every modality that has a column of that name), `modality.column`, or either with `*` for
     any run of characters: `notes.*` is a whole modality. An image modality has one column, `pixels`.
     """
-    if "*" not in pattern:
-        return [
-            (name, column)
-            for name, modality in modalities.items()
-            for column in modality.inputs
-            if pattern in (column, f"{name}.{column}")
-        ]
-    wanted = re.compile(re.escape(pattern).replace(r"\*", ".*"))
+    parts = pattern.split("*")
     return [
         (name, column)
         for name, modality in modalities.items()
         for column in modality.inputs
-        if wanted.fullmatch(column) or wanted.fullmatch(f"{name}.{column}")
+        if _has_parts(column, parts) or _has_parts(f"{name}.{column}", parts)
     ]
+
+
+def _has_parts(name: str, parts: Sequence[str]) -> bool:
+    """Whether a name is these parts in this order with anything between them: in time linear in its length.
+
+    A regular expression of many `*` would try their places in all combinations.
+    """
+    if len(parts) == 1:
+        return name == parts[0]
+    first, *between, last = parts
+    at, end = len(first), len(name) - len(last)
+    if at > end or not name.startswith(first) or not name.endswith(last):
+        return False
+    for part in between:
+        place = name.find(part, at, end)
+        if place < 0:
+            return False
+        at = place + len(part)
+    return True
 
 
 def _fingerprint(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from model.cohorts import checks, leaks
-from model.cohorts.cohort import Cohort, Split, make_cohort, make_split, patient_codes, split_of, text
+from model.cohorts.cohort import Cohort, Split, examples, make_cohort, make_split, patient_codes, split_of, text
 from model.cohorts.folder_features import check_excludes, read_modalities
 from model.cohorts.folder_labels import read_overlaps, read_tasks
 from model.cohorts.folder_reader import (
@@ -28,7 +28,6 @@ from model.cohorts.folder_reader import (
     is_number,
     load,
     numbers,
-    some,
 )
 from tim_search.types import Finding
 
@@ -92,7 +91,9 @@ def _other_patients(reader: Reader, samples: Samples, cohort: Cohort) -> Iterato
     assert table is not None  # the samples were read from it
     for column in table.schema_arrow.names:
         if leaks.named_patient(column) and column not in (samples.id_column, samples.patient_column):
-            yield from leaks.other_patients(column, table.read([column]).column(0).to_pylist(), cohort)
+            array = column_of(reader, table, samples.file, column, DESCRIPTION)
+            if array is not None:
+                yield from leaks.other_patients(column, array.to_pylist(), cohort)
 
 
 def _samples(reader: Reader, spec: Mapping[str, Any]) -> Samples | None:
@@ -111,7 +112,7 @@ def _samples(reader: Reader, spec: Mapping[str, Any]) -> Samples | None:
     index = pd.Index(ids)
     if not index.is_unique:
         twice = index[index.duplicated()].unique().to_numpy()
-        problem = f"{len(twice)} sample ids occur more than once (e.g. {some(twice)})."
+        problem = f"{len(twice)} sample ids occur more than once (e.g. {examples(twice)})."
         fix = "Give every sample its own id; repeated samples of a patient share the patient id only."
         reader.error(f"{name}: column {id_column}", problem, fix)
         return None
@@ -169,7 +170,7 @@ def _given_split(reader: Reader, file: str, samples: Samples) -> Split | None:
     parts = np.array([text(value) for value in part.to_pylist()], dtype=object)
     strange = np.setdiff1d(parts.astype(str), ["train", "test"])
     if len(strange):
-        reader.error(f"{file}: column part", f"expected train or test, given {some(strange)}.", "Mend the column.")
+        reader.error(f"{file}: column part", f"expected train or test, given {examples(strange)}.", "Mend the column.")
         return None
     if not is_number(fold.type):
         reader.error(f"{file}: column fold", f"expected whole numbers, given {fold.type}.", "Number folds from 0.")
@@ -177,9 +178,10 @@ def _given_split(reader: Reader, file: str, samples: Samples) -> Split | None:
     frame = pd.DataFrame({"id": ids, "test": parts == "test", "fold": numbers(fold)})
     frame.loc[frame["test"], "fold"] = -1
     learning = frame.loc[~frame["test"], "fold"]
-    n_folds = int(learning.max()) + 1 if learning.notna().any() else 0
-    if n_folds < 2 or sorted(learning.unique().tolist()) != list(range(n_folds)) or n_folds > 100:
-        problem = f"expected every training row in a fold 0 to k - 1; given {some(learning.unique())}."
+    most = float(learning.max()) if learning.notna().all() and len(learning) else 0.0
+    n_folds = int(most) + 1 if 1 <= most < 100 else 0
+    if not n_folds or sorted(learning.unique().tolist()) != list(range(n_folds)):
+        problem = f"expected every training row in a fold 0 to k - 1; given {examples(learning.unique())}."
         reader.error(f"{file}: column fold", problem, "Number two or more folds from 0 without a gap.")
         return None
     distinct = frame.drop_duplicates()
@@ -190,7 +192,7 @@ def _given_split(reader: Reader, file: str, samples: Samples) -> Split | None:
     if (row < 0).any():
         lacking = position[row < 0].unique().to_numpy()
         what = "samples" if by_sample else "patients"
-        problem = f"{len(lacking)} {what} are not in the split (e.g. {some(lacking)})."
+        problem = f"{len(lacking)} {what} are not in the split (e.g. {examples(lacking)})."
         reader.error(file, problem, "Put every one of them on a side.")
         return None
     test = distinct["test"].to_numpy(bool)[row]
@@ -207,9 +209,9 @@ def _one_side(reader: Reader, file: str, rows: pd.DataFrame, key: str) -> bool:
     several = folds[folds.duplicated()].unique()
     fix = "Split by patient: all samples of a patient on one side and in one fold."
     if len(both):
-        problem = f"{len(both)} values of {key} are in the training and the test part (e.g. {some(both)})."
+        problem = f"{len(both)} values of {key} are in the training and the test part (e.g. {examples(both)})."
         reader.error(file, problem, fix)
     if len(several):
-        problem = f"{len(several)} values of {key} are in more than one fold (e.g. {some(np.asarray(several))})."
+        problem = f"{len(several)} values of {key} are in more than one fold (e.g. {examples(np.asarray(several))})."
         reader.error(file, problem, fix)
     return not len(both) and not len(several)

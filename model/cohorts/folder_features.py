@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
@@ -11,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from model.cohorts.cohort import PIXELS, Floats, Modality, ModalityKind, matches
+from model.cohorts.cohort import PIXELS, Floats, Modality, ModalityKind, examples, matches
 from model.cohorts.folder_mapped import SUFFIX, read_mapped
 from model.cohorts.folder_reader import (
     DESCRIPTION,
     MODALITY,
+    UNREADABLE,
     Reader,
     Samples,
     classes_of,
@@ -26,12 +28,10 @@ from model.cohorts.folder_reader import (
     is_text,
     kind_of,
     named,
-    near,
     numbers,
-    some,
     texts,
 )
-from tim_search.types import Task
+from tim_search.types import Task, near
 
 #: Most levels a categorical column may have: each becomes an input of the networks.
 MOST_LEVELS = 200
@@ -47,7 +47,7 @@ def read_modalities(reader: Reader, spec: Mapping[str, Any], samples: Samples | 
         kind = entry.get("kind", "vector")
         if kind not in get_args(ModalityKind):
             allowed = ", ".join(get_args(ModalityKind))
-            reader.error(f"{place}.kind", f"expected one of {allowed}; given {kind}.", "Name one of them.")
+            reader.error(f"{place}.kind", f"expected one of {allowed}; given {str(kind)[:80]}.", "Name one of them.")
             continue
         fields = fields_of(reader, entry, place, MODALITY[kind])
         if str(fields.get("file", "")).endswith(SUFFIX):
@@ -131,17 +131,25 @@ def _features(reader: Reader, file: str, table: pq.ParquetFile, columns: Sequenc
         for kind in (schema.field(column).type for column in columns)
     )
     shape = (table.metadata.num_rows, len(columns))
-    values: Floats = np.empty(shape, np.float32) if exact else np.empty(shape, np.float64)
-    start = 0
-    for batch in table.iter_batches(columns=list(dict.fromkeys(columns)), batch_size=4096):
-        # Filled column by column, turned once: writing columns into a row-wise array is several times slower.
-        part = np.empty((len(columns), batch.num_rows), values.dtype)
-        for index, column in enumerate(columns):
-            part[index] = numbers(pa.chunked_array([batch.column(column)]))
-        values[start : start + batch.num_rows] = part.T
-        start += batch.num_rows
-    _refuse_infinite(reader, file, columns, values)
-    return values
+    if not reader.fits(file, shape, "Write it as a .npy file, which is mapped."):
+        return None
+    try:
+        values: Floats = np.empty(shape, np.float32) if exact else np.empty(shape, np.float64)
+        start = 0
+        for batch in table.iter_batches(columns=list(dict.fromkeys(columns)), batch_size=4096):
+            # Filled column by column, turned once: writing columns into a row-wise array is several times slower.
+            part = np.empty((len(columns), batch.num_rows), values.dtype)
+            for index, column in enumerate(columns):
+                part[index] = numbers(pa.chunked_array([batch.column(column)]))
+            values[start : start + batch.num_rows] = part.T
+            start += batch.num_rows
+        if start != len(values):
+            raise ValueError(f"{len(values):,} rows by its footer, {start:,} in its pages")
+        _refuse_infinite(reader, file, columns, values)
+        return values
+    except UNREADABLE as error:
+        reader.damaged(file, file, error)
+        return None
 
 
 def _refuse_infinite(reader: Reader, file: str, columns: Sequence[str], values: Floats) -> None:
@@ -182,22 +190,24 @@ def _vector(
             problem = f"expected a list, given {kind_of(wanted)}."
             reader.error(f"{place}.levels.{column}", problem, f"Write `{column}: [first, second]`.")
             continue
-        named = texts(reader, wanted or [], f"{place}.levels.{column}")
+        level_names = texts(reader, wanted or [], f"{place}.levels.{column}")
         array = column_of(reader, table, file, column, place)
-        assert array is not None  # the file has the column: it was chosen from it
-        found = classes_of(reader, f"{file}: column {column}", array, named, f"{place}.levels.{column}")
-        if found is None:
+        if array is None:
             continue
-        if len(found[1]) > MOST_LEVELS:
-            problem = f"has {len(found[1])} levels; at most {MOST_LEVELS} can be used."
+        coded = classes_of(reader, f"{file}: column {column}", array, level_names, f"{place}.levels.{column}")
+        if coded is None:
+            continue
+        if len(coded[1]) > MOST_LEVELS:
+            problem = f"has {len(coded[1])} levels; at most {MOST_LEVELS} can be used."
             reader.error(f"{file}: column {column}", problem, "Group them, or leave the column out if it is an id.")
             continue
-        codes[column], levels[column] = found
+        codes[column], levels[column] = coded
     numeric = [column for column in columns if column not in categorical]
     measured = _features(reader, file, table, numeric)
-    if measured is None or len(codes) < len(categorical):
+    shape = (len(samples.ids), len(columns))
+    if measured is None or len(codes) < len(categorical) or not reader.fits(file, shape, "Choose fewer columns."):
         return None
-    values: Floats = np.full((len(samples.ids), len(columns)), np.nan, measured.dtype)
+    values: Floats = np.full(shape, np.nan, measured.dtype)
     if categorical:
         for index, column in enumerate(columns):
             values[at, index] = codes[column] if column in codes else measured[:, numeric.index(column)]
@@ -227,9 +237,12 @@ def _sequence(
         return None
     step = array.to_numpy().astype(np.int64)
     length = fields.get("length", int(step.max()) + 1 if len(step) else 1)
+    shape = (len(samples.ids), max(length, 1), len(columns))
+    if not reader.fits(at_step, shape, "Number the steps from 0 without large gaps, or cut the series with `length`."):
+        return None
     beyond = (step < 0) | (step >= length)
-    if beyond.any():
-        problem = f"{int(beyond.sum())} rows have a step outside 0 to {length - 1} (e.g. {some(step[beyond])})."
+    if beyond.any() or length < 1:
+        problem = f"{int(beyond.sum())} rows have a step outside 0 to {length - 1} (e.g. {examples(step[beyond])})."
         reader.error(at_step, problem, "Number the steps from 0, raise `length`, or cut the series.")
         return None
     cell = at * length + step
@@ -242,7 +255,7 @@ def _sequence(
         return None
     values: Floats = np.full((len(samples.ids) * length, len(columns)), np.nan, measured.dtype)
     values[cell] = measured
-    values = values.reshape(len(samples.ids), length, len(columns))
+    values = values.reshape(shape)
     return Modality(name, "sequence", tuple(columns), values, {}, np.asarray(~np.isnan(values).all(axis=(1, 2))))
 
 
@@ -259,9 +272,11 @@ def _image(
     if _repeated(reader, at, f"{file}: column {samples.id_column}", samples, "An image modality has one row a sample"):
         return None
     shape = fields.get("shape", [])
-    if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
-        problem = f"expected [channels, height, width], given {shape!r}."
+    if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
+        problem = f"expected [channels, height, width], given {kind_of(shape)}."
         reader.error(f"{place}.shape", problem, "Write three whole numbers.")
+        return None
+    if not reader.fits(f"{place}.shape", (len(samples.ids), *shape), "Mend it, or write a .npy file, which is mapped."):
         return None
     array = column_of(reader, table, file, column, f"{place}.column")
     if array is None:
@@ -272,18 +287,18 @@ def _image(
         problem = f"expected a list of numbers in every row, given {kind}."
         reader.error(at_column, problem, "Store pixels flat, channel by channel.")
         return None
-    size = int(np.prod(shape))
-    known = array.is_valid().to_numpy(zero_copy_only=False)
-    given = array.filter(pa.array(known))
+    size = math.prod(shape)
+    there = array.is_valid().to_numpy(zero_copy_only=False)
+    given = array.filter(pa.array(there))
     lengths = np.array([len(row) for chunk in given.chunks for row in chunk], np.int64)
     wrong = lengths[lengths != size]
     if len(wrong):
-        problem = f"{len(wrong)} images have another number of pixels than {size} (e.g. {some(wrong)})."
+        problem = f"{len(wrong)} images have another number of pixels than {size} (e.g. {examples(wrong)})."
         reader.error(at_column, problem, f"`shape` {shape} needs {size} numbers in every row.")
         return None
     pixels = pa.chunked_array([chunk.flatten() for chunk in given.chunks], kind.value_type)
     values = np.full((len(samples.ids), *shape), np.nan, np.float32)
-    values[at[known]] = numbers(pixels).reshape(-1, *shape)
+    values[at[there]] = numbers(pixels).reshape(-1, *shape)
     if np.isinf(values).any():
         reader.error(at_column, "some pixels are infinite.", "Use NaN for not measured.")
         return None
@@ -294,7 +309,7 @@ def _repeated(reader: Reader, at: NDArray[np.int64], place: str, samples: Sample
     rows, counts = np.unique(at, return_counts=True)
     twice = samples.ids[rows[counts > 1]]
     if len(twice):
-        problem = f"{len(twice)} samples have more than one row (e.g. {some(twice)})."
+        problem = f"{len(twice)} samples have more than one row (e.g. {examples(twice)})."
         reader.error(place, problem, f"{rule}; use kind: sequence for repeated measurements.")
     return len(twice) > 0
 

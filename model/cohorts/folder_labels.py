@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from model.cohorts.cohort import examples
 from model.cohorts.folder_reader import (
     DESCRIPTION,
     TASK,
@@ -19,16 +20,17 @@ from model.cohorts.folder_reader import (
     fields_of,
     is_number,
     is_text,
+    kind_of,
     named,
-    near,
     numbers,
-    some,
     texts,
 )
-from tim_search.types import ALLOWED, KINDS, METRICS, Task
+from tim_search.types import ALLOWED, KINDS, METRICS, Task, near
 
 #: Clusters of a clustering task that does not say.
 CLUSTERS = 15
+#: Most of them: each is an output of the networks.
+MOST_CLUSTERS = 1000
 
 
 def read_tasks(
@@ -59,15 +61,16 @@ def read_tasks(
                 if key in fields:
                     reader.error(f"{place}.{key}", f"a clustering task has no {key}.", "Remove the key.")
             n_outputs = fields.get("clusters", CLUSTERS)
-            if n_outputs < 2:
-                reader.error(f"{place}.clusters", f"expected 2 or more, given {n_outputs}.", "Name how many.")
+            if not 2 <= n_outputs <= MOST_CLUSTERS:
+                problem = f"expected 2 to {MOST_CLUSTERS}, given {n_outputs}."
+                reader.error(f"{place}.clusters", problem, "Name how many.")
         else:
             for key in ("clusters",) if kind != "regression" else ("clusters", "classes"):
                 if key in fields:
                     reader.error(f"{place}.{key}", f"a {kind} task has no {key}.", "Remove the key.")
-            found = _label(reader, place, name, kind, fields, samples)
-            if found is not None:
-                labels[name], classes[name] = found
+            coded = _label(reader, place, name, kind, fields, samples)
+            if coded is not None:
+                labels[name], classes[name] = coded
                 n_outputs = 1 if kind in ("binary", "regression") else len(classes[name])
         tasks[name] = Task(name, kind, n_outputs, metric, fields.get("department", ""), excludes)
     return tasks, labels, {name: names for name, names in classes.items() if names}
@@ -80,11 +83,13 @@ def _label(
     columns = fields.get("label", name)
     if kind == "multilabel":
         if not isinstance(columns, list) or len(columns) < 2 or not all(isinstance(c, str) for c in columns):
-            problem = f"a multilabel task names two or more label columns; given {columns!r}."
+            problem = f"a multilabel task names two or more label columns; given {kind_of(columns)}."
             reader.error(f"{place}.label", problem, "Write `label: [first, second]`.")
             return None
     elif not isinstance(columns, str):
-        reader.error(f"{place}.label", f"expected the name of one column; given {columns!r}.", "Name one column.")
+        reader.error(
+            f"{place}.label", f"expected the name of one column; given {kind_of(columns)}.", "Name one column."
+        )
         return None
     names = texts(reader, fields.get("classes", []), f"{place}.classes")
     table = reader.table(samples.file, DESCRIPTION) if samples is not None else None
@@ -129,24 +134,25 @@ def _binary(
     reader: Reader, place: str, array: pa.ChunkedArray, names: tuple[str, ...], task: str
 ) -> tuple[NDArray[np.float64], tuple[str, ...]] | None:
     if is_text(array.type) or names:
-        found = classes_of(reader, place, array, names, task)
-        if found is None:
+        coded = classes_of(reader, place, array, names, task)
+        if coded is None:
             return None
-        if len(found[1]) > 2:
-            problem = f"expected two classes (and null for no label), given {some(np.array(found[1], dtype=object))}."
+        levels = coded[1]
+        if len(levels) > 2:
+            problem = f"expected two classes (and null for no label), given {examples(np.array(levels, dtype=object))}."
             reader.error(place, problem, "Use kind: multiclass, or merge the classes.")
             return None
-        if not names and len(found[1]) == 2:
-            problem = f"{found[1][1]} is taken as the positive class, being the last by alphabet."
-            fix = f"Say which: `classes: [{found[1][1]}, {found[1][0]}]` or the reverse, negative first."
+        if not names and len(levels) == 2:
+            problem = f"{levels[1]} is taken as the positive class, being the last by alphabet."
+            fix = f"Say which: `classes: [{levels[1]}, {levels[0]}]` or the reverse, negative first."
             reader.warn(f"{task}.classes", problem, fix)
-        return found
+        return coded
     values = _label_numbers(reader, place, array)
     if values is None:
         return None
     strange = np.setdiff1d(values[~np.isnan(values)], [0, 1])
     if len(strange):
-        problem = f"expected 0, 1 and NaN (no label), given also {some(strange)}."
+        problem = f"expected 0, 1 and NaN (no label), given also {examples(strange)}."
         reader.error(place, problem, "Uncertain or missing is NaN; other codings need `classes: [negative, positive]`.")
         return None
     return values, ("0", "1")
@@ -158,8 +164,9 @@ def read_overlaps(reader: Reader, spec: Mapping[str, Any]) -> list[tuple[str, st
     strangers: dict[str, list[int]] = {}
     for index, pair in enumerate(spec.get("overlaps", [])):
         place = f"{DESCRIPTION}: overlaps[{index}]"
-        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
-            reader.error(place, f"expected two different tasks, given {pair!r}.", "Write `- [first, second]`.")
+        two = isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
+        if not two or pair[0] == pair[1]:
+            reader.error(place, f"expected two different tasks, given {kind_of(pair)}.", "Write `- [first, second]`.")
             continue
         unknown = [name for name in pair if name not in tasks]
         for name in unknown:

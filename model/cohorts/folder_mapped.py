@@ -7,7 +7,6 @@ they are used. A row that is NaN throughout means that the sample lacks the moda
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ def read_mapped(
         return None
     shape = fields.get("shape")
     axes = {"vector": 2, "sequence": 3, "image": 4}[kind]
-    if values.ndim != axes or len(values) != len(samples.ids):
+    if values.ndim != axes or len(values) != len(samples.ids) or 0 in values.shape:
         problem = f"expected {_AXES[kind]} with {len(samples.ids)} samples, given the shape {values.shape}."
         reader.error(file, problem, f"Write one row for each row of {samples.file}, in its order.")
         return None
@@ -61,16 +60,13 @@ def read_mapped(
 
 def _array(reader: Reader, file: str, place: str) -> Floats | None:
     """The mapped array, read-only; None with a finding."""
-    path: Path = reader.root / file
-    if not path.is_file():
-        there = ", ".join(sorted(str(p.relative_to(reader.root)) for p in reader.root.rglob(f"*{SUFFIX}"))) or "none"
-        problem = f"expected the file {file} in the cohort folder; there is none. {SUFFIX} files there: {there}."
-        reader.error(f"{place}.file", problem, "Name it rightly.")
+    path = reader.path(file, f"{place}.file", SUFFIX)
+    if path is None:
         return None
     try:
         # A plain array over the map: NumPy's own class for it would be copied around as a special case.
         values = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
         reader.error(f"{place}.file", f"{file} cannot be mapped: {error}.", "Write it with numpy.save.")
         return None
     if values.dtype not in (np.float32, np.float64):

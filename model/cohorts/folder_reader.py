@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
+import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from model.cohorts.cohort import Floats, text
-from tim_search.types import Finding
+from model.cohorts.cohort import Floats, examples, text
+from tim_search.gates.files import inside, open_regular
+from tim_search.types import BadInput, Finding, near, some
 
 #: Version of the format; a folder names the version it was written in.
 FORMAT = 1
 DESCRIPTION = "cohort.yaml"
 
+#: What is said of a file that cohort.yaml names and that is not in its folder.
+OUTSIDE = "lies outside of the cohort folder"
+#: Most characters of the name of a modality or a task: files and figures are named after them.
+LONGEST_NAME = 120
+#: What reading a damaged table raises, as Arrow says it or as NumPy and Python meet it later.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, IndexError)
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 #: key -> (type, required) at each level of cohort.yaml.
-_TOP: Mapping[str, tuple[type, bool]] = {
+TOP: Mapping[str, tuple[type, bool]] = {
     "format": (int, True),
     "name": (str, True),
     "info": (dict, False),
@@ -70,11 +80,12 @@ TASK: Mapping[str, tuple[type, bool]] = {
 
 @dataclass
 class Reader:
-    """The folder being read and what was found so far."""
+    """The folder that is read, the findings so far, and the tables opened so far (None: one that cannot be read)."""
 
     root: Path
     findings: list[Finding] = field(default_factory=list)
     tables: dict[str, pq.ParquetFile | None] = field(default_factory=dict)
+    outside: set[str] = field(default_factory=set)
 
     def error(self, place: str, problem: str, fix: str) -> None:
         self.findings.append(Finding(place, problem, fix))
@@ -82,29 +93,73 @@ class Reader:
     def warn(self, place: str, problem: str, fix: str) -> None:
         self.findings.append(Finding(place, problem, fix, "warning"))
 
+    def path(self, name: str, place: str, ending: str) -> Path | None:
+        """The path of a file that cohort.yaml names; None with an error where there is none that can be read.
+
+        A file outside of the folder, also one that a link leads to, is read with a warning.
+        """
+        problem, fix = "", "Name it rightly."
+        try:
+            path = inside(self.root, name)
+            open_regular(path).close()
+        except BadInput as error:
+            problem = str(error)
+        except (FileNotFoundError, NotADirectoryError):
+            there = sorted(str(path.relative_to(self.root)) for path in self._files(ending))
+            problem = f"expected the file {name} in the cohort folder; there is none.{near(name, there)}"
+        except OSError as error:
+            problem, fix = f"{name} cannot be read: {error.strerror}.", "Name a file that you may read."
+        if problem:
+            self.error(place, problem, fix)
+            return None
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(os.path.realpath(self.root)) and name not in self.outside:
+            self.outside.add(name)
+            fix = "Fine in a folder of your own; in one that you were given, see that it names no other file of yours."
+            self.warn(place, f"{name} {OUTSIDE} ({real}).", fix)
+        return path
+
+    def _files(self, ending: str) -> Iterator[Path]:
+        """Files that may have been meant: in the folder and one level below, however much lies there."""
+        yield from self.root.glob(f"*{ending}")
+        yield from self.root.glob(f"*/*{ending}")
+
     def table(self, name: str, place: str) -> pq.ParquetFile | None:
-        """An opened Parquet file of the folder, or None with a finding (once a file)."""
-        if name in self.tables:
-            return self.tables[name]
-        path = self.root / name
-        table = None
-        if not path.is_file():
-            hint = near(name, [str(p.relative_to(self.root)) for p in sorted(self.root.rglob("*.parquet"))])
-            self.error(
-                place, f"expected the file {name} in the cohort folder; there is none.{hint}", "Name it rightly."
-            )
-        else:
+        """An opened Parquet file of the folder, or None with an error (once a file)."""
+        if name not in self.tables:
+            self.tables[name] = None
+            path = self.path(name, place, ".parquet")
             try:
-                table = pq.ParquetFile(path)
-            except (pa.ArrowException, OSError) as error:
-                first = str(error).splitlines()[0]
-                self.error(place, f"{name} cannot be read as Parquet: {first}.", "Write it again, e.g. with pandas.")
-        self.tables[name] = table
-        return table
+                if path is not None:
+                    table = pq.ParquetFile(path)
+                    counts = Counter(table.schema_arrow.names)
+                    if twice := [column for column, count in counts.items() if count > 1]:
+                        self.error(place, f"{name} has the columns {some(twice)} twice.", "Rename them.")
+                    else:
+                        self.tables[name] = table
+            except UNREADABLE as error:
+                self.damaged(place, name, error)
+        return self.tables[name]
+
+    def damaged(self, place: str, name: str, error: Exception) -> None:
+        """An error that says why a Parquet file cannot be read."""
+        first = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        self.error(place, f"{name} cannot be read as Parquet: {first}.", "Write it again, e.g. with pandas.")
+
+    def fits(self, place: str, shape: Sequence[int], fix: str) -> bool:
+        """Whether an array of float32 has room in this machine's memory; an error where it has not."""
+        size = 4 * math.prod(shape)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory:
+            problem = f"needs {size >> 30:,} GiB as an array; this machine has {memory >> 30:,} GiB of memory."
+            self.error(place, problem, fix)
+        return size <= memory
 
 
 @dataclass(frozen=True)
 class Samples:
+    """The rows of the samples' file: whose they are, and which of its columns turned out to be labels."""
+
     file: str
     id_column: str
     patient_column: str
@@ -118,7 +173,7 @@ class Samples:
         at = self.index.get_indexer(pd.Index(ids)).astype(np.int64)
         strange = ids[at < 0]
         if len(strange):
-            problem = f"{len(strange)} rows have ids that are not in {self.file} (e.g. {some(strange)})."
+            problem = f"{len(strange)} rows have ids that are not in {self.file} (e.g. {examples(strange)})."
             fix = "Remove the rows or add the samples; whole numbers and texts are different ids."
             reader.error(place, problem, fix)
         return at
@@ -128,21 +183,25 @@ def load(reader: Reader) -> dict[str, Any] | None:
     """The content of cohort.yaml with known keys of the right type only, or None where nothing can be read on."""
     from tim_search.gates import yaml
 
-    path = reader.root / DESCRIPTION
-    text = _text(reader, path)
-    if text is None:
-        return None
+    path, place = reader.root / DESCRIPTION, DESCRIPTION
     try:
-        content, _ = yaml.parse(text, aliases=True)
+        content, _ = yaml.read(path, aliases=True)
     except yaml.NotYaml as error:
         place = DESCRIPTION if error.line is None else f"{DESCRIPTION}, line {error.line}"
         fix = "Mend the line; indent with spaces, quote special signs."
         reader.error(place, f"is not valid YAML: {error.problem}.", fix)
         return None
+    except UnicodeDecodeError as error:
+        problem = f"expected UTF-8 text, got other bytes (from byte {error.start} on)."
+        reader.error(DESCRIPTION, problem, "Save it as UTF-8.")
+        return None
+    except (BadInput, OSError) as error:
+        _not_there(reader, path, error)
+        return None
     if not isinstance(content, dict):
         reader.error(DESCRIPTION, f"expected keys and values, given {kind_of(content)}.", "See docs/cohorts.md.")
         return None
-    spec = fields_of(reader, content, DESCRIPTION, _TOP)
+    spec = fields_of(reader, content, DESCRIPTION, TOP)
     version = spec.get("format")
     if version is not None and version != FORMAT:
         reader.error(f"{DESCRIPTION}: format", f"expected {FORMAT}, given {version}.", "Use the version that wrote it.")
@@ -150,45 +209,41 @@ def load(reader: Reader) -> dict[str, Any] | None:
     return spec
 
 
-def _text(reader: Reader, path: Path) -> str | None:
-    """The text of cohort.yaml, or None with a finding."""
-    place = DESCRIPTION
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        problem, fix = f"expected UTF-8 text, got other bytes (from byte {error.start} on).", "Save it as UTF-8."
-    except IsADirectoryError:
+def _not_there(reader: Reader, path: Path, error: BadInput | OSError) -> None:
+    """An error that says why cohort.yaml cannot be read, and what to name instead."""
+    place, fix = DESCRIPTION, 'Give the path of a cohort folder, or "support2"; docs/cohorts.md shows one.'
+    if isinstance(error, BadInput):
+        problem, fix = str(error).removeprefix(f"{path}: "), ""
+    elif isinstance(error, IsADirectoryError):
         problem, fix = "expected a file (YAML), got a folder.", "Put the file in its place; docs/cohorts.md shows one."
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # also a name that cannot be one
+    elif reader.root.is_file():
+        place, problem = str(path), f"expected a folder with {DESCRIPTION}, got the file {reader.root}."
+        fix = f"A table becomes such a folder with `tim-search cohort init {reader.root}`."
+    elif isinstance(error, FileNotFoundError | NotADirectoryError):
         place, what = str(path), "a folder with" if not reader.root.is_dir() else "the file"
         problem = f"expected {what} {DESCRIPTION} at {reader.root}; there is none."
-        fix = 'Give the path of a cohort folder, or "support2"; docs/cohorts.md shows one.'
-        if reader.root.is_file():
-            problem = f"expected a folder with {DESCRIPTION}, got the file {reader.root}."
-            fix = f"A table becomes such a folder with `tim-search cohort init {reader.root}`."
-    except OSError as error:
-        problem, fix = f"cannot be read: {error.strerror or error}.", "Name a cohort folder whose files you may read."
+    else:
+        problem, fix = f"cannot be read: {error.strerror}.", "Name a cohort folder whose files you may read."
     reader.error(place, problem, fix)
-    return None
 
 
 def fields_of(
-    reader: Reader, given: Mapping[Any, Any], place: str, known: Mapping[str, tuple[type, bool]]
+    reader: Reader, given: Mapping[Any, Any], place: str, allowed: Mapping[str, tuple[type, bool]]
 ) -> dict[str, Any]:
-    """The known keys of a mapping whose values have the right type; a finding for everything else."""
+    """The allowed keys of a mapping whose values have the right type; an error for everything else."""
     fields: dict[str, Any] = {}
     for key, value in given.items():
-        if key not in known:
-            fix = f"Allowed are: {', '.join(known)}."
-            reader.error(f"{place}: {key}", f"is not a known key.{near(str(key), known)}", fix)
+        if key not in allowed:
+            fix = f"Allowed are: {', '.join(allowed)}."
+            reader.error(f"{place}: {key}", f"is not a known key.{near(str(key), allowed)}", fix)
         elif value is None:
             continue
-        elif not isinstance(value, known[key][0]) or (known[key][0] is int and isinstance(value, bool)):
-            expected = {str: "a text", int: "a whole number", dict: "keys and values", list: "a list"}[known[key][0]]
+        elif not isinstance(value, allowed[key][0]) or (allowed[key][0] is int and isinstance(value, bool)):
+            expected = {str: "a text", int: "a whole number", dict: "keys and values", list: "a list"}[allowed[key][0]]
             reader.error(f"{place}: {key}", f"expected {expected}, given {kind_of(value)}.", "See docs/cohorts.md.")
         else:
             fields[key] = value
-    for key, (_, required) in known.items():
+    for key, (_, required) in allowed.items():
         if required and given.get(key) is None:
             reader.error(f"{place}: {key}", "is required and missing.", "Add it; docs/cohorts.md shows how.")
     return fields
@@ -200,7 +255,10 @@ def named(reader: Reader, spec: Mapping[str, Any], key: str) -> dict[str, dict[s
     for name, entry in spec.get(key, {}).items():
         place = f"{DESCRIPTION}: {key}.{name}"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            reader.error(place, "is not a usable name.", "Use letters, digits, _ and -; quote yes, no, on and off.")
+            reader.error(place, "is not a usable name.", "Use letters, digits, _ and -; quote true, false and numbers.")
+        elif len(name) > LONGEST_NAME:
+            problem = f"is a name of {len(name)} characters; at most {LONGEST_NAME} are possible."
+            reader.error(place[:200], problem, "Choose a shorter one.")
         elif not isinstance(entry, dict):
             reader.error(place, f"expected keys and values, given {kind_of(entry)}.", "See docs/cohorts.md.")
         else:
@@ -213,9 +271,9 @@ def named(reader: Reader, spec: Mapping[str, Any], key: str) -> dict[str, dict[s
 def texts(reader: Reader, values: Sequence[Any], place: str) -> tuple[str, ...]:
     """A list of names or levels as text; a finding for what YAML has turned into something else."""
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            fix = 'Put it in quotes: YAML reads bare yes, no, on and off as true and false, e.g. "no".'
-            reader.error(place, f"expected texts or numbers, given {value!r}.", fix)
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+            fix = 'Put it in quotes: YAML reads bare true, false, null and .nan as no texts, e.g. "true".'
+            reader.error(place, f"expected texts or numbers, given {str(value)[:80]}.", fix)
     names = tuple(text(value) for value in values)
     if len(set(names)) < len(names):
         reader.error(place, f"holds an entry twice: {', '.join(names)}.", "List each once.")
@@ -242,14 +300,19 @@ def ids_of(reader: Reader, table: pq.ParquetFile, file: str, column: str, key: s
 
 
 def column_of(reader: Reader, table: pq.ParquetFile, file: str, column: str, place: str) -> pa.ChunkedArray | None:
-    """One column, dictionaries decoded; None with a finding where the file does not have it."""
+    """One column, dictionaries decoded; None with an error where the file does not have it, or it is damaged."""
     names = table.schema_arrow.names
     if column not in names:
-        fix = f"The file has: {some(np.array(names, dtype=object), 12)}."
+        fix = f"The file has: {some(names, 12)}."
         reader.error(place, f"{file} has no column {column}.{near(column, names)}", fix)
         return None
-    array = table.read([column]).column(0)
-    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+    try:
+        array = table.read([column]).column(0)
+        array.validate(full=True)
+        return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+    except UNREADABLE as error:
+        reader.damaged(f"{file}: column {column}", file, error)
+        return None
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -286,32 +349,22 @@ def classes_of(
             reader.error(place, "expected whole numbers or texts as classes, given fractions.", "Use kind: regression.")
             return None
     keys = np.array([text(value) for value in values.tolist()], dtype=object)
-    known = ~values.isna().to_numpy()
-    found = list(dict.fromkeys(keys[known].tolist()))
-    ordered = names or tuple(sorted(found, key=lambda key: (not key.lstrip("-").isdigit(), _number(key), key)))
-    strange = [key for key in found if key not in ordered]
+    given = ~values.isna().to_numpy()
+    there = list(dict.fromkeys(keys[given].tolist()))
+    ordered = names or tuple(sorted(there, key=_numbers_first))
+    strange = sorted(set(there).difference(ordered))
     if strange:
-        problem = f"holds {some(np.array(strange, dtype=object))}, not among the classes {', '.join(ordered)}."
+        problem = f"holds {examples(np.array(strange, dtype=object))}, not among the classes {', '.join(ordered)}."
         reader.error(place, problem, f"Complete `classes` of {task}, or mend the column.")
         return None
     code = {key: float(index) for index, key in enumerate(ordered)}
-    return np.array([code[key] if ok else np.nan for key, ok in zip(keys, known, strict=True)], np.float64), ordered
+    return np.array([code[key] if ok else np.nan for key, ok in zip(keys, given, strict=True)], np.float64), ordered
 
 
-def _number(key: str) -> int:
-    return int(key) if key.lstrip("-").isdigit() else 0
-
-
-def near(name: str, allowed: Iterable[str]) -> str:
-    """A guess at what was meant, to append to a problem."""
-    found = difflib.get_close_matches(name, list(allowed), 1, 0.6)
-    return f" Did you mean {found[0]}?" if found else ""
-
-
-def some(values: NDArray[Any], most: int = 5) -> str:
-    """The first few values, for a message."""
-    shown = ", ".join(text(value) for value in values[:most].tolist())
-    return f"{shown}, ..." if len(values) > most else shown
+def _numbers_first(level: str) -> tuple[bool, int, str]:
+    """Sorts whole numbers by their value, and before other texts."""
+    number = re.fullmatch("-?[0-9]{1,300}", level)
+    return number is None, int(level) if number else 0, level
 
 
 def kind_of(value: Any) -> str:

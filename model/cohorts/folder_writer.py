@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,72 +14,66 @@ from numpy.typing import NDArray
 
 from model.cohorts.cohort import PIXELS, Cohort, Modality
 from model.cohorts.folder_reader import DESCRIPTION, FORMAT
+from tim_search.gates.files import checked_path, new_folder
 from tim_search.types import BadInput, Task
 
 
 def write(cohort: Cohort, root: Path) -> None:
-    """Write a cohort folder; see `model.cohorts.cohort.write_cohort`."""
-    from tim_search.gates import yaml
-
+    """Write a cohort folder; see `model.sources.opening.write_cohort`."""
     for modality in cohort.modalities.values():
         clash = {"sample_id", "step"} & set(modality.columns)
         if clash:
             raise BadInput(f"modality {modality.name}: no column may be called {', '.join(sorted(clash))}. Rename it.")
     check_free(root)
-    aside = root.parent / f".{root.name}.{os.getpid()}.part"
-    _make(aside)
-    try:
-        (aside / "modalities").mkdir()
-        samples = {"sample_id": _arrow(cohort.sample_ids), "patient_id": _arrow(cohort.patient_ids[cohort.patients])}
-        tasks = {}
-        for task in cohort.tasks.values():
-            tasks[task.name], columns = _task_out(task, cohort)
-            samples |= columns
-        pq.write_table(pa.table(samples), aside / "samples.parquet")
-        parts = {
-            "sample_id": _arrow(cohort.sample_ids),
-            "part": pa.array(np.where(cohort.split.test, "test", "train")),
-            "fold": pa.array(cohort.split.fold),
-        }
-        pq.write_table(pa.table(parts), aside / "split.parquet")
-        description = {
-            "format": FORMAT,
-            "name": cohort.name,
-            "info": _plain(cohort.info),
-            "samples": "samples.parquet",
-            "sample_id": "sample_id",
-            "patient_id": "patient_id",
-            "split": {"file": "split.parquet"},
-            "modalities": {m.name: _modality_out(m, cohort, aside) for m in cohort.modalities.values()},
-            "tasks": tasks,
-            "overlaps": [list(pair) for pair in cohort.overlaps],
-        }
-        content = yaml.dump(description, width=110)
-        (aside / DESCRIPTION).write_text(content, encoding="utf-8")
-        if root.exists():
-            root.rmdir()
-        aside.rename(root)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    with new_folder(root) as folder:
+        fill(cohort, folder)
 
 
-def _make(folder: Path) -> None:
-    """Make a folder and those above it; raises BadInput where that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f"{folder}: expected a place where a folder can be written, got: {error.strerror}. Name another folder."
-        ) from error
+def fill(cohort: Cohort, folder: Path) -> None:
+    """Write a cohort's files into an empty folder."""
+    from tim_search.gates import yaml
+
+    (folder / "modalities").mkdir()
+    samples = {"sample_id": _arrow(cohort.sample_ids), "patient_id": _arrow(cohort.patient_ids[cohort.patients])}
+    tasks = {}
+    for task in cohort.tasks.values():
+        tasks[task.name], columns = _task_out(task, cohort)
+        samples |= columns
+    pq.write_table(pa.table(samples), folder / "samples.parquet")
+    parts = {
+        "sample_id": _arrow(cohort.sample_ids),
+        "part": pa.array(np.where(cohort.split.test, "test", "train")),
+        "fold": pa.array(cohort.split.fold),
+    }
+    pq.write_table(pa.table(parts), folder / "split.parquet")
+    description = {
+        "format": FORMAT,
+        "name": cohort.name,
+        "info": _plain(cohort.info),
+        "samples": "samples.parquet",
+        "sample_id": "sample_id",
+        "patient_id": "patient_id",
+        "split": {"file": "split.parquet"},
+        "modalities": {m.name: _modality_out(m, cohort, folder) for m in cohort.modalities.values()},
+        "tasks": tasks,
+        "overlaps": [list(pair) for pair in cohort.overlaps],
+    }
+    (folder / DESCRIPTION).write_text(yaml.dump(description, width=110), encoding="utf-8")
 
 
 def check_free(root: Path) -> None:
-    """Raise BadInput unless `root` is new or an empty folder."""
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    """Raise BadInput unless `root` can be a new folder, or is an empty one that the new one may replace."""
+    root = checked_path(root)
+    problem = ""
+    if root.is_symlink():
+        problem = "it is a link"
+    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        problem = "it holds something already"
+    elif not root.name or root.name == ".." or os.path.realpath(root) == os.path.realpath("."):
+        raise BadInput(f"{root}: expected a new folder, got the one you are in. Name a folder within it.")
+    if problem:
         raise BadInput(
-            f"{root}: expected a new or empty folder to write a cohort to; it holds something already. Name another "
-            "one, or remove it."
+            f"{root}: expected a new or empty folder to write a cohort to; {problem}. Name another one, or remove it."
         )
 
 

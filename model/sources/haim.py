@@ -12,9 +12,9 @@ that stay, which go to NumPy files piece by piece and are mapped from there on.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from model.cohorts.folder_writer import check_free
 from model.sources import haim_features, haim_tables, haim_tasks
 from model.sources.haim_tables import PATHOLOGIES, Source, Tell
 from model.sources.haim_tasks import RADIOLOGY
-from tim_search.types import BadInput, Task
+from tim_search.gates.files import new_folder
+from tim_search.types import Task
 
 #: Columns of the table that are never an input, and why.
 CLOSED: Mapping[str, str] = {
@@ -58,6 +59,23 @@ PUBLISHED: Mapping[str, str] = {
     "HAIM, Soenksen 2022": "34,537 samples of 7,279 stays of 6,485 patients",
     "M3H, section 4": "12,586 samples of 5,178 stays; 10,025 to train, 2,561 to test",
 }
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the folder tells of its samples, in the order of `frame`'s rows; `make_labels` and `scorable` say what."""
+
+    frame: pd.DataFrame
+    sources: Sequence[Source]
+    grouped: bool
+    tasks: Mapping[str, Task]
+    labels: Mapping[str, NDArray[np.float64]]
+    classes: Mapping[str, tuple[str, ...]]
+    stratum: Sequence[str]
+
+    @cached_property
+    def overlaps(self) -> dict[tuple[str, str], str]:
+        return haim_tasks.overlaps_of(self.tasks, self.labels, self.classes)
 
 
 def build(
@@ -96,12 +114,11 @@ def build(
     admissions = haim_tables.admissions_fit(frame, mimic, key_file)
     tasks, labels, classes, of_diagnoses = haim_tasks.make_labels(frame, mimic, tell)
     tasks, labels, left_out, stratum = haim_tasks.scorable(frame, tasks, labels, classes)
-    overlaps = haim_tasks.overlaps_of(tasks, labels, classes)
-    aside = out.parent / f".{out.name}.{os.getpid()}.part"
-    try:
-        (aside / "modalities").mkdir(parents=True)
+    content = _Content(frame, sources, grouped, tasks, labels, classes, stratum)
+    with new_folder(out, "Name a folder on a disk with room.") as folder:
+        (folder / "modalities").mkdir()
         absent = haim_features.write_features(
-            embeddings, sources, table["kept"].to_numpy(), frame, grouped, aside, tell
+            embeddings, sources, table["kept"].to_numpy(), frame, grouped, folder, tell
         )
         manifest = {
             "files": haim_tables.file_sizes(embeddings, key_file, mimic),
@@ -109,34 +126,27 @@ def build(
             "admissions": admissions,
             "diagnoses": of_diagnoses,
             "steps": steps,
-            "sources": {
-                source.prefix: {
-                    "content": source.content,
-                    "modality": source.modality,
-                    "width": source.width,
-                    "absent": absent[source.prefix],
-                }
-                for source in sources
-            },
+            "sources": {source.prefix: _count_source(source, absent[source.prefix]) for source in sources},
             "tasks": {name: _count(frame, labels[name], classes.get(name)) for name in labels},
             "left_out": left_out,
             "views": _views(frame, labels),
             "published": dict(PUBLISHED),
-            "closed": {column: why for column, why in CLOSED.items() if column in names}
-            | ({RADIOLOGY: f"for pathology: {RADIOLOGY_WHY}"} if "pathology" in tasks else {}),
-            "overlaps": [{"tasks": list(pair), "why": why} for pair, why in overlaps.items()],
+            "closed": _closed(names, tasks),
+            "overlaps": [{"tasks": list(pair), "why": why} for pair, why in content.overlaps.items()],
         }
-        _describe(aside, frame, sources, grouped, tasks, labels, classes, overlaps, stratum, manifest)
-        if out.exists():
-            out.rmdir()
-        aside.rename(out)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise BadInput(f"{out}: cannot be written: {error.strerror}. Name a folder on a disk with room.") from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+        _describe(folder, content, _write_samples(folder, content), {step["what"]: step["rows"] for step in steps})
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
     return manifest
+
+
+def _count_source(source: Source, absent: int) -> dict[str, Any]:
+    return {"content": source.content, "modality": source.modality, "width": source.width, "absent": absent}
+
+
+def _closed(columns: Sequence[str], tasks: Mapping[str, Task]) -> dict[str, str]:
+    """The columns of the table that are no inputs, or not for a task, and why."""
+    closed = {column: why for column, why in CLOSED.items() if column in columns}
+    return closed | ({RADIOLOGY: f"for pathology: {RADIOLOGY_WHY}"} if "pathology" in tasks else {})
 
 
 def _count(frame: pd.DataFrame, label: NDArray[np.float64], classes: Sequence[str] | None) -> dict[str, Any]:
@@ -165,51 +175,46 @@ def _views(frame: pd.DataFrame, labels: Mapping[str, NDArray[np.float64]]) -> li
     return [haim_tables.step(what, frame[rows]) for what, rows in filters.items() if rows is not None]
 
 
-def _describe(
-    root: Path,
-    frame: pd.DataFrame,
-    sources: Sequence[Source],
-    grouped: bool,
-    tasks: Mapping[str, Task],
-    labels: Mapping[str, NDArray[np.float64]],
-    classes: Mapping[str, tuple[str, ...]],
-    overlaps: Mapping[tuple[str, str], str],
-    stratum: Sequence[str],
-    manifest: Mapping[str, Any],
-) -> None:
-    """Write samples.parquet, cohort.yaml and manifest.json."""
-    from tim_search.gates import yaml
-
+def _write_samples(folder: Path, content: _Content) -> dict[str, Any]:
+    """Write samples.parquet; returns the tasks' entries of cohort.yaml, which name its columns."""
+    frame = content.frame
     ids = {"haim_id": frame["haim_id"], "hadm_id": frame["hadm_id"], "patient_id": frame["subject_id"]}
     samples: dict[str, pa.Array] = {"sample_id": pa.array(frame["img_id"])}
     samples |= {name: pa.array(values.to_numpy(np.int64)) for name, values in ids.items()}
-    samples["stratum"] = pa.array(stratum)
+    samples["stratum"] = pa.array(content.stratum)
     entries: dict[str, Any] = {}
-    for task in tasks.values():
+    for task in content.tasks.values():
         entry: dict[str, Any] = {"kind": task.kind}
         if task.kind == "clustering":
             entry["clusters"] = task.n_outputs
         else:
             entry["label"] = f"label_{task.name}"
-            if task.name in classes:
-                names = classes[task.name]
-                given = [None if np.isnan(code) else names[int(code)] for code in labels[task.name]]
+            label, names = content.labels[task.name], content.classes.get(task.name)
+            if names:
+                given = [None if np.isnan(code) else names[int(code)] for code in label]
                 samples[entry["label"]] = pa.array(given, pa.string())
                 entry["classes"] = list(names)
             else:
-                samples[entry["label"]] = pa.array(labels[task.name], from_pandas=True)
+                samples[entry["label"]] = pa.array(label, from_pandas=True)
         entry["department"] = task.department
-        excludes = [pattern for pattern in task.excludes if any(s.prefix == "n_rad" for s in sources)]
+        excludes = [pattern for pattern in task.excludes if any(s.prefix == "n_rad" for s in content.sources)]
         entries[task.name] = entry | ({"excludes": excludes} if excludes else {})
-    pq.write_table(pa.table(samples), root / "samples.parquet")
+    pq.write_table(pa.table(samples), folder / "samples.parquet")
+    return entries
+
+
+def _describe(folder: Path, content: _Content, tasks: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+    """Write cohort.yaml."""
+    from tim_search.gates import yaml
+
     modalities: dict[str, Any] = {}
-    for name, members in haim_features.modalities_of(sources, grouped).items():
+    for name, members in haim_features.modalities_of(content.sources, content.grouped).items():
         if members[0].prefix == "de":
             modalities[name] = {"file": f"modalities/{name}.parquet"}
         else:
             columns = [column for source in members for column in haim_tables.columns_of(source)]
-            named = {"columns": columns} if len(members) > 1 else {"prefix": f"{members[0].prefix}_"}
-            modalities[name] = {"file": f"modalities/{name}.npy", **named}
+            chosen = {"columns": columns} if len(members) > 1 else {"prefix": f"{members[0].prefix}_"}
+            modalities[name] = {"file": f"modalities/{name}.npy", **chosen}
     description = {
         "format": FORMAT,
         "name": "haim-mimic-mm",
@@ -217,15 +222,13 @@ def _describe(
             "description": "HAIM-MIMIC-MM: one sample a chest image, all that was known at its time",
             "citation": "Soenksen et al., npj Digit Med 2022;5:149; Johnson et al., Sci Data 2023;10:1",
             "licence": "PhysioNet Credentialed Health Data License; not to be passed on",
-            "counts": {step["what"]: step["rows"] for step in manifest["steps"]},
+            "counts": dict(counts),
         },
         "sample_id": "sample_id",
         "patient_id": "patient_id",
         "stratify": "stratum",
         "modalities": modalities,
-        "tasks": entries,
-        "overlaps": [list(pair) for pair in sorted(overlaps)],
+        "tasks": dict(tasks),
+        "overlaps": [list(pair) for pair in sorted(content.overlaps)],
     }
-    content = yaml.dump(description, width=110)
-    (root / DESCRIPTION).write_text(content, encoding="utf-8")
-    (root / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / DESCRIPTION).write_text(yaml.dump(description, width=110), encoding="utf-8")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Container
 from pathlib import Path
 
 from model.cohorts.cohort import Cohort
 from model.cohorts.folder import read
+from model.cohorts.folder_reader import OUTSIDE
 from model.cohorts.folder_writer import write
 from model.cohorts.leaks import findings
 from model.sources.support2 import NAME, load
@@ -19,6 +21,8 @@ def open_cohort(reference: str | Path, tasks: Container[str] = ()) -> Cohort:
     Args:
         tasks: those that will be used, default all. One that is not may have too few labels to be scored.
 
+    Warns of each file that lies outside of the folder: cohort.yaml, or a link in it, names it.
+
     Raises:
         BadInput: the folder cannot be used; the message lists every error with its place and its fix.
     """
@@ -28,6 +32,9 @@ def open_cohort(reference: str | Path, tasks: Container[str] = ()) -> Cohort:
         lines = "\n".join(f"  {finding}" for finding in errors)
         count = f"{len(errors)} error{'s' if len(errors) > 1 else ''}"
         raise BadInput(f"cohort {reference} cannot be used ({count}):\n{lines}")
+    for finding in findings:
+        if OUTSIDE in finding.problem:
+            warnings.warn(f"cohort {reference}: {finding}", stacklevel=2)
     return cohort
 
 

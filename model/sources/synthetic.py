@@ -20,8 +20,6 @@ docs/cohorts.md says how far a small search agreed.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +30,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from model.cohorts import folder_writer
 from model.cohorts.cohort import Cohort, Modality, make_cohort
-from model.cohorts.folder_writer import check_free
-from model.sources.opening import write_cohort
+from tim_search.gates.files import new_folder
 from tim_search.types import Task
 
 _MODALITIES = ("demographics", "time_series", "image", "notes")
@@ -188,19 +186,11 @@ def write_planted(
     Raises:
         BadInput: something already stands at `folder`.
     """
-    check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.parent / f".{folder.name}.{os.getpid()}.new"
-    try:
-        write_cohort(cohort, aside)
+    folder_writer.check_free(folder)
+    with new_folder(folder) as aside:
+        folder_writer.fill(cohort, aside)
         (aside / "truth.json").write_text(json.dumps(of_tasks), encoding="utf-8")
         pq.write_table(pa.table({"sample_id": pa.array(cohort.sample_ids), **of_samples}), aside / "truth.parquet")
-        if folder.exists():
-            folder.rmdir()
-        aside.rename(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def _factors(

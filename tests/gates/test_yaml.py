@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tim_search.gates import yaml
+from tim_search.types import BadInput
 
 
 @pytest.mark.parametrize(
@@ -138,8 +140,14 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_bytes(b"a: 1\n")
     assert yaml.read(path)[0] == {"a": 1}
     monkeypatch.setattr(yaml, "LARGEST", 4)
-    with pytest.raises(yaml.NotYaml, match="larger than 4 bytes"):
+    with pytest.raises(BadInput, match="at most 4 bytes"):
         yaml.read(path)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(BadInput, match="got a pipe"):
+        yaml.read(tmp_path / "a.yaml")
 
 
 TEXTS = [

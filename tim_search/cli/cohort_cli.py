@@ -98,11 +98,11 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Begin a cohort folder from a table of your own: a commented cohort.yaml with guesses, to edit."""
-    from model.sources import table_guess
+    from model.sources import own_table
 
     folder = out or Path(table.name.split(".")[0])
     console.note(f"Reading {table}")
-    guess = table_guess.init(table, folder)
+    guess = own_table.init(table, folder)
     if as_json:
         shown = {name: columns for name, (_, columns) in guess.modalities.items()}
         tasks = {name: {"column": task.column, "kind": task.kind} for name, task in guess.tasks.items()}

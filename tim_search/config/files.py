@@ -48,6 +48,8 @@ def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | No
         return None, [Finding(str(path), "expected a search file (YAML), got a folder.", _about_folder(path))]
     except OSError as error:
         return None, [Finding(str(path), f"cannot be read: {error.strerror}.", "Name a search file.")]
+    except BadInput as error:  # no regular file, or a very large one
+        return None, [Finding(str(path), str(error).removeprefix(f"{path}: "), "")]
     except yaml.NotYaml as error:
         return None, [Finding(str(path), f"is not valid YAML: {error}.", "Mend that line.")]
     if not isinstance(raw, dict):

@@ -6,13 +6,18 @@ bounded in size, depth and in what their aliases stand for; each key stands once
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
+
+from tim_search.gates.files import checked_path, open_regular
+from tim_search.gates.texts import for_terminal
 
 #: Path of a value in a file, such as ("design", "greedy", "beam") or ("tasks", 2).
 Place: TypeAlias = tuple[int | str, ...]
@@ -92,15 +97,15 @@ def read(path: Path, *, aliases: bool = False) -> tuple[Any, Lines]:
     """The value of a YAML file, and the lines of its values.
 
     Raises:
-        NotYaml: as `parse`, and where it is no regular file.
-        OSError: it is not there, or cannot be read.
+        NotYaml: as `parse`.
+        BadInput: it is a pipe or device, or larger than is read.
+        OSError: it is not there, is a folder, or cannot be read.
         UnicodeDecodeError: it is no UTF-8.
     """
-    with path.open("rb") as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise NotYaml(f"it is larger than {LARGEST:,} bytes, the most that is read")
-    return parse(content.decode("utf-8"), aliases=aliases)
+    if checked_path(path).is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with open_regular(path, LARGEST) as file:
+        return parse(file.read().decode("utf-8-sig"), aliases=aliases)
 
 
 def dump(value: Any, width: int = 80) -> str:
@@ -111,22 +116,16 @@ def dump(value: Any, width: int = 80) -> str:
 def quoted(name: str) -> str:
     """A text as a YAML value within a line: bare where that is safe, else in quotes."""
     bare = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name) and name.lower() not in _BENT
-    return name if bare else _LINE_BREAKING.sub(_escape, json.dumps(name, ensure_ascii=False))
+    return name if bare else comment(json.dumps(name, ensure_ascii=False))
 
 
-def comment(name: str) -> str:
-    """A text that stays within a YAML comment: what breaks a line or hides is escaped."""
-    return _LINE_BREAKING.sub(_escape, name)
+def comment(text: str) -> str:
+    """A text that stays within a YAML comment, and is shown as it is."""
+    return re.sub("[\ufffe\uffff]", lambda match: f"\\u{ord(match[0]):04x}", for_terminal(text))
 
 
 #: Words that YAML 1.1 or 1.2 takes for something other than a text.
 _BENT = {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}
-#: Line breaks of any kind, other controls, half characters, marks of direction and of byte order.
-_LINE_BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
-
-
-def _escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -217,7 +216,7 @@ class _Dumper(yaml.SafeDumper):
 
     def text(self, value: str) -> yaml.Node:
         """In double quotes where another style would lose a line break that is not the usual one."""
-        odd = _LINE_BREAKING.search(value.replace("\n", ""))
+        odd = for_terminal(value, lines=True) != value
         return self.represent_scalar(_TAG + "str", value, '"' if odd else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from model.sources import table_guess
+from model.sources import own_table
 from model.sources.opening import check_cohort, open_cohort
 from tim_search.types import BadInput
 
@@ -44,7 +45,7 @@ def table() -> pd.DataFrame:
 
 def test_a_marked_table(tmp_path: Path) -> None:
     table().to_csv(tmp_path / "stays.csv", index=False)
-    guess = table_guess.init(tmp_path / "stays.csv", tmp_path / "made")
+    guess = own_table.init(tmp_path / "stays.csv", tmp_path / "made")
     assert (guess.sample_id, guess.patient_id) == ("stay_id", "patient_id")
     assert {name: columns for name, (_, columns) in guess.modalities.items()} == {
         "demo": ["demo__age", "demo__icu", "demo__sex"],
@@ -85,7 +86,7 @@ def test_a_target_with_too_few_labels_is_left_out_with_its_overlaps(tmp_path: Pa
     frame["task__half"] = np.where(np.arange(N) == 3, 0, frame["task__half"])
     frame["task__place"] = np.random.default_rng(3).choice(["Home", "home ", "ward"], N)
     frame.to_csv(tmp_path / "stays.csv", index=False)
-    guess = table_guess.init(tmp_path / "stays.csv", tmp_path / "made")
+    guess = own_table.init(tmp_path / "stays.csv", tmp_path / "made")
     assert not {"rare", "half"} & set(guess.tasks)
     assert "as a task it has too few labels: in fold" in guess.left_out["task__rare"]
     assert not any({"rare", "half"} & set(pair) for pair in guess.overlaps)
@@ -100,7 +101,7 @@ def test_an_unmarked_table_by_names_and_single_underscores(tmp_path: Path) -> No
     frame["hospital_expire_flag"] = np.arange(60) % 3 == 0
     frame["los"] = dice.gamma(2, 3, 60)
     frame.to_parquet(tmp_path / "t.parquet")
-    guess = table_guess.init(tmp_path / "t.parquet", tmp_path / "made")
+    guess = own_table.init(tmp_path / "t.parquet", tmp_path / "made")
     assert (guess.sample_id, guess.patient_id) == ("row", "row")
     assert {name: columns for name, (_, columns) in guess.modalities.items()} == {
         "lab": [f"lab_{k}" for k in range(4)],
@@ -118,7 +119,7 @@ def test_an_unmarked_table_by_names_and_single_underscores(tmp_path: Path) -> No
 
 def test_an_index_with_a_name_is_a_column(tmp_path: Path) -> None:
     table().set_index("stay_id").to_parquet(tmp_path / "stays.parquet")
-    guess = table_guess.init(tmp_path / "stays.parquet", tmp_path / "made")
+    guess = own_table.init(tmp_path / "stays.parquet", tmp_path / "made")
     assert guess.sample_id == "stay_id"
     assert sorted(open_cohort(tmp_path / "made").sample_ids) == list(range(30_000, 30_000 + N))
 
@@ -129,7 +130,7 @@ def test_a_long_table_is_not_split_by_its_rows(tmp_path: Path) -> None:
     frame["lactic_acid"], frame["admission_source"] = np.arange(len(frame)) % 60, np.arange(len(frame)) % 30
     frame["row"] = np.arange(len(frame)) % 7  # not one of its own
     frame.to_csv(tmp_path / "hourly.csv", index=False)
-    guess = table_guess.init(tmp_path / "hourly.csv", tmp_path / "made")
+    guess = own_table.init(tmp_path / "hourly.csv", tmp_path / "made")
     assert (guess.sample_id, guess.patient_id) == ("row_number", "recordid")
     assert "Are the rows times of one stay?" in (tmp_path / "made" / "cohort.yaml").read_text()
 
@@ -142,7 +143,7 @@ def test_names_that_yaml_would_bend(tmp_path: Path) -> None:
     frame["y_on"] = np.arange(50) % 2
     frame["y_kind"] = dice.choice(["yes", "no", "012"], 50)
     frame.to_csv(tmp_path / "odd.csv", index=False)
-    table_guess.init(tmp_path / "odd.csv", tmp_path / "made")
+    own_table.init(tmp_path / "odd.csv", tmp_path / "made")
     made = open_cohort(tmp_path / "made")
     assert set(made.modalities["features"].columns) == {"yes", "a: b", "12", "# c", "d'e", "ü"}
     assert set(made.classes["kind"]) == {"yes", "no", "012"}
@@ -165,7 +166,7 @@ def test_bad_tables(tmp_path: Path, name: str, content: str | None, words: str) 
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(BadInput, match=words):
-        table_guess.init(tmp_path / name, tmp_path / "made")
+        own_table.init(tmp_path / name, tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
 
@@ -173,13 +174,103 @@ def test_columns_that_stand_twice_in_parquet(tmp_path: Path) -> None:
     columns = [pa.array([1, 2])] * 3
     pq.write_table(pa.Table.from_arrays(columns, names=["a", "b", "b"]), tmp_path / "twice.parquet")
     with pytest.raises(BadInput, match="the columns b stand twice"):
-        table_guess.init(tmp_path / "twice.parquet", tmp_path / "made")
+        own_table.init(tmp_path / "twice.parquet", tmp_path / "made")
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     table().to_csv(tmp_path / "stays.csv", index=False)
     with pytest.raises(BadInput, match="new or empty"):
-        table_guess.init(tmp_path / "stays.csv", tmp_path)
+        own_table.init(tmp_path / "stays.csv", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["stays.csv"]
     with pytest.raises(BadInput, match="cannot be written"):
-        table_guess.init(tmp_path / "stays.csv", tmp_path / "stays.csv" / "made")
+        own_table.init(tmp_path / "stays.csv", tmp_path / "stays.csv" / "made")
+
+
+def test_texts_and_ids_stay_as_they_are_written(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"stay_id": [f"{k:04}" for k in range(60)], "labs_a": np.arange(60.0)})
+    frame["labs_b"] = ["NA" if k % 7 == 0 else f"{k % 5}" for k in range(60)]
+    frame["ca"] = np.resize(["None", "metastatic", "NA", ""], 60)
+    frame["died"] = np.resize(["null", "x"], 60)
+    frame.to_csv(tmp_path / "stays.csv", index=False)
+    own_table.init(tmp_path / "stays.csv", tmp_path / "made")
+    made = open_cohort(tmp_path / "made")
+    assert made.sample_ids[0] == "0000"
+    assert made.classes["died"] == ("null", "x")
+    features = made.modalities["features"]
+    assert features.levels == {"ca": ("None", "NA", "metastatic")} or set(features.levels["ca"]) == {
+        "None",
+        "NA",
+        "metastatic",
+    }
+    assert np.isnan(features.values[:, features.columns.index("ca")]).sum() == 15
+    assert np.isnan(features.values[:, features.columns.index("labs_b")]).sum() == 9
+    content = (tmp_path / "made" / "cohort.yaml").read_text()
+    assert "# ca: 30 rows hold the text NA, None; leave cells empty that are not known" in content
+
+
+BREAKS = "x\nmodalities: {}\r\x85a: 1\u2028b: 2\u2029\x1b[31m\ufeff\uffff"
+
+
+def test_no_name_and_no_value_gets_out_of_its_comment(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"stay_id": np.arange(60), "age": np.arange(60.0), f"disch{BREAKS}": np.arange(60.0)})
+    frame[f"dead{BREAKS}"] = np.resize([BREAKS, "y"], 60)
+    frame[f"same{BREAKS}"] = BREAKS
+    frame[f"code{BREAKS}"] = np.resize([1, 2, 3], 60)
+    frame.to_parquet(tmp_path / "stays.parquet", index=False)
+    own_table.init(tmp_path / "stays.parquet", tmp_path / "made")
+    content = (tmp_path / "made" / "cohort.yaml").read_text()
+    keys = {"format", "name", "samples", "sample_id", "patient_id", "stratify", "modalities", "tasks"}
+    assert set(yaml.safe_load(content)) == keys - {"stratify"}
+    assert content.isprintable() or set(filter(lambda sign: not sign.isprintable(), content)) == {"\n"}
+    made = open_cohort(tmp_path / "made")
+    assert {BREAKS, "y"} in [set(names) for names in made.classes.values()]
+    assert f"code{BREAKS}" in made.modalities["features"].columns
+
+
+def test_lists_structures_and_bytes_are_left_out(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"stay_id": np.arange(60), "age": np.arange(60.0), "died": np.arange(60) % 2})
+    frame["list"] = [[1, 2]] * 60
+    frame["struct"] = [{"a": 1}] * 60
+    frame["bytes"] = [b"\xff"] * 60
+    frame.to_parquet(tmp_path / "stays.parquet", index=False)
+    guess = own_table.init(tmp_path / "stays.parquet", tmp_path / "made")
+    assert {guess.left_out[name] for name in ("list", "struct", "bytes")} == {
+        "its values are lists, structures or bytes"
+    }
+    assert len(open_cohort(tmp_path / "made")) == 60
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv.gz", "a.csv.bz2", "a.csv.xz", "a.csv.zip", "a.csv.tar", "a.tar.gz", "a.csv.zst"]
+)
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\x1f\x8b\x08\x00torn", b"PK\x03\x04", b"", b"\xfd7zXZ\x00"])
+def test_what_is_not_packed_as_its_name_says(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match="expected a table"):
+        own_table.init(tmp_path / name, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_pipe_is_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(BadInput, match="expected a file, got a pipe"):
+        own_table.init(tmp_path / "a.csv", tmp_path / "made")
+
+
+def test_damaged_pages(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table().to_parquet(path, index=False)
+    content = bytearray(path.read_bytes())
+    content[40 : len(content) // 2] = bytes(len(content) // 2 - 40)
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="expected a table"):
+        own_table.init(path, tmp_path / "made")
+
+
+def test_two_targets_whose_names_become_one_are_two_tasks(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"stay_id": np.arange(60), "age": np.arange(60.0), "y_a b": np.arange(60) % 2})
+    frame["y_a.b"], frame["y_" + "x" * 400] = np.arange(60) % 3, np.arange(60) / 7
+    frame.to_csv(tmp_path / "stays.csv", index=False)
+    guess = own_table.init(tmp_path / "stays.csv", tmp_path / "made")
+    assert set(guess.tasks) == {"a_b", "a_b_2", "x" * 110}
+    assert len(open_cohort(tmp_path / "made").labels) == 3
