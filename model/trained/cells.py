@@ -33,14 +33,14 @@ def fill(values: Floats, name: str, series: pd.Series, kind: str, channels: Sequ
         if cell is None or cell is pd.NA or (isinstance(cell, float) and np.isnan(cell)):
             continue
         try:
-            found = _read(cell, kind, values.shape[1:], channels)
+            array = _read(cell, kind, values.shape[1:], channels)
         except ValueError as error:
             expected = _words(kind, values.shape[1:])
             raise BadInput(f"column {name}, row {label}: expected {expected}, got {error}") from None
-        if kind == "image" and found.size:
-            values[position] = found
+        if kind == "image" and array.size:
+            values[position] = array
         else:
-            values[position, : len(found)] = found
+            values[position, : len(array)] = array
 
 
 def _read(cell: Any, kind: str, shape: tuple[int, ...], channels: Sequence[str]) -> NDArray[np.float64]:
@@ -51,38 +51,41 @@ def _read(cell: Any, kind: str, shape: tuple[int, ...], channels: Sequence[str])
         raise ValueError(f"{cell!r}. Give nested lists, or leave the cell empty where the sample lacks it.")
     if kind == "sequence":
         cell = [[np.nan] * shape[1] if step is None else step for step in cell]
-    found = _numbers(cell)
-    if not found.size:
-        return found.reshape(0, *shape[1:])
-    if np.isinf(found).any():
+    array = _numbers(cell)
+    if not array.size:
+        return array.reshape(0, *shape[1:])
+    if np.isinf(array).any():
         raise ValueError("an infinite number. Leave its place empty (None, NaN).")
     if kind == "image":
-        if found.shape not in (shape, (math.prod(shape),)):
-            raise ValueError(f"{_by(found.shape)}. Bring the image to that size.")
-        return found.reshape(shape)
-    if found.ndim != 2 or found.shape[1] != shape[1]:
+        if array.shape not in (shape, (math.prod(shape),)):
+            raise ValueError(f"{_by(array.shape)}. Bring the image to that size.")
+        return array.reshape(shape)
+    if array.ndim != 2 or array.shape[1] != shape[1]:
         named = ", ".join(channels[:5]) + (f", ... {channels[-1]}" if len(channels) > 5 else "")
-        raise ValueError(f"{_by(found.shape)}. Give a list of steps, each a list of the channels {named}.")
-    if len(found) > shape[0]:
-        raise ValueError(f"{len(found)} steps. Keep the {shape[0]} the model was trained on, of which the first is 0.")
-    return found
+        raise ValueError(f"{_by(array.shape)}. Give a list of steps, each a list of the channels {named}.")
+    if len(array) > shape[0]:
+        raise ValueError(f"{len(array)} steps. Keep the {shape[0]} the model was trained on, of which the first is 0.")
+    return array
 
 
 def _numbers(cell: Any) -> NDArray[np.float64]:
     """The array of nested lists and arrays, NaN for None; ValueError as `_read`."""
     lists = _lists(cell)
     try:
-        found = np.array(lists)
-        if found.dtype.kind not in "biuf":
-            found = np.array(lists, object)
+        array = np.array(lists)
+        if array.dtype.kind not in "biuf":
+            array = np.array(lists, object)
     except ValueError:
         raise ValueError("lists of uneven length. Fill their gaps with None or NaN.") from None
-    if found.dtype == object:
-        flat = [np.nan if value is None or value is pd.NA else value for value in found.ravel().tolist()]
+    if array.dtype == object:
+        flat = [np.nan if value is None or value is pd.NA else value for value in array.ravel().tolist()]
         if other := [value for value in flat if not isinstance(value, Real)]:
             raise ValueError(f"{other[0]!r} in it. Write numbers, or nothing (None, NaN) where nothing was measured.")
-        found = np.array(flat, np.float64).reshape(found.shape)
-    return found.astype(np.float64)
+        try:
+            array = np.array(flat, np.float64).reshape(array.shape)
+        except OverflowError:
+            raise ValueError("a number that is too large. Correct it, or leave its place empty.") from None
+    return array.astype(np.float64)
 
 
 def _lists(cell: Any) -> Any:

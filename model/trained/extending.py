@@ -26,7 +26,9 @@ from model.data.folds import Fold, Rows, load_fold, target_scale
 from model.data.preprocess import fit
 from model.networks.contract import Network, Parameters, n_logits
 from model.scoring import metrics
-from model.trained.deployed import DeployedModel, Member
+from model.trained.deployed import DeployedModel
+from model.trained.final_training import label_counts
+from model.trained.parts import Member
 from model.training.fitting import fit_pack
 from model.training.pack import Fitted
 from model.training.precision import DTYPES
@@ -281,9 +283,7 @@ def extend(model: DeployedModel, cohort: Cohort, task: str, device: torch.device
         members.append(Member({name: value.cpu() for name, value in fitted.values.items()}, {}, (task,)))
     kind = cohort.tasks[task].kind
     training = model.about["training"]
-    count = {"rows": int(chosen.sum())}
-    if kind == "binary":
-        count["positive"] = int(cohort.labels[task][chosen].sum())
+    count = label_counts(cohort.tasks[task], cohort.labels[task][chosen])
     return replace(
         model,
         tasks={**model.tasks, task: cohort.tasks[task]},

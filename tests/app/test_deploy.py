@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.trained import deployed
+from model.trained import final_training
 from tests.support import ROOT
 from tests.support.mlflow_stores import server, uri_of
 from tim_search.app import deploy, model_folder
@@ -113,13 +113,13 @@ def test_the_card_says_what_was_measured(published_model: deploy.Trained) -> Non
 def test_a_reading_is_logged_before_it_happens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking.Tracker, "model", lambda *_: {})
     seen: list[int] = []
-    judge = deployed.evaluate
+    judge = final_training.evaluate
 
     def evaluate(*arguments: object) -> object:
         seen.append(len(readings.read(folder)))
         return judge(*arguments)
 
-    monkeypatch.setattr(deployed, "evaluate", evaluate)
+    monkeypatch.setattr(final_training, "evaluate", evaluate)
     first = deploy.train(folder, "slos_log", members=["slos_log"])
     second = deploy.train(folder, "slos_log", members=["slos_log"], seeds=2)
     assert seen == [1, 2]

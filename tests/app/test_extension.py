@@ -19,7 +19,7 @@ from model.networks import flexcare
 from model.networks.settings import FlexCareSettings, M3HSettings
 from model.sources.opening import open_cohort, write_cohort
 from model.sources.synthetic_incomplete import incomplete
-from model.trained import deployed, extending
+from model.trained import extending, final_training
 from model.trained.deployed import DeployedModel
 from model.training.fitting import fit_pack
 from model.training.pack import Fitted
@@ -49,7 +49,7 @@ def cohort() -> Cohort:
 
 @pytest.fixture(scope="module")
 def model(cohort: Cohort) -> DeployedModel:
-    made = deployed.train(cohort, "flexcare", SETTINGS, OLD, "ihm", seeds=(0, 1), device="cpu")
+    made = final_training.train(cohort, "flexcare", SETTINGS, OLD, "ihm", seeds=(0, 1), device="cpu")
     return dataclasses.replace(made, about={**made.about, **FACTS})
 
 
@@ -220,7 +220,7 @@ def test_m3h_is_extended_by_the_same_code() -> None:
     tasks = ("hospdead", "phenotype", "slos_log")
     settings = M3HSettings(width=8, epochs=1, batch_size=512, replicates=0)
     seen = cohort.for_tasks([*tasks, "surv_group"])
-    model = deployed.train(seen, "m3h", settings, tasks, "hospdead", device="cpu")
+    model = final_training.train(seen, "m3h", settings, tasks, "hospdead", device="cpu")
     with pytest.raises(BadInput, match="a clustering task, which has no labels"):
         extending.prepare(dataclasses.replace(model, tasks={}), cohort, "phenotype")
     ready = extending.prepare(model, cohort, "surv_group")
@@ -343,7 +343,7 @@ def test_a_start_helps_a_related_task_where_labels_are_few() -> None:
     cohort, tasks = open_cohort("support2"), ("hospdead", "slos_log", "surv_group")
     settings = M3HSettings(replicates=0)
     seen = cohort.for_tasks([*tasks, "dnr_later"])
-    model = deployed.train(seen, "m3h", settings, tasks, "hospdead", device="cpu")
+    model = final_training.train(seen, "m3h", settings, tasks, "hospdead", device="cpu")
     ready = extending.prepare(model, cohort, "dnr_later")
     rows = [
         plain(dataclasses.asdict(row))

@@ -33,7 +33,7 @@ class Trained:
     Attributes:
         folder: the MLflow model: card, signature, example, requirements, parameters.
         source, subset: what it predicts, and for which task the combination was chosen.
-        scores: on the test patients, as plain rows; see `model.trained.deployed.TestScore`.
+        scores: on the test patients, as plain rows; see `model.trained.final_training.TestScore`.
         published: run_id, model_uri and registered, as far as MLflow took them.
         missed: whether MLflow took less than was asked for.
         table: a name for rows to predict: rows.csv, or rows.parquet where a CSV file cannot hold them.
@@ -78,8 +78,8 @@ def train(
         BadInput: no such source or tasks, a search that has not come as far, a cohort that is no longer the search's,
             or a training that diverged.
     """
-    from model.trained.deployed import evaluate
-    from model.trained.deployed import train as fit
+    from model.trained.final_training import evaluate
+    from model.trained.final_training import train as fit
 
     results = opened.open_search(folder)
     chosen, reason = _chosen(results, source, rule, members)

@@ -198,7 +198,7 @@ def _save(
     model: DeployedModel, cohort: Cohort, task: str, table: Sequence[dict[str, Any]], search: Path | None, out: Path
 ) -> Path:
     """Write the extended model; its new task's score is that of the test patients where those were asked for."""
-    from model.trained.deployed import evaluate
+    from model.trained.final_training import evaluate
 
     metric = cohort.tasks[task].metric
     best = [row for row in table if row["primary"]][-1]

@@ -18,25 +18,6 @@ if TYPE_CHECKING:
 _ROWS, _NUMBERS = 100_000, 50_000_000
 
 
-def read_table(path: Path, index: str | None = None) -> pd.DataFrame:
-    """A table of rows to predict: CSV or Parquet, with an id column as its index where one is named.
-
-    Raises BadInput where it cannot be read or lacks the column.
-    """
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, dtype=None if index is None else {index: str})  # an id 007 stays one
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read as a table ({error}). Give a CSV or .parquet file.") from error
-    if index is None:
-        return frame
-    if index not in frame:
-        raise BadInput(f"{path}: expected the id column {index}, its columns are {', '.join(map(str, frame))}.")
-    return frame.set_index(index)
-
-
 def predict(model: DeployedModel, rows: pd.DataFrame, most_numbers: int = _NUMBERS) -> pd.DataFrame:
     """`DeployedModel.predict`, some rows at a time; the row index becomes a column where it has a name."""
     size = max(1, min(_ROWS, most_numbers // sum(math.prod(block.shape) for block in model.inputs)))

@@ -689,19 +689,18 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict new rows with a trained model: columns in any order, modalities may be missing."""
-
+    from model.trained.new_rows import read_table
     from tim_search.app import model_folder, prediction
 
-    found = prediction.predict(
-        model_folder.load(model, tracking_uri, allow_code=allow_code), prediction.read_table(data, key)
-    )
+    opened = model_folder.load(model, tracking_uri, allow_code=allow_code)
+    predictions = prediction.predict(opened, read_table(data, opened.inputs, key))
     if out is not None:
-        prediction.write_table(found, out)
-        console.note(f"{len(found)} predictions written to {out}")
+        prediction.write_table(predictions, out)
+        console.note(f"{len(predictions)} predictions written to {out}")
     elif as_json:
-        console.print_json({"predictions": json.loads(found.to_json(orient="records"))})
+        console.print_json({"predictions": json.loads(predictions.to_json(orient="records"))})
     else:
-        print(found.to_csv(index=False), end="")
+        print(predictions.to_csv(index=False), end="")
 
 
 @app.command(epilog="Example: tim-search extend runs/demo/models/hospdead-1 --task dnr_later --labels 0.01 --labels 1")

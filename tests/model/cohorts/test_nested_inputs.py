@@ -20,7 +20,9 @@ from model.cohorts.cohort import Cohort, Modality, make_cohort
 from model.data.folds import load_fold
 from model.networks import registry as networks
 from model.networks.settings import FlexCareSettings
-from model.trained.deployed import ABSENT, DeployedModel, PredictionWarning, evaluate, train
+from model.trained.deployed import ABSENT, DeployedModel
+from model.trained.final_training import evaluate, train
+from model.trained.new_rows import PredictionWarning
 from model.training.fitting import fit_pack
 from model.training.predicting import predict
 from model.training.scores import score_pack

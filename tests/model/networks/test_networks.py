@@ -17,7 +17,7 @@ from model.networks.contract import Layout, Parameters, layout, n_logits
 from model.networks.lifted import Lifted, OwnNetwork
 from model.networks.settings import FlexCareSettings, M3HSettings, OwnSettings
 from model.sources import synthetic
-from model.trained import deployed
+from model.trained import deployed, final_training
 from model.training.fitting import check_supported
 from model.training.trainer import TrainingPayload, trainer
 from tests.support import ROOT
@@ -213,9 +213,9 @@ def test_an_own_network_trains_scores_and_deploys(tmp_path: Path) -> None:
     result = worker.train(Pack((Unit(names, 0, FINAL_FOLD),)))
     assert {row.task: row.status for row in result.scores if row.primary} == dict.fromkeys(names, "ok")
     assert result.attention == ()
-    model = deployed.train(cohort, name, settings, names, names[0], device="cpu")
+    model = final_training.train(cohort, name, settings, names, names[0], device="cpu")
     expected = {row.task: row.value for row in result.scores if row.primary}
-    assert {row.task: pytest.approx(row.value, abs=1e-5) for row in deployed.evaluate(model, cohort)} == expected
+    assert {row.task: pytest.approx(row.value, abs=1e-5) for row in final_training.evaluate(model, cohort)} == expected
     model.save(tmp_path)
     with pytest.raises(BadInput, match="--allow-code"):
         deployed.DeployedModel.load(tmp_path)

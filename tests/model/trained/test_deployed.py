@@ -17,14 +17,9 @@ from model.data.folds import load_fold
 from model.networks import m3h
 from model.networks.settings import M3HSettings
 from model.sources.opening import open_cohort
-from model.trained.deployed import (
-    ABSENT,
-    DeployedModel,
-    PredictionWarning,
-    bootstrap_weights,
-    evaluate,
-    train,
-)
+from model.trained.deployed import ABSENT, DeployedModel
+from model.trained.final_training import bootstrap_weights, evaluate, train
+from model.trained.new_rows import PredictionWarning
 from model.training.fitting import fit_pack
 from model.training.predicting import predict
 from model.training.scores import score_pack
