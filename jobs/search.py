@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tim_search.cli.commands import main
+from tim_search.cli import main
 
 
 def arguments() -> argparse.Namespace:

@@ -96,16 +96,13 @@ def bucket(_s3_server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
     """Run the command line in this process: (exit code, standard output, standard error)."""
-    from rich.console import Console
-
-    from tim_search.cli import commands, console
+    from tim_search.cli import main
 
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(console, "errors", Console(stderr=True, highlight=False))
         with pytest.raises(SystemExit) as ended:
-            commands.main([str(argument) for argument in arguments])
+            main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
         code = ended.value.code

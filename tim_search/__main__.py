@@ -1,6 +1,6 @@
 """`python -m tim_search` is `tim-search`."""
 
-from tim_search.cli.commands import main
+from tim_search.cli import main
 
 if __name__ == "__main__":
     main()

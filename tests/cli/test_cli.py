@@ -20,9 +20,9 @@ from mlflow import MlflowClient
 from model.sources.opening import open_cohort
 from tests.support import ROOT, fake_trainer, haim_files
 from tests.support.searches import TASKS, Call, trained_search, write_search
-from tim_search import config
+from tim_search import __version__, config
 from tim_search.app import confirmer, runner, search_folder
-from tim_search.cli import cohort_cli, console, display
+from tim_search.cli import cohort_cli, console, search_tables
 from tim_search.cli import commands as cli
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
@@ -86,7 +86,7 @@ def test_every_command_is_tested_for_its_help() -> None:
 
 
 def test_version_and_no_arguments(call: Call) -> None:
-    assert call("--version")[:2] == (0, f"tim-search {cli.__version__}\n")
+    assert call("--version")[:2] == (0, f"tim-search {__version__}\n")
     code, out, err = call()
     assert code == 2
     assert "Usage" in out + err
@@ -224,7 +224,7 @@ def test_reading_works_while_the_search_writes(call: Call, folder: Path) -> None
 def test_reading_needs_neither_torch_nor_ray_nor_the_cohort(folder: Path) -> None:
     code = (
         "import sys\n"
-        "from tim_search.cli.commands import main\n"
+        "from tim_search.cli import main\n"
         "for command in ('status', 'tim', 'expand'):\n"
         "    try: main([command, sys.argv[1]])\n"
         "    except SystemExit as ended: assert not ended.code, ended.code\n"
@@ -377,7 +377,7 @@ def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.Captur
         tmp_path / "sampled", tasks=("hospdead", "dnr_later", *TASKS[1:], "avtisst"), design={"sampled": 20}
     )
     content = summary.report(opened.open_search(path))
-    console.output().print(display.report(content))
+    console.output().print(search_tables.report(content))
     out = capsys.readouterr().out
     assert "sampled TIM" in out
     assert "Best combinations: not known" in out

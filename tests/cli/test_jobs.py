@@ -21,7 +21,7 @@ import pytest
 
 from tests.support import ROOT
 from tim_search import config
-from tim_search.cli import commands as cli
+from tim_search.cli import running
 from tim_search.ledger.ledger import Ledger
 
 SEARCHES = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -50,7 +50,7 @@ def test_what_the_search_files_ask_for() -> None:
 
 
 def test_the_demo_command_runs_the_demo_file() -> None:
-    assert config.load(ROOT / "jobs" / "demo.yaml") == cli.demo_search()
+    assert config.load(ROOT / "jobs" / "demo.yaml") == running.demo_search()
 
 
 def test_a_relative_place_is_refused() -> None:

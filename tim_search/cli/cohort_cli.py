@@ -13,11 +13,10 @@ from typing import Annotated
 import typer
 
 from tim_search.cli import console
+from tim_search.cli.options import AsJson
 from tim_search.types import BadInput
 
 app = typer.Typer(help="Cohort folders.", no_args_is_help=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 
 
 class Shape(StrEnum):
@@ -44,10 +43,9 @@ def export(
 
     cohort = open_cohort(reference)
     write_cohort(cohort, folder)
-    console.output().print(
+    console.show(
         f"{folder}: {len(cohort.sample_ids)} samples, {len(cohort.tasks)} tasks. "
-        f"Check it with `tim-search check {folder}`.",
-        markup=False,
+        f"Check it with `tim-search check {folder}`."
     )
 
 
@@ -72,23 +70,20 @@ def haim(
 ) -> None:
     """Write HAIM-MIMIC-MM as a cohort folder, from your own credentialed files: 45 tasks, patients by the key file."""
     from model.sources import haim as building
-    from tim_search.cli import display
+    from tim_search.cli import cohort_tables
+    from tim_search.cli.progress import steps
 
     if mimic is None:
         console.note("Without --mimic there are no diagnoses and no hospital-acquired infection")
-    with display.steps(console.errors) as tell:
+    with steps() as tell:
         manifest = building.build(
             embeddings, out, keys=keys, mimic=mimic, grouped=modalities is Modalities.paper, tell=tell
         )
-    if as_json:
-        console.print_json(manifest)
-        return
-    console.output().print(display.haim(manifest))
-    console.output().print(
+    summary = (
         f"{out}: {manifest['steps'][-1]['rows']} samples, {len(manifest['tasks']) + 1} tasks; manifest.json tells "
-        f"more. Check it with `tim-search check {out}`.",
-        markup=False,
+        f"more. Check it with `tim-search check {out}`."
     )
+    console.answer(as_json, lambda: manifest, lambda: (cohort_tables.haim(manifest), summary))
 
 
 @app.command(epilog="Example: tim-search cohort init stays.csv --out my-cohort")
@@ -103,20 +98,22 @@ def init(
     folder = out or Path(table.name.split(".")[0])
     console.note(f"Reading {table}")
     guess = own_table.init(table, folder)
-    if as_json:
-        shown = {name: columns for name, (_, columns) in guess.modalities.items()}
-        tasks = {name: {"column": task.column, "kind": task.kind} for name, task in guess.tasks.items()}
-        ids = {"sample_id": guess.sample_id, "patient_id": guess.patient_id}
-        console.print_json(
-            {"folder": str(folder), **ids, "modalities": shown, "tasks": tasks, "left_out": guess.left_out}
-        )
-        return
-    columns = sum(len(columns) for _, columns in guess.modalities.values())
-    console.output().print(
-        f"{folder}/cohort.yaml: {columns} inputs in {len(guess.modalities)} modalities, {len(guess.tasks)} tasks with "
-        f"labels; columns left out: {len(guess.left_out)}. Read it and mend it, then `tim-search check {folder}`.",
-        markup=False,
-        soft_wrap=True,
+    modalities = {name: columns for name, (_, columns) in guess.modalities.items()}
+    console.answer(
+        as_json,
+        lambda: {
+            "folder": folder,
+            "sample_id": guess.sample_id,
+            "patient_id": guess.patient_id,
+            "modalities": modalities,
+            "tasks": {name: {"column": task.column, "kind": task.kind} for name, task in guess.tasks.items()},
+            "left_out": guess.left_out,
+        },
+        lambda: [
+            f"{folder}/cohort.yaml: {sum(map(len, modalities.values()))} inputs in {len(modalities)} modalities, "
+            f"{len(guess.tasks)} tasks with labels; columns left out: {len(guess.left_out)}. Read it and mend it, then "
+            f"`tim-search check {folder}`."
+        ],
     )
 
 
@@ -173,8 +170,7 @@ def synthetic(
         write = functools.partial(synthetic_incomplete.write, cohort, truth)
     console.note(f"Writing {folder}")
     write(folder)
-    console.output().print(
+    console.show(
         f"{folder}: {len(cohort)} samples, {len(cohort.tasks)} tasks; truth.json says which task helps or harms which. "
-        f"Check it with `tim-search check {folder}`.",
-        markup=False,
+        f"Check it with `tim-search check {folder}`."
     )

@@ -1,49 +1,196 @@
-"""Where the command line speaks: results on the standard output, everything else on the standard error."""
+"""Where the command line speaks: results on the standard output, everything else on the standard error.
+
+The one place that writes to a terminal. What comes from data or from others' files (names, messages) is made safe here:
+no text can steer the terminal. Tables for people and JSON for machines leave through `answer`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
+
+from tim_search.gates.plain import json_text
+from tim_search.gates.texts import for_terminal
+from tim_search.types import Interrupted, TimSearchError
 
 _python_shows = warnings.showwarning
 _FILE_WIDTH = 120
+#: COLUMNS below this is no width that anything can be shown in (0 shows nothing at all).
+_LEAST_WIDTH = 20
 
-#: The standard error.
-errors = Console(stderr=True, highlight=False)
+
+class SafeConsole(Console):
+    """A console that shows every character of a text that could steer a terminal as an escape such as \\x1b."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments of a renderable; also called for each cell and title of a table."""
+        if isinstance(renderable, str):
+            renderable = Text(renderable)
+        if isinstance(renderable, Text) and (safe := for_terminal(renderable.plain, lines=True)) != renderable.plain:
+            renderable = Text(safe, style=renderable.style, justify=renderable.justify, overflow=renderable.overflow)
+        return super().render(renderable, options)
 
 
-def output() -> Console:
+def _width() -> int | None:
+    """The width that COLUMNS names, where it is one."""
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if re.fullmatch(r"[0-9]{1,4}", columns) and int(columns) >= _LEAST_WIDTH else None
+
+
+def _console(*, stderr: bool = False, width: int | None = None) -> SafeConsole:
+    # Without COLUMNS: rich takes a 0 there for a terminal without columns. No markup: brackets in a name are a name.
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    return SafeConsole(
+        stderr=stderr, width=_width() or width, highlight=False, markup=False, emoji=False, _environ=environment
+    )
+
+
+def error_output() -> SafeConsole:
+    """The standard error as it is now."""
+    return _console(stderr=True)
+
+
+def output() -> SafeConsole:
     """The standard output as it is now; tests and pipes exchange it. A file has no width: names need not be cut."""
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
-    return Console(highlight=False, width=wide)
+    return _console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
+
+
+# -------------------------------------------------------------------- to people who wait
 
 
 def note(text: str) -> None:
-    """A line about what is being done, for people who wait."""
-    errors.print(text, style="dim", markup=False)
+    """A line about what is being done."""
+    error_output().print(text, style="dim")
 
 
-def say(kind: str, text: str, to: Console | None = None) -> None:
-    """A line of its own with its kind before it: error, warning or stopped; to the standard error by default."""
+def labelled(kind: str, text: str) -> Text:
+    """A text with its kind before it: error, warning or stopped; one line, however long."""
     colour = {"error": "bold red", "warning": "bold yellow"}.get(kind, "bold")
-    (to or errors).print(Text.assemble((f"{kind}:", colour), " ", text), soft_wrap=True)
+    return Text.assemble((f"{kind}:", colour), " ", text, no_wrap=True, overflow="ignore")
+
+
+def say(kind: str, text: str) -> None:
+    """A line of its own with its kind before it."""
+    error_output().print(labelled(kind, text), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """A warning."""
+    say("warning", text)
 
 
 def show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     """Warnings of this product as a line of their own; those of others as Python shows them."""
     if issubclass(category, UserWarning):
-        say("warning", str(message))
+        warn(str(message))
     else:
         _python_shows(message, category, *where)
 
 
-def print_json(content: Mapping[str, Any]) -> None:
-    """Plain values for machines, on the standard output; NaN would be no JSON and is an error."""
-    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+@contextlib.contextmanager
+def interrupted(words: str) -> Iterator[None]:
+    """A block whose interruption (Ctrl-C, SIGTERM) ends the command with these words."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(words) from None
+
+
+# -------------------------------------------------------------------- results
+
+
+def answer(
+    as_json: bool, content: Callable[[], Mapping[str, Any]], view: Callable[[], Iterable[RenderableType]]
+) -> None:
+    """The result of a command: JSON for machines, or what people see.
+
+    Args:
+        content: makes the values for JSON; NaN becomes null.
+        view: makes tables, and texts that are to be copied: lines that no width breaks.
+    """
+    if as_json:
+        print_json(content())
+        return
+    for part in view():
+        show(part)
+
+
+def show(part: RenderableType) -> None:
+    """A table, a text that is wrapped, or a line (a str, or what `labelled` gives) that no width breaks."""
+    output().print(part, soft_wrap=isinstance(part, str) or getattr(part, "overflow", None) == "ignore")
+
+
+def print_json(content: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Values as JSON, NaN as null; what could steer a terminal stands there as an escape of JSON."""
+    text = re.sub(r"[^\x20-\x7e\n]", _json_escape, json_text(content, indent=indent))
+    _write(f"{text}\n")
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    return match[0] if for_terminal(match[0]) == match[0] else json.dumps(match[0])[1:-1]
+
+
+def print_line(text: str) -> None:
+    """A line that is shown at once, also into a pipe."""
+    _write(f"{for_terminal(text)}\n")
+
+
+def print_data(text: str) -> None:
+    """A table as text: as it is into a file or a pipe, and made safe on a terminal."""
+    _write(for_terminal(text, lines=True) if sys.stdout.isatty() else text)
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+# -------------------------------------------------------------------- an output that is closed or full
+
+
+def open_outputs() -> None:
+    """Put something in the place of a standard output or error that is closed, and say what is lost."""
+    closed = sys.stdout is None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (until the process ends)
+        else:
+            # A name that the terminal's encoding lacks is shown as an escape.
+            with contextlib.suppress(AttributeError):
+                getattr(sys, name).reconfigure(errors="backslashreplace")
+    if closed:
+        warn("The standard output is closed: what the command prints is not shown.")
+
+
+@contextlib.contextmanager
+def checked_output() -> Iterator[None]:
+    """A block whose output reaches the standard output at its end.
+
+    A reader that is gone (`| head`) ends the process with status 1 and without a word; a disk that is full is an error.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF):
+            raise
+        # What is still in Python's buffer would be written once more when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            sys.exit(1)
+        raise TimSearchError(
+            f"The standard output cannot be written: {error.strerror}. Send it to another place and run the same "
+            "command again."
+        ) from error

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console, RenderableType
 
-from tim_search.cli import display
+from tim_search.cli import model_tables, score_tables, search_tables, tables
 from tim_search.tim import scores as tim
 
 
@@ -29,19 +29,19 @@ def result(m: int) -> tim.TimResult:
 
 
 def test_a_matrix_of_many_tasks_is_told_by_its_surest_scores() -> None:
-    many, few = told(display.matrix(result(40), 120)), told(display.matrix(result(18), 120))
+    many, few = told(score_tables.matrix(result(40), 120)), told(score_tables.matrix(result(18), 120))
     assert "the 40 surest of 1,560 scores" in many
     assert "tables/tim.csv" in many
     assert many.splitlines()[4].split()[:2] == ["outcome-000", "outcome-039"]
     assert len(many.splitlines()) < 70
     assert few.count("outcome-0") > 18 * 17, "all of them where they can be read"
-    overlapping = told(display.matrix(result(40), 120, [("outcome-039", "outcome-000")]))
+    overlapping = told(score_tables.matrix(result(40), 120, [("outcome-039", "outcome-000")]))
     assert overlapping.splitlines()[4].split()[:2] != ["outcome-000", "outcome-039"]
 
 
 def test_one_source_of_many_is_told_by_both_ends() -> None:
     wide = result(60)
-    text = told(display.source(wide, "outcome-000"))
+    text = told(score_tables.source(wide, "outcome-000"))
     assert "19 more between; all with --json" in text
     assert text.count("outcome-") == 41  # the source and forty others
     row = wide.estimate[0]
@@ -64,21 +64,21 @@ def source(k: int) -> dict[str, Any]:
 
 def test_the_end_of_a_search_of_many_tasks_names_the_surest() -> None:
     content = {"sources": [source(k) for k in range(50)], "label": "sampled TIM", "notes": []}
-    text = told(display.report({**content, "sharing": {"shared": 1, "alone": 2}}))
+    text = told(search_tables.report({**content, "sharing": {"shared": 1, "alone": 2}}))
     assert "the 20 surest of 50 source" in text
     assert "Best combination of 20 of 50 source tasks" in text
     assert "s49" in text
     assert "s10" not in text.partition("Best combination")[0]
     assert "tim-search tim DIR" in text
-    grown = told(display.expansions(content["sources"], "lower_bound"))
+    grown = told(search_tables.expansions(content["sources"], "lower_bound"))
     assert "20 of 50 source tasks" in " ".join(grown.split())
     assert all(f"s{k} + x" in grown for k in range(45, 50))
     assert ", s48, s49: nothing is better" in " ".join(grown.split()), "why it ended is told of those that are listed"
 
 
 def test_a_status_counts_the_tasks_it_does_not_name() -> None:
-    assert display.names(["a", "b"]) == "a, b"
-    assert display.names([str(k) for k in range(21)]) == "21 tasks: 0, 1, 2, 3, 4, 5 and 15 more"
+    assert tables.names(["a", "b"]) == "a, b"
+    assert tables.names([str(k) for k in range(21)]) == "21 tasks: 0, 1, 2, 3, 4, 5 and 15 more"
 
 
 def test_a_comparison_of_many_tasks_shows_what_is_certain_first() -> None:
@@ -92,7 +92,7 @@ def test_a_comparison_of_many_tasks_shows_what_is_certain_first() -> None:
     cells[400]["certain"] = [True, True]
     cells[300] |= {"first": 0.9, "second": None}
     content = {"searches": ["one", "two"], "tasks": tasks, "cells": cells, "rows": dict.fromkeys(tasks), "notes": []}
-    text = told(display.comparison({**content, "agreement": None, "same_sign": None}))
+    text = told(score_tables.comparison({**content, "agreement": None, "same_sign": None}))
     assert "the 40 clearest of 462" in " ".join(text.split())
     assert "+0.0100*" in text
     assert len(text.splitlines()) < 80
@@ -101,7 +101,7 @@ def test_a_comparison_of_many_tasks_shows_what_is_certain_first() -> None:
         "tasks": tasks[:3],
         "cells": [one for one in cells if {one["source"], one["task"]} < set(tasks[:3])],
     }
-    assert "clearest" not in told(display.comparison({**few, "agreement": None, "same_sign": None}))
+    assert "clearest" not in told(score_tables.comparison({**few, "agreement": None, "same_sign": None}))
 
 
 def test_a_confirmation_of_many_sources_tells_the_surest() -> None:
@@ -113,9 +113,9 @@ def test_a_confirmation_of_many_sources_tells_the_surest() -> None:
         }
         for k in range(30)
     ]  # fmt: skip
-    text = told(display.confirmation(rows, []))
+    text = told(model_tables.confirmation(rows, []))
     assert "The 20 surest of 30 sources are listed" in text
     assert "s03: not confirmed" in text
     assert "s29: not confirmed" in text
     assert "s04" not in text
-    assert "s04: not confirmed" in told(display.confirmation(rows[:10], []))
+    assert "s04: not confirmed" in told(model_tables.confirmation(rows[:10], []))

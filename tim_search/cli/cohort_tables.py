@@ -1,0 +1,54 @@
+"""Tables about cohorts: targets that overlap, and what a cohort was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+
+def overlaps(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> Table | None:
+    """The pairs of tasks whose targets overlap most, declared ones too; None where no pair overlaps by half."""
+    overlapping = [
+        (value, a, b)
+        for i, a in enumerate(tasks)
+        for j, b in enumerate(tasks)
+        if i < j and (value := matrix[i][j]) is not None and value >= 0.5
+    ]
+    if not overlapping:
+        return None
+    table = Table(
+        "overlap", "task", "task", title="Targets that overlap (0 to 1)", box=box.SIMPLE, title_justify="left"
+    )
+    for value, a, b in sorted(overlapping, reverse=True)[:10]:
+        table.add_row(f"{value:.2f}", a, b)
+    if len(overlapping) > 10:
+        table.caption = f"and {len(overlapping) - 10} more pairs; all of them with --json"
+    return table
+
+
+def haim(manifest: Mapping[str, Any]) -> Group:
+    """Counts after each filter, and of each task, of a cohort made from HAIM's files."""
+    rows = Table("", "rows", "stays", "admissions", "patients", title="Counts", box=box.SIMPLE, title_justify="left")
+    for step in manifest["steps"]:
+        counts = (step["rows"], step["haim_ids"], step["admissions"], step["patients"])
+        rows.add_row(step["what"], *(f"{count:,}" for count in counts))
+    for view in manifest["views"]:
+        counts = (view["rows"], view["haim_ids"], view["admissions"], view["patients"])
+        rows.add_row(f"of these, {view['what']}", *(f"{count:,}" for count in counts), style="dim")
+    tasks = Table("task", "labels", "positive", title="Tasks", box=box.SIMPLE, title_justify="left")
+    for name, count in manifest["tasks"].items():
+        share = f"{count['positives'] / count['labelled']:.1%}" if "positives" in count else ""
+        tasks.add_row(name, f"{count['labelled']:,}", share)
+    lines = [f"Published: {whose}: {numbers}" for whose, numbers in manifest["published"].items()]
+    lines += [f"Keys: {manifest['keys']}; {manifest['admissions']}", f"Diagnoses: {manifest['diagnoses']}"]
+    lacking = {prefix: source["absent"] for prefix, source in manifest["sources"].items() if source["absent"]}
+    if lacking:
+        lines += ["Absent: " + ", ".join(f"{prefix} in {count:,} samples" for prefix, count in lacking.items())]
+    lines += [f"Left out: {name}: {why}" for name, why in manifest["left_out"].items()]
+    lines += [f"Never inputs: {', '.join(manifest['closed'])} (manifest.json says why)"]
+    return Group(rows, tasks, Text("\n".join(lines)))

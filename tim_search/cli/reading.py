@@ -1,0 +1,308 @@
+"""Commands that read what was trained, or check what is to be: status, tim, compare, expand, report, merge, check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from tim_search.cli import console
+from tim_search.cli.options import AllowCode, AsJson, Folder, RuleName
+from tim_search.cli.root import app
+from tim_search.gates.plain import plain
+from tim_search.types import BadInput, Finding, duration, near, some
+
+
+@app.command(epilog="Example: tim-search status runs/demo --watch")
+def status(
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until the search has finished.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a search is, from its ledger alone, also while it runs."""
+    from tim_search.cli.tables import pairs
+    from tim_search.results import opened
+
+    if watch:
+        _watch(folder, every, as_json)
+        return
+    content = opened.open_search(folder).status()
+    console.answer(as_json, lambda: content, lambda: [pairs(_status_rows(content))])
+    if not as_json:
+        for reason, count in content["failures"].items():
+            console.warn(f"{count} units failed: {reason}")
+
+
+def _watch(folder: Path, every: float, as_json: bool) -> None:
+    """A line (with --json an object) for every look at which something is new, until the search has finished."""
+    from tim_search.results import opened
+
+    first: tuple[float, int] | None = None
+    last: dict[str, Any] = {}
+    with console.interrupted("Stopped watching; the search itself is not touched."):
+        while not last.get("finished"):
+            if last:
+                time.sleep(every)
+            now, content = time.monotonic(), opened.open_search(folder).status()
+            trained, total = content["trained"], content["trained"] + content["waiting"]
+            first = first or (now, trained)
+            if content != last:
+                rate = (trained - first[1]) / (now - first[0]) if trained > first[1] else 0.0
+                left = f", {rate:.2g}/s, {duration(content['waiting'] / rate)} left" if rate else ""
+                if as_json:
+                    console.print_json(content, indent=None)
+                else:
+                    console.print_line(f"{trained} of {total} units, {content['failed']} failed{left}")
+            last = content
+
+
+def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
+    from tim_search.cli.tables import names
+
+    planned = "decided as it goes" if content["planned"] is None else content["planned"]
+    return {
+        "search": f"{content['name']} ({content['cohort']}, {content['network']}, {content['design']['kind']})",
+        "tasks": names(content["tasks"]),
+        "blocks": ", ".join(f"seed {seed} fold {fold}" for seed, fold in content["blocks"]),
+        "units planned": planned,
+        "units trained": content["trained"],
+        "units failed": content["failed"],
+        **({"trainings": _tuning_words(content["tuning"])} if content["tuning"] else {}),
+        "units waiting": content["waiting"],
+        "finished": "yes" if content["finished"] else "no",
+        "training time": duration(content["training_seconds"]),
+        **({"stopping rule": content["stopping"]["reason"]} if content["stopping"] else {}),
+        "last written": content["last_written"] or "never",
+        "ledger": content["ledger"],
+    }
+
+
+def _tuning_words(content: Mapping[str, Any]) -> str:
+    planned = "" if content["planned"] is None else f" of {content['planned']}"
+    return f"{content['trained']}{planned}, with {content['combinations']} combinations of settings for every subset"
+
+
+@app.command(epilog="Example: tim-search tim runs/demo --source hospdead --size 5")
+def tim(
+    folder: Folder,
+    method: Annotated[
+        str, typer.Option(help="auto, exact, restricted, blup, gls, ols or msr (difference of means).")
+    ] = "auto",
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Average over subsets of at most this many tasks, as for a model of few tasks: restricted TIM where "
+            "all of them were trained, else estimated from the sample (deployable TIM)."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only the scores of this source task, and its figures, written to DIR/figures.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the TIM scores: how much each task helps or harms each other, from the ledger alone."""
+    from tim_search.cli import score_tables
+    from tim_search.cli.tables import pairs
+    from tim_search.results import opened
+
+    results = opened.open_search(folder)
+    if source is not None and source not in results.tasks:
+        guess, tasks = near(source, results.tasks), some(tuple(results.tasks), 20)
+        raise BadInput(f"--source: expected a task of the search, got {source!r}.{guess} Name one of: {tasks}.")
+    result = results.tim(method, size=size)  # type: ignore[arg-type]
+    paths: tuple[Path, ...] = ()
+    if source is not None:
+        from tim_search.report import gallery
+
+        paths = gallery.source(results, result, source)
+
+    def content() -> dict[str, Any]:
+        cells = [row for row in result.frame() if source in (None, row["source"])]
+        facts = {"label": result.label, "method": result.method, "notes": result.notes}
+        return {**facts, "cells": cells, "figures": paths}
+
+    def view() -> Iterator[RenderableType]:
+        if source is None:
+            yield score_tables.matrix(result, console.output().width, results.manifest.overlaps)
+        else:
+            yield score_tables.source(result, source)
+            yield pairs({"figures": ", ".join(map(str, paths))})
+
+    console.answer(as_json, content, view)
+
+
+@app.command(epilog="Example: tim-search compare runs/m3h runs/flexcare")
+def compare(
+    folder: Folder,
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The output folder of another search.")],
+    as_json: AsJson = False,
+) -> None:
+    """Lay the TIM scores of two searches side by side: two networks, two cohorts, or two settings."""
+    from tim_search.cli import score_tables
+    from tim_search.results import comparison, opened
+
+    content = comparison.compare(opened.open_search(folder), opened.open_search(other)).record()
+    console.answer(as_json, lambda: content, lambda: [score_tables.comparison(content)])
+
+
+@app.command(epilog="Example: tim-search expand runs/demo --rule paper --source hospdead")
+def expand(
+    folder: Folder,
+    rule: Annotated[
+        RuleName | None,
+        typer.Option(help="When a combination counts as better: a higher score, or its lower bound above zero."),
+    ] = None,
+    beam: Annotated[int | None, typer.Option(help="Combinations kept at each size.")] = None,
+    max_size: Annotated[int | None, typer.Option(help="Tasks in the largest combination.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Gains up to this, in the task's metric, do not count.")
+    ] = None,
+    source: Annotated[list[str] | None, typer.Option(help="A source task; may be given several times.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the best combination of each source task, from the ledger alone: greedy, or what the surrogate found."""
+    from tim_search.cli import search_tables
+    from tim_search.plans import expansion
+    from tim_search.results import opened
+
+    results = opened.open_search(folder)
+    options: dict[str, Any] = {"beam": beam, "max_size": max_size, "tolerance": tolerance, "sources": source}
+    plan = results.greedy(rule.value if rule else None, **options)
+    rows = plain(expansion.rows(plan.result(results.table)))
+    sharing = plan.sharing(results.table)
+
+    def content() -> dict[str, Any]:
+        saved = {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved}
+        return {"rule": plan.rule, "expansions": rows, "sharing": saved}
+
+    def view() -> Iterator[RenderableType]:
+        if any(row["single_score"] is not None or row["complete"] for row in rows):
+            yield search_tables.expansions(rows, plan.rule, plan.title)
+        if results.plan.sample is not None and not any(row["complete"] for row in rows):
+            yield Text(f"  {search_tables.NO_COMBINATIONS}")
+        yield Text(f"  Trainings: {sharing.shared} shared by all sources, {sharing.total_alone} without sharing.")
+
+    console.answer(as_json, content, view)
+
+
+@app.command(epilog="Example: tim-search report runs/demo --small-cells 10 --out demo-report.html")
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option("--out", help="The page to write. Default: DIR/report.html")] = None,
+    small_cells: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Hide counts of patients below this, as <10; 0 shows all. Default and least: as the search."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a search: one page with everything in it, to be read offline, mailed or printed."""
+    from tim_search.report import page as reporting
+    from tim_search.results import confirmation, opened
+
+    results = opened.open_search(folder)
+    path = reporting.write(results, out, small=small_cells, confirmation=confirmation.rows(results)).absolute()
+    size = path.stat().st_size
+    console.answer(as_json, lambda: {"report": path, "bytes": size}, lambda: [f"{path} ({size / 1e6:.1f} MB)"])
+
+
+@app.command(epilog="Example: tim-search merge site-a/run site-b/run --out merged")
+def merge(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Search folders or ledgers (folders, s3://bucket/prefix).")
+    ],
+    out: Annotated[str, typer.Option("--out", help="Place of the merged search folder or ledger.")],
+    as_json: AsJson = False,
+) -> None:
+    """Merge the ledgers of several sites: every score once, and the reasons where their scores do not compare."""
+    from tim_search.cli.tables import pairs
+    from tim_search.results import merge as merging
+
+    merged = merging.merge(sources, out)
+    twice = sum(merged.units.values()) - merged.total
+
+    def content() -> dict[str, Any]:
+        facts = {"place": merged.place, "ledger": merged.ledger.place, "units": merged.units}
+        return {**facts, "total": merged.total, "files": merged.files, "search": merged.search}
+
+    rows: dict[str, Any] = {source: f"{count} units" for source, count in merged.units.items()}
+    rows[f"merged: {merged.place}"] = f"{merged.total} units, {twice} of them in several sources (first answers count)"
+    console.answer(as_json, content, lambda: [pairs(rows)])
+    if merged.search and not as_json:
+        console.note(f"`tim-search tim {merged.place}` reads it.")
+
+
+@app.command(epilog="Example: tim-search check my-cohort/")
+def check(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A search file, a cohort folder, a search folder or a ledger.")
+    ],
+    strict: Annotated[bool, typer.Option("--strict", help="Take every warning for an error.")] = False,
+    allow_code: AllowCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a search file, a cohort folder or a search folder's ledger: every finding with its place and its fix.
+
+    Of a cohort it also looks for leaks: patients on both sides, inputs that tell a target, targets that overlap.
+    """
+    from tim_search.cli import cohort_tables
+
+    findings, overlap = _findings(path, allow_code)
+    if strict:
+        findings = [replace(finding, severity="error") for finding in findings]
+    errors = sum(finding.severity == "error" for finding in findings)
+
+    def content() -> dict[str, Any]:
+        keys = ("severity", "place", "problem", "fix")
+        rows = [{key: getattr(finding, key) for key in keys} for finding in findings]
+        matrix = {"overlap": {"tasks": overlap[0], "matrix": overlap[1]}} if overlap else {}
+        return {"path": path, "errors": errors, "findings": rows, **matrix}
+
+    def view() -> Iterator[RenderableType]:
+        for finding in findings:
+            yield console.labelled(finding.severity, str(finding))
+        if overlap and (table := cohort_tables.overlaps(*overlap)):
+            yield table
+        counts = ((errors, "error"), (len(findings) - errors, "warning"))
+        yield f"{path}: " + ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts)
+
+    console.answer(as_json, content, view)
+    if errors:
+        raise typer.Exit(BadInput.exit_code)
+
+
+def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[str], list[list[float | None]]] | None]:
+    """Everything there is to say about a search file, a cohort folder, a search folder or a ledger.
+
+    Beside it how a cohort's tasks overlap; the overlap of two tasks is null where too few samples have both labels.
+    """
+    path = Path(place)
+    if path.is_dir() and (path / "search.json").exists():
+        from tim_search.results import opened
+
+        return opened.open_search(path).check(), None
+    if "://" in place or (path / "scores").is_dir():
+        from tim_search.ledger.ledger import Ledger
+
+        return Ledger(place).check(), None
+    if path.is_dir() or path.name == "cohort.yaml" or place == "support2":
+        from model.cohorts.checks import overlap_matrix
+        from model.sources.opening import inspect_cohort
+
+        console.note(f"Reading {path} and looking for leaks")
+        cohort, findings = inspect_cohort(str(path))
+        if cohort is None:
+            return findings, None
+        names, matrix = overlap_matrix(cohort.tasks, cohort.labels, cohort.classes)
+        return findings, (list(names), plain(matrix.round(3)))
+    from tim_search import config
+
+    return config.check(path, allow_code=allow_code), None

@@ -1,0 +1,146 @@
+"""Tables of TIM scores: the matrix, one source task, two searches side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tim_search.cli.tables import MOST_CELLS, MOST_SOURCES, colour, interval, pairs, plain_table
+from tim_search.tim.scores import TimResult, surest
+
+#: Characters a column of the TIM matrix takes; a matrix that does not fit the terminal is shown as a list.
+_CELL = 11
+
+
+def matrix(result: TimResult, width: int, overlaps: Iterable[tuple[str, str]] = ()) -> RenderableType:
+    """The TIM scores, row = source task; as a list where the terminal is too narrow for the matrix.
+
+    Of many tasks the list holds the surest scores of pairs that are not among `overlaps`.
+    """
+    if _CELL * (len(result.tasks) + 1) > width:
+        return _listed(result) if len(result.tasks) <= MOST_SOURCES else _surest(result, overlaps)
+    table = plain_table(f"{result.label}; row = source task", "")
+    for name in result.tasks:
+        table.add_column(Text(name), justify="right", overflow="fold", max_width=_CELL)
+    for i, source in enumerate(result.tasks):
+        cells = [Text("") if i == j else _cell(result, i, j) for j in range(len(result.tasks))]
+        table.add_row(Text(source, style="bold"), *cells)
+    return Group(table, *_notes(result))
+
+
+def _cell(result: TimResult, i: int, j: int) -> Text:
+    value = float(result.estimate[i, j])
+    if not np.isfinite(value):
+        return Text("-", style="dim")
+    mark = "*" if result.rejected[i, j] else ""
+    return Text(f"{value:+.4f}{mark}", style=colour(value))
+
+
+def source(result: TimResult, name: str) -> RenderableType:
+    """The TIM scores of one source task, best helper first."""
+    return _listed(result, (name,))
+
+
+def _surest(result: TimResult, overlaps: Iterable[tuple[str, str]]) -> RenderableType:
+    """The surest scores of a matrix that nobody would read as a list."""
+    cells = surest(result, overlaps)
+    shown = cells[:MOST_CELLS].tolist()
+    table = _score_table(f"{result.label}: the {len(shown)} surest of {len(cells):,} scores")
+    for i, j in shown:
+        table.add_row(Text(result.tasks[i], style="bold"), *_score_row(result, i, j))
+    more = "  All of them are in tables/tim.csv of the search folder and with --json; those of one task with --source."
+    return Group(table, Text(more), *_notes(result))
+
+
+def _listed(result: TimResult, sources: Sequence[str] = ()) -> RenderableType:
+    table = _score_table(result.label)
+    for name in sources or result.tasks:
+        i = result.tasks.index(name)
+        order = [j for j in np.argsort(-result.estimate[i]).tolist() if np.isfinite(result.estimate[i, j])]
+        left_out = max(0, len(order) - MOST_CELLS)
+        for place, j in enumerate(order):
+            if left_out and MOST_CELLS // 2 <= place < len(order) - MOST_CELLS // 2:
+                if place == MOST_CELLS // 2:
+                    table.add_row("", Text(f"{left_out} more between; all with --json", style="dim"), "", "")
+                continue
+            first = Text(name if place == 0 else "", style="bold")
+            table.add_row(first, *_score_row(result, i, j), end_section=j == order[-1])
+    return Group(table, *_notes(result))
+
+
+def _score_table(title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("source task", "task", "score", "interval"):
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _score_row(result: TimResult, i: int, j: int) -> tuple[Text, Text, str]:
+    """The task, its score and the interval of one cell."""
+    span = interval(float(result.low[i, j]), float(result.high[i, j])) if np.isfinite(result.low[i, j]) else ""
+    task = Text(result.tasks[j]).append(" (control)" if result.tasks[j] == result.control else "", style="dim")
+    return task, _cell(result, i, j), span
+
+
+def _notes(result: TimResult) -> list[Text]:
+    lines = ["* a discovery: Benjamini-Hochberg at a false discovery rate of 10 %.", *result.notes]
+    return [Text(f"  {line}", style="dim") for line in lines]
+
+
+def comparison(content: Mapping[str, Any]) -> Group:
+    """Two searches side by side: `comparison.Comparison.record`. A score marked * has an interval without zero."""
+    first, second = content["searches"]
+    table = plain_table("TIM scores side by side", "source task", "trained with", first, second, "ranks agree")
+
+    def score(cell: Mapping[str, Any], which: str, place: int) -> Text:
+        value = cell[which]
+        if value is None:
+            return Text("")
+        return Text(f"{value:+.4f}", style=colour(value)).append("*" if cell["certain"][place] else " ")
+
+    shown = content["cells"]
+    if len(content["tasks"]) > MOST_SOURCES:
+        shown = _clearest(shown)
+        table.title = (
+            f"TIM scores side by side, the {len(shown)} clearest of {len(content['cells']):,}; all with --json"
+        )
+    for source in content["tasks"]:
+        cells = [cell for cell in shown if cell["source"] == source]
+        agree = content["rows"][source]
+        for number, cell in enumerate(cells):
+            table.add_row(
+                Text(source if number == 0 else "", style="bold"),
+                cell["task"],
+                score(cell, "first", 0),
+                score(cell, "second", 1),
+                f"{agree:+.2f}" if number == 0 and agree is not None else "",
+                end_section=number == len(cells) - 1,
+            )
+    facts = {}
+    if content["agreement"] is not None:
+        facts["rank agreement"] = (
+            f"{content['agreement']:+.2f} on average; as far from 0 by chance: {content['chance']:.2f}"
+        )
+    if content["same_sign"] is not None:
+        facts["same sign"] = f"{content['same_sign']:.0%} of the cells that are certain in both"
+    return Group(table, pairs({**facts, **{f"note {n}": text for n, text in enumerate(content["notes"], 1)}}))
+
+
+def _clearest(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The cells of a comparison that are certain in both searches, then in one, then the largest of their rows."""
+    largest: dict[str, float] = {}
+    for cell in cells:
+        largest[cell["source"]] = max(largest.get(cell["source"], 1e-300), abs(cell["first"] or 0.0))
+
+    def clear(place: int) -> tuple[int, float]:
+        cell = cells[place]
+        size = abs(cell["first"] or 0.0) + abs(cell["second"] or 0.0)
+        return sum(cell["certain"]), size / largest[cell["source"]]
+
+    return [cells[place] for place in sorted(sorted(range(len(cells)), key=clear, reverse=True)[:MOST_CELLS])]
