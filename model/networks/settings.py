@@ -23,6 +23,11 @@ from tim_search.types import BadInput, canonical
 Precision: TypeAlias = Literal["float32", "tf32", "float64"]
 
 
+#: Fewest updates of a training whose length a search file leaves open, and the smallest minibatch that is taken for it
+#: (docs/networks.md has the evidence). M3H's own cohort gets about 470 at the paper's setting, SUPPORT2 345.
+FEWEST_UPDATES, SMALLEST_BATCH = 300, 16
+
+
 class TrainingSettings(Protocol):
     """What training itself reads of a network's settings."""
 
@@ -50,6 +55,30 @@ class TrainingSettings(Protocol):
 
     @property
     def text(self) -> str: ...
+
+
+def automatic(settings: type[Any], rows: int) -> dict[str, int]:
+    """(`batch_size` and `epochs` by name) of a training that makes `FEWEST_UPDATES` updates or more.
+
+    The network's own values where they make as many; else smaller minibatches first, down to `SMALLEST_BATCH`, because
+    more updates a row cost no more arithmetic; then more epochs.
+
+    Args:
+        settings: of the network, whose defaults are the largest minibatch and the fewest epochs.
+        rows: training rows of a fold, at least 1.
+    """
+    batch, epochs = (settings.__dataclass_fields__[name].default for name in ("batch_size", "epochs"))
+    smallest = min(batch, SMALLEST_BATCH)
+    while updates(rows, batch, epochs) < FEWEST_UPDATES and batch > smallest:
+        batch = max(smallest, batch // 2)
+    if updates(rows, batch, epochs) < FEWEST_UPDATES:
+        epochs = math.ceil(FEWEST_UPDATES / math.ceil(rows / batch))
+    return {"batch_size": batch, "epochs": epochs}
+
+
+def updates(rows: int, batch: int, epochs: int) -> int:
+    """Steps of the optimiser in a training of one task: minibatches of `batch` of `rows` rows, each epoch anew."""
+    return epochs * math.ceil(rows / batch)
 
 
 def _added(default: Any, *, before: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from tim_search.config import steps
 from tim_search.config.sections import SearchFile
 from tim_search.gates import reading, yaml
 from tim_search.tuning import space
@@ -17,7 +18,10 @@ from tim_search.types import BadInput, Finding
 def settings(
     network: Any, training: Mapping[str, Any], lines: yaml.Lines, allow_code: bool = False
 ) -> tuple[Any, list[Finding]]:
-    """(the network's settings from the `training` section, nothing) or (None, what is wrong)."""
+    """(the network's settings from the `training` section, nothing) or (None, what is wrong).
+
+    What the section leaves open has the network's own value here; see `steps.filled`.
+    """
     from model.networks.settings import settings_class
 
     if not isinstance(network, str):
@@ -38,7 +42,7 @@ def settings(
     # pydantic takes its strictness from the class itself, and the networks' side must not know pydantic.
     strict = type(of_network.__name__, (of_network,), {"__pydantic_config__": ConfigDict(extra="forbid")})
     try:
-        values: Any = TypeAdapter(strict).validate_python(dict(training))
+        values: Any = TypeAdapter(strict).validate_python(steps.named(training))
     except ValidationError as error:
         return None, reading.findings(error, of_network, lines, prefix=("training",))
     return of_network(**{field.name: getattr(values, field.name) for field in dataclasses.fields(of_network)}), []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tim_search.config import designs, files, network, workers
+from tim_search.config import designs, files, network, steps, workers
 from tim_search.config.sections import Design, SampledDesign, SearchFile
 from tim_search.plans import from_design as plans
 from tim_search.plans.contract import Plan
@@ -121,6 +121,8 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
         raise BadInput(files.refusal(f"search {search.name}", findings))
     names = tuple(cohort.tasks)
     folder = Path(out or search.out or Path("runs") / search.name).resolve()
+    search = steps.filled(search, type(settings), cohort, folder)
+    settings, _ = network.settings(search.network, search.training, {}, allow_code)
     blocks = designs.begun(search, design, folder) or designs.usual_blocks(search, design, cohort.split.n_folds)
     record = designs.record(design, names, blocks[0][0], control, sliced=not search.tunes_every_subset)
     resolved = ResolvedSearch(
@@ -186,7 +188,7 @@ def study(search: ResolvedSearch, own: Subset | None = None) -> Study:
 
     A search file without a `tuning` section takes the paper's space. Raises BadInput where the network refuses it.
     """
-    section = search.file.tuning or TuningSection()
+    section = search.file.tuning or TuningSection(space=steps.space(search.file.training, type(search.untuned)))
     values, findings = network.tuned_values(search.file.model_copy(update={"tuning": section}), {})
     if findings:
         raise BadInput(files.refusal(f"search {search.file.name}", findings))

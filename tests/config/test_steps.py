@@ -1,0 +1,79 @@
+"""How many steps a training makes where the search file leaves that open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.networks.settings import FEWEST_UPDATES, FlexCareSettings, M3HSettings, automatic, updates
+from model.sources.opening import write_cohort
+from model.sources.synthetic import haim_like
+from tim_search import config
+from tim_search.types import BadInput
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort folder of 500 samples: some 320 training rows a fold."""
+    folder = tmp_path_factory.mktemp("cohort") / "small"
+    write_cohort(haim_like(500, 300, 0, widths=(4, 6, 2, 2), n_binary=3)[0], folder)
+    return folder
+
+
+def resolved(cohort: Path, out: Path, text: str = "") -> config.ResolvedSearch:
+    file = cohort.parent / "search.yaml"
+    file.write_text(f"cohort: {cohort}\ntasks: [diagnosis_01, stay]\ndesign: {{sized: 1}}\n{text}")
+    return config.resolve(config.load(file), out)
+
+
+@pytest.mark.parametrize("settings", [M3HSettings, FlexCareSettings])
+@pytest.mark.parametrize("rows", [1, 15, 100, 321, 956, 1281, 2600, 5800, 250_000])
+def test_a_training_makes_enough_updates(settings: type, rows: int) -> None:
+    numbers = automatic(settings, rows)
+    usual = settings()
+    assert updates(rows, batch=numbers["batch_size"], epochs=numbers["epochs"]) >= FEWEST_UPDATES
+    assert numbers["batch_size"] <= usual.batch_size
+    assert numbers["epochs"] >= usual.epochs
+    if updates(rows, usual.batch_size, usual.epochs) >= FEWEST_UPDATES:
+        assert numbers == {"batch_size": usual.batch_size, "epochs": usual.epochs}
+
+
+def test_smaller_minibatches_come_first() -> None:
+    assert automatic(M3HSettings, 956) == {"batch_size": 32, "epochs": 15}
+    assert automatic(M3HSettings, 100) == {"batch_size": 16, "epochs": 43}
+
+
+@pytest.mark.parametrize("text", ["", "training: {batch_size: auto}", "training: {epochs: auto, batch_size: auto}"])
+def test_what_is_left_open_is_filled_and_written_down(cohort: Path, tmp_path: Path, text: str) -> None:
+    search = resolved(cohort, tmp_path, text)
+    assert (search.settings.batch_size, search.settings.epochs) == (16, 15)
+    assert search.file.training == {"batch_size": 16, "epochs": 15}
+    assert json.loads(search.context.settings)["batch_size"] == 16
+
+
+def test_a_number_in_the_file_is_taken(cohort: Path, tmp_path: Path) -> None:
+    search = resolved(cohort, tmp_path, "training: {batch_size: 256, learning_rate: 0.001}")
+    assert (search.settings.batch_size, search.settings.epochs, search.settings.learning_rate) == (256, 15, 0.001)
+
+
+@pytest.mark.parametrize("value", ["automatic", "Auto", "[16]", "0"])
+def test_another_word_is_refused(cohort: Path, tmp_path: Path, value: str) -> None:
+    with pytest.raises(BadInput, match=r"training\.batch_size"):
+        resolved(cohort, tmp_path, f"training: {{batch_size: {value}}}")
+
+
+@pytest.mark.parametrize(("training", "batch"), [("", 256), ("training: {batch_size: 64}\n", 64)])
+def test_a_search_that_was_begun_keeps_its_settings(cohort: Path, tmp_path: Path, training: str, batch: int) -> None:
+    """Version 0.1.0 wrote no numbers where the network's own were meant."""
+    (tmp_path / "search.json").write_text("{}")
+    (tmp_path / "search.yaml").write_text(f"cohort: {cohort}\n{training}")
+    assert resolved(cohort, tmp_path).settings.batch_size == batch
+
+
+def test_tuning_tries_minibatches_around_the_chosen(cohort: Path, tmp_path: Path) -> None:
+    assert config.study(resolved(cohort, tmp_path)).space["batch_size"] == [16, 32]
+    own = resolved(cohort, tmp_path, "tuning: {space: {learning_rate: [0.001, 0.01]}}")
+    assert list(config.study(own).space) == ["learning_rate"]
+    assert config.study(resolved(cohort, tmp_path, "tuning: {}")).space["batch_size"] == [16, 32]
