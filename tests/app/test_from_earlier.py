@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose
 from tests.support import ROOT
 from tim_search import config
 from tim_search.app import search_folder
-from tim_search.executors.queue import SerialExecutor
+from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger import Ledger
 from tim_search.loop import run as search
 from tim_search.report import page
