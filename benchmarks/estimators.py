@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from tim_search.designs import sampling as designs
 from tim_search.tim import scores as tim
+from tim_search.tim.row import Method
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import synthetic_games as games  # type: ignore[import-not-found]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests.support import synthetic_games as games
 
 Array = NDArray[np.float64]
 Row = dict[str, Any]
@@ -45,7 +46,7 @@ REFERENCE: dict[tuple[int, int], float] = {
 Design: TypeAlias = Literal["hybrid", "iid"]
 
 #: The estimators and designs of the main table.
-COMPARED: tuple[tuple[tim.Method, Design], ...] = (
+COMPARED: tuple[tuple[Method, Design], ...] = (
     ("blup", "hybrid"),
     ("ols", "hybrid"),
     ("blup", "iid"),
@@ -106,7 +107,7 @@ def sample(played: Any, budget: int, noise: float, seed: int, design: Design) ->
 def error(
     n_tasks: int,
     budget: int,
-    method: tim.Method = "blup",
+    method: Method = "blup",
     design: Design = "hybrid",
     *,
     n_games: int = 2,
@@ -161,7 +162,7 @@ def single_source_error(n_tasks: int, budget: int, *, n_sources: int, noise: flo
 
 
 def calibration(
-    n_tasks: int, budget: int, noise: float, method: tim.Method = "blup", *, n_games: int = 1, n_seeds: int = 2
+    n_tasks: int, budget: int, noise: float, method: Method = "blup", *, n_games: int = 1, n_seeds: int = 2
 ) -> Row:
     """Coverage of the 95 % intervals, their half-width, expected and actual wrong signs, top-3 overlap."""
     off = ~np.eye(n_tasks, dtype=bool)
@@ -207,7 +208,7 @@ def false_directions(budget: int, *, n_seeds: int, n_tasks: int = 44, noise: flo
     }
 
 
-def bias_under_failures(n_tasks: int, budget: int, method: tim.Method = "blup", *, n_games: int, n_seeds: int) -> Row:
+def bias_under_failures(n_tasks: int, budget: int, method: Method = "blup", *, n_games: int, n_seeds: int) -> Row:
     """Mean error and RMSE when 80 % of the runs of more than half of the tasks fail."""
     off = ~np.eye(n_tasks, dtype=bool)
     biases, errors = [], []
@@ -228,7 +229,7 @@ def bias_under_failures(n_tasks: int, budget: int, method: tim.Method = "blup", 
     }
 
 
-def block_calibration(*, n_seeds: int, method: tim.Method = "blup", **options: Any) -> Row:
+def block_calibration(*, n_seeds: int, method: Method = "blup", **options: Any) -> Row:
     """Coverage of the score's mean over seeds and patients by searches of several blocks, 12 tasks, 200 subsets."""
     one = game("saturating", 12, 0)
     off = ~np.eye(12, dtype=bool)

@@ -24,7 +24,7 @@ from tim_search.designs import sampling as designs
 from tim_search.ledger.table import ScoreTable
 from tim_search.results import opened
 from tim_search.tim import scores as tim
-from tim_search.tim.scores import TimResult
+from tim_search.tim.result import TimResult
 
 Array = NDArray[np.float64]
 DRAWS = 5  # designs drawn for each budget

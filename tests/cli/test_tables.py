@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 
 from tim_search.cli import model_tables, score_tables, search_tables, tables
 from tim_search.tim import scores as tim
+from tim_search.tim.result import TimResult
 
 
 def told(what: RenderableType) -> str:
@@ -19,7 +20,7 @@ def told(what: RenderableType) -> str:
     return capture.get()
 
 
-def result(m: int) -> tim.TimResult:
+def result(m: int) -> TimResult:
     """Scores of m tasks, the surest of them that of the last task for the first one."""
     rng = np.random.default_rng(0)
     membership = rng.random((40, m)) < 0.5

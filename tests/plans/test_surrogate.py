@@ -20,7 +20,7 @@ from tim_search.types import BadInput, Unit
 
 
 def reference(
-    game: estimators.Game, variances: estimators.Variances, codes: estimators.Array, level: estimators.Array
+    game: estimators.CodedScores, variances: estimators.Variances, codes: estimators.Array, level: estimators.Array
 ) -> tuple[estimators.Array, estimators.Array]:
     """Bayesian linear regression on all main effects, pairs and the size, with a flat prior on the levels."""
     q = game.codes.shape[1]
@@ -50,7 +50,7 @@ def test_the_prediction_is_that_of_bayesian_regression(q: int, n: int) -> None:
     rng = np.random.default_rng(q * 100 + n)
     codes = rng.choice([-1.0, 1.0], (n, q))
     scores = 3 + codes @ rng.normal(size=q) + rng.normal(size=n)
-    game = estimators.Game(codes, np.full((n, 1), n**-0.5), scores, np.zeros((n, 0)))
+    game = estimators.CodedScores(codes, np.full((n, 1), n**-0.5), scores, np.zeros((n, 0)))
     variances, asked = estimators.Variances(1.3, 0.4, 0.2), rng.choice([-1.0, 1.0], (7, q))
     level = np.array([n**0.5])
     got, want = estimators.predictor(game, variances, level)(asked), reference(game, variances, asked, level)

@@ -20,6 +20,7 @@ from tim_search.plans.expansion import Candidate, Expansion
 from tim_search.report import figures
 from tim_search.report.figures import confirmed as confirmed_figures
 from tim_search.tim import scores as tim
+from tim_search.tim.result import MOST_SHOWN, TimResult, most_telling, rank_heatmap, surest
 from tim_search.types import BadInput, Task
 
 SIX = ("hospdead", "dnr_later", "dzclass", "slos_log", "avtisst", "phenotype")
@@ -33,7 +34,7 @@ TASKS = {
 NAN = float("nan")
 
 
-def result(names: tuple[str, ...] = SIX, seed: int = 0) -> tim.TimResult:
+def result(names: tuple[str, ...] = SIX, seed: int = 0) -> TimResult:
     """Sampled TIM scores of a noisy additive game: some cells differ from zero, most do not."""
     rng = np.random.default_rng(seed)
     m = len(names)
@@ -43,8 +44,8 @@ def result(names: tuple[str, ...] = SIX, seed: int = 0) -> tim.TimResult:
     return tim.estimate(membership, np.where(membership, scores, np.nan), method="ols", tasks=names)
 
 
-def replaced(base: tim.TimResult, **changes: object) -> tim.TimResult:
-    return tim.TimResult(**{**{name: getattr(base, name) for name in base.__dataclass_fields__}, **changes})  # type: ignore[arg-type]
+def replaced(base: TimResult, **changes: object) -> TimResult:
+    return TimResult(**{**{name: getattr(base, name) for name in base.__dataclass_fields__}, **changes})  # type: ignore[arg-type]
 
 
 def test_lines_of_one_source(tmp_path: Path) -> None:
@@ -252,17 +253,17 @@ def test_of_many_tasks_the_most_telling_are_drawn(tmp_path: Path) -> None:
     wide = replaced(
         base, tasks=names, estimate=estimate, se=flat, rejected=np.zeros((m, m), bool), control=names[9], **fields
     )
-    assert tim.surest(wide, [(names[30], names[31])])[:2].tolist() == [[20, 190], [150, 7]]
+    assert surest(wide, [(names[30], names[31])])[:2].tolist() == [[20, 190], [150, 7]]
     data = figures.heatmap_data(wide, "rank", [(names[30], names[31])], search="wide", most=20)
     assert len(data.tasks) == 20
     assert {names[at] for at in (7, 20, 150, 190)} < set(data.tasks)
     assert data.tasks[-1] == names[9], "the control is told of, and stands last"
     assert "the 20 most telling of 200 tasks" in data.title
     at = data.tasks.index(names[20]), data.tasks.index(names[190])
-    assert data.cells[at] == tim.rank_heatmap(estimate)[20, 190] > 20, "ranks are those among all tasks"
+    assert data.cells[at] == rank_heatmap(estimate)[20, 190] > 20, "ranks are those among all tasks"
     assert saved(figures.draw_heatmap(data), tmp_path).shape[0] < 12 * figures.DPI
-    assert len(figures.heatmap_data(wide, "value").tasks) == tim.MOST_SHOWN
-    assert tim.most_telling(wide, m) == names
+    assert len(figures.heatmap_data(wide, "value").tasks) == MOST_SHOWN
+    assert most_telling(wide, m) == names
 
 
 def test_sizes_within_a_row_choose_where_nothing_is_known_of_the_errors() -> None:
@@ -270,8 +271,8 @@ def test_sizes_within_a_row_choose_where_nothing_is_known_of_the_errors() -> Non
     unknown = np.full((4, 4), NAN)
     estimate = np.array([[NAN, 9.0, 1.0, 0.0], [0.1, NAN, 0.0, 0.4], [0, 0, NAN, 0], [NAN, NAN, NAN, NAN]])
     base = replaced(result(SIX[:4]), tasks=names, estimate=estimate, se=unknown, rejected=np.zeros((4, 4), bool))
-    assert tim.surest(base)[:4].tolist() == [[0, 1], [1, 3], [1, 0], [0, 2]]
-    assert tim.most_telling(base, 3) == ("a", "b", "d")
+    assert surest(base)[:4].tolist() == [[0, 1], [1, 3], [1, 0], [0, 2]]
+    assert most_telling(base, 3) == ("a", "b", "d")
 
 
 def test_a_forest_of_hundreds_shows_both_ends(tmp_path: Path) -> None:

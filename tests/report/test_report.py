@@ -37,6 +37,7 @@ from tim_search.report.chapters import asked, sources
 from tim_search.results import opened
 from tim_search.tim import agreement
 from tim_search.tim import scores as tim
+from tim_search.tim.result import TimResult, most_telling
 from tim_search.types import BadInput, Context, Task
 
 EVIL = '<script>alert("x")</script>'
@@ -353,7 +354,7 @@ def test_a_page_of_many_tasks_shows_the_most_telling(tmp_path: Path, monkeypatch
     results = opened.open_search(tmp_path)
     overlaps = results.manifest.overlaps
     facts = report.content(results, most=8)
-    shown = tim.most_telling(results.tim(), 8, overlaps)
+    shown = most_telling(results.tim(), 8, overlaps)
     assert [one["source"] for one in facts["sources"]] == list(shown)
     assert facts["maps"][0]["columns"] == facts["attention"]["map"]["columns"] == list(shown)
     assert {one["source"] for one in facts["others"]} == set(names) - set(shown)
@@ -390,7 +391,7 @@ def test_a_source_with_many_helpers_lists_both_ends(tmp_path: Path, monkeypatch:
 # ---------------------------------------------------------------------------------------------- words
 
 
-def words_of(result: tim.TimResult, **options: Any) -> tuple[str, str]:
+def words_of(result: TimResult, **options: Any) -> tuple[str, str]:
     tasks = {name: Task(name, "binary") for name in result.tasks}
     status = {"finished": True, "waiting": 0, "failed": 0, "trained": 9, "network": "m3h", "cohort": "ours"}
     overlaps = options.pop("overlaps", ())
@@ -398,7 +399,7 @@ def words_of(result: tim.TimResult, **options: Any) -> tuple[str, str]:
     return " ".join(may), " ".join(wording.may_not(result, tasks, overlaps, status, **options))
 
 
-def clear_result(overlaps: Any = (), blocks: int = 3, control: str | None = None) -> tim.TimResult:
+def clear_result(overlaps: Any = (), blocks: int = 3, control: str | None = None) -> TimResult:
     """b helps a and c harms a, by far; all else is noise."""
     rng = np.random.default_rng(0)
     membership = ((np.arange(1, 16)[:, None] >> np.arange(4)) & 1).astype(bool)

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from tim_search.tim import scores as tim
+from tim_search.tim.result import TimResult
+from tim_search.tim.row import Method
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def result(seed: int = 0, method: tim.Method = "exact") -> tim.TimResult:
+def result(seed: int = 0, method: Method = "exact") -> TimResult:
     membership = np.array([[bool(code >> bit & 1) for bit in range(3)] for code in range(1, 8)])
     scores = np.where(membership, np.random.default_rng(seed).normal(size=membership.shape), np.nan)
     return tim.estimate(membership, scores, method=method, tasks=("a", "b", "c"))

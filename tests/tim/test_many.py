@@ -9,8 +9,11 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tim_search.ledger.table import ScoreTable
-from tim_search.tim import blocks, estimators, many
+from tim_search.tim import estimators, many, many_rows
 from tim_search.tim import scores as tim
+from tim_search.tim.coded import coded_scores
+from tim_search.tim.many_rows import apart_of
+from tim_search.tim.row import source_of
 
 
 def table(n: int, m: int, k: int, draws: int = 0, *, chance: float = 0.5, failures: float = 0.0) -> ScoreTable:
@@ -75,19 +78,19 @@ CASES: dict[str, Any] = {
 @pytest.mark.parametrize("state", [2**23, 100], ids=["all sources together", "few sources at a time"])
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_least_squares_of_each_source(monkeypatch: pytest.MonkeyPatch, case: str, state: int) -> None:
-    monkeypatch.setattr(blocks, "MANY_ROWS", 1)
+    monkeypatch.setattr(many_rows, "MANY_ROWS", 1)
     monkeypatch.setattr(many, "PART", 100)
     monkeypatch.setattr(many, "STATE", state)
     given = CASES[case]()
-    apart = blocks.apart(given)
+    apart = apart_of(given)
     assert apart is not None
     found = many.least_squares(apart)
     assert len(found) == len(given.tasks)
     for i, summary in enumerate(found):
-        source = blocks.source_of(given, i)
+        source = source_of(given, i)
         assert summary.n == len(source.members)
         assert summary.n_with.tolist() == source.members.sum(axis=0).tolist()
-        game = blocks.game_of(source, sliced=True)
+        game = coded_scores(source, sliced=True)
         fit = estimators.least_squares(game) if game else None
         if fit is None:
             assert np.isnan(summary.estimate).all()
@@ -109,8 +112,8 @@ def test_it_is_least_squares_of_each_source(monkeypatch: pytest.MonkeyPatch, cas
 
 def test_single_precision_of_leverages_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     given = table(6000, 13, 2)
-    monkeypatch.setattr(blocks, "MANY_ROWS", 1)
-    apart = blocks.apart(given)
+    monkeypatch.setattr(many_rows, "MANY_ROWS", 1)
+    apart = apart_of(given)
     assert apart is not None
     single = many.least_squares(apart)
     monkeypatch.setattr(many, "CLEAR", 0.0)  # every leverage counts as too high for single precision
@@ -121,7 +124,7 @@ def test_single_precision_of_leverages_changes_nothing(monkeypatch: pytest.Monke
 def test_the_result_is_that_of_the_other_way_with_a_control(monkeypatch: pytest.MonkeyPatch) -> None:
     given = table(500, 9, 3, failures=0.1)
     whole = tim.from_table(given, "ols", control="task08", overlaps=[("task00", "task01")])
-    monkeypatch.setattr(blocks, "MANY_ROWS", 10)
+    monkeypatch.setattr(many_rows, "MANY_ROWS", 10)
     at_once = tim.from_table(given, "ols", control="task08", overlaps=[("task00", "task01")])
     for name in ("estimate", "se", "low", "high", "p_value", "se_sampling", "se_seed", "false_sign_rate"):
         assert_allclose(getattr(at_once, name), getattr(whole, name), rtol=1e-6, atol=1e-12)
@@ -132,7 +135,7 @@ def test_the_result_is_that_of_the_other_way_with_a_control(monkeypatch: pytest.
 
 
 def test_it_runs_where_the_system_does_not_tell_which_cores_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "MANY_ROWS", 10)
+    monkeypatch.setattr(many_rows, "MANY_ROWS", 10)
     given = table(200, 5, 2)
     expected = tim.from_table(given, "ols")
     monkeypatch.delattr(many.os, "sched_getaffinity")  # macOS has none
@@ -141,6 +144,6 @@ def test_it_runs_where_the_system_does_not_tell_which_cores_may_be_used(monkeypa
 
 def test_subsets_of_several_blocks_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     given = table(100, 6, 2)
-    monkeypatch.setattr(blocks, "MANY_ROWS", 1)
+    monkeypatch.setattr(many_rows, "MANY_ROWS", 1)
     given.trained[0] = True
-    assert blocks.apart(given) is None
+    assert apart_of(given) is None

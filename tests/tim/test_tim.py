@@ -24,9 +24,13 @@ from tim_search.designs import sampling as designs
 from tim_search.ledger.table import ScoreTable, empty
 from tim_search.tim import estimators
 from tim_search.tim import scores as tim
+from tim_search.tim.choice import METHODS
+from tim_search.tim.result import discoveries, rank_heatmap
+from tim_search.tim.row import Method
+from tim_search.tim.size_profile import size_profile
 from tim_search.types import BadInput, Context, Pack, PackResult, Score, Unit
 
-SAMPLED: tuple[tim.Method, ...] = ("blup", "gls", "ols", "msr")
+SAMPLED: tuple[Method, ...] = ("blup", "gls", "ols", "msr")
 few = settings(max_examples=15, deadline=None)
 
 
@@ -109,7 +113,7 @@ def test_a_missing_score_leaves_its_source_without_an_exact_row() -> None:
 
 
 def test_one_task_and_no_subset_at_all() -> None:
-    for method in tim.METHODS:
+    for method in METHODS:
         if method != "restricted":
             assert np.isnan(tim.estimate([[True]], [[0.5]], method).estimate).all()
         for result in (
@@ -238,7 +242,7 @@ def test_mixed_model_is_its_formula(n: int, blocks: int) -> None:
     p = inverse - inverse @ one @ one.T @ inverse / (one.T @ inverse @ one)
     s2 = float(y @ p @ y) / (n - 1)
     posterior = 4 * s2 * (v.main / 6 * np.eye(6) - (v.main / 6) ** 2 * z.T @ p @ z)
-    played = estimators.Game(z, one / np.sqrt(n), y, shares_of(n, blocks))
+    played = estimators.CodedScores(z, one / np.sqrt(n), y, shares_of(n, blocks))
     blup, gls, second, block_variance, noise, small = estimators.mixed_model(played, v)
     assert small is None
     assert noise == pytest.approx(s2)
@@ -282,7 +286,7 @@ def test_the_score_in_small_subsets_is_the_models() -> None:
     sums = np.array([sum(t[j] * t[k] for j, k in pairs) for t in codes]) / np.sqrt(len(pairs))
     table = np.column_stack([codes, *(codes[:, j] * codes[:, k] for j, k in pairs), sums])
     index = {tuple(row): place for place, row in enumerate(every.tolist())}
-    game = estimators.Game(z, one / np.sqrt(n), y, shares_of(n, 0))
+    game = estimators.CodedScores(z, one / np.sqrt(n), y, shares_of(n, 0))
     small = estimators.mixed_model(game, v, size).small
     assert small is not None
     for j in range(q):
@@ -328,7 +332,7 @@ def test_restricted_likelihood_is_that_of_the_contrasts(n: int, blocks: int) -> 
     rng = np.random.default_rng(n)
     z, y = rng.choice((-1.0, 1.0), (n, 6)), rng.normal(size=n)
     one = np.ones((n, 1)) / np.sqrt(n)
-    evaluate = estimators._restricted_likelihood(estimators.Game(z, one, y, shares_of(n, blocks)))
+    evaluate = estimators._restricted_likelihood(estimators.CodedScores(z, one, y, shares_of(n, blocks)))
     contrasts = np.linalg.svd(one)[0][:, 1:]
 
     def expected(v: estimators.Variances) -> float:
@@ -349,7 +353,7 @@ def test_variances_are_recovered() -> None:
     for _ in range(40):
         z = rng.choice((-1.0, 1.0), (120, 8))
         y = np.linalg.cholesky(literal_covariance(z, truth)) @ rng.normal(size=120)
-        drawn_games.append(estimators.Game(z, np.full((120, 1), 120**-0.5), y, shares_of(120, 0)))
+        drawn_games.append(estimators.CodedScores(z, np.full((120, 1), 120**-0.5), y, shares_of(120, 0)))
     found = estimators.fit_variances(drawn_games)
     assert found.main == pytest.approx(truth.main, rel=0.35)
     assert found.pair == pytest.approx(truth.pair, rel=0.25)
@@ -363,7 +367,7 @@ def test_what_a_block_shares_is_recovered_and_propagated() -> None:
     for _ in range(30):
         z = rng.choice((-1.0, 1.0), (120, 8))
         y = np.linalg.cholesky(literal_covariance(z, truth, 5)) @ rng.normal(size=120)
-        drawn_games.append(estimators.Game(z, np.full((120, 1), 120**-0.5), y, shares_of(120, 5)))
+        drawn_games.append(estimators.CodedScores(z, np.full((120, 1), 120**-0.5), y, shares_of(120, 5)))
     found = estimators.fit_variances(drawn_games)
     assert found.block == pytest.approx(truth.block, rel=0.25)
     assert found.main == pytest.approx(truth.main, rel=0.35)
@@ -476,8 +480,8 @@ def test_a_score_in_another_unit_gives_the_same_result_in_that_unit(seed: int, s
 
 
 @few
-@given(seed=st.integers(0, 10**6), method=st.sampled_from(tim.METHODS))
-def test_permuting_tasks_permutes_the_matrix(seed: int, method: tim.Method) -> None:
+@given(seed=st.integers(0, 10**6), method=st.sampled_from(METHODS))
+def test_permuting_tasks_permutes_the_matrix(seed: int, method: Method) -> None:
     m = 5
     order = np.random.default_rng(seed).permutation(m)
     membership, scores = random_table(m, seed)
@@ -489,8 +493,8 @@ def test_permuting_tasks_permutes_the_matrix(seed: int, method: tim.Method) -> N
 
 
 @few
-@given(seed=st.integers(0, 10**6), method=st.sampled_from(tim.METHODS))
-def test_repeated_rows_and_their_order_change_nothing(seed: int, method: tim.Method) -> None:
+@given(seed=st.integers(0, 10**6), method=st.sampled_from(METHODS))
+def test_repeated_rows_and_their_order_change_nothing(seed: int, method: Method) -> None:
     _, membership, scores = drawn(5, 30, seed)
     plain = tim.estimate(membership, scores, method)
     rows = np.random.default_rng(seed).permutation(np.concatenate([np.arange(30), np.arange(0, 30, 2)]))
@@ -508,7 +512,7 @@ def test_repeated_rows_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("method", SAMPLED)
-def test_a_task_that_is_never_sampled(method: tim.Method) -> None:
+def test_a_task_that_is_never_sampled(method: Method) -> None:
     game, membership, _ = drawn(7, 100, 3)
     membership[:, 2] = False
     membership = membership[membership.any(axis=1)]
@@ -525,8 +529,8 @@ def test_a_task_that_is_never_sampled(method: tim.Method) -> None:
     assert "In all subsets or in none: 2 (for 0)" in notes
 
 
-@pytest.mark.parametrize("method", tim.METHODS)
-def test_all_scores_equal(method: tim.Method) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_all_scores_equal(method: Method) -> None:
     membership = designs.exact(5)
     result = tim.estimate(membership, np.where(membership, 0.1 + 0.2, np.nan), method)
     assert (result.estimate[off(5)] == 0).all()
@@ -538,9 +542,9 @@ def test_all_scores_equal(method: tim.Method) -> None:
     assert "All scores are equal" in " ".join(result.notes)
 
 
-@pytest.mark.parametrize("method", tim.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_one_subset_only(method: tim.Method, n: int) -> None:
+def test_one_subset_only(method: Method, n: int) -> None:
     membership = designs.hybrid(6, n, seed=0)
     result = tim.estimate(membership, np.where(membership, np.arange(n)[:, None] / 10.0, np.nan), method)
     assert np.isnan(result.estimate).all()
@@ -552,7 +556,7 @@ def test_one_subset_only(method: tim.Method, n: int) -> None:
 
 @few
 @given(seed=st.integers(0, 10**6), method=st.sampled_from(SAMPLED), kind=st.sampled_from(["random", "large"]))
-def test_eighty_percent_failures(seed: int, method: tim.Method, kind: str) -> None:
+def test_eighty_percent_failures(seed: int, method: Method, kind: str) -> None:
     _, membership, scores = drawn(8, 120, seed)
     rng = np.random.default_rng(seed)
     if kind == "large":
@@ -611,11 +615,11 @@ def test_a_single_source_design_serves_its_source_alone() -> None:
 def test_benjamini_hochberg() -> None:
     p = np.array([[np.nan, 0.01, 0.02], [0.03, np.nan, 0.9], [0.5, 0.049, np.nan]])
     # Sorted .01 .02 .03 .049 .5 .9 against .0167 .0333 .05 .0667 .0833 .1: the first four pass.
-    assert tim.discoveries(p, 0.10).sum() == 4
-    assert not tim.discoveries(p, 0.05)[1, 0]
-    assert not tim.discoveries(np.full((2, 2), np.nan), 0.1).any()
+    assert discoveries(p, 0.10).sum() == 4
+    assert not discoveries(p, 0.05)[1, 0]
+    assert not discoveries(np.full((2, 2), np.nan), 0.1).any()
     adjusted = stats.false_discovery_control(p[np.isfinite(p)])
-    assert np.array_equal(tim.discoveries(p, 0.04)[np.isfinite(p)], adjusted <= 0.04)
+    assert np.array_equal(discoveries(p, 0.04)[np.isfinite(p)], adjusted <= 0.04)
 
 
 def test_overlapping_tasks_take_no_part_in_discoveries() -> None:
@@ -632,12 +636,12 @@ def test_overlapping_tasks_take_no_part_in_discoveries() -> None:
 def test_rank_heatmap_of_the_paper() -> None:
     nan = np.nan
     scores = np.array([[nan, 0.3, -0.1, 0.1, -0.5], [0.0, nan, 0.2, 0.2, nan], *np.full((3, 5), nan)])
-    ranks = tim.rank_heatmap(scores)
+    ranks = rank_heatmap(scores)
     assert ranks[0].tolist() == [0, 2, -1, 1, -2], "the largest gain and the largest loss have the largest ranks"
     assert ranks[1].tolist() == [0, 0, 2, 2, 0], "zero is no gain, equal gains share the higher rank"
     assert not ranks[2:].any()
     with pytest.raises(BadInput, match="square"):
-        tim.rank_heatmap(np.zeros((2, 3)))
+        rank_heatmap(np.zeros((2, 3)))
 
 
 # --------------------------------------------------------- tables of searches
@@ -703,10 +707,57 @@ def test_a_failed_unit_costs_its_block_not_its_source() -> None:
     each = np.stack([literal(table.membership, table.scores[:, b])[0] for b in (0, 2, 3)])
     np.testing.assert_allclose(result.estimate[0], each.mean(axis=0), atol=1e-12)
     table.scores[row, :, 0] = np.nan
+    mixed = tim.from_table(table)
+    assert np.isfinite(mixed.estimate[off(4)]).all()
+    assert mixed.methods == ("blup", "exact", "exact", "exact")
+    table.scores[:, :, :] = np.where(table.membership[:, None, :], np.nan, np.nan)
+    assert tim.from_table(table).method == "blup"
+
+
+def collapsed(failing: str) -> ScoreTable:
+    """An exact search of five tasks in two blocks whose last task fails in some of its subsets."""
+    table = searched(saturating(5, 0), designs.exact(5), np.random.default_rng(0), n_blocks=2)
+    size = table.membership.sum(axis=1)
+    lost = table.membership[:, 4] & (size >= 4 if failing == "large" else size == 2)
+    table.scores[lost, :, 4] = np.nan
+    return table
+
+
+def test_rows_stay_exact_beside_one_whose_task_fails() -> None:
+    table = collapsed("small")
     result = tim.from_table(table)
+    assert result.methods == ("exact",) * 4 + ("blup",)
     assert result.method == "blup"
-    assert "failed trainings leave no exact score" in result.notes[0]
-    assert np.isfinite(result.estimate[off(4)]).all()
+    assert result.label == f"exact TIM; sampled TIM (BLUP) for {table.tasks[4]}"
+    strict = tim.from_table(table, "exact")
+    for name in ("estimate", "se", "low", "high", "p_value", "false_sign_rate"):
+        np.testing.assert_array_equal(getattr(result, name)[:4], getattr(strict, name)[:4])
+    assert np.isnan(strict.estimate[4]).all()
+    sampled = tim.from_table(table, "blup")
+    np.testing.assert_array_equal(result.estimate[4], sampled.estimate[4])
+    assert any(f"Row of {table.tasks[4]}: no block has all subsets" in note for note in result.notes)
+    rows = result.frame()
+    assert {(row["source"] == table.tasks[4], row["method"], row["label"]) for row in rows} == {
+        (True, "blup", "sampled TIM (BLUP)"),
+        (False, "exact", "exact TIM"),
+    }
+
+
+def test_failures_that_come_with_larger_subsets_are_said_to_select() -> None:
+    notes = " ".join(tim.from_table(collapsed("large")).notes)
+    assert "Larger subsets fail more often" in notes
+    assert "select which subsets are scored" in notes
+
+
+def test_discoveries_are_benjamini_and_hochbergs() -> None:
+    for seed in range(20):
+        p = np.random.default_rng(seed).beta(0.4, 1.0, (6, 6))
+        p[np.random.default_rng(seed).random((6, 6)) < 0.2] = np.nan
+        known = np.sort(p[np.isfinite(p)])
+        passed = known[known <= 0.1 * np.arange(1, len(known) + 1) / len(known)]
+        expected = np.isfinite(p) & (np.nan_to_num(p, nan=1.0) <= passed.max(initial=-1.0))
+        np.testing.assert_array_equal(discoveries(p, 0.1), expected)
+    assert not discoveries(np.full((2, 2), np.nan), 0.1).any()
 
 
 def test_auto_takes_restricted_for_all_subsets_up_to_a_size() -> None:
@@ -807,7 +858,7 @@ def test_half_way_through_an_exact_search_nothing_is_called_exact() -> None:
 
 @pytest.mark.parametrize("method", SAMPLED)
 @pytest.mark.parametrize("sliced", [False, True])
-def test_levels_of_blocks_cancel(method: tim.Method, sliced: bool) -> None:
+def test_levels_of_blocks_cancel(method: Method, sliced: bool) -> None:
     table = searched(quadratic(6, 0), designs.hybrid(6, 60, 0), np.random.default_rng(0), n_blocks=3, sliced=sliced)
     scores = table.scores.copy()
     scores[5, 1], scores[9, 2, 3], scores[20, :2] = np.nan, np.nan, np.nan
@@ -820,7 +871,7 @@ def test_levels_of_blocks_cancel(method: tim.Method, sliced: bool) -> None:
 
 
 @pytest.mark.parametrize("method", SAMPLED)
-def test_complete_blocks_are_estimated_from_their_mean(method: tim.Method) -> None:
+def test_complete_blocks_are_estimated_from_their_mean(method: Method) -> None:
     table = searched(quadratic(6, 0), designs.hybrid(6, 50, 0), np.random.default_rng(0), seed_effect=0.4)
     result, of_mean = tim.from_table(table, method), tim.estimate(table.membership, table.mean(), method)
     np.testing.assert_allclose(result.estimate, of_mean.estimate, rtol=1e-4, atol=1e-5)
@@ -864,7 +915,7 @@ def test_seed_luck_widens_the_interval() -> None:
 
 
 @pytest.mark.parametrize("method", SAMPLED)
-def test_seed_luck_widens_the_interval_of_slices_too(method: tim.Method) -> None:
+def test_seed_luck_widens_the_interval_of_slices_too(method: Method) -> None:
     rng = np.random.default_rng(0)
     lucky = searched(quadratic(8, 0), designs.hybrid(8, 200, 0), rng, seed_effect=1.0, sliced=True)
     result = tim.from_table(lucky, method)
@@ -918,7 +969,7 @@ def test_patients_part_of_a_sample() -> None:
 def test_size_profile_weighs_up_to_the_exact_score() -> None:
     membership, scores = random_table(6, seed=5)
     table = one_block(membership, scores)
-    profile = tim.size_profile(table)
+    profile = size_profile(table)
     weights = np.array([comb(4, s) for s in range(5)]) / 16
     np.testing.assert_allclose(np.tensordot(weights, profile.estimate, 1), literal(membership, scores), atol=1e-12)
     pairs = tim.from_table(table, "restricted", size=2)
@@ -931,12 +982,12 @@ def test_size_profile_weighs_up_to_the_exact_score() -> None:
 def test_size_profile_of_blocks_and_of_a_sample() -> None:
     game = quadratic(5, 0)
     every = searched(game, designs.exact(5), np.random.default_rng(0), n_blocks=4)
-    profile = tim.size_profile(every)
-    each = np.stack([tim.size_profile(one_block(every.membership, every.scores[:, b])).estimate for b in range(4)])
+    profile = size_profile(every)
+    each = np.stack([size_profile(one_block(every.membership, every.scores[:, b])).estimate for b in range(4)])
     np.testing.assert_allclose(profile.estimate, each.mean(axis=0), atol=1e-10)
     np.testing.assert_allclose(profile.se, each.std(axis=0, ddof=1) / 2, atol=1e-10)
     _, membership, scores = drawn(9, 200, 0)
-    sample = tim.size_profile(one_block(membership, scores))
+    sample = size_profile(one_block(membership, scores))
     assert sample.estimate.shape == (8, 9, 9)
     assert np.isfinite(sample.se[3][off(9)]).all()
 
@@ -1043,10 +1094,10 @@ def test_inputs_are_left_as_they_were() -> None:
         quadratic(6, 0), designs.hybrid(6, 40, 0), np.random.default_rng(0), n_blocks=2, patient_effect=0.1
     )
     before = [array.copy() for array in (membership, scores, table.scores, table.membership, table.replicates)]
-    for method in tim.METHODS:
+    for method in METHODS:
         tim.estimate(membership, scores, method)
         tim.from_table(table, method)
-    tim.size_profile(table)
+    size_profile(table)
     for array, copy in zip((membership, scores, table.scores, table.membership, table.replicates), before, strict=True):
         np.testing.assert_array_equal(array, copy)
 
@@ -1187,7 +1238,7 @@ def test_least_squares_of_many_rows_in_passes_is_that_of_all_at_once(
 ) -> None:
     table = sliced_table(400, 8, blocks, draws)
     whole = tim.from_table(table, "ols")
-    monkeypatch.setattr("tim_search.tim.blocks.MANY_ROWS", 10)
+    monkeypatch.setattr("tim_search.tim.many_rows.MANY_ROWS", 10)
     monkeypatch.setattr("tim_search.tim.many.PART", 17)
     passes = tim.from_table(table, "ols")
     for name in ("estimate", "se", "se_sampling", "se_seed", "se_patients", "p_value", "low"):
@@ -1200,7 +1251,7 @@ def test_tasks_that_cannot_be_told_apart_stay_unknown_in_passes(monkeypatch: pyt
     scores = np.where(together.membership[:, None, :], np.nan_to_num(table.scores, nan=0.7), np.nan)
     together = replace(together, scores=np.where(table.trained[:, :, None], scores, np.nan))
     whole = tim.from_table(together, "ols").estimate
-    monkeypatch.setattr("tim_search.tim.blocks.MANY_ROWS", 10)
+    monkeypatch.setattr("tim_search.tim.many_rows.MANY_ROWS", 10)
     passes = tim.from_table(together, "ols").estimate
     assert np.isnan(passes[0, 6:]).all()
     np.testing.assert_array_equal(np.isnan(passes), np.isnan(whole))
@@ -1211,8 +1262,8 @@ def test_a_model_that_would_take_too_long_gives_way_and_says_so(monkeypatch: pyt
     table = sliced_table(400, 8, 3, 0)
     blup = tim.from_table(table)
     assert blup.method == "blup"
-    monkeypatch.setattr("tim_search.tim.blocks.MODEL_COST", 5e5)
-    monkeypatch.setattr("tim_search.tim.blocks.MODEL_ROWS", 60)
+    monkeypatch.setattr("tim_search.tim.sampled.MODEL_COST", 5e5)
+    monkeypatch.setattr("tim_search.tim.sampled.MODEL_ROWS", 60)
     instead = tim.from_table(table)
     assert instead.method == "ols"
     assert any("least squares is reported instead of BLUP" in note for note in instead.notes)

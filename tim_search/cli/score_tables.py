@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tim_search.cli.tables import MOST_CELLS, MOST_SOURCES, colour, interval, pairs, plain_table
-from tim_search.tim.scores import TimResult, surest
+from tim_search.tim.result import TimResult, surest
 
 #: Characters a column of the TIM matrix takes; a matrix that does not fit the terminal is shown as a list.
 _CELL = 11

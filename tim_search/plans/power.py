@@ -15,10 +15,11 @@ from scipy.special import ndtri
 
 from tim_search.ledger.table import ScoreTable
 from tim_search.plans.static import StaticPlan
-from tim_search.tim import blocks as block
 from tim_search.tim import estimators
 from tim_search.tim import scores as tim
-from tim_search.tim.estimators import Array, Game, Variances
+from tim_search.tim.coded import coded_scores, is_sliced
+from tim_search.tim.estimators import Array, CodedScores, Variances
+from tim_search.tim.row import source_of
 
 #: A score of this many standard errors is told from 0 (95 % interval) in four of five searches.
 DETECTED = float(ndtri(0.975) + ndtri(0.8))
@@ -59,9 +60,9 @@ def power(
     """
     names = [name for name in pilot.tasks if name != control]
     units = int(pilot.trained.sum())
-    sources = [block.source_of(pilot, i) for i in range(len(pilot.tasks))]
-    sliced = block.is_sliced(sources)
-    games = [block.game_of(source, sliced) for source in sources]
+    sources = [source_of(pilot, i) for i in range(len(pilot.tasks))]
+    sliced = is_sliced(sources)
+    games = [coded_scores(source, sliced) for source in sources]
     smallest: dict[str, float | None] = dict.fromkeys(names)
     if not any(game is not None for game in games):
         return Power(smallest, units, ())
@@ -96,7 +97,7 @@ def power(
     return Power(smallest, units, tuple(notes))
 
 
-def _planned(design: StaticPlan, tasks: Sequence[str], i: int, n_blocks: int, with_blocks: bool) -> Game:
+def _planned(design: StaticPlan, tasks: Sequence[str], i: int, n_blocks: int, with_blocks: bool) -> CodedScores:
     """The game of one source that a design will make, without scores."""
     members = np.array([[name in subset for name in tasks] for subset in map(set, design.subsets)])
     rows = np.flatnonzero(members[:, i])
@@ -105,7 +106,9 @@ def _planned(design: StaticPlan, tasks: Sequence[str], i: int, n_blocks: int, wi
     if design.sliced:
         shares = np.eye(n_blocks)[rows % n_blocks]
     basis, values, _ = np.linalg.svd(shares, full_matrices=False)
-    return Game(codes, basis[:, values > 1e-9 * values[0]], np.zeros(len(rows)), shares[:, : n_blocks * with_blocks])
+    return CodedScores(
+        codes, basis[:, values > 1e-9 * values[0]], np.zeros(len(rows)), shares[:, : n_blocks * with_blocks]
+    )
 
 
 def _middle(values: Array) -> float:

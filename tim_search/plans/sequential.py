@@ -22,7 +22,7 @@ from tim_search.plans.contract import Plan
 from tim_search.plans.static import StaticPlan
 from tim_search.tim import scores as tim
 from tim_search.tim.estimators import Array
-from tim_search.tim.scores import TimResult
+from tim_search.tim.result import TimResult
 from tim_search.types import Unit
 
 #: Subsets of the first round, for each task, and how many times as many the next round ends with.

@@ -26,8 +26,10 @@ from tim_search.ledger.table import ScoreTable, empty
 from tim_search.plans.best_trained import BestTrained
 from tim_search.plans.contract import Plan
 from tim_search.plans.expansion import Rule
-from tim_search.tim import blocks, estimators
+from tim_search.tim import estimators
+from tim_search.tim.coded import coded_scores, is_sliced
 from tim_search.tim.estimators import Array, Variances
+from tim_search.tim.row import mean, source_of
 from tim_search.types import BadInput, Subset, Unit, subset
 
 #: Subsets predicted at a time: bounds the memory, not the result.
@@ -244,9 +246,9 @@ def _predictors(table: ScoreTable) -> list[_Predictor | None]:
 
 
 def _fit(table: ScoreTable) -> list[_Predictor | None]:
-    sources = [blocks.source_of(table, i) for i in range(len(table.tasks))]
-    sliced = blocks.is_sliced(sources)
-    games = [blocks.game_of(source, sliced) for source in sources]
+    sources = [source_of(table, i) for i in range(len(table.tasks))]
+    sliced = is_sliced(sources)
+    games = [coded_scores(source, sliced) for source in sources]
     fitted = estimators.fit_variances([game for game in games if game])
     # To 1 %, which no prediction depends on: how many threads or which machine sums must not change what is proposed.
     variances = Variances(*(float(np.exp(np.round(np.log(value), 2))) if value > 0 else 0.0 for value in fitted))
@@ -254,7 +256,7 @@ def _fit(table: ScoreTable) -> list[_Predictor | None]:
     return [estimators.predictor(one[0], variances, one[1]) if one else None for one in levelled]
 
 
-def _levelled(table: ScoreTable, i: int, game: estimators.Game) -> tuple[estimators.Game, Array]:
+def _levelled(table: ScoreTable, i: int, game: estimators.CodedScores) -> tuple[estimators.CodedScores, Array]:
     """The game of a source with the level of its scores put back, and the mean level of the blocks in its basis."""
     scores = table.scores[:, :, i]
     scores = scores[table.membership[:, i] & np.isfinite(scores).any(axis=1)]
@@ -262,7 +264,7 @@ def _levelled(table: ScoreTable, i: int, game: estimators.Game) -> tuple[estimat
     shares = known / known.sum(axis=1, keepdims=True)
     present = known.any(axis=0)
     level = (present / present.sum()) @ np.linalg.pinv(shares, rcond=1e-9) @ game.nuisance
-    return estimators.Game(game.codes, game.nuisance, blocks.mean(scores), game.shares), level
+    return estimators.CodedScores(game.codes, game.nuisance, mean(scores), game.shares), level
 
 
 def _climb(rows: Membership, others: list[int], largest: int, worth: Callable[[Membership], Array]) -> Membership:

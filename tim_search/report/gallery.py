@@ -14,7 +14,8 @@ from tim_search.report.figures import confirmed as confirmed_figures
 from tim_search.results import confirmation as confirmed
 from tim_search.results.grouping import Grouping
 from tim_search.results.opened import SearchResults
-from tim_search.tim.scores import TimResult, most_telling, size_profile
+from tim_search.tim.result import TimResult, most_telling
+from tim_search.tim.size_profile import size_profile
 from tim_search.types import FINAL_FOLD
 
 #: A confirmation draws a ROC curve from so many patients of either class on (docs/ledger.md).

@@ -30,7 +30,7 @@ from tim_search.report import wording
 from tim_search.report.chapters import asked, cohort, maps, sources
 from tim_search.results import summary
 from tim_search.results.opened import SearchResults
-from tim_search.tim.scores import MOST_SHOWN, TimResult, most_telling
+from tim_search.tim.result import MOST_SHOWN, TimResult, most_telling
 from tim_search.types import BadInput, duration, product_version
 
 #: Lists of more entries than this are folded.

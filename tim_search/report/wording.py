@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tim_search.plans.expansion import Expansion
-from tim_search.tim.scores import TimResult
+from tim_search.tim.result import TimResult
 from tim_search.types import METRIC_WORDS, Task, overlap_mask, some
 
 #: Pairs of tasks, and combinations, that are named one by one.

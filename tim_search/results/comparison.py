@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tim_search.results.opened import SearchResults
 from tim_search.tim.agreement import Agreement, rank_agreement
-from tim_search.tim.scores import TimResult
+from tim_search.tim.result import TimResult
 from tim_search.types import BadInput
 
 

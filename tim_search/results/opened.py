@@ -28,8 +28,8 @@ from tim_search.plans.sequential import sizes
 from tim_search.results import grouping
 from tim_search.results.grouping import Grouping
 from tim_search.tim import scores as tim
-from tim_search.tim.blocks import Method
-from tim_search.tim.scores import TimResult
+from tim_search.tim.result import TimResult
+from tim_search.tim.row import Method
 from tim_search.tuning import per_subset
 from tim_search.tuning.per_subset import PerSubset
 from tim_search.types import BadInput, Finding, Task

@@ -13,7 +13,7 @@ from tim_search.gates.plain import number, plain
 from tim_search.plans import expansion
 from tim_search.results.opened import SearchResults
 from tim_search.tim import agreement
-from tim_search.tim.scores import TimResult
+from tim_search.tim.result import TimResult
 from tim_search.types import BadInput, Task, overlap_mask, parted
 
 _SHOWN = 4  # combinations of settings that are named one by one

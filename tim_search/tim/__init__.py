@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tim_search.tim.scores import TimResult, estimate, from_ledger, from_table, rank_heatmap
+from tim_search.tim.result import TimResult, rank_heatmap
+from tim_search.tim.scores import estimate, from_ledger, from_table
 
 __all__ = [
     "TimResult",

@@ -7,25 +7,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tim_search.ledger.table import ScoreTable
-from tim_search.tim.blocks import Method, Outline
 from tim_search.tim.estimators import Array
+from tim_search.tim.row import Method, Outline
 from tim_search.types import some
 
 
 def caveats(
     table: ScoreTable,
     sources: Sequence[Outline],
-    result_of: tuple[Method, int | None],
+    methods: Sequence[Method],
+    size: int | None,
     estimate: Array,
     p_value: Array,
     interactions: bool,
 ) -> list[str]:
-    """Warnings about a result of `result_of` (method, size); arrays (M, M) as in `TimResult`."""
-    method, size = result_of
+    """Warnings about a result whose rows have these methods; arrays (M, M) as in `TimResult`."""
     m, names = len(table.tasks), table.tasks
     off = ~np.eye(m, dtype=bool)
     notes = []
-    if method == "restricted":
+    if "restricted" in methods:
         notes.append(
             f"Only subsets of at most {size} tasks enter: this is not the full TIM score, which averages over all "
             "subsets, and the two can differ in size and sign."
@@ -35,15 +35,45 @@ def caveats(
         notes.append(
             f"{missing} of {m * (m - 1)} cells cannot be estimated: subsets with or without the task are missing."
         )
-    notes += _block_notes(table, method)
+    sampled = [i for i, method in enumerate(methods) if method not in ("exact", "restricted")]
+    for method in dict.fromkeys(methods):
+        whom = "" if len(set(methods)) == 1 else f"{_rows(names, methods, method)}: "
+        notes += [whom + note for note in _block_notes(table, method)]
     constant = [names[i] for i, source in enumerate(sources) if source.constant]
     if constant:
         notes.append(f"All scores are equal for {some(constant)}: check that the metric can tell subsets apart.")
     notes += _failure_notes(table)
-    if method in ("exact", "restricted"):
-        return notes
+    return notes + _sample_notes(table, sources, sampled, size, estimate, p_value, interactions) if sampled else notes
 
-    untested = [names[i] for i in range(m) if np.isnan(p_value[i][off[i]]).all() and np.isfinite(estimate[i]).any()]
+
+def mixed_note(names: Sequence[str], methods: Sequence[Method]) -> str:
+    """Which rows are exact and which are not, where failed trainings left only some of them whole."""
+    other = next(method for method in methods if method != "exact")
+    return (
+        f"{_rows(names, methods, 'exact')}: exact. {_rows(names, methods, other)}: no block has all subsets, because "
+        "trainings failed; these rows are sampled, from the subsets that did not fail."
+    )
+
+
+def _rows(names: Sequence[str], methods: Sequence[Method], method: Method) -> str:
+    of_method = [name for name, own in zip(names, methods, strict=True) if own == method]
+    return f"{'Row' if len(of_method) == 1 else 'Rows'} of {some(of_method)}"
+
+
+def _sample_notes(
+    table: ScoreTable,
+    sources: Sequence[Outline],
+    sampled: Sequence[int],
+    size: int | None,
+    estimate: Array,
+    p_value: Array,
+    interactions: bool,
+) -> list[str]:
+    """Warnings about the rows at the places `sampled`."""
+    m, names = len(table.tasks), table.tasks
+    off = ~np.eye(m, dtype=bool)
+    notes = []
+    untested = [names[i] for i in sampled if np.isnan(p_value[i][off[i]]).all() and np.isfinite(estimate[i]).any()]
     if size is not None:
         notes.append(
             f"Scores in subsets of at most {size} tasks rest on the mixed model alone: no tests and no discoveries."
@@ -56,10 +86,10 @@ def caveats(
         )
     fixed = [
         f"{names[j]} (for {names[i]})"
-        for i, source in enumerate(sources)
-        if source.n
-        for j, count in zip((j for j in range(m) if j != i), source.n_with.tolist(), strict=True)
-        if count in (0, source.n)
+        for i in sampled
+        if sources[i].n
+        for j, count in zip((j for j in range(m) if j != i), sources[i].n_with.tolist(), strict=True)
+        if count in (0, sources[i].n)
     ]
     if fixed:
         notes.append(
@@ -81,31 +111,33 @@ def caveats(
 def error_note(parts: Mapping[str, Array], distinct_folds: bool) -> list[str]:
     """Which part of the error is the largest, and what shortens the intervals most; nothing where one part is known.
 
-    `parts` are the standard errors (M, M) by sampling, seed and patients; NaN where unknown.
+    `parts` are the standard errors (M, M) by sampling, seed and patients; NaN where unshares_of.
     """
-    mean = {name: _mean_square(part) for name, part in parts.items()}
-    known = {name: value for name, value in mean.items() if np.isfinite(value) and (name != "sampling" or value > 0)}
-    if distinct_folds and {"seed", "patients"} <= known.keys():
+    squares = {name: _mean_square(part) for name, part in parts.items()}
+    shares_of = {
+        name: value for name, value in squares.items() if np.isfinite(value) and (name != "sampling" or value > 0)
+    }
+    if distinct_folds and {"seed", "patients"} <= shares_of.keys():
         # Blocks on folds of their own differ in their patients too: what is left is the seeds'.
-        known["seed"] = max(known["seed"] - known["patients"], 0.0)
-    total = sum(known.values())
-    if len(known) < 2 or not total:
+        shares_of["seed"] = max(shares_of["seed"] - shares_of["patients"], 0.0)
+    total = sum(shares_of.values())
+    if len(shares_of) < 2 or not total:
         return []
     words = {
         "sampling": "the choice of subsets and noise from run to run",
         "seed": "seeds",
         "patients": "the patients evaluated",
     }
-    if distinct_folds and "patients" not in known:
+    if distinct_folds and "patients" not in shares_of:
         words["seed"] = "seeds and patients, which differ between the blocks"
     buy = {
         "sampling": "more subsets",
         "seed": "more seeds (blocks)",
         "patients": "more patients (further folds, or a larger cohort)",
     }
-    order = sorted(known, key=lambda name: -known[name])
-    shares = ", ".join(f"{words[name]} {known[name] / total:.0%}" for name in order)
-    shorter = 1 - np.sqrt(1 - known[order[0]] / total / 2)
+    order = sorted(shares_of, key=lambda name: -shares_of[name])
+    shares = ", ".join(f"{words[name]} {shares_of[name] / total:.0%}" for name in order)
+    shorter = 1 - np.sqrt(1 - shares_of[order[0]] / total / 2)
     return [
         f"Where the error comes from (share of the variance, mean over all cells): {shares}. Buy {buy[order[0]]} next: "
         f"twice as many would shorten the intervals by about {shorter:.0%}."
@@ -132,8 +164,8 @@ def control_note(tasks: Sequence[str], control: str, estimate: Array, half: Arra
 
 
 def _mean_square(values: Array) -> float:
-    known = values[np.isfinite(values)]
-    return float((known**2).mean()) if len(known) else float("nan")
+    finite = values[np.isfinite(values)]
+    return float((finite**2).mean()) if len(finite) else float("nan")
 
 
 def _block_notes(table: ScoreTable, method: Method) -> list[str]:
@@ -191,7 +223,7 @@ def _failure_notes(table: ScoreTable) -> list[str]:
         if abs(correlation) * np.sqrt(len(share) - 1) > 3:
             kind = "Larger" if correlation > 0 else "Smaller"
             notes.append(
-                f"{kind} subsets fail more often (correlation of failures with |T| {correlation:+.2f}): plain means "
-                "and least squares are biased; BLUP is less so."
+                f"{kind} subsets fail more often (correlation of failures with |T| {correlation:+.2f}): failures "
+                "select which subsets are scored. Plain means and least squares are biased; BLUP is less so."
             )
     return notes

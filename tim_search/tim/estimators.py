@@ -56,7 +56,7 @@ class Variances(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Game:
+class CodedScores:
     """The scored subsets of one source task.
 
     Attributes:
@@ -111,7 +111,7 @@ def enumerated_pairs(codes: Array, scores: Array) -> Array:
     return np.asarray(4 / len(codes) * (codes.T * scores) @ codes)
 
 
-def difference_of_means(game: Game) -> Linear:
+def difference_of_means(game: CodedScores) -> Linear:
     """Mean score with a task minus mean score without it (the MSR estimator of Wang & Jia, 2023); Welch's error."""
     z, w = game.codes, game.nuisance
     n_with, n_without = (z > 0).sum(0), (z < 0).sum(0)
@@ -129,7 +129,7 @@ def difference_of_means(game: Game) -> Linear:
     return Linear(weights, np.sqrt(a + b), df, y)
 
 
-def least_squares(game: Game) -> Linear | None:
+def least_squares(game: CodedScores) -> Linear | None:
     """Ordinary least squares on all main effects, twice the coefficients; HC3 errors (MacKinnon & White, 1985).
 
     None with fewer than q + 5 rows (for one nuisance column). Tasks that cannot be told apart are NaN.
@@ -174,7 +174,7 @@ class Mixed(NamedTuple):
     small: Linear | None = None
 
 
-def fit_variances(games: Sequence[Game]) -> Variances:
+def fit_variances(games: Sequence[CodedScores]) -> Variances:
     """REML estimate of the variance parameters shared by all sources, the noise variance of each source profiled out.
 
     A weak log-normal prior keeps parameters in range that the scores say nothing about. Constant scores are left out.
@@ -197,7 +197,7 @@ def fit_variances(games: Sequence[Game]) -> Variances:
     return Variances(*np.exp(best.x))
 
 
-def mixed_model(game: Game, variances: Variances, size: int | None = None) -> Mixed:
+def mixed_model(game: CodedScores, variances: Variances, size: int | None = None) -> Mixed:
     """BLUP and GLS of the row, its second-order scores, and BLUP of the score in subsets of at most `size` tasks.
 
     The last is the mean difference over all S with |S| <= size - 2. In the model it is
@@ -246,7 +246,7 @@ def mixed_model(game: Game, variances: Variances, size: int | None = None) -> Mi
     return Mixed(blup, gls, interactions, noise * variances.block / q, noise, small)
 
 
-def predictor(game: Game, variances: Variances, level: Array) -> Callable[[Array], tuple[Array, Array]]:
+def predictor(game: CodedScores, variances: Variances, level: Array) -> Callable[[Array], tuple[Array, Array]]:
     """What predicts, under the model, the noise-free score of other subsets, trained or not.
 
     Codes (m, q) of subsets -> means and standard deviations (m,). With k* the covariances of a subset's score with the
@@ -285,7 +285,7 @@ def mean_code(q: int, size: int) -> float:
     return 2 * members / (q - 1) - 1 if q > 1 else 0.0
 
 
-def block_variance(game: Game, variances: Variances) -> float:
+def block_variance(game: CodedScores, variances: Variances) -> float:
     """`Mixed.block_variance` alone."""
     solve, _ = _covariance(game)(variances)
     w, y = game.nuisance, game.scores
@@ -295,7 +295,7 @@ def block_variance(game: Game, variances: Variances) -> float:
     return float(noise * variances.block / game.codes.shape[1])
 
 
-def planned_error(game: Game, variances: Variances, noise: float) -> Array:
+def planned_error(game: CodedScores, variances: Variances, noise: float) -> Array:
     """Standard errors (q,) that GLS will have on a design that is not trained yet, its scores are not looked at.
 
     NaN where the design cannot tell tasks apart.
@@ -311,7 +311,7 @@ def planned_error(game: Game, variances: Variances, noise: float) -> Array:
     return np.where(known, 2 * np.sqrt(noise * variance), np.nan)
 
 
-def shared_by_blocks(game: Game, weights: Array, block_variance: float) -> Array:
+def shared_by_blocks(game: CodedScores, weights: Array, block_variance: float) -> Array:
     """Variance (q,) that blocks with effects of variance `block_variance` on every code add to weights @ scores."""
     parts = []
     for share in game.shares.T:
@@ -320,7 +320,7 @@ def shared_by_blocks(game: Game, weights: Array, block_variance: float) -> Array
     return np.asarray(block_variance * sum((part**2).sum(axis=1) for part in parts))
 
 
-def _generalised(game: Game, vw: Array, vz: Array, vy: Array, c: float) -> Linear | None:
+def _generalised(game: CodedScores, vw: Array, vz: Array, vy: Array, c: float) -> Linear | None:
     """GLS from the systems solved with the covariance of BLUP, c ZZ' included."""
     x = np.hstack([game.nuisance, game.codes])
     n, r = len(x), game.nuisance.shape[1]
@@ -344,7 +344,7 @@ def _identified(x: Array, inverse: Array) -> NDArray[np.bool_]:
     return np.asarray(np.einsum("kn,nk->k", inverse, x) > 1 - 1e-6)
 
 
-def _restricted_likelihood(game: Game) -> Callable[[Variances], float]:
+def _restricted_likelihood(game: CodedScores) -> Callable[[Variances], float]:
     covariance = _covariance(game)
     w, y = game.nuisance, game.scores
     n, r = w.shape
@@ -359,7 +359,7 @@ def _restricted_likelihood(game: Game) -> Callable[[Variances], float]:
     return evaluate
 
 
-def _covariance(game: Game) -> Callable[[Variances], tuple[Solve, float]]:
+def _covariance(game: CodedScores) -> Callable[[Variances], tuple[Solve, float]]:
     """V = I + main ZZ'/q + pair ((ZZ')^2 - q)/(q (q - 1)) + size hh' + block (ZZ' * AA')/q: its solver and log|V|.
 
     Squares and * are elementwise; A (n, k) are the blocks' shares. V is I + F D F' with the features F = (main effects,
@@ -414,11 +414,11 @@ def _size_term(z: Array) -> Array:
     return np.asarray((z.sum(axis=1) ** 2 - q) / 2 / np.sqrt(max(q * (q - 1) // 2, 1)))
 
 
-def _thinned(game: Game, limit: int) -> Game:
+def _thinned(game: CodedScores, limit: int) -> CodedScores:
     n, q = game.codes.shape
     if min(n, q * (q + 1) // 2 + 1) <= limit:
         return game
     rows = np.sort(np.random.default_rng(0).permutation(n)[:limit])
     nuisance = game.nuisance[rows]
     basis, values, _ = np.linalg.svd(nuisance, full_matrices=False)
-    return Game(game.codes[rows], basis[:, values > 1e-8], game.scores[rows], game.shares[rows])
+    return CodedScores(game.codes[rows], basis[:, values > 1e-8], game.scores[rows], game.shares[rows])

@@ -24,10 +24,9 @@ an exact or restricted score without blocks and replicates has no standard error
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from math import comb
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,111 +34,22 @@ from scipy.special import stdtrit
 from threadpoolctl import threadpool_limits
 
 from tim_search.ledger.table import ScoreTable, lay_out
-from tim_search.tim import blocks as block
-from tim_search.tim.blocks import MIN_ROWS, Mask
-from tim_search.tim.blocks import Method as Method
-from tim_search.tim.caveats import caveats, control_note, error_note
+from tim_search.tim.caveats import caveats, control_note, error_note, mixed_note
+from tim_search.tim.choice import checked_arrays, checked_options, choose, complete_up_to
+from tim_search.tim.coded import MIN_ROWS
+from tim_search.tim.enumerated import enumerated_row, enumerated_second
 from tim_search.tim.estimators import Array
-from tim_search.types import BadInput, overlap_mask
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-METHODS: tuple[Method, ...] = get_args(Method)
-
-LABELS = {
-    "exact": "exact TIM",
-    "blup": "sampled TIM (BLUP)",
-    "gls": "sampled TIM (GLS)",
-    "ols": "sampled TIM (least squares)",
-    "msr": "sampled TIM (difference of means)",
-}
+from tim_search.tim.many_rows import apart_of, rows_of_many
+from tim_search.tim.result import TimResult, discoveries, label_of
+from tim_search.tim.row import Method, Outline, Row, degrees_of_freedom, masked, outline, source_of, tail
+from tim_search.tim.sampled import sampled_rows
+from tim_search.types import BadInput, overlap_mask, some
 
 #: Said of the results of a search with one seed.
 ONE_SEED = (
     "One seed: the luck of its initialisation looks in every subset like an effect of a task, so nothing is called a "
     "discovery. Train blocks of further seeds."
 )
-
-#: A set of subsets is taken for size-restricted when uniform sampling would miss all larger ones with less chance.
-UNLIKELY = 0.01
-
-
-@dataclass(frozen=True, eq=False)
-class TimResult:
-    """A TIM matrix with its uncertainty. Arrays are (M, M), row = source task, NaN where not estimable.
-
-    Attributes:
-        tasks: M task names.
-        method: the estimator that made `estimate`.
-        label: what the matrix is, for every title, table and file that shows it.
-        size: largest subset size of a restricted or deployable score, else None.
-        blocks: (seed, fold) pairs it rests on; empty for plain arrays.
-        n_subsets: number of distinct subsets with a score.
-        confidence: nominal coverage of `low` and `high`.
-        fdr: false discovery rate of `rejected`.
-        estimate: float64; above 0 the task (column) helps the source (row). NaN on the diagonal.
-        se: standard error, for BLUP the posterior standard deviation.
-        low, high: interval, Student's t (normal for BLUP's own part) around `estimate`.
-        p_value: two-sided, of no effect; for BLUP from GLS, which does not shrink.
-        rejected: bool; Benjamini-Hochberg discoveries over the off-diagonal cells, overlapping pairs left out. All
-            false in a search of one seed, whose luck is in no error.
-        false_sign_rate: chance that the effect has the other sign, P(t < -|estimate| / se).
-        n_with, n_without: int64; scored subsets of the source with and without the task.
-        se_sampling, se_seed, se_patients: the parts of `se`, NaN where unknown.
-        interactions: float64 (M, M, M) or None; [i, j, k] is how much k changes the help of j for i.
-        notes: warnings in words.
-        control: the task with permuted labels among `tasks`; its cells are no tests.
-    """
-
-    tasks: tuple[str, ...]
-    method: Method
-    label: str
-    size: int | None
-    blocks: tuple[tuple[int, int], ...]
-    n_subsets: int
-    confidence: float
-    fdr: float
-    estimate: Array = field(repr=False)
-    se: Array = field(repr=False)
-    low: Array = field(repr=False)
-    high: Array = field(repr=False)
-    p_value: Array = field(repr=False)
-    rejected: Mask = field(repr=False)
-    false_sign_rate: Array = field(repr=False)
-    n_with: NDArray[np.int64] = field(repr=False)
-    n_without: NDArray[np.int64] = field(repr=False)
-    se_sampling: Array = field(repr=False)
-    se_seed: Array = field(repr=False)
-    se_patients: Array = field(repr=False)
-    interactions: Array | None = field(repr=False)
-    notes: tuple[str, ...]
-    control: str | None = None
-
-    def frame(self) -> list[dict[str, Any]]:
-        """One dict per off-diagonal cell, row by row: source, task, the arrays' values, method and label."""
-        columns = (
-            *("estimate", "se", "low", "high", "p_value", "rejected", "false_sign_rate", "n_with", "n_without"),
-            *("se_sampling", "se_seed", "se_patients"),
-        )
-        return [
-            {
-                "source": source,
-                "task": task,
-                **{name: getattr(self, name)[i, j].item() for name in columns},
-                "method": self.method,
-                "label": self.label,
-            }
-            for i, source in enumerate(self.tasks)
-            for j, task in enumerate(self.tasks)
-            if i != j
-        ]
-
-    def to_frame(self) -> pd.DataFrame:
-        """`frame` as a pandas table."""
-        import pandas as pd
-
-        return pd.DataFrame(self.frame())
 
 
 def estimate(
@@ -170,7 +80,7 @@ def estimate(
     Raises:
         BadInput: shapes that do not fit, an infinite score, a score of a task outside its subset, an unknown method.
     """
-    members, values = _checked_arrays(membership, scores)
+    members, values = checked_arrays(membership, scores)
     m = members.shape[1]
     names = tuple(tasks) if tasks is not None else tuple(str(index) for index in range(m))
     if len(names) != m or len(set(names)) != m:
@@ -182,7 +92,7 @@ def estimate(
     np.add.at(count, inverse, np.isfinite(values))
     mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     table = ScoreTable(names, ((0, 0),), rows, mean[:, None, :], np.ones((len(rows), 1), bool))
-    result = _compute(table, method, size, confidence, fdr, interactions, overlaps)
+    result: TimResult = _compute(table, _Asked(method, size, confidence, fdr, interactions, tuple(overlaps)))
     return replace(result, blocks=())
 
 
@@ -201,22 +111,26 @@ def from_table(
 
     `method` "auto" takes "exact" when all 2^M - 1 subsets have their final answer, "restricted" when the subsets are
     all those up to a size (or plainly no sample of larger ones, as in a search by pairs that goes on), else "blup".
-    A failed training is missing, never imputed: exact scores of a block that lacks one are left out, and where no block
-    is complete "auto" takes "blup". With a `size`, "auto" takes "restricted" where all subsets up to it were trained,
-    and "blup" of the restricted score where they were sampled. `control` names the task with permuted labels, if there
+    A failed training is missing, never imputed: exact scores of a block that lacks one are left out, and a source none
+    of whose blocks is complete gets a sampled row by "blup" among the exact rows of the others. With a `size`, "auto"
+    takes "restricted" where all subsets up to it were trained, and "blup" of the restricted score where they were
+    sampled. `control` names the task with permuted labels, if there
     is one: it takes no part in discoveries, and a note says how far its column spreads. See `estimate` for the other
     arguments and the errors.
     """
     reasons: tuple[str, ...] = ()
+    lost: tuple[int, ...] = ()
     if method == "auto":
-        method, chosen, reasons = _choose(table)
+        method, chosen, reasons, lost = choose(table)
         if size is None:
             size = chosen
         else:
-            reasons = ()  # they are those of `chosen`
-            if method == "exact" or _complete_up_to(table) >= size:
+            reasons, lost = (), ()  # they are those of `chosen`
+            if method == "exact" or complete_up_to(table) >= size:
                 method = "restricted"
-    result = _compute(table, method, size, confidence, fdr, interactions, overlaps, control)
+    result: TimResult = _compute(
+        table, _Asked(method, size, confidence, fdr, interactions, tuple(overlaps), control, lost)
+    )
     if len({seed for seed, _ in table.blocks}) == 1 and np.isfinite(result.p_value).any():
         # What one seed does to a task shows in every subset, in no residual and under no weight of the patients.
         result = replace(result, rejected=np.zeros_like(result.rejected), notes=(*result.notes, ONE_SEED))
@@ -264,310 +178,140 @@ def from_ledger(
     )
 
 
-def rank_heatmap(estimate: ArrayLike) -> NDArray[np.int64]:
-    """Signed ranks (M, M) within each row, as the heatmap of the M3H paper, section 6.2.
+class _Asked(NamedTuple):
+    """What is to be computed: the arguments of `from_table`, and the places of the sources whose exact row is lost."""
 
-    The tasks of one row and one sign are ranked by |score|: the largest gain gets the largest positive rank, the
-    largest loss the most negative one, and equal scores share the higher rank. The diagonal, scores of exactly 0 and
-    cells that are NaN get 0; mask the last with `np.isnan(estimate)`.
-    """
-    values = np.asarray(estimate, float)
-    if values.ndim != 2 or values.shape[0] != values.shape[1]:
-        raise BadInput(f"A TIM matrix is square (M, M); got shape {values.shape}.")
-    ranks = np.zeros(values.shape, np.int64)
-    for i, row in enumerate(values):
-        for sign in (1, -1):
-            chosen = np.flatnonzero((sign * row > 0) & (np.arange(len(row)) != i))
-            sizes = np.abs(row[chosen])
-            ranks[i, chosen] = sign * np.searchsorted(np.sort(sizes), sizes, side="right")
-    return ranks
+    method: Method
+    size: int | None
+    confidence: float
+    fdr: float
+    interactions: bool
+    overlaps: tuple[tuple[str, str], ...]
+    control: str | None = None
+    lost: tuple[int, ...] = ()
 
 
-#: Tasks that a picture or a page shows of a search that has more; tables and files hold all of them.
-MOST_SHOWN = 64
+class _Estimated(NamedTuple):
+    """Rows of all sources: the method of each, its estimates, what its tests rest on, and what else is told of it.
 
-
-def surest(result: TimResult, overlaps: Iterable[tuple[str, str]] = ()) -> NDArray[np.intp]:
-    """The cells (n, 2) of (source, task) that are estimable, by how sure their effects are, discoveries first.
-
-    An effect is as sure as its score is large beside its standard error. Where no cell has one, it is the size beside
-    the others of its row that tells: the rows have metrics of their own. The diagonal, a control and pairs of
-    overlapping targets are left out.
-    """
-    m = len(result.tasks)
-    use = np.isfinite(result.estimate) & ~np.eye(m, dtype=bool) & ~overlap_mask(result.tasks, overlaps)
-    if result.control in result.tasks:
-        place = result.tasks.index(str(result.control))
-        use[place, :] = use[:, place] = False
-    size = np.where(use, np.abs(result.estimate), 0.0)
-    error = np.where(np.isfinite(result.se) & (result.se > 0), result.se, np.inf)
-    strength = size / (error if np.isfinite(error[use]).any() else np.maximum(size.max(axis=1, keepdims=True), 1e-300))
-    cells = np.argwhere(use)
-    order = np.lexsort((-strength[use], ~result.rejected[use]))
-    return cells[order]
-
-
-def most_telling(
-    result: TimResult, most: int = MOST_SHOWN, overlaps: Iterable[tuple[str, str]] = ()
-) -> tuple[str, ...]:
-    """The tasks between which the effects are surest, at most `most` of them, in the order of the result.
-
-    The surest cells bring both of their tasks until there are enough; a control is among them, and stands for one.
-    """
-    m = len(result.tasks)
-    if m <= most:
-        return result.tasks
-    control = [result.tasks.index(str(result.control))] if result.control in result.tasks else []
-    cells = surest(result, overlaps)
-    # What has no estimate comes last, in its own order.
-    found = dict.fromkeys([*control, *cells.ravel().tolist(), *range(m)])
-    return tuple(result.tasks[index] for index in sorted(list(found)[:most]))
-
-
-@dataclass(frozen=True, eq=False)
-class SizeProfile:
-    """TIM as a function of how many other tasks are trained along: mean difference over S of one size.
-
-    Attributes:
-        sizes: int64 (M - 1,), |S| = 0 .. M - 2.
-        estimate, se: float64 (M - 1, M, M); NaN where no subset tells, `se` also where it is not known.
-        n_with, n_without: int64 (M - 1, M, M) scored subsets behind either mean.
+    `second` are the second-order scores, [] where there are none; `n_subsets` subsets have a score.
     """
 
-    tasks: tuple[str, ...]
-    sizes: NDArray[np.int64]
-    estimate: Array = field(repr=False)
-    se: Array = field(repr=False)
-    n_with: NDArray[np.int64] = field(repr=False)
-    n_without: NDArray[np.int64] = field(repr=False)
-
-
-def size_profile(table: ScoreTable) -> SizeProfile:
-    """Difference of the mean score of i over subsets with and without j, within each size |S| of the rest.
-
-    Exact where all subsets of the two sizes were trained; from a sample unbiased but rough, since within one size the
-    other tasks are not balanced. `se` holds the drawing of subsets (none where all were trained) and, from two blocks
-    on, the differences between blocks.
-    """
-    m, blocks = len(table.tasks), len(table.blocks)
-    shape = (max(m - 1, 0), m, m)
-    value, se = np.full(shape, np.nan), np.full(shape, np.nan)
-    n_with, n_without = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    every = np.array([comb(m - 2, s) for s in range(m - 1)])[:, None] if m > 1 else np.zeros((0, 1))
-    for i in range(m if blocks else 0):
-        rows = table.membership[:, i] & np.isfinite(table.scores[:, :, i]).any(axis=1)
-        y = table.scores[rows, :, i]
-        known = np.isfinite(y)
-        sliced = blocks > 1 and bool((known.sum(axis=1) == 1).all())
-        # Sliced blocks share no subset, so their levels are known no better than by their means.
-        y = y - (block.mean(y.T) if sliced else block.block_offsets(y))
-        members = np.delete(table.membership[rows], i, axis=1)
-        at_size = members.sum(axis=1) == np.arange(m)[:, None]
-        others = [j for j in range(m) if j != i]
-        difference, drawn, counts = _by_size(block.mean(y), members, at_size)
-        n_with[:, i, others], n_without[:, i, others] = counts
-        complete = (counts[0] == every) & (counts[1] == every)
-        variance = np.where(complete, 0.0, drawn)
-        if blocks > 1:
-            each = np.stack([_by_size(y[:, b], members, at_size)[0] for b in range(blocks)])
-            between = block.variance_of_mean(each)
-            # The spread between slices holds the drawing of subsets as well: adding both would count it twice.
-            variance = np.fmax(variance, between) if sliced else variance + between
-        else:
-            variance[complete] = np.nan
-        value[:, i, others], se[:, i, others] = difference, np.sqrt(variance)
-    return SizeProfile(table.tasks, np.arange(shape[0]), value, se, n_with, n_without)
-
-
-def discoveries(p_value: Array, fdr: float) -> Mask:
-    """Benjamini and Hochberg's (1995) rejections at false discovery rate `fdr`; NaN cells are no tests."""
-    tested = np.isfinite(p_value)
-    ordered = np.sort(p_value[tested])
-    passed = np.flatnonzero(ordered <= fdr * np.arange(1, len(ordered) + 1) / max(len(ordered), 1))
-    if not len(passed):
-        return np.zeros(p_value.shape, bool)
-    return np.asarray(tested & (np.nan_to_num(p_value, nan=np.inf) <= ordered[passed[-1]]))
+    methods: list[Method]
+    rows: list[Row]
+    tests: list[Row]
+    second: list[Array]
+    outlines: list[Outline]
+    n_subsets: int
 
 
 # The matrices of a source are small, and there are thousands of them: threads of BLAS win nothing, and where other
 # processes want the cores they wait for one another at every one of them (44 tasks, 1,600 subsets: 8 s became 84).
-def _compute(*given: Any) -> TimResult:
-    with threadpool_limits(limits=1, user_api="blas"):
-        return _computed(*given)
-
-
-def _computed(
-    table: ScoreTable,
-    method: Method,
-    size: int | None,
-    confidence: float,
-    fdr: float,
-    interactions: bool,
-    overlaps: Iterable[tuple[str, str]],
-    control: str | None = None,
-) -> TimResult:
-    m = len(table.tasks)
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
+def _compute(table: ScoreTable, asked: _Asked) -> TimResult:
     notes: list[str] = []
-    size = _checked_options(table, method, size, confidence, fdr, interactions)
-    untested = overlap_mask(table.tasks, overlaps)
-    if control in table.tasks:
+    asked = asked._replace(size=checked_options(table, *asked[:5]))
+    untested = overlap_mask(table.tasks, asked.overlaps)
+    control = asked.control if asked.control in table.tasks else None
+    if control is not None:
         untested[table.tasks.index(control)] = untested[:, table.tasks.index(control)] = True
     distinct_folds = len({fold for _, fold in table.blocks}) == len(table.blocks)
-    apart = block.apart(table) if size is None and method in ("blup", "gls", "ols") else None
-    found = apart and block.rows_of_many(apart, method, distinct_folds, notes)
-    if found:
-        method, second = "ols", []
-        rows, outlines = found
-        tests = rows
-    else:
-        apart = None
-        table = _sorted(table)
-        sources = [block.source_of(table, i) for i in range(m)]
-        outlines = [block.outline(source) for source in sources]
-        if method in ("exact", "restricted"):
-            rows = tests = [block.enumerated_row(source, size or m, distinct_folds) for source in sources]
-            second = [block.enumerated_second(source) for source in sources] if interactions else []
-        else:
-            method, rows, tests, second = block.sampled_rows(sources, method, size, distinct_folds, notes)
+    methods, rows, tests, second, outlines, n_subsets = _estimated(table, asked, distinct_folds, notes)
+
     n_with = [source.n_with for source in outlines]
     n_without = [source.n - source.n_with for source in outlines]
-    if method not in ("exact", "restricted"):
-        estimable = [np.minimum(a, b) >= MIN_ROWS for a, b in zip(n_with, n_without, strict=True)]
-        rows = [block.masked(row, keep) for row, keep in zip(rows, estimable, strict=True)]
-        tests = [block.masked(row, keep) for row, keep in zip(tests, estimable, strict=True)]
+    for i, own in enumerate(methods):
+        if own not in ("exact", "restricted"):
+            estimable = np.minimum(n_with[i], n_without[i]) >= MIN_ROWS
+            rows[i], tests[i] = masked(rows[i], estimable), masked(tests[i], estimable)
 
     estimate, se = _square([row.estimate for row in rows]), _square([row.total for row in rows])
-    df, df_tests = block.degrees_of_freedom(rows), block.degrees_of_freedom(tests)
-    half = se * stdtrit(_square(df), (1 + confidence) / 2)
-    p_value = _square([2 * block.tail(row, free) for row, free in zip(tests, df_tests, strict=True)])
-    label = _label(method, size)
-    off = ~np.eye(m, dtype=bool)
-    if method in ("exact", "restricted") and np.isnan(estimate[off]).any():
-        label += ", incomplete"
+    df, df_tests = _degrees_of_freedom(rows, methods), _degrees_of_freedom(tests, methods)
+    half = se * stdtrit(_square(df), (1 + asked.confidence) / 2)
+    p_value = _square([2 * tail(row, free) for row, free in zip(tests, df_tests, strict=True)])
     parts = {name: _square([getattr(row, name) for row in rows]) for name in ("sampling", "seed", "patients")}
-    notes += caveats(table, outlines, (method, size), estimate, p_value, interactions)
+    notes += caveats(table, outlines, methods, asked.size, estimate, p_value, asked.interactions)
     notes += error_note(parts, distinct_folds)
-    if control in table.tasks:
+    if control is not None:
         notes += control_note(table.tasks, control, estimate, np.asarray(half, float))
+    sampled = [own for own in methods if own not in ("exact", "restricted")]
     return TimResult(
         tasks=table.tasks,
-        method=method,
-        label=label,
-        size=size,
+        method=(sampled or methods)[0],
+        label=_label(table, methods, asked.size, estimate),
+        size=asked.size,
         blocks=table.blocks,
-        n_subsets=int(np.isfinite(apart.scores if apart else table.scores).any(axis=1 if apart else (1, 2)).sum()),
-        confidence=confidence,
-        fdr=fdr,
+        n_subsets=n_subsets,
+        confidence=asked.confidence,
+        fdr=asked.fdr,
         estimate=estimate,
         se=se,
         low=estimate - half,
         high=estimate + half,
         p_value=p_value,
-        rejected=discoveries(np.where(untested, np.nan, p_value), fdr),
-        false_sign_rate=_square([block.tail(row, free) for row, free in zip(rows, df, strict=True)]),
+        rejected=discoveries(np.where(untested, np.nan, p_value), asked.fdr),
+        false_sign_rate=_square([tail(row, free) for row, free in zip(rows, df, strict=True)]),
         n_with=_square(n_with, 0),
         n_without=_square(n_without, 0),
         se_sampling=parts["sampling"],
         se_seed=parts["seed"],
         se_patients=parts["patients"],
-        interactions=_solid(second) if interactions and second else None,
+        interactions=_solid(second) if asked.interactions and second else None,
         notes=tuple(notes),
-        control=control if control in table.tasks else None,
+        control=control,
+        methods=tuple(methods),
     )
 
 
-def _label(method: Method, size: int | None) -> str:
-    if size is None:
-        return LABELS[method]
-    if method == "restricted":
-        return f"restricted TIM (|T| <= {size})"
-    return f"deployable TIM (|T| <= {size}), sampled (BLUP)"
+def _estimated(table: ScoreTable, asked: _Asked, distinct_folds: bool, notes: list[str]) -> _Estimated:
+    method: Method = asked.method
+    m, size = len(table.tasks), asked.size
+    apart = apart_of(table) if size is None and method in ("blup", "gls", "ols") else None
+    if apart and (answer := rows_of_many(apart, method, distinct_folds, notes)):
+        rows, outlines = answer
+        n_subsets = int(np.isfinite(apart.scores).any(axis=1).sum())
+        return _Estimated(["ols"] * m, rows, list(rows), [], outlines, n_subsets)
+    table = _sorted(table)
+    sources = [source_of(table, i) for i in range(m)]
+    outlines = [outline(source) for source in sources]
+    n_subsets = int(np.isfinite(table.scores).any(axis=(1, 2)).sum())
+    if method not in ("exact", "restricted"):
+        method, rows, tests, second = sampled_rows(sources, method, size, distinct_folds, notes)
+        return _Estimated([method] * m, rows, list(tests), second, outlines, n_subsets)
+    methods: list[Method] = [method] * m
+    rows = [enumerated_row(source, size or m, distinct_folds) for source in sources]
+    tests = list(rows)
+    second = [enumerated_second(source) for source in sources] if asked.interactions else []
+    if asked.lost:
+        # The variances of the model come from all sources; the rows of the others stay exact.
+        method, sampled, tested, layers = sampled_rows(sources, "blup", None, distinct_folds, notes)
+        for i in asked.lost:
+            methods[i], rows[i], tests[i] = method, sampled[i], tested[i]
+            if second and layers:
+                second[i] = layers[i]
+        notes.append(mixed_note(table.tasks, methods))
+    return _Estimated(methods, rows, tests, second, outlines, n_subsets)
 
 
-def _choose(table: ScoreTable) -> tuple[Method, int | None, tuple[str, ...]]:
-    """Method, size and notes of method "auto"."""
-    m = len(table.tasks)
-    sizes = table.membership.sum(axis=1)
-    answered = table.trained.all(axis=1) if table.blocks else np.zeros(len(sizes), bool)
-    n_all = 2**m - 1
-    if int(answered.sum()) == n_all:
-        lost = [
-            name
-            for i, name in enumerate(table.tasks)
-            if not np.isfinite(table.scores[table.membership[:, i], :, i]).all(axis=0).any()
-        ]
-        if not lost:
-            return "exact", None, ()
-        return "blup", None, (f"No block has all subsets of {lost}: failed trainings leave no exact score.",)
-
-    full = _complete_up_to(table)
-    trained = table.trained.any(axis=1) if table.blocks else answered
-    largest = int(sizes[trained].max(initial=0))
-    n_trained = int(trained.sum())
-    if 2 <= full == largest:
-        return "restricted", full, ()
-    small = (sum(comb(m, k) for k in range(1, largest + 1)) / n_all) ** n_trained
-    if m > 2 and n_trained and small < UNLIKELY:
-        size = max(full, 2)
-        larger = int((sizes[trained] > size).sum())
-        unused = (f"{larger} larger subsets were trained and are not used here.",) if larger else ()
-        return "restricted", size, unused
-    return "blup", None, ()
+def _degrees_of_freedom(rows: Sequence[Row], methods: Sequence[Method]) -> list[Array]:
+    """`degrees_of_freedom`, of the rows of each method by themselves: their errors have other parts."""
+    degrees: dict[int, Array] = {}
+    for method in set(methods):
+        places = [i for i, own in enumerate(methods) if own == method]
+        degrees |= zip(places, degrees_of_freedom([rows[i] for i in places]), strict=True)
+    return [degrees[i] for i in range(len(rows))]
 
 
-def _complete_up_to(table: ScoreTable) -> int:
-    """The largest k for which every subset of at most k tasks has its final answer in every block."""
-    m = len(table.tasks)
-    answered = table.trained.all(axis=1) if table.blocks else np.zeros(len(table.membership), bool)
-    counts = np.bincount(table.membership.sum(axis=1)[answered], minlength=m + 1)
-    full = 0
-    while full < m and counts[full + 1] == comb(m, full + 1):
-        full += 1
-    return full
-
-
-def _checked_arrays(membership: ArrayLike, scores: ArrayLike) -> tuple[Mask, Array]:
-    members, values = np.asarray(membership), np.asarray(scores, float)
-    if members.ndim != 2 or not members.shape[1] or members.shape != values.shape:
-        raise BadInput(
-            "membership and scores must both have shape (subsets, tasks), with a task at least; got "
-            f"{members.shape} and {values.shape}."
-        )
-    if members.dtype != bool:
-        if not np.isin(members, (0, 1)).all():
-            raise BadInput("membership must be bool, or 0 and 1; it holds other values.")
-        members = members.astype(bool)
-    if np.isinf(values).any():
-        raise BadInput(f"{int(np.isinf(values).sum())} scores are infinite. Give NaN for a score that is missing.")
-    if (np.isfinite(values) & ~members).any():
-        row, column = np.argwhere(np.isfinite(values) & ~members)[0]
-        raise BadInput(f"Row {row} scores task {column}, which is not in its subset; such scores must be NaN.")
-    return members, values
-
-
-def _checked_options(
-    table: ScoreTable, method: Method, size: int | None, confidence: float, fdr: float, interactions: bool
-) -> int | None:
-    """The largest subset size of a restricted or deployable score, None for the others."""
-    if method not in METHODS:
-        raise BadInput(f"method: got {method!r}; allowed are {', '.join(METHODS)} (and auto for a search).")
-    if not table.tasks:
-        raise BadInput("A TIM matrix needs at least one task; got none.")
-    for name, value in (("confidence", confidence), ("fdr", fdr)):
-        if not 0 < value < 1:
-            raise BadInput(f"{name} must lie between 0 and 1; got {value}.")
-    if interactions and method not in ("exact", "blup"):
-        raise BadInput(f"Second-order scores come with method exact or blup; got {method}.")
-    if method != "restricted" and size is None:
-        return None
-    if method not in ("restricted", "blup"):
-        raise BadInput(f"size: a largest subset size goes with method restricted or blup; got method {method}.")
-    m = len(table.tasks)
-    if size is None:
-        size = int(table.membership.sum(axis=1).max(initial=2))
-    if not 2 <= size <= m:
-        raise BadInput(f"size: a restricted score needs a largest subset size from 2 to {m}, the tasks; got {size}.")
-    return size
+def _label(table: ScoreTable, methods: Sequence[Method], size: int | None, estimate: Array) -> str:
+    """What the matrix is called; of a mixed one, which rows are not exact."""
+    label = label_of(methods[0], size)
+    if len(set(methods)) > 1:
+        sampled = [name for name, own in zip(table.tasks, methods, strict=True) if own != "exact"]
+        own = next(own for own in methods if own != "exact")
+        return f"{label_of('exact', None)}; {label_of(own, size)} for {some(sampled, 3)}"
+    off = ~np.eye(len(methods), dtype=bool)
+    incomplete = methods[0] in ("exact", "restricted") and np.isnan(estimate[off]).any()
+    return f"{label}, incomplete" if incomplete else label
 
 
 def _sorted(table: ScoreTable) -> ScoreTable:
@@ -581,23 +325,6 @@ def _sorted(table: ScoreTable) -> ScoreTable:
         trained=table.trained[order],
         replicates=replicates,
     )
-
-
-def _by_size(y: Array, members: Mask, at_size: Mask) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Difference of means, its sampling variance (M - 1, q) and the two counts (2, M - 1, q), by size of the rest."""
-    known = np.isfinite(y)
-    parts = []
-    for inside, layer in ((members, at_size[1:]), (~members, at_size[:-1])):
-        use = (layer & known).astype(float)
-        count = use @ inside
-        with np.errstate(divide="ignore", invalid="ignore"):
-            mean = use @ (inside * np.nan_to_num(y)[:, None]) / count
-            square = use @ (inside * np.nan_to_num(y)[:, None] ** 2) / count - mean**2
-            variance = np.maximum(square, 0.0) / (count - 1)
-        variance[count < 2] = np.nan
-        parts.append((mean, variance, count.astype(np.int64)))
-    (a, var_a, n_a), (b, var_b, n_b) = parts
-    return a - b, var_a + var_b, np.stack([n_a, n_b])
 
 
 def _square(rows: Sequence[NDArray[Any]], diagonal: float = np.nan) -> NDArray[Any]:

@@ -43,7 +43,7 @@ from tim_search.tracking.mlflow_store import shown as shown
 from tim_search.types import BadInput, Interrupted, canonical, digest
 
 if TYPE_CHECKING:
-    from tim_search.tim.scores import TimResult
+    from tim_search.tim.result import TimResult
 
 EXPERIMENT = "tim-search"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tim_search.plans.from_design import in_words
 from tim_search.results.opened import SearchResults
-from tim_search.tim.scores import TimResult
+from tim_search.tim.result import TimResult
 from tim_search.tuning import per_subset
 from tim_search.types import METRIC_WORDS, Unit, duration, subset
 

@@ -15,7 +15,7 @@ from tim_search.report.figures.attention import AttentionData
 from tim_search.report.wording import signed
 from tim_search.results.opened import SearchResults
 from tim_search.tim import agreement
-from tim_search.tim.scores import TimResult
+from tim_search.tim.result import TimResult
 from tim_search.types import METRIC_WORDS, Task, overlap_mask
 
 

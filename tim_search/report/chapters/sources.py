@@ -8,7 +8,7 @@ from typing import Any
 from tim_search.gates.plain import number
 from tim_search.plans.expansion import Expansion
 from tim_search.report import figures
-from tim_search.tim.scores import MOST_SHOWN, TimResult
+from tim_search.tim.result import MOST_SHOWN, TimResult
 from tim_search.types import METRIC_WORDS, joined
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tim_search.report.figures import drawing, placing
 from tim_search.report.figures.drawing import BLUE, GREY, INK, MAX_ROWS, RED
-from tim_search.tim.scores import TimResult
+from tim_search.tim.result import TimResult
 from tim_search.types import BadInput, Task, overlap_mask, some
 
 if TYPE_CHECKING:

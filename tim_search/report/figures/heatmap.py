@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tim_search.report.figures import drawing, placing
 from tim_search.report.figures.drawing import INK, MAX_TASKS_WITH_NUMBERS, MISSING
-from tim_search.tim.scores import MOST_SHOWN, TimResult, most_telling, rank_heatmap
+from tim_search.tim.result import MOST_SHOWN, TimResult, most_telling, rank_heatmap
 from tim_search.types import BadInput, Task, overlap_mask
 
 if TYPE_CHECKING:

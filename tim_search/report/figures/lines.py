@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from tim_search.report.figures import drawing, placing
 from tim_search.report.figures.drawing import INK
-from tim_search.tim.scores import SizeProfile, TimResult
+from tim_search.tim.result import TimResult
+from tim_search.tim.size_profile import SizeProfile
 from tim_search.types import BadInput, Task, some
 
 if TYPE_CHECKING:

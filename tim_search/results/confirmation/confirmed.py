@@ -15,7 +15,7 @@ from tim_search.results import readings
 from tim_search.results.confirmation.asked import Asked, Comparison, read
 from tim_search.results.confirmation.contrast import UNKNOWN, Array, Contrast, contrast
 from tim_search.results.opened import SearchResults
-from tim_search.tim.scores import discoveries
+from tim_search.tim.result import discoveries
 from tim_search.types import FINAL_FOLD, Subset, joined, subset
 
 #: Discoveries among all comparisons are controlled at this false discovery rate, as those of the heatmap.
