@@ -66,10 +66,32 @@ def identity(name: str) -> str:
     return name if ":" not in name or "@" in name else f"{name}@{_digest(_load(name))}"
 
 
+class Importable(str):
+    """A folder from which code of one's own may be imported where it is unpickled, behind all that is installed.
+
+    What is pickled after it, such as the settings of an own network, finds its classes there.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _importable, (str(self),)
+
+
+def _importable(folder: str) -> Importable:
+    for place in (folder, os.getcwd()) if folder else ():
+        if place not in sys.path:
+            sys.path.append(place)
+    return Importable(folder)
+
+
+def folder_of(network: str) -> Importable:
+    """The current folder, from where a network of one's own is imported; "" of one that is built in."""
+    return Importable(os.getcwd() if ":" in network else "")
+
+
 def _load(place: str) -> type[OwnNetwork]:
     module, _, attribute = place.partition(":")
-    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(here)
+    if "" not in sys.path:
+        _importable(os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -42,6 +42,16 @@ class TrainingPayload:
     device: str = "auto"
     threads: int = 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Settings of an own network are unpickled where their class can be imported from by then.
+        values = (self.cohort, self.network, self.settings, self.device, self.threads)
+        return _unpickled, (networks.folder_of(self.network), *values)
+
+
+def _unpickled(folder: networks.Importable, *values: Any) -> TrainingPayload:
+    """A payload from what was pickled of it; `folder` has done its part when it was unpickled itself."""
+    return TrainingPayload(*values)
+
 
 #: A further look at a trained pack: score rows and curves beside those every pack has.
 Look: TypeAlias = Callable[[Pack, Fitted, Fold], tuple[list[Score], list[Curve]]]

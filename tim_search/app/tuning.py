@@ -65,7 +65,8 @@ def tune(
         paths += study_figures(study, trials, search.out / "figures", figures.save_and_close, name)
     table = [row for record in records for row in choices.table(record)]
     write_table(search.out / "tables" / ("tuning-subsets.csv" if subsets else "tuning.csv"), table)
-    tuned = config.resolve(search.file, search.out)
+    # A network of one's own has been allowed and imported by now.
+    tuned = config.resolve(search.file, search.out, allow_code=True)
     with tracker_of(manifest_of(tuned), tuned.out, tuned.tracking_uri, warn, capacity=tuned.capacity) as tracker:
         tracker.tuning(table, paths, "subsets" if subsets else "search")
     return records

@@ -1,0 +1,113 @@
+"""Ray on this machine: what its workers may import, on which interface it listens, who may read its token."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+HOSTILE = ("torch", "model", "sitecustomize", "ray", "pyarrow", "aiohttp")
+SEARCH = """
+cohort: support2
+tasks: [hospdead, slos_log]
+design: exact
+blocks: 2
+device: cpu
+training: {epochs: 1, width: 8, replicates: 0}
+resources: {workers: 1}
+"""
+
+
+def hostile(folder: Path) -> Path:
+    """A folder with modules that leave a trace when they run, in place of libraries and of the product's package."""
+    folder.mkdir()
+    for name in HOSTILE:
+        trace = f"open({str(folder / 'ran')!r}, 'a').write({name!r} + '\\n')\n"
+        (folder / f"{name}.py").write_text(f"{trace}raise RuntimeError('a file of the current folder ran')\n")
+    return folder
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder.parent)}
+    environment.pop("PYTHONSAFEPATH", None)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_no_worker_imports_from_the_current_folder(tmp_path: Path) -> None:
+    folder = hostile(tmp_path / "here")
+    (folder / "search.yaml").write_text(SEARCH)
+    done = run(folder, sys.executable, "-m", "tim_search", "run", "search.yaml", "--out", "out", "--json")
+    assert not (folder / "ran").exists(), (folder / "ran").read_text()
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_code_of_ones_own_is_imported_behind_all_that_is_installed(tmp_path: Path) -> None:
+    """By the workers of the search and by those that tune it."""
+    folder = hostile(tmp_path / "here")
+    shutil.copy(ROOT / "examples" / "own_network.py", folder)
+    tuning = "tuning: {space: {batch_size: [256, 512]}}\n"
+    (folder / "search.yaml").write_text(f"{SEARCH}network: own_network:Gated\n{tuning}")
+    command = (sys.executable, "-m", "tim_search", "run", "search.yaml", "--out", "out", "--json", "--allow-code")
+    done = run(folder, *command)
+    assert not (folder / "ran").exists(), (folder / "ran").read_text()
+    assert done.returncode == 0, done.stderr
+
+
+LISTENING = """
+import json, psutil, ray
+from tim_search.executors import ray_start
+ray_start.connect("local")
+workers = [ray.remote(lambda: 1).remote() for _ in range(2)]
+ray.get(workers)
+me = psutil.Process()
+every = [one for process in [me, *me.children(recursive=True)] for one in process.net_connections(kind="inet")]
+print(json.dumps(sorted({one.laddr.ip for one in every if one.status == "LISTEN"})))
+ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [None, 0o644], ids=["new token", "readable token"])
+def test_ray_listens_on_the_loopback_interface_and_keeps_its_token(tmp_path: Path, before: int | None) -> None:
+    token = tmp_path / ".ray" / "auth_token"
+    if before is not None:
+        token.parent.mkdir()
+        token.write_text("0" * 64)
+        token.chmod(before)
+    (tmp_path / "here").mkdir()
+    done = run(tmp_path / "here", sys.executable, "-c", LISTENING)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout.splitlines()[-1])) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def test_a_payload_brings_the_folder_of_its_own_code_where_it_is_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model.networks.settings import M3HSettings
+    from model.sources.synthetic import haim_like
+    from model.training.trainer import TrainingPayload
+
+    cohort, _ = haim_like(60, 40, 0, widths=(4, 4, 4, 4), n_binary=1)
+    monkeypatch.chdir(tmp_path)
+    own, built_in = (pickle.dumps(TrainingPayload(cohort, network, M3HSettings())) for network in ("mine:Own", "m3h"))
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    assert pickle.loads(built_in).network == "m3h"
+    assert sys.path == before
+    assert pickle.loads(own).network == "mine:Own"
+    assert sys.path == [*before, str(tmp_path), "/"], "behind all that is installed"
