@@ -55,9 +55,9 @@ def with_control(cohort: Cohort, task: str) -> Cohort:
     rng = np.random.default_rng(int(key, 16))
     given = np.asarray(cohort.labels[task], np.float64)
     labels = given.copy()
-    known = ~np.isnan(given).reshape(len(given), -1).all(axis=1)
+    labelled = ~np.isnan(given).reshape(len(given), -1).all(axis=1)
     for fold in range(-1, cohort.split.n_folds):
-        rows = np.flatnonzero(known & (cohort.split.fold == fold))
+        rows = np.flatnonzero(labelled & (cohort.split.fold == fold))
         labels[rows] = given[rng.permutation(rows)]
     return replace(
         cohort,

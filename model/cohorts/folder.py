@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from model.cohorts import checks, leaks
+from model.cohorts import checks, column_names, leaks, overlaps
 from model.cohorts.cohort import Cohort, Split, examples, make_cohort, make_split, patient_codes, split_of, text
 from model.cohorts.folder_features import check_excludes, read_modalities
 from model.cohorts.folder_labels import read_overlaps, read_tasks
@@ -55,10 +55,10 @@ def read(root: Path, *, thorough: bool = False, wanted: Container[str] = ()) -> 
     if len(modalities) == len(spec.get("modalities", {})):
         check_excludes(reader, tasks, modalities)
         reader.findings += [] if samples is None else checks.empty_samples(modalities, samples.ids)
-    overlaps = read_overlaps(reader, spec)
+    declared = read_overlaps(reader, spec)
     if thorough:
         reader.findings += checks.feature_warnings(modalities)
-        reader.findings += checks.overlap_warnings(tasks, labels, classes, overlaps)
+        reader.findings += overlaps.overlap_warnings(tasks, labels, classes, declared)
     if samples is None:
         return None, reader.findings
     split = _split(reader, spec, samples)
@@ -77,7 +77,7 @@ def read(root: Path, *, thorough: bool = False, wanted: Container[str] = ()) -> 
         labels,
         classes=classes,
         split=split,
-        overlaps=overlaps,
+        overlaps=declared,
         info=spec.get("info") or {},
     )
     if thorough:
@@ -90,7 +90,7 @@ def _other_patients(reader: Reader, samples: Samples, cohort: Cohort) -> Iterato
     table = reader.table(samples.file, DESCRIPTION)
     assert table is not None  # the samples were read from it
     for column in table.schema_arrow.names:
-        if leaks.named_patient(column) and column not in (samples.id_column, samples.patient_column):
+        if column_names.named_patient(column) and column not in (samples.id_column, samples.patient_column):
             array = column_of(reader, table, samples.file, column, DESCRIPTION)
             if array is not None:
                 yield from leaks.other_patients(column, array.to_pylist(), cohort)

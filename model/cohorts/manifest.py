@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.cohorts.cohort import Bools, Cohort, Modality, matches
 from tim_search.types import Task
@@ -96,7 +95,7 @@ def _task(cohort: Cohort, task: Task) -> dict[str, Any]:
     sd (of a regression, over all labelled samples), parts (list: part, labelled, positive (of a binary task, else
     None)).
     """
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "name": task.name,
         "kind": task.kind,
         "metric": task.metric,
@@ -104,33 +103,29 @@ def _task(cohort: Cohort, task: Task) -> dict[str, Any]:
         "excludes": list(task.excludes),
     }
     if task.name not in cohort.labels:
-        return {**found, "clusters": task.n_outputs}
+        return {**record, "clusters": task.n_outputs}
     labels = cohort.labels[task.name]
-    known = _known(labels)
-    found["labelled"] = int(known.sum())
+    labelled = ~np.isnan(labels).reshape(len(labels), -1).all(axis=1)
+    record["labelled"] = int(labelled.sum())
     if task.kind == "regression":
-        values = labels[known]
-        found |= {"mean": float(values.mean()), "sd": float(values.std())} if len(values) else {}
+        values = labels[labelled]
+        record |= {"mean": float(values.mean()), "sd": float(values.std())} if len(values) else {}
     elif task.kind == "multilabel":
         positive = np.nansum(labels, axis=0)
-        found["classes"] = [
+        record["classes"] = [
             [name, int(count)] for name, count in zip(cohort.classes[task.name], positive.tolist(), strict=True)
         ]
-        found["known"] = (~np.isnan(labels)).sum(axis=0).tolist()
+        record["known"] = (~np.isnan(labels)).sum(axis=0).tolist()
     else:
         names = cohort.classes[task.name]
-        counts = np.bincount(labels[known].astype(int), minlength=len(names))
-        found["classes"] = [[name, int(count)] for name, count in zip(names, counts.tolist(), strict=True)]
-    found["parts"] = [
+        counts = np.bincount(labels[labelled].astype(int), minlength=len(names))
+        record["classes"] = [[name, int(count)] for name, count in zip(names, counts.tolist(), strict=True)]
+    record["parts"] = [
         {
             "part": part,
-            "labelled": int((known & rows).sum()),
+            "labelled": int((labelled & rows).sum()),
             "positive": int((labels[rows] == 1).sum()) if task.kind == "binary" else None,
         }
         for part, rows in _parts(cohort).items()
     ]
-    return found
-
-
-def _known(labels: NDArray[np.float64]) -> Bools:
-    return np.asarray(~np.isnan(labels).reshape(len(labels), -1).all(axis=1))
+    return record

@@ -27,7 +27,7 @@ _SHARED, _FEWEST = 0.01, 5
 def write_features(
     embeddings: Path,
     sources: Sequence[Source],
-    kept: Bools,
+    chosen: Bools,
     frame: pd.DataFrame,
     grouped: bool,
     root: Path,
@@ -35,7 +35,7 @@ def write_features(
 ) -> dict[str, int]:
     """Write every modality's file; returns how many samples lack each source."""
     parts = modalities_of(sources, grouped)
-    n = int(kept.sum())
+    n = int(chosen.sum())
     wanted = {column: pa.float32() for source in sources for column in columns_of(source)}
     notes = [source.prefix for source in sources if source.modality == "language"]
     absent = {source.prefix: np.zeros(n, bool) for source in sources}
@@ -51,7 +51,7 @@ def write_features(
                 np.lib.format.write_array_header_1_0(streams[name], head)
         start, at = 0, 0
         for batch in pieces(embeddings, wanted):
-            rows = np.flatnonzero(kept[start : start + batch.num_rows])
+            rows = np.flatnonzero(chosen[start : start + batch.num_rows])
             start += batch.num_rows
             here = slice(at, at + len(rows))
             at += len(rows)
@@ -73,7 +73,7 @@ def write_features(
                     streams[name].write(np.ascontiguousarray(block, "<f4").tobytes())
                 else:
                     tabular[here] = block
-            tell("writing features", start, len(kept))
+            tell("writing features", start, len(chosen))
     finally:
         for stream in streams.values():
             stream.close()

@@ -114,23 +114,23 @@ def sources_of(embeddings: Path, header: Sequence[str]) -> tuple[Source, ...]:
     names = set(header)
     lacking = [name for name in ("haim_id", "img_id", *_OUTCOMES) if name not in names]
     problems = [f"lacks the columns {', '.join(lacking)}"] if lacking else []
-    found = []
+    complete = []
     for source in SOURCES:
         there = sum(name in names for name in columns_of(source))
         if there == source.width:
-            found.append(source)
+            complete.append(source)
         elif there:
             problems.append(f"has {there} of the {source.width} columns {source.prefix}_0, {source.prefix}_1, ...")
         if f"{source.prefix}_{source.width}" in names:
             problems.append(f"has a column {source.prefix}_{source.width}, one more than HAIM's {source.width}")
-    if not found and not problems:
+    if not complete and not problems:
         problems = ["has none of HAIM's 11 sources (de_0, vd_0, n_ecg_0, ...)"]
     if problems:
         raise BadInput(
             f"{embeddings}: expected HAIM's embedding table; it " + "; it ".join(problems) + ". Use the table of "
             "haim-multimodal 1.0.1. For another table, `tim-search cohort init` describes a cohort of your own."
         )
-    return tuple(found)
+    return tuple(complete)
 
 
 def columns_of(source: Source) -> list[str]:
@@ -164,9 +164,9 @@ def mimic_file(mimic: Path, name: str) -> Path | None:
 
 def file_sizes(embeddings: Path, key_file: Path, mimic: Path | None) -> dict[str, int]:
     """Bytes of each file that is read."""
-    found = [embeddings, key_file]
-    found += [p for name in ("diagnoses_icd", "admissions") if mimic and (p := mimic_file(mimic, name))]
-    return {path.name: path.stat().st_size for path in found}
+    paths = [embeddings, key_file]
+    paths += [p for name in ("diagnoses_icd", "admissions") if mimic and (p := mimic_file(mimic, name))]
+    return {path.name: path.stat().st_size for path in paths}
 
 
 def read_rows(embeddings: Path, key_file: Path, tell: Tell) -> tuple[pd.DataFrame, list[dict[str, Any]], str]:
@@ -187,18 +187,18 @@ def read_rows(embeddings: Path, key_file: Path, tell: Tell) -> tuple[pd.DataFram
     keys, note = _keys(key_file, int(table["haim_id"].max()))
     table = table.merge(keys, how="left", on="haim_id", validate="many_to_one")
     steps = [step("rows of the embedding table", table)]
-    known = table["subject_id"].notna()
-    steps.append(step("with a patient in the key file", table[known]))
+    with_patient = table["subject_id"].notna()
+    steps.append(step("with a patient in the key file", table[with_patient]))
     # An image belongs to every ICU stay of its admission, and HAIM has a row for each: one of them is enough.
-    repeated = table[known]["img_id"].duplicated()
-    kept = known & ~table.index.isin(repeated.index[repeated])
-    steps.append(step("one row an image (it comes again with each ICU stay of an admission)", table[kept]))
-    if not kept.any():
+    repeated = table[with_patient]["img_id"].duplicated()
+    chosen = with_patient & ~table.index.isin(repeated.index[repeated])
+    steps.append(step("one row an image (it comes again with each ICU stay of an admission)", table[chosen]))
+    if not chosen.any():
         raise BadInput(
             f"{key_file}: expected the stays of {embeddings.name}, but no haim_id of the table is in it. Use the key "
             "file of the same HAIM release."
         )
-    return table.assign(kept=kept), steps, note
+    return table.assign(kept=chosen), steps, note
 
 
 def _keys(key_file: Path, largest: int) -> tuple[pd.DataFrame, str]:
@@ -243,10 +243,10 @@ def admissions_fit(frame: pd.DataFrame, mimic: Path | None, key_file: Path) -> s
     both = joined.dropna()
     same = float((both["discharge_location"] == both["discharge_location_mimic"]).mean()) if len(both) else 0.0
     if not len(both) or same < _AGREEMENT:
-        found = f"only {same:.0%} have that of their admission" if len(both) else "no row's admission is there"
+        share = f"only {same:.0%} have that of their admission" if len(both) else "no row's admission is there"
         raise BadInput(
             f"{key_file}: the keys do not lead to the right admissions of {path}: of {len(frame)} rows with a "
-            f"discharge location {found}. Use the key file of the same HAIM release and the MIMIC-IV it was made from."
+            f"discharge location {share}. Use the key file of the same HAIM release and the MIMIC-IV it was made from."
         )
     return f"{same:.1%} of {len(both)} rows have the discharge location of their admission"
 

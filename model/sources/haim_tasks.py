@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from model.cohorts import checks
+from model.cohorts import checks, overlaps
 from model.cohorts.cohort import make_split, patient_codes
 from model.sources.haim_tables import PATHOLOGIES, Tell, mimic_file, readable
 from tim_search.types import BadInput, Task
@@ -66,10 +66,10 @@ def make_labels(
     labels = {"pathology": pathology, "length_of_stay": hours / 24, "mortality_48h": soon}
     note = "none: no MIMIC-IV folder was named, so there are no diagnoses"
     if mimic is not None:
-        found, note = _diagnoses(frame, mimic, tell)
+        diagnosed, note = _diagnoses(frame, mimic, tell)
         departments = {code.task: code.department for code in codes()}
-        tasks += [Task(name, "binary", department=departments[name]) for name in found]
-        labels |= found
+        tasks += [Task(name, "binary", department=departments[name]) for name in diagnosed]
+        labels |= diagnosed
     tasks.append(Task("phenotype", "clustering", CLUSTERS, department="Patient phenotyping"))
     return {task.name: task for task in tasks}, labels, {"pathology": PATHOLOGIES}, note
 
@@ -102,7 +102,7 @@ def _diagnoses(frame: pd.DataFrame, mimic: Path, tell: Tell) -> tuple[dict[str, 
                 # One text is two things: E030 is a thyroid disease in ICD-10 and an activity in ICD-9.
                 rows = part[part["icd_version"] == version].dropna(subset="icd_code")
                 text = rows["icd_code"].str.strip().str.replace(".", "", regex=False).str.upper()
-                of_code = {str(given): set(found) for given, found in rows["hadm_id"].groupby(text)}
+                of_code = {str(given): set(admissions) for given, admissions in rows["hadm_id"].groupby(text)}
                 for code in listed:
                     for given, admissions in of_code.items():
                         if given.startswith(code.prefix):
@@ -110,8 +110,11 @@ def _diagnoses(frame: pd.DataFrame, mimic: Path, tell: Tell) -> tuple[dict[str, 
             n_rows += len(part)
             tell("reading diagnoses", n_rows, None)
     hadm = frame["hadm_id"]
-    known = hadm.isin(list(recorded)).to_numpy()
-    labels = {task: np.where(known, hadm.isin(list(found)).to_numpy(np.float64), np.nan) for task, found in has.items()}
+    known_of = hadm.isin(list(recorded)).to_numpy()
+    labels = {
+        task: np.where(known_of, hadm.isin(list(admissions)).to_numpy(np.float64), np.nan)
+        for task, admissions in has.items()
+    }
     return labels, f"{len(recorded)} of {len(wanted)} admissions have a discharge record, {n_rows} codes in all"
 
 
@@ -127,13 +130,12 @@ def scorable(
     if len(ids) < 10:
         raise BadInput(f"embeddings: {len(ids)} patients are too few for 5 folds and a test part; 10 are needed.")
     split = make_split(patients, ids, stratum)
-    found = checks.label_findings(tasks, labels, classes, split)
     left_out: dict[str, str] = {}
-    for finding in found:
+    for finding in checks.label_findings(tasks, labels, classes, split):
         if finding.severity == "error":
             left_out.setdefault(finding.place.removeprefix("tasks."), finding.problem)
-    kept = {name: task for name, task in tasks.items() if name not in left_out}
-    return kept, {name: labels[name] for name in labels if name in kept}, left_out, stratum
+    rest = {name: task for name, task in tasks.items() if name not in left_out}
+    return rest, {name: labels[name] for name in labels if name in rest}, left_out, stratum
 
 
 def _stratum(tasks: Mapping[str, Task], labels: Mapping[str, NDArray[np.float64]]) -> list[str]:
@@ -160,4 +162,6 @@ def overlaps_of(
                 and (a.prefix.startswith(b.prefix) or b.prefix.startswith(a.prefix))
             ):
                 pairs.setdefault((a.task, b.task), f"both hold ICD-{a.version} {max(a.prefix, b.prefix, key=len)}")
-    return pairs | {pair: why for pair, why in checks.overlapping(tasks, labels, classes).items() if pair not in pairs}
+    return pairs | {
+        pair: why for pair, why in overlaps.overlapping(tasks, labels, classes).items() if pair not in pairs
+    }

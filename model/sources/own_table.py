@@ -23,7 +23,7 @@ from model.cohorts.folder_reader import DESCRIPTION
 from model.cohorts.folder_writer import check_free
 from model.sources.own_table_guess import Guess, guess_columns, holds_texts, is_nested, named_id
 from model.sources.own_table_text import describe
-from tim_search.gates.files import new_folder, open_regular
+from tim_search.gates.files import checked_path, new_folder, open_regular
 from tim_search.types import BadInput, Finding, some
 
 #: Files that are no table of text.
@@ -51,12 +51,7 @@ def read(path: Path) -> pd.DataFrame:
     Raises:
         BadInput: it is no such table, or has no rows or a single column.
     """
-    if not path.exists() or path.is_dir():
-        given = "got a folder" if path.is_dir() else "there is none"
-        raise BadInput(f"{path}: expected a CSV or Parquet file, {given}. Name the file of your table.")
-    if path.suffix.lower() in EXCEL:
-        raise BadInput(f"{path}: expected a table as CSV or Parquet, got a spreadsheet. Save its sheet as CSV.")
-    open_regular(path).close()
+    _check_file(path)
     try:
         names = _names(path)
         if twice := sorted(name for name, count in Counter(names).items() if count > 1):
@@ -75,6 +70,16 @@ def read(path: Path) -> pd.DataFrame:
             fix = f"Its columns seem to be separated by {mark!r}: write it with commas."
         raise BadInput(f"{path}: expected rows of patients with columns, got {shape}. {fix}")
     return table
+
+
+def _check_file(path: Path) -> None:
+    """Raise BadInput where there is no file, or one that is no table of text."""
+    if not checked_path(path).exists() or path.is_dir():
+        given = "got a folder" if path.is_dir() else "there is none"
+        raise BadInput(f"{path}: expected a CSV or Parquet file, {given}. Name the file of your table.")
+    if path.suffix.lower() in EXCEL:
+        raise BadInput(f"{path}: expected a table as CSV or Parquet, got a spreadsheet. Save its sheet as CSV.")
+    open_regular(path).close()
 
 
 def _names(path: Path) -> list[str]:
@@ -113,6 +118,7 @@ def init(path: Path, out: Path) -> Guess:
     Raises:
         BadInput: the table cannot be read, or something already stands at `out`.
     """
+    _check_file(path)
     check_free(out)
     table = read(path)
     guess = guess_columns(table)

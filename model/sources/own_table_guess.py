@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from model.cohorts import checks
 from model.cohorts.cohort import text
+from model.cohorts.column_names import PATIENT, late, named_patient, words
 from model.cohorts.folder_features import MOST_LEVELS
 from model.cohorts.folder_reader import LONGEST_NAME
-from model.cohorts.leaks import PATIENT, late, named_patient, words
+from model.cohorts.overlaps import overlapping
 from tim_search.types import Kind, Task
 
 #: How the names of targets begin where somebody has marked them.
@@ -109,7 +109,7 @@ def guess_columns(table: pd.DataFrame) -> Guess:
     labels = {name: _label(task, table) for name, task in tasks.items()}
     kinds = {name: Task(name, task.kind, max(1, len(task.classes))) for name, task in tasks.items()}
     classes = {name: task.classes or ("0", "1") for name, task in tasks.items() if task.kind != "regression"}
-    overlaps = checks.overlapping(kinds, labels, classes)
+    overlaps = overlapping(kinds, labels, classes)
     numbered = sample_id not in table
     return Guess(sample_id, patient_id, numbered, modalities, tasks, left_out, overlaps, _stratify(tasks, labels))
 

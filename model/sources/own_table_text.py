@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from model.cohorts.cohort import text
+from model.cohorts.column_names import named_patient, words
 from model.cohorts.folder_reader import FORMAT
-from model.cohorts.leaks import named_patient, words
 from model.sources.own_table_guess import FEW_VALUES, MANY_ROWS, Guess, GuessedTask, holds_texts
 
 #: Words that many programs write for a missing value; in a column of texts they are levels like others.

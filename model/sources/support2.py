@@ -163,28 +163,28 @@ def load() -> Cohort:
     counts = {"raw table": len(table)}
     stayed = table[table["slos"] > PREDICTION_DAY]
     counts[f"still in hospital after study day {PREDICTION_DAY}"] = len(stayed)
-    kept = stayed[~((stayed["death"] == 1) & (stayed["d_time"] <= PREDICTION_DAY))]
-    counts[f"alive after study day {PREDICTION_DAY}"] = len(kept)
-    kept = kept.reset_index(drop=True)
-    labels = _labels(kept)
+    table = stayed[~((stayed["death"] == 1) & (stayed["d_time"] <= PREDICTION_DAY))]
+    counts[f"alive after study day {PREDICTION_DAY}"] = len(table)
+    table = table.reset_index(drop=True)
+    labels = _labels(table)
     counts |= {f"labelled for {name}": int((~np.isnan(label)).sum()) for name, label in labels.items()}
     return make_cohort(
         NAME,
-        kept["patient_id"].to_numpy(),
-        kept["patient_id"].to_numpy(),
-        _modalities(kept),
+        table["patient_id"].to_numpy(),
+        table["patient_id"].to_numpy(),
+        _modalities(table),
         TASKS,
         labels,
         classes=CLASSES,
         # Fixed here, whatever tasks a search chooses: the commonest reasons for the hardest outcomes are spread evenly.
-        strata=(kept["dzgroup"] + ", " + kept["hospdead"].map({0: "left alive", 1: "died"})).tolist(),
+        strata=(table["dzgroup"] + ", " + table["hospdead"].map({0: "left alive", 1: "died"})).tolist(),
         overlaps=OVERLAPS,
         info=_info(counts),
     )
 
 
 def _modalities(table: pd.DataFrame) -> list[Modality]:
-    made = {"adl": _limitations(table)}
+    derived = {"adl": _limitations(table)}
     consumed = {source for sources in MADE.values() for source in sources}
     result = []
     for name in ("demographics", "physiology", "history", "prognosis"):
@@ -200,7 +200,7 @@ def _modalities(table: pd.DataFrame) -> list[Modality]:
             else:
                 values[column] = table[column].to_numpy(np.float64)
         if name == "history":
-            values |= made
+            values |= derived
         matrix = np.stack(list(values.values()), axis=1)
         levels = {column: COLUMNS[column].categories for column in values if column in COLUMNS}
         levels = {column: categories for column, categories in levels.items() if categories}

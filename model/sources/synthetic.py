@@ -134,25 +134,17 @@ def haim_like(
         labels,
         strata=_stratum(labels, n_binary),
         seed=seed,
-        info={
-            "description": "Synthetic, in the shape of HAIM-MIMIC-MM; no patient stands behind it",
-            "seed": seed,
-            "samples": n_samples,
-            "patients": n_patients,
-        },
+        info=info_of("HAIM-MIMIC-MM", seed, n_samples, n_patients),
     )
-    strength = _strength(tasks, labels)
-    truth = Truth(
-        tasks=tuple(task.name for task in tasks),
-        relation=_relation(group, strength),
-        affinity=weights @ weights.T,
-        group=group,
-        strength=strength,
-        weights=weights,
-        factors=factors,
-        phenotype=phenotype,
-    )
-    return cohort, truth
+    strength, names = _strength(tasks, labels), tuple(task.name for task in tasks)
+    relation, affinity = _relation(group, strength), weights @ weights.T
+    return cohort, Truth(names, relation, affinity, group, strength, weights, factors, phenotype)
+
+
+def info_of(shape: str, seed: int, n_samples: int, n_patients: int) -> dict[str, Any]:
+    """What a synthetic cohort says of itself."""
+    description = f"Synthetic, in the shape of {shape}; no patient stands behind it"
+    return {"description": description, "seed": seed, "samples": n_samples, "patients": n_patients}
 
 
 def write(cohort: Cohort, truth: Truth, folder: Path) -> None:

@@ -38,7 +38,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.cohorts.cohort import Bools, Cohort, Modality, make_cohort
-from model.sources.synthetic import patients_of, write_planted
+from model.sources.synthetic import info_of, patients_of, write_planted
 from tim_search.types import Task
 
 Floats32 = NDArray[np.float32]
@@ -160,18 +160,18 @@ def incomplete(
         labels,
         strata=_stratum(labels, labelled),
         seed=seed,
-        info={
-            "description": "Synthetic, in the shape of the FlexCare paper's six tasks; no patient stands behind it",
-            "seed": seed,
-            "samples": n_samples,
-            "patients": n_patients,
-        },
+        info=info_of("the FlexCare paper's six tasks", seed, n_samples, n_patients),
     )
-    names = tuple(task.name for task in _TASKS)
+    return cohort, Truth(tuple(task.name for task in _TASKS), _relation(), weights, factors, labelled)
+
+
+def _relation() -> NDArray[np.int8]:
+    """int8 (6, 6); see `Truth`."""
+    names = [task.name for task in _TASKS]
     relation = np.zeros((len(names), len(names)), np.int8)
     for source, other, sign in (("ihm", "dec", 1), ("dec", "ihm", 1), ("phe", "los", -1)):
         relation[names.index(source), names.index(other)] = sign
-    return cohort, Truth(names, relation, weights, factors, labelled)
+    return relation
 
 
 def write(cohort: Cohort, truth: Truth, folder: Path) -> None:
@@ -300,13 +300,13 @@ def _label(
     noisy = scores[rows] + noise * dice.standard_normal((int(rows.sum()), scores.shape[1]))
     if task.kind == "multiclass":
         edges = np.quantile(noisy, np.linspace(0, 1, task.n_outputs + 1)[1:-1])
-        found = np.searchsorted(edges, noisy)
+        codes = np.searchsorted(edges, noisy)
     else:
         rarest, commonest = _POSITIVE[task.name]
         share = np.geomspace(rarest, commonest, noisy.shape[1])[dice.permutation(noisy.shape[1])]
-        found = noisy > [np.quantile(column, 1 - part) for column, part in zip(noisy.T, share, strict=True)]
+        codes = noisy > [np.quantile(column, 1 - part) for column, part in zip(noisy.T, share, strict=True)]
     label = np.full(scores.shape, np.nan)
-    label[rows] = found
+    label[rows] = codes
     return label if task.kind == "multilabel" else label[:, 0]
 
 

@@ -269,7 +269,7 @@ ROWS = [
         ["got the file t.csv", "`tim-search cohort init t.csv`"],
         text("t.csv", "a,b\n1,2\n"),
     ),
-    Row("cohort export support2 s.yaml/deep", ["cannot be written: Not a directory. A file stands"], search_file()),
+    Row("cohort export support2 s.yaml/deep", ["A file stands where a folder is expected"], search_file()),
     Row("cohort synthetic --samples 200 --patients 300 new", ["--patients: expected at most"]),
     Row("cohort synthetic --like haim --steps 3 new", ["--steps: expected nothing with --like haim"]),
     Row("cohort haim --embeddings none.csv --out new", ["there is no such file"]),

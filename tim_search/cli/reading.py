@@ -294,7 +294,7 @@ def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[s
 
         return Ledger(place).check(), None
     if path.is_dir() or path.name == "cohort.yaml" or place == "support2":
-        from model.cohorts.checks import overlap_matrix
+        from model.cohorts.overlaps import overlap_matrix
         from model.sources.opening import inspect_cohort
 
         console.note(f"Reading {path} and looking for leaks")

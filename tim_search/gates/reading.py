@@ -55,16 +55,16 @@ def findings(
 def _finding(detail: ErrorDetails, section: Any, lines: Lines, inner: Mapping[str, Any], prefix: Place) -> Finding:
     inside = tuple(part for part in detail["loc"] if not str(part).startswith(FORM))
     at, kind, message = (*prefix, *inside), detail["type"], detail["msg"].rstrip(".")
-    field, known = _field(section, inside, inner)
+    field, keys = _field(section, inside, inner)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return Finding(place(at, lines), "unknown key.", hint(at[-1], known))
+        return Finding(place(at, lines), "unknown key.", hint(at[-1], keys))
     if kind == "value_error":
         # A settings dataclass says "field: expected ..., got ..."; the field belongs to the place.
-        said = str(detail.get("ctx", {}).get("error", message))
-        name, _, rest = said.partition(": ")
-        if name in known:
-            at, said = (*at, name), rest
-        return Finding(place(at, lines), f"{said}.", "Change it, or leave it out for the default.")
+        complaint = str(detail.get("ctx", {}).get("error", message))
+        name, _, rest = complaint.partition(": ")
+        if name in keys:
+            at, complaint = (*at, name), rest
+        return Finding(place(at, lines), f"{complaint}.", "Change it, or leave it out for the default.")
     if kind.startswith("search."):  # raised by the search file's own validators, complete as it is
         return Finding(place((*at, *detail.get("ctx", {}).get("at", ())), lines), f"{message}.", "")
     expected = f"expected {field.description}" if field is not None and field.description else message

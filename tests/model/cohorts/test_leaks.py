@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from model.cohorts import checks, leaks
+from model.cohorts import column_names, leaks, overlaps
 from model.cohorts.cohort import Cohort, Modality, make_cohort
 from model.sources.opening import check_cohort
 from tim_search.types import Task
@@ -179,7 +179,7 @@ def test_a_score_computed_from_the_inputs_is_found() -> None:
     ],
 )  # fmt: skip
 def test_names_of_what_comes_later(name: str) -> None:
-    assert leaks.late(name)
+    assert column_names.late(name)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_names_of_what_comes_later(name: str) -> None:
     ],
 )  # fmt: skip
 def test_names_of_what_does_not(name: str) -> None:
-    assert leaks.late(name) == ""
+    assert column_names.late(name) == ""
 
 
 def test_a_column_with_such_a_name_is_told() -> None:
@@ -262,7 +262,7 @@ def test_the_matrix_of_overlaps() -> None:
     kinds = {"days": "regression", "logdays": "regression", "ward": "multiclass"}
     tasks = {name: Task(name, kinds.get(name, "binary"), 3 if name == "ward" else 1) for name in labels}  # type: ignore[arg-type]
     classes = {"late": ("0", "1"), "alike": ("0", "1"), "rare": ("0", "1"), "ward": ("a", "b", "c")}
-    names, matrix = checks.overlap_matrix(tasks, labels, classes)
+    names, matrix = overlaps.overlap_matrix(tasks, labels, classes)
     cell = {(a, b): matrix[i, j] for i, a in enumerate(names) for j, b in enumerate(names)}
     assert (matrix == matrix.T)[~np.isnan(matrix)].all()
     assert cell["days", "logdays"] == pytest.approx(1)  # by their ranks
@@ -270,7 +270,7 @@ def test_the_matrix_of_overlaps() -> None:
     assert cell["late", "alike"] == pytest.approx(np.corrcoef(late, alike)[0, 1])
     assert cell["ward", "late"] < 0.15
     assert np.isnan(cell["rare", "late"])
-    pairs = checks.overlapping(tasks, labels, classes)
+    pairs = overlaps.overlapping(tasks, labels, classes)
     assert set(pairs) == {
         ("days", "logdays"), ("days", "late"), ("late", "logdays"), ("alike", "late")
     }  # fmt: skip

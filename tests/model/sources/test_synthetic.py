@@ -9,8 +9,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from model.cohorts.checks import label_findings, overlap_warnings
+from model.cohorts.checks import label_findings
 from model.cohorts.cohort import Cohort
+from model.cohorts.overlaps import overlap_warnings
 from model.data.preprocess import fit
 from model.sources.opening import open_cohort, write_cohort
 from model.sources.synthetic import Truth, haim_like
