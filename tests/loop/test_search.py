@@ -1,8 +1,7 @@
-"""The loop: everything asked for is trained once and kept, whatever interrupts it; and the file that describes it."""
+"""The loop: everything asked for is trained once and kept, whatever interrupts it."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -25,12 +24,11 @@ from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger, LedgerError
 from tim_search.ledger.table import ScoreTable, score_table
 from tim_search.loop import run as search
-from tim_search.loop.manifest import Manifest
 from tim_search.loop.run import Event, SearchOutcome
 from tim_search.plans.contract import Plan
 from tim_search.plans.greedy import Greedy
 from tim_search.plans.static import StaticPlan
-from tim_search.types import BadInput, Interrupted, Pack, PackResult, Score, Unit
+from tim_search.types import Interrupted, Pack, PackResult, Score, Unit
 
 SUBSETS = tuple(members for size in (1, 2, 3) for members in combinations("abcdef", size))
 BLOCKS = ((0, 0), (1, 0))
@@ -499,63 +497,6 @@ def test_signals_end_a_search_on_ray(ledger: Ledger, log: str, number: signal.Si
     assert len(begun) < len(UNITS) / 2
     run(ledger)
     assert_holds(ledger, UNITS)
-
-
-# -------------------------------------------------------------------- the file of a search
-
-MANIFEST = Manifest(
-    name="demo",
-    cohort="support2",
-    context=CONTEXT,
-    tasks=tuple(replace(task, department="cardiology", excludes=("x", "y")) for task in TASKS.values()),
-    overlaps=(("a", "b"),),
-    design={"exact": {}},
-    blocks=BLOCKS,
-    sources=("a", "e"),
-    planned_units=82,
-)
-
-
-def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    path = MANIFEST.write(tmp_path / "new" / "folder")
-    assert path == tmp_path / "new" / "folder" / "search.json"
-    assert Manifest.read(tmp_path / "new" / "folder") == MANIFEST
-    assert json.loads(path.read_text())["context"]["key"] == CONTEXT.key
-    assert MANIFEST.open_ledger(tmp_path / "x").path == tmp_path / "x" / "ledger"
-    assert replace(MANIFEST, ledger="/elsewhere/l").open_ledger(tmp_path).path == Path("/elsewhere/l")
-
-
-def alter(plain: dict[str, Any]) -> None:
-    plain["context"]["network"] = "another"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda plain: plain.pop("tasks"),
-        lambda plain: plain.update(tasks=[{"name": "a"}]),
-        lambda plain: plain.update(blocks=[[0]]),
-        lambda plain: plain.update(overlaps=7),
-        alter,
-    ],
-)
-def test_a_manifest_that_is_not_one_is_bad_input(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    path = MANIFEST.write(tmp_path)
-    plain = json.loads(path.read_text())
-    change(plain)
-    path.write_text(json.dumps(plain))
-    with pytest.raises(BadInput, match="is not a search's manifest"):
-        Manifest.read(tmp_path)
-
-
-def test_a_folder_without_a_manifest_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="Expected the output folder of a search"):
-        Manifest.read(tmp_path)
-    (tmp_path / "search.json").write_text("{")
-    with pytest.raises(BadInput, match="is not a search's manifest"):
-        Manifest.read(tmp_path)
-    with pytest.raises(BadInput, match="cannot be written"):
-        MANIFEST.write(tmp_path / "search.json")
 
 
 def test_a_unit_needs_a_primary_score_for_every_task(ledger: Ledger) -> None:

@@ -9,10 +9,33 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from tim_search.gates.files import MOST_TEXT, open_regular
+from tim_search.gates.forms import conform
 from tim_search.gates.plain import write_json
+from tim_search.gates.texts import for_terminal
 from tim_search.ledger import storage
 from tim_search.ledger.ledger import Ledger
-from tim_search.types import BadInput, Context, Task, digest, product_version
+from tim_search.plans.contract import MOST_BLOCKS
+from tim_search.plans.from_design import check_form
+from tim_search.types import ALLOWED, KINDS, BadInput, Context, Task, digest, product_version
+
+#: What the values of search.json are.
+_FORM = {
+    "name": str,
+    "cohort": str,
+    "context": {**{item.name: str for item in fields(Context)}, "key": str},
+    "tasks": [{"name": str, "kind": str, "n_outputs": int, "metric": str, "department": str, "excludes": [str]}],
+    "overlaps": [[str]],
+    "design": {"kind": str},
+    "blocks": [[int]],
+    "sources": [str],
+    "ledger": str,
+    "planned_units": (int, type(None)),
+    "version": str,
+    "created": str,
+}
+#: The largest whole number: what the ledger's columns hold.
+_MOST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -55,36 +78,27 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """Read an output folder's `search.json`; raises BadInput when there is none or it cannot be understood."""
+        """Read an output folder's `search.json`.
+
+        Raises:
+            BadInput: there is none, it cannot be read, or holds anything that no search writes.
+        """
         path = Path(folder) / "search.json"
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-            context = Context(**{item.name: plain["context"][item.name] for item in fields(Context)})
-            if plain["context"]["key"] != context.key:
-                raise ValueError("its context does not match its key, so it was altered")
-            return cls(
-                name=plain["name"],
-                cohort=plain["cohort"],
-                context=context,
-                tasks=tuple(Task(**{**task, "excludes": tuple(task["excludes"])}) for task in plain["tasks"]),
-                overlaps=tuple((one, other) for one, other in plain["overlaps"]),
-                design=dict(plain["design"]),
-                blocks=tuple((int(seed), int(fold)) for seed, fold in plain["blocks"]),
-                sources=tuple(plain["sources"]),
-                ledger=plain["ledger"],
-                planned_units=plain["planned_units"],
-                version=plain["version"],
-                created=plain["created"],
-            )
+            with open_regular(path, MOST_TEXT) as file:
+                content = file.read()
         except OSError as error:
             raise BadInput(
-                f"{path}: cannot be read ({error.strerror}). Expected the output folder of a search; name the folder "
-                "that was given as --out."
+                f"{for_terminal(path)}: cannot be read ({error.strerror}). Expected the output folder of a search; "
+                "name the folder that was given as --out."
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        try:
+            return _manifest(json.loads(content))
+        except (ValueError, RecursionError) as error:
+            problem = "it nests too deep" if isinstance(error, RecursionError) else for_terminal(error, most=200)
             raise BadInput(
-                f"{path}: is not a search's manifest ({type(error).__name__}: {error}). Run the search again; it "
-                "writes the file anew and trains nothing that the ledger holds."
+                f"{for_terminal(path)}: is not a search's manifest ({problem}). Run the search again; it writes the "
+                "file anew and trains nothing that the ledger holds."
             ) from error
 
     def published_id(self, folder: Path, tracking_uri: str) -> str:
@@ -100,3 +114,45 @@ class Manifest:
     def open_ledger(self, folder: str | Path) -> Ledger:
         """The ledger of the search whose output folder this is."""
         return Ledger(storage.received(folder, self.ledger))
+
+
+def _manifest(plain: Any) -> Manifest:
+    """The manifest that a JSON value is; raises ValueError that says where it is none."""
+    conform(plain, _FORM)
+    names = [task["name"] for task in plain["tasks"]]
+    _expect(len(set(names)) == len(names) > 0 and all(names), "tasks: expected one or more distinct names")
+    for task in plain["tasks"]:
+        _expect(task["kind"] in KINDS, f"tasks: {task['name']}: expected one of the kinds {', '.join(KINDS)}")
+        _expect(task["metric"] in ALLOWED[task["kind"]], f"tasks: {task['name']}: expected a metric of its kind")
+        _expect(1 <= task["n_outputs"] <= _MOST, f"tasks: {task['name']}: expected n_outputs of at least 1")
+    _expect(set(plain["sources"]) <= set(names), "sources: expected names of tasks")
+    _expect(all(len(pair) == 2 for pair in plain["overlaps"]), "overlaps: expected pairs of tasks")
+    blocks = [tuple(block) for block in plain["blocks"]]
+    _expect(1 <= len(set(blocks)) == len(blocks) <= MOST_BLOCKS, f"blocks: expected 1 to {MOST_BLOCKS:,}, each once")
+    whole = all(len(block) == 2 and min(block) >= 0 and max(block) <= _MOST for block in blocks)
+    _expect(whole, "blocks: expected pairs of seed and fold, whole numbers of at least 0")
+    _expect(0 <= (plain["planned_units"] or 0) <= _MOST, "planned_units: expected a number of units")
+    check_form(plain["design"])
+    context = Context(**{item.name: plain["context"][item.name] for item in fields(Context)})
+    _expect(plain["context"]["key"] == context.key, "its context does not match its key, so it was altered")
+    _expect(isinstance(json.loads(context.settings), dict), "context.settings: expected an object")
+    tasks = ({item.name: task[item.name] for item in fields(Task)} for task in plain["tasks"])
+    return Manifest(
+        name=plain["name"],
+        cohort=plain["cohort"],
+        context=context,
+        tasks=tuple(Task(**{**task, "excludes": tuple(task["excludes"])}) for task in tasks),
+        overlaps=tuple((first, second) for first, second in plain["overlaps"]),
+        design=plain["design"],
+        blocks=tuple((seed, fold) for seed, fold in blocks),
+        sources=tuple(plain["sources"]),
+        ledger=plain["ledger"],
+        planned_units=plain["planned_units"],
+        version=plain["version"],
+        created=plain["created"],
+    )
+
+
+def _expect(right: bool, problem: str) -> None:
+    if not right:
+        raise ValueError(problem)

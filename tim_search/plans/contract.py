@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tim_search.plans.expansion import Expander
     from tim_search.plans.static import StaticPlan
 
+#: Beyond these a setting of a plan (sets, tasks, rounds, proposals) and a number of blocks are mistakes, not wishes.
+MOST, MOST_BLOCKS = 10_000, 10_000
+
 
 class Plan(ABC):
     """Which units are wanted: a value whose answers are pure functions of the scores there are.

@@ -14,12 +14,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tim_search.designs import sampling as designs
+from tim_search.gates.forms import conform
 from tim_search.plans.contract import Plan
 from tim_search.plans.greedy import Greedy
-from tim_search.plans.sequential import Sequential, rule_of
+from tim_search.plans.sequential import Rule, Sequential
 from tim_search.plans.static import StaticPlan
 from tim_search.plans.surrogate import Surrogate
 from tim_search.types import BadInput
+
+_EXPANDING = {"rule": str, "confidence": float, "tolerance": float, "sources": [str]}
+#: What the values of a design are, by its kind.
+_FORMS: Mapping[str, Any] = {
+    "exact": {},
+    "sized": {"k": int},
+    "sampled": {
+        "n": int,
+        "seed": int,
+        "sliced": bool,
+        "control?": str,
+        "stop?": {"top_k": int, "overlap": float, "false_sign": float},
+    },
+    "greedy": {"beam": int, "max_size": int, **_EXPANDING},
+    "surrogate": {"rounds": int, "batch": int, "max_size": int, "seed": int, **_EXPANDING},
+}
+
+
+def check_form(design: Any) -> None:
+    """Raise ValueError where a design lacks a value or has one of another type; kinds of other versions pass."""
+    conform(design, {"kind": str}, "design")
+    conform(design, _FORMS.get(design["kind"], {}), "design")
 
 
 def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
@@ -29,8 +52,12 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
         BadInput: for a kind of design that this version does not know, or a size that does not fit the tasks.
     """
     names = tuple(tasks)
-    settings = {key: value for key, value in design.items() if key != "kind"}
-    match design.get("kind"):
+    try:
+        check_form(design)
+    except ValueError as error:
+        raise BadInput(f"{error}. Run the search again with its search file; it writes the design anew.") from error
+    settings = {key: design[key] for key in _FORMS.get(design["kind"], {}) if key in design}
+    match design["kind"]:
         case "exact":
             return StaticPlan(designs.subsets(designs.exact(len(names)), names))
         case "sized":
@@ -38,9 +65,9 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
         case "sampled":
             sample = designs.subsets(designs.hybrid(len(names), settings["n"], settings["seed"]), names)
             static = StaticPlan(sample, settings["sliced"], sampled=True)
-            if "stop" not in settings:
+            if "stop" not in design:
                 return static
-            return Sequential(static, rule_of(settings["stop"]), settings.get("control"))
+            return Sequential(static, Rule(**design["stop"]), design.get("control"))
         case "greedy":
             return Greedy(**{**settings, "sources": tuple(settings["sources"]), "tasks": names})
         case "surrogate":

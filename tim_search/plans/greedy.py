@@ -21,7 +21,7 @@ from math import comb
 from typing import Any, ClassVar
 
 from tim_search.ledger.table import ScoreTable
-from tim_search.plans.contract import Plan
+from tim_search.plans.contract import MOST, Plan
 from tim_search.plans.expansion import MAX_SIZE, Expander, Expansion, Rule, Sharing, Step, check_settings
 from tim_search.plans.source_scores import SourceScores, by_source
 from tim_search.types import BadInput, Subset, Unit, subset
@@ -58,6 +58,10 @@ class Greedy(Plan):
         object.__setattr__(self, "tasks", tuple(self.tasks))
         if self.beam < 1:
             raise BadInput(f"greedy expansion: beam must be 1 or more sets kept a level, got {self.beam}.")
+        if max(self.beam, self.max_size) > MOST:
+            raise BadInput(
+                f"greedy expansion: beam and max_size may be {MOST:,} at most, got {self.beam} and {self.max_size}."
+            )
         check_settings(self.sources, self.tasks, self.max_size, self.rule, self.confidence, self.tolerance)
 
     def ask(self, table: ScoreTable) -> list[Unit]:

@@ -11,19 +11,19 @@ live, one taken up again and one replayed from its ledger stop at the same place
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from tim_search.ledger.table import ScoreTable
-from tim_search.plans.contract import Plan
+from tim_search.plans.contract import MOST, Plan
 from tim_search.plans.static import StaticPlan
 from tim_search.tim import scores as tim
 from tim_search.tim.estimators import Array
 from tim_search.tim.result import TimResult
-from tim_search.types import Unit
+from tim_search.types import BadInput, Unit
 
 #: Subsets of the first round, for each task, and how many times as many the next round ends with.
 FIRST, GROWTH = 4, 1.5
@@ -41,11 +41,20 @@ class Rule:
         top_k: best helpers of each source.
         overlap: how many of them another search would name again, at least; a share, averaged over the sources.
         false_sign: chance that a score has the other sign, at most; averaged over all cells.
+
+    Raises BadInput for numbers that make no rule.
     """
 
     top_k: int = 3
     overlap: float = 0.9
     false_sign: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.top_k <= MOST and 0 < self.overlap <= 1 and 0 < self.false_sign <= 1):
+            raise BadInput(
+                f"stopping rule: expected top_k of 1 to {MOST:,}, and overlap and false_sign above 0 and up to 1; got "
+                f"{self.top_k}, {self.overlap} and {self.false_sign}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +190,6 @@ def expected_overlap(estimate: Array, se: Array, k: int) -> float:
         named = np.argsort(-draws, axis=1, kind="stable")[:, :k]
         shares.append(float(np.isin(named, best).sum(axis=1).mean()) / k)
     return float(np.mean(shares))
-
-
-def rule_of(record: Mapping[str, Any]) -> Rule:
-    """The rule that the record of a design holds."""
-    return Rule(int(record["top_k"]), float(record["overlap"]), float(record["false_sign"]))
 
 
 def _stood(checks: Sequence[Check]) -> bool:

@@ -9,8 +9,11 @@ import numpy as np
 
 from tim_search.ledger.table import ScoreTable
 from tim_search.plans.contract import Plan
-from tim_search.types import Subset, Unit
+from tim_search.types import BadInput, Subset, Unit
 from tim_search.types.columns import Subsets, Units
+
+#: Units of the largest search: as columns they take a gigabyte.
+MOST_UNITS = 10**8
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,16 @@ class StaticPlan(Plan):
     sampled: bool = False
 
     def units(self, blocks: Sequence[tuple[int, int]]) -> Units:
-        """See `Plan.units`: the units of the first subset, then those of the second, and so on."""
+        """See `Plan.units`: the units of the first subset, then those of the second, and so on.
+
+        Raises:
+            BadInput: more of them than memory holds.
+        """
+        if self.most(blocks) > MOST_UNITS:
+            raise BadInput(
+                f"A search trains at most {MOST_UNITS:,} units; {len(self.subsets):,} subsets in {len(blocks):,} "
+                f"blocks are {self.most(blocks):,}. Ask for fewer blocks, or for fewer subsets."
+            )
         subsets = Subsets.of(self.subsets)
         row, block = np.arange(len(subsets), dtype=np.int32), np.arange(len(blocks), dtype=np.int32)
         if self.sliced:

@@ -24,8 +24,8 @@ from tim_search.designs import sampling as designs
 from tim_search.designs.sampling import Membership
 from tim_search.ledger.table import ScoreTable, empty
 from tim_search.plans.best_trained import BestTrained
-from tim_search.plans.contract import Plan
-from tim_search.plans.expansion import Rule
+from tim_search.plans.contract import MOST, Plan
+from tim_search.plans.expansion import Rule, check_settings
 from tim_search.tim import estimators
 from tim_search.tim.coded import coded_scores, is_sliced
 from tim_search.tim.estimators import Array, Variances
@@ -81,11 +81,14 @@ class Surrogate(Plan):
                 f"surrogate: expected sources among distinct tasks, got sources {list(self.sources)} and tasks "
                 f"{list(self.tasks)}."
             )
-        if self.rounds < 0 or self.batch < 1 or self.max_size < 0 or self.max_size == 1:
+        numbers = (self.rounds, self.batch, self.max_size)
+        if min(numbers) < 0 or self.batch < 1 or self.max_size == 1 or max(numbers) > MOST or self.seed < 0:
             raise BadInput(
-                "surrogate: expected rounds of at least 0, a batch of at least 1 and a max_size of at least 2 (0: no "
-                f"limit), got {self.rounds}, {self.batch} and {self.max_size}."
+                "surrogate: expected rounds of at least 0, a batch of at least 1, a max_size of at least 2 (0: no "
+                f"limit), each at most {MOST:,}, and a seed of at least 0; got {self.rounds}, {self.batch}, "
+                f"{self.max_size} and {self.seed}."
             )
+        check_settings(self.sources, self.tasks, self.max_size or 2, self.rule, self.confidence, self.tolerance)
 
     @property
     def largest(self) -> int:
