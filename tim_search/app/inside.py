@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tim_search.app.opening import check_seeds, check_tasks, reopen
 from tim_search.gates import small_cells
+from tim_search.gates.files import write_durably
 from tim_search.results import opened
 from tim_search.types import Subset, subset
 
@@ -71,12 +72,9 @@ def look(
     device, threads = search.file.device, max(1, int(search.resources.cpus))
     inside = look_at(search.cohort, search.settings, chosen, tuple(range(seeds)), fold, device, threads, note)
     place = results.folder / "inside" / "+".join(chosen)[:120]
-    place.mkdir(parents=True, exist_ok=True)
     tables = _hidden({name: getattr(inside, name) for name in TABLES}, search.file.small_cells)
     for name, table in tables.items():
-        aside = place / f".{name}.part"
-        table.to_csv(aside, index=False)
-        aside.replace(place / f"{name}.csv")
+        write_durably(place / f"{name}.csv", table.to_csv(index=False).encode())
     return Looked(place, chosen, inside.order, tables)
 
 

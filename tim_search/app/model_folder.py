@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from tim_search.gates.files import Taken, take_name
 from tim_search.report import card
 from tim_search.types import BadInput
 
@@ -49,11 +50,9 @@ def write_model(model: DeployedModel, place: Path) -> str:
             model.save(files)
             pyfunc.write(whole, files, inputs, model.outputs, _records(model.example()), text)
             try:
-                whole.rename(place)  # fails where a folder with content stands
-            except OSError as error:
-                if place.exists():
-                    raise FileExistsError(place) from error
-                raise
+                take_name(whole, place)
+            except Taken as error:
+                raise FileExistsError(place) from error
     except FileExistsError:
         raise
     except OSError as error:

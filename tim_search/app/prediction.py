@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tim_search.types import BadInput
+from tim_search.gates.files import replacing
 
 if TYPE_CHECKING:
     from model.trained.deployed import DeployedModel
@@ -28,13 +27,8 @@ def predict(model: DeployedModel, rows: pd.DataFrame, most_numbers: int = _NUMBE
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write predictions as CSV or, by the name's end, Parquet: whole or not at all."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path, "Name another file with --out.") as aside:
         if path.suffix in (".parquet", ".pq"):
             frame.to_parquet(aside, index=False)
         else:
             frame.to_csv(aside, index=False)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise BadInput(f"{path} cannot be written: {error}. Name another file with --out.") from error

@@ -122,14 +122,15 @@ def new_folder(path: str | Path, fix: str = "") -> Iterator[Path]:
                 for name in names:
                     sync(Path(folder, name))
                 sync(Path(folder))
-            _take_name(aside, path)
+            take_name(aside, path)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         sync(path.parent)
 
 
-def _take_name(aside: Path, path: Path) -> None:
+def take_name(aside: Path, path: Path) -> None:
+    """Rename a folder to a name at which nothing but an empty folder may stand; raises Taken, or OSError."""
     problem = f"{for_terminal(path)}: expected a free name, something stands there already. Choose another one."
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise Taken(problem)

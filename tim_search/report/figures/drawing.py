@@ -8,7 +8,6 @@ colour alone.
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from tim_search.gates.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -45,14 +46,11 @@ MISSING = "#d5d5d5"
 
 def save(ax: Axes, path: str | Path) -> Path:
     """Write the figure of `ax` as PNG, 150 dpi; a reader never sees half a file. Folders are made as needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.savefig(aside, format="png", dpi=DPI, facecolor="white")
-    os.replace(aside, path)
-    return path
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png", dpi=DPI, facecolor="white")
+    return Path(path)
 
 
 def save_and_close(ax: Axes, path: str | Path) -> Path:

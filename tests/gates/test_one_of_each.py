@@ -1,0 +1,58 @@
+"""The gates are the only ones: no second durable writer, no second redaction of URLs anywhere in the source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+PRODUCT = sorted(
+    path for folder in ("tim_search", "model") for path in (ROOT / folder).rglob("*.py") if "tracking" not in path.parts
+)
+GATES = ROOT / "tim_search" / "gates"
+
+#: Calls that make a file or a name durable: `os.<name>`, and `<path>.<name>` with the target as the one argument.
+OF_OS = {"replace", "rename", "renames", "link", "fsync", "fdatasync"}
+
+
+def durable_calls(path: Path) -> list[str]:
+    """Where a module renames or syncs files itself."""
+    calls = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value
+            of_os = isinstance(owner, ast.Name) and owner.id in ("os", "shutil") and node.func.attr in {*OF_OS, "move"}
+            # Tables are renamed by keyword, text is replaced with two arguments.
+            of_path = node.func.attr in ("rename", "replace") and len(node.args) == 1 and not node.keywords
+            if of_os or of_path:
+                calls.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}")
+    return calls
+
+
+def user_patterns(path: Path) -> list[str]:
+    """Texts of a module that look like a pattern of what stands between `://` and `@`."""
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if "://" in node.value and "@" in node.value.partition("://")[2] and any(sign in node.value for sign in "[*\\")
+    ]
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_written_through_the_gate_alone(path: Path) -> None:
+    if path != GATES / "files.py":
+        assert durable_calls(path) == [], "use tim_search.gates.files"
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_urls_are_redacted_by_the_gate_alone(path: Path) -> None:
+    if path != GATES / "urls.py":
+        assert user_patterns(path) == [], "use tim_search.gates.urls"
+
+
+def test_the_walk_finds_what_it_looks_for() -> None:
+    assert durable_calls(GATES / "files.py")
