@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -78,8 +78,8 @@ class Layout:
 
     def holding(self, task: str) -> tuple[list[int], list[int]]:
         """The members that have a task, and the slot it sits in there."""
-        found = [(member, names.index(task)) for member, names in enumerate(self.names) if task in names]
-        return [member for member, _ in found], [slot for _, slot in found]
+        places = [(member, names.index(task)) for member, names in enumerate(self.names) if task in names]
+        return [member for member, _ in places], [slot for _, slot in places]
 
     def only(self, task: str) -> Layout:
         """The layout of the members that have a supervised task, with that task alone."""
@@ -133,11 +133,11 @@ class Dice:
 
     @functools.cached_property
     def _generator(self) -> torch.Generator:
-        made = generator(*self._names)
+        on_host = generator(*self._names)
         if self._device.type == "cpu":
-            return made
+            return on_host
         # Drawing where the numbers are used spares a transfer of each.
-        return torch.Generator(self._device).manual_seed(made.initial_seed())
+        return torch.Generator(self._device).manual_seed(on_host.initial_seed())
 
     def kept(self, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
         """Dropout mask: 0 with probability `rate`, else 1 / (1 - rate)."""
@@ -208,6 +208,19 @@ class Inside:
     apart: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class Shows:
+    """What a look inside a network needs of it, beside `Output.inner` with `routing`, `fusion` and `patient`.
+
+    Attributes:
+        without_task_token: the settings of the comparison without task tokens, from those of the search.
+        combinations: the modality combinations of so many modalities under some settings, in the order of `routing`.
+    """
+
+    without_task_token: Callable[[Any], Any]
+    combinations: Callable[[int, Any], tuple[tuple[int, ...], ...]]
+
+
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
 
@@ -242,6 +255,10 @@ class Network(Protocol):
     @property
     def REPLAYABLE(self) -> bool: ...
 
+    #: What a look inside it shows, None where there is nothing of the kind: no experts, no task tokens.
+    @property
+    def INSIDE(self) -> Shows | None: ...
+
     def unsupported(self, cohort: Cohort, settings: Any) -> list[str]:
         """What of a cohort the network cannot read or learn, in words; [] if nothing."""
         ...
@@ -251,7 +268,7 @@ class Network(Protocol):
         None where that is not known."""
         ...
 
-    def initialise(self, plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any) -> Parameters:
+    def initialise(self, layout: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any) -> Parameters:
         """Starting parameters, each (K, ...), requiring gradients: shared ones from (seed), a task's own from
         (seed, task)."""
         ...
@@ -260,7 +277,9 @@ class Network(Protocol):
         """Whether a parameter is (K, slots, ...), a part for every slot, rather than shared by a member's tasks."""
         ...
 
-    def forward(self, values: Parameters, plan: Layout, rows: Rows, settings: Any, dice: Dice | None = None) -> Output:
+    def forward(
+        self, values: Parameters, layout: Layout, rows: Rows, settings: Any, dice: Dice | None = None
+    ) -> Output:
         """The pack's outputs for some rows; a row's outputs depend on that row and, while it trains, on the dice.
 
         Args:
@@ -268,7 +287,7 @@ class Network(Protocol):
         """
         ...
 
-    def losses(self, output: Output, plan: Layout, rows: Rows, settings: Any) -> PackLosses:
+    def losses(self, output: Output, layout: Layout, rows: Rows, settings: Any) -> PackLosses:
         """The losses, each a mean over the rows that carry the label."""
         ...
 
@@ -328,7 +347,7 @@ def head(
     return F.pad(weight, (0, 0, 0, outputs - used)), F.pad(bias, (0, outputs - used))
 
 
-def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
+def supervised_losses(logits: Tensor, layout: Layout, rows: Rows) -> Tensor:
     """(K, s) loss of each supervised slot, a mean over the rows that carry the label; 0 where no row does.
 
     Heads of different widths never meet in one sum: a task's loss is the same in every bit whatever its pack mates are.
@@ -339,32 +358,34 @@ def supervised_losses(logits: Tensor, plan: Layout, rows: Rows) -> Tensor:
     # Unlabelled rows fill the minibatch up, and logits lie side by side: a sigmoid rounds otherwise in numbers that lie
     # apart, too.
     room = -len(rows) % RUN
-    logits = F.pad(logits, (0, 0, 0, room)).reshape(-1, len(rows) + room, plan.outputs)
-    targets, known = F.pad(rows.targets, (0, room)), F.pad(rows.labelled, (0, room))
-    target, labelled = targets.index_select(0, plan.column), known.index_select(0, plan.column)
+    logits = F.pad(logits, (0, 0, 0, room)).reshape(-1, len(rows) + room, layout.outputs)
+    targets, labelled_rows = F.pad(rows.targets, (0, room)), F.pad(rows.labelled, (0, room))
+    target, labelled = targets.index_select(0, layout.column), labelled_rows.index_select(0, layout.column)
     weight = labelled / labelled.sum(1, keepdim=True).clamp_min(1.0)
-    by_slot = logits.new_zeros(len(plan.column))
-    for (kind, outputs), slots in plan.by_kind.items():
-        said = logits.index_select(0, slots)[:, :, :outputs].contiguous()
+    by_slot = logits.new_zeros(len(layout.column))
+    for (kind, outputs), slots in layout.by_kind.items():
+        slot_logits = logits.index_select(0, slots)[:, :, :outputs].contiguous()
         if kind == "multilabel":
             by_slot = by_slot.index_add(
-                0, slots, _multilabel_losses(said, targets, known, plan.column.index_select(0, slots))
+                0,
+                slots,
+                _multilabel_losses(slot_logits, targets, labelled_rows, layout.column.index_select(0, slots)),
             )
             continue
         wanted = target.index_select(0, slots)
         if kind == "multiclass":
-            by_row = -said.log_softmax(2).gather(2, wanted.long().unsqueeze(2)).squeeze(2)
+            by_row = -slot_logits.log_softmax(2).gather(2, wanted.long().unsqueeze(2)).squeeze(2)
         elif kind == "binary":
-            by_row = F.binary_cross_entropy_with_logits(said[:, :, 0], wanted, reduction="none")
+            by_row = F.binary_cross_entropy_with_logits(slot_logits[:, :, 0], wanted, reduction="none")
         else:
-            by_row = (said[:, :, 0] - wanted).abs()
+            by_row = (slot_logits[:, :, 0] - wanted).abs()
         by_slot = by_slot.index_add(0, slots, (by_row * weight.index_select(0, slots)).sum(1))
-    return by_slot.view(plan.members, plan.supervised)
+    return by_slot.view(layout.members, layout.supervised)
 
 
-def _multilabel_losses(said: Tensor, targets: Tensor, labelled: Tensor, column: Tensor) -> Tensor:
+def _multilabel_losses(logits: Tensor, targets: Tensor, labelled: Tensor, column: Tensor) -> Tensor:
     """(S,) mean binary cross entropy over the labels that are known, of (S, B, L) logits; `column`: first label's."""
-    at = column.unsqueeze(1) + torch.arange(said.shape[2], device=said.device)  # (S, L)
-    wanted, known = targets[at].transpose(1, 2), labelled[at].transpose(1, 2)  # (S, B, L)
-    by_cell = F.binary_cross_entropy_with_logits(said, wanted, reduction="none")
-    return (by_cell * known).sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp_min(1.0)
+    at = column.unsqueeze(1) + torch.arange(logits.shape[2], device=logits.device)  # (S, L)
+    wanted, given = targets[at].transpose(1, 2), labelled[at].transpose(1, 2)  # (S, B, L)
+    by_cell = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return (by_cell * given).sum(dim=(1, 2)) / given.sum(dim=(1, 2)).clamp_min(1.0)

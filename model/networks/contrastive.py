@@ -127,8 +127,8 @@ def by_masks(units: Sequence[Tensor], present: Tensor | None, scale: float) -> t
             (second, left, c, r, weight.transpose(2, 3)),
         ):
             plain, weighed = torch.matmul(turned, torch.cat([other, other * others], dim=3)).split(h, dim=3)
-            found = (mine * plain + weighed - other * (1.0 - absent)) * (share * scale)
-            for number, slope in zip(numbers, found, strict=True):  # one after another: atomic additions have no order
+            change = (mine * plain + weighed - other * (1.0 - absent)) * (share * scale)
+            for number, slope in zip(numbers, change, strict=True):  # one after another: atomic additions have no order
                 slopes[number, part] += slope
     return loss, list(slopes)
 

@@ -12,11 +12,9 @@ would be alone.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,10 +31,13 @@ from model.networks.contract import (
     S,
     Schedules,
     Shape,
+    Shows,
     head,
     supervised_losses,
 )
+from model.networks.flexcare_tokens import attention_mask, combinations_of, counts_of, existing
 from model.networks.settings import FlexCareSettings
+from model.networks.stacked import apply, apply_to_shared, experts_of, norm
 from tim_search.types import Task
 
 _SPREAD = 0.02  # standard deviation of what tokens and positions start from
@@ -85,52 +86,11 @@ class Losses:
         return (self.weights * self.supervised).sum(1) + shared
 
 
-def combinations_of(modalities: int, which: str) -> tuple[tuple[int, ...], ...]:
-    """The modality combinations that have a token, smallest first; the single modalities are always among them.
-
-    Args:
-        modalities: how many there are.
-        which: "all" non-empty sets of modalities (the paper's C), "pairs" (single ones, pairs, and all together),
-            "single", or "auto": all of them up to four modalities, pairs from five on.
-    """
-    if which == "auto":
-        which = "all" if modalities <= 4 else "pairs"
-    sizes = {"all": range(1, modalities + 1), "pairs": (1, 2, modalities), "single": (1,)}[which]
-    return tuple(
-        c for size in sorted({s for s in sizes if s <= modalities}) for c in combinations(range(modalities), size)
-    )
-
-
-def counts_of(inputs: Sequence[Sequence[int]], patch: int) -> tuple[int, ...]:
-    """Tokens of each modality, from the shape of one row's input: a vector's one, a step's or a patch's each."""
-    found = []
-    for shape in inputs:
-        if len(shape) == 3:
-            found.append(math.ceil(shape[1] / patch) * math.ceil(shape[2] / patch))
-        else:
-            found.append(1 if len(shape) == 1 else shape[0])
-    return tuple(found)
-
-
-@functools.lru_cache(maxsize=32)
-def attends(counts: tuple[int, ...], which: str, device: torch.device | None = None) -> Tensor:
-    """Eq. 4 without the task token: bool (N, N), true where the row's token may attend to the column's.
-
-    The tokens are the combinations', then each modality's. A single modality's combination token is that modality's
-    class token and counts as one of its tokens.
-    """
-    combos = combinations_of(len(counts), which)
-    owner = [set(c) for c in combos] + [{m} for m, count in enumerate(counts) for _ in range(count)]
-    one = [len(c) == 1 for c in combos] + [True] * sum(counts)
-    rows = [[(one[j] and owner[j] <= owner[i]) or i == j for j in range(len(owner))] for i in range(len(owner))]
-    return torch.tensor(rows, device=device)
-
-
 def initialise(
-    plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: FlexCareSettings
+    layout: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: FlexCareSettings
 ) -> Parameters:
     """Starting parameters of a pack, each (K, ...); shared ones from (seed), a task's own from (seed, task)."""
-    d, members = settings.width, plan.members
+    d, members = settings.width, layout.members
     like = fold.train.inputs[0]
     shapes = [tuple(x.shape[1:]) for x in fold.train.inputs]
     values: Parameters = {}
@@ -170,18 +130,18 @@ def initialise(
             shared(f"{name}.combination", settings.experts, d, bias=False)
             shared(f"{name}.task", settings.experts, d, bias=False)
     for part, outputs, inputs in (("in", settings.expert_hidden, d), ("out", d, settings.expert_hidden)):
-        made = [linear(seed, "expert", part, e, outputs=outputs, inputs=inputs) for e in range(settings.experts)]
-        store(f"expert.{part}.weight", torch.stack([w for w, _ in made]).expand(members, -1, -1, -1))
-        store(f"expert.{part}.bias", torch.stack([b for _, b in made]).expand(members, -1, -1))
+        layers = [linear(seed, "expert", part, e, outputs=outputs, inputs=inputs) for e in range(settings.experts)]
+        store(f"expert.{part}.weight", torch.stack([w for w, _ in layers]).expand(members, -1, -1, -1))
+        store(f"expert.{part}.bias", torch.stack([b for _, b in layers]).expand(members, -1, -1))
     shared("fusion.in", d, 2 * d, bias=False)
     shared("fusion.out", 1, d, bias=False)
     norm("fusion.norm")
-    names = {task for row in plan.names for task in row}
+    names = {task for row in layout.names for task in row}
     token = {task: drawn("token", task, shape=(d,)) for task in names}
-    heads = {task: head(task, tasks, fold, seed, settings, plan.outputs, 2 * d) for task in names}
-    store("task.token", torch.stack([torch.stack([token[task] for task in row]) for row in plan.names]))
-    store("head.weight", torch.stack([torch.stack([heads[task][0] for task in row]) for row in plan.names]))
-    store("head.bias", torch.stack([torch.stack([heads[task][1] for task in row]) for row in plan.names]))
+    heads = {task: head(task, tasks, fold, seed, settings, layout.outputs, 2 * d) for task in names}
+    store("task.token", torch.stack([torch.stack([token[task] for task in row]) for row in layout.names]))
+    store("head.weight", torch.stack([torch.stack([heads[task][0] for task in row]) for row in layout.names]))
+    store("head.bias", torch.stack([torch.stack([heads[task][1] for task in row]) for row in layout.names]))
     return values
 
 
@@ -191,13 +151,13 @@ def by_slot(name: str) -> bool:
 
 
 def forward(
-    values: Parameters, plan: Layout, rows: Rows, settings: FlexCareSettings, dice: Dice | None = None
+    values: Parameters, layout: Layout, rows: Rows, settings: FlexCareSettings, dice: Dice | None = None
 ) -> Output:
     """The pack's outputs for some rows (FlexCare paper, sections 4.2 to 4.4)."""
-    if settings.mask == "published_code" and plan.tasks > 1:
+    if settings.mask == "published_code" and layout.tasks > 1:
         # Nothing is masked there, so two task tokens in one sequence would influence each other.
-        return _joined([_forward(values, slot, 1, rows, settings, dice) for slot in range(plan.tasks)])
-    return _forward(values, 0, plan.tasks, rows, settings, dice)
+        return _joined([_forward(values, slot, 1, rows, settings, dice) for slot in range(layout.tasks)])
+    return _forward(values, 0, layout.tasks, rows, settings, dice)
 
 
 def _forward(
@@ -210,7 +170,7 @@ def _forward(
     combos = combinations_of(len(counts), settings.combinations)
     c = len(combos)
 
-    there, exists = _existing(rows, counts, combos, settings)  # (B, C), (B, N)
+    there, exists = existing(rows, counts, combos, settings)  # (B, C), (B, N)
     token = values["task.token"][:, slot : slot + k]
     if settings.task_token == "none":
         token = torch.zeros_like(token)
@@ -222,7 +182,7 @@ def _forward(
         ],
         dim=2,
     )  # (K, B, k + N, d), H^0 of section 4.2.2
-    allowed = _mask(counts, k, exists, settings)
+    allowed = attention_mask(counts, k, exists, settings)
     for layer in range(settings.layers):
         # Of the last layer's outputs only those of the tasks and the combinations are read.
         asking = x if layer < settings.layers - 1 else x[:, :, : k + c]
@@ -238,10 +198,10 @@ def _forward(
 
     refined, routing, balance = _experts(values, combination, task, there, settings, dice)  # s^c, (K, B, k, C, d)
     both = torch.cat([task.unsqueeze(3).expand(-1, -1, -1, c, -1), refined], dim=4)
-    votes = _apply(values, "fusion.out", torch.tanh(_apply(values, "fusion.in", both))).squeeze(4)  # Eq. 12
+    votes = apply(values, "fusion.out", torch.tanh(apply(values, "fusion.in", both))).squeeze(4)  # Eq. 12
     votes = (votes / settings.fusion_temperature).masked_fill(~there[:, None], -math.inf)
     fusion = votes.softmax(3)  # alpha of Eq. 11, (K, B, k, C)
-    pooled = _norm(values, "fusion.norm", (fusion.unsqueeze(4) * refined).sum(3))
+    pooled = norm(values, "fusion.norm", (fusion.unsqueeze(4) * refined).sum(3))
     patient = torch.cat([task, pooled], dim=3)  # s^p of Eq. 11, (K, B, k, 2d)
 
     weight, bias = values["head.weight"][:, slot : slot + k], values["head.bias"][:, slot : slot + k]
@@ -264,68 +224,22 @@ def _joined(outputs: Sequence[Output]) -> Output:
         outputs[0].latents,
         outputs[0].rebuilt,
         Inner(
-            torch.stack([one.covariance for one in inner]).mean(0),
-            torch.stack([one.balance for one in inner]).mean(0),
-            *(torch.cat([getattr(one, name) for one in inner], dim=2) for name in ("routing", "fusion", "patient")),
+            torch.stack([part.covariance for part in inner]).mean(0),
+            torch.stack([part.balance for part in inner]).mean(0),
+            *(torch.cat([getattr(part, name) for part in inner], dim=2) for name in ("routing", "fusion", "patient")),
         ),
     )
 
 
 def _embed(values: Parameters, number: int, x: Tensor, settings: FlexCareSettings) -> Tensor:
-    """Tokens of one modality (Eq. 1): (K, B, N_m, d). The minibatch is shared: one product for the whole pack."""
+    """Tokens of one modality (Eq. 1): (K, B, N_m, d)."""
     if x.dim() == 4:
         patch = settings.patch
         x = F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))
         x = F.unfold(x, patch, stride=patch).transpose(1, 2)  # (B, N_m, c * patch * patch)
     elif x.dim() == 2:
         x = x.unsqueeze(1)
-    weight, bias = values[f"embed.{number}.weight"], values[f"embed.{number}.bias"]
-    members, d, inputs = weight.shape
-    flat = torch.addmm(bias.reshape(-1), x.reshape(-1, inputs), weight.reshape(-1, inputs).t())
-    tokens = flat.view(x.shape[0], x.shape[1], members, d).permute(2, 0, 1, 3)
-    return tokens + values[f"position.{number}"].unsqueeze(1)
-
-
-def _existing(
-    rows: Rows, counts: tuple[int, ...], combos: Sequence[Sequence[int]], settings: FlexCareSettings
-) -> tuple[Tensor, Tensor]:
-    """Which combinations (B, C) and which tokens (B, N) a sample has.
-
-    A combination exists where all its modalities do. A sample without any modality is given all of them, so that it
-    has a prediction, made of nothing but zeros.
-    """
-    device, size = rows.inputs[0].device, len(rows)
-    present = rows.present
-    if present is None:
-        present = torch.ones(size, len(counts), dtype=torch.bool, device=device)
-    present = present | ~present.any(1, keepdim=True)
-    # By columns: a list as an index would be sent to the device in every step.
-    there = torch.stack([torch.stack([present[:, m] for m in c]).all(0) for c in combos], dim=1)
-    parts = [there]
-    for number, count in enumerate(counts):
-        here = present[:, number, None].expand(-1, count)
-        steps = rows.steps[number] if rows.steps else None
-        parts.append(here if steps is None else here & steps)
-    return there, torch.cat(parts, dim=1)
-
-
-def _mask(counts: tuple[int, ...], k: int, exists: Tensor, settings: FlexCareSettings) -> tuple[Tensor, Tensor | None]:
-    """Eq. 4 for a whole sequence of k task tokens and N others.
-
-    Returns:
-        bool (B, k + N, k + N), true where the row's token attends to the column's: every token to itself, a task token
-        to all others that exist, nobody to a task token. And what is added to the scores: nothing, or, as the published
-        code does, 1 where Eq. 4 has minus infinity, in which case the first mask blocks only what does not exist.
-    """
-    size, n = exists.shape
-    own = torch.eye(k + n, dtype=torch.bool, device=exists.device)
-    paper = own.clone()
-    paper[k:, k:] |= attends(counts, settings.combinations, exists.device)
-    paper[:k, k:] = True
-    columns = torch.cat([exists.new_ones(size, k), exists], dim=1).unsqueeze(1)
-    if settings.mask == "paper":
-        return (paper & columns) | own, None
-    return columns.expand(-1, k + n, -1) | own, (~paper).to(torch.float32)
+    return apply_to_shared(values, f"embed.{number}", x) + values[f"position.{number}"].unsqueeze(1)
 
 
 def _layer(
@@ -350,15 +264,15 @@ def _layer(
         if not rate:
             return x
         assert dice is not None
-        kept = dice.kept((size, *shape), rate, x.dtype)
+        dropped = dice.kept((size, *shape), rate, x.dtype)
         for axis in (-2, -1) if columns else (-2,):
             if k != 1:
-                others = torch.arange(1, kept.shape[axis], device=x.device)
-                kept = kept.index_select(axis, torch.cat([others.new_zeros(k), others]))
-        return x * kept
+                others = torch.arange(1, dropped.shape[axis], device=x.device)
+                dropped = dropped.index_select(axis, torch.cat([others.new_zeros(k), others]))
+        return x * dropped
 
-    query = split(_apply(values, f"{name}.query", asking))
-    key, value = (split(part) for part in _apply(values, f"{name}.key_value", asked).split(d, dim=3))
+    query = split(apply(values, f"{name}.query", asking))
+    key, value = (split(part) for part in apply(values, f"{name}.key_value", asked).split(d, dim=3))
     scores = query @ key.transpose(3, 4) / math.sqrt(d // heads)
     allowed, added = mask
     if added is not None:
@@ -366,9 +280,9 @@ def _layer(
     scores = scores.masked_fill(~allowed[:, None, :a], -math.inf)
     weights = drop(scores.softmax(4), heads, a - k + 1, asked.shape[2] - k + 1, columns=True)
     attended = (weights @ value).transpose(2, 3).reshape(members, size, a, d)
-    x = _norm(values, f"{name}.norm.0", asking + drop(_apply(values, f"{name}.out", attended), a - k + 1, d))
-    fed = drop(_apply(values, f"{name}.feed.in", x).relu(), a - k + 1, settings.hidden)
-    return _norm(values, f"{name}.norm.1", x + drop(_apply(values, f"{name}.feed.out", fed), a - k + 1, d))
+    x = norm(values, f"{name}.norm.0", asking + drop(apply(values, f"{name}.out", attended), a - k + 1, d))
+    fed = drop(apply(values, f"{name}.feed.in", x).relu(), a - k + 1, settings.hidden)
+    return norm(values, f"{name}.norm.1", x + drop(apply(values, f"{name}.feed.out", fed), a - k + 1, d))
 
 
 def _experts(
@@ -376,13 +290,12 @@ def _experts(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The mixture of experts (Eq. 8 to 10, with the noise and the balance of Shazeer et al. 2017).
 
-    An expert reads the combination's token alone, the router also the task's, so that the experts' hidden layers are
-    made once for all tasks. Every expert works on every token, and most count nothing: a pack's products stay even.
+    An expert reads the combination's token alone, the router also the task's.
 
     Returns:
         s^c (K, B, k, C, d), R (K, B, k, C, E) and the balance term (K,).
     """
-    members, size, c, d = combination.shape
+    members, size, c, _ = combination.shape
     k, e = task.shape[2], settings.experts
     balance = combination.new_zeros(members)
     if e == 1:
@@ -405,23 +318,13 @@ def _experts(
         else:
             balance = balance + _variation((routing > 0).to(routing.dtype).sum(dim=(1, 2, 3)))
 
-    weight, bias = values["expert.in.weight"], values["expert.in.bias"]
-    f = weight.shape[2]
-    hidden = torch.baddbmm(
-        bias.reshape(members, 1, -1),
-        combination.reshape(members, -1, d),
-        weight.reshape(members, -1, d).transpose(1, 2),
-    ).relu()
-    hidden = hidden.view(members, size, 1, c, e, f) * routing.unsqueeze(5)
-    out = values["expert.out.weight"].transpose(1, 2).reshape(members, d, e * f)  # (K, E, d, f) to (K, d, E * f)
-    refined = torch.bmm(hidden.reshape(members, -1, e * f), out.transpose(1, 2)).view(members, size, k, c, d)
-    return refined + (routing.reshape(members, -1, e) @ values["expert.out.bias"]).view_as(refined), routing, balance
+    return experts_of(values, combination, routing), routing, balance
 
 
 def _routes(values: Parameters, name: str, combination: Tensor, task: Tensor) -> Tensor:
     """(K, B, k, C, E) logits of a router that reads combination and task tokens (Eq. 9)."""
-    by_combination = _apply(values, f"{name}.combination", combination).unsqueeze(2)
-    return by_combination + _apply(values, f"{name}.task", task).unsqueeze(3)
+    by_combination = apply(values, f"{name}.combination", combination).unsqueeze(2)
+    return by_combination + apply(values, f"{name}.task", task).unsqueeze(3)
 
 
 def _top(logits: Tensor, top: int) -> Tensor:
@@ -443,29 +346,16 @@ def _variation(load: Tensor) -> Tensor:
     return load.var(1) / (load.mean(1).square() + 1e-10)
 
 
-def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
-    """Each member's own linear layer on the last axis of (K, ..., inputs); without a bias where there is none."""
-    weight, bias = values[f"{name}.weight"], values.get(f"{name}.bias")
-    flat = x.reshape(x.shape[0], -1, x.shape[-1])
-    turned = weight.transpose(1, 2)
-    made = torch.bmm(flat, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, turned)
-    return made.view(*x.shape[:-1], weight.shape[1])
-
-
-def _norm(values: Parameters, name: str, x: Tensor) -> Tensor:
-    """Each member's own layer normalisation over the last axis of (K, B, tokens, d)."""
-    weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
-    return F.layer_norm(x, (x.shape[-1],)) * weight[:, None, None] + bias[:, None, None]
-
-
-def losses(output: Output, plan: Layout, rows: Rows, settings: FlexCareSettings) -> Losses:
+def losses(output: Output, layout: Layout, rows: Rows, settings: FlexCareSettings) -> Losses:
     """The terms of Eq. 13; a prediction loss is a mean over the rows that carry the label."""
-    said = supervised_losses(output.logits, plan, rows)
-    weights = torch.ones_like(said)
+    supervised = supervised_losses(output.logits, layout, rows)
+    weights = torch.ones_like(supervised)
     if settings.task_weights:
-        weights = said.new_tensor([[settings.task_weights.get(name, 1.0) for name in names] for names in plan.names])
+        weights = supervised.new_tensor(
+            [[settings.task_weights.get(name, 1.0) for name in names] for names in layout.names]
+        )
     inner: Inner = output.inner
-    return Losses(said, weights, inner.covariance, inner.balance)
+    return Losses(supervised, weights, inner.covariance, inner.balance)
 
 
 def schedule(settings: FlexCareSettings, offered: Schedules[S]) -> S:
@@ -500,13 +390,19 @@ def member_bytes(shape: Shape, settings: FlexCareSettings) -> int:
         + k * (d + shape.outputs * (2 * d + 1))
     )
 
-    def kept(rows: int, tasks: int, *, layers: int) -> int:
+    def numbers(rows: int, tasks: int, *, layers: int) -> int:
         """Numbers of some rows that a backward pass needs again, or the largest that stand at one time."""
         n = tasks + c + sum(counts)
         layer = 12 * n * d + 3 * n * settings.hidden + 5 * settings.heads * n * n
         return rows * (layers * layer + tasks * c * (6 * e + 3 * e * f + 6 * d) + 2 * n * d)
 
     item = 8 if settings.precision == "float64" else 4
-    training = 7 * parameters + kept(min(settings.batch_size, shape.rows[0]), 1, layers=settings.layers)
-    scoring = 4 * parameters + kept(min(settings.evaluation_rows, shape.rows[1]), k, layers=1)
+    training = 7 * parameters + numbers(min(settings.batch_size, shape.rows[0]), 1, layers=settings.layers)
+    scoring = 4 * parameters + numbers(min(settings.evaluation_rows, shape.rows[1]), k, layers=1)
     return item * max(training, scoring)
+
+
+INSIDE = Shows(
+    without_task_token=lambda settings: replace(settings, task_token="none"),
+    combinations=lambda modalities, settings: combinations_of(modalities, settings.combinations),
+)

@@ -117,6 +117,11 @@ class Lifted:
         return "vector modalities and binary, multiclass and regression tasks"
 
     @property
+    def INSIDE(self) -> None:
+        """See `model.networks.contract.Network`; what a module does inside is its own."""
+        return None
+
+    @property
     def REPLAYABLE(self) -> bool:
         """See `model.networks.contract.Network`; what a module does in a step is not known."""
         return False
@@ -131,11 +136,11 @@ class Lifted:
         kinds = ("multilabel", "clustering")
         return wrong + [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind in kinds]
 
-    def initialise(self, plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any) -> Parameters:
+    def initialise(self, layout: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any) -> Parameters:
         """See `model.networks.contract.Network.initialise`; raises BadInput for a module that breaks the contract."""
         like = fold.train.inputs[0]
         widths = tuple(x.shape[1] for x in fold.train.inputs)
-        members = [_whole(self.make, widths, names, seed, settings) for names in plan.names]
+        members = [_whole(self.make, widths, names, seed, settings) for names in layout.names]
         if buffers := [name for name, _ in members[0].named_buffers()]:
             raise BadInput(
                 f"network {self.make.__name__}: expected parameters alone, got the buffers {', '.join(buffers)}. "
@@ -143,7 +148,7 @@ class Lifted:
             )
         states = [dict(member.named_parameters()) for member in members]
         values = {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
-        heads = [[head(name, tasks, fold, seed, settings, plan.outputs) for name in names] for names in plan.names]
+        heads = [[head(name, tasks, fold, seed, settings, layout.outputs) for name in names] for names in layout.names]
         values[f"{_HEAD}.weight"] = torch.stack([torch.stack([weight for weight, _ in row]) for row in heads])
         values[f"{_HEAD}.bias"] = torch.stack([torch.stack([bias for _, bias in row]) for row in heads])
         return {
@@ -155,11 +160,13 @@ class Lifted:
         """See `model.networks.contract.Network.by_slot`. A part of a lifted module is a parameter of its own."""
         return name.startswith(f"{_HEAD}.")
 
-    def forward(self, values: Parameters, plan: Layout, rows: Rows, settings: Any, dice: Dice | None = None) -> Output:
+    def forward(
+        self, values: Parameters, layout: Layout, rows: Rows, settings: Any, dice: Dice | None = None
+    ) -> Output:
         """See `model.networks.contract.Network.forward`; a lifted module has no use for dice."""
         like, size = rows.inputs[0], len(rows)
         widths = tuple(x.shape[1] for x in rows.inputs)
-        skeleton = _skeleton(self, widths, plan.tasks, _ByText(settings.text, settings))
+        skeleton = _skeleton(self, widths, layout.tasks, _ByText(settings.text, settings))
         present = rows.present
         if present is None:
             present = torch.ones(size, len(rows.inputs), dtype=torch.bool, device=like.device)
@@ -177,18 +184,18 @@ class Lifted:
                 f"network {self.make.__name__}: forward uses random numbers (dropout?), so that a result would "
                 "depend on its pack mates. Take them out."
             ) from error
-        if tokens.shape != (expected := (plan.members, plan.tasks, size, settings.width)):
+        if tokens.shape != (expected := (layout.members, layout.tasks, size, settings.width)):
             raise BadInput(
                 f"network {self.make.__name__}: forward has to return {expected[1:]} (tasks, rows, width), got "
                 f"{tuple(tokens.shape[1:])}."
             )
         logits = tokens @ values[f"{_HEAD}.weight"].transpose(2, 3) + values[f"{_HEAD}.bias"].unsqueeze(2)
-        nothing = like.new_zeros(plan.members, 0, size, sum(x.shape[1] for x in rows.inputs))
-        return Output(logits, None, like.new_zeros(plan.members, size, 0, settings.width), nothing)
+        nothing = like.new_zeros(layout.members, 0, size, sum(x.shape[1] for x in rows.inputs))
+        return Output(logits, None, like.new_zeros(layout.members, size, 0, settings.width), nothing)
 
-    def losses(self, output: Output, plan: Layout, rows: Rows, settings: Any) -> SupervisedLosses:
+    def losses(self, output: Output, layout: Layout, rows: Rows, settings: Any) -> SupervisedLosses:
         """See `model.networks.contract.Network.losses`."""
-        return SupervisedLosses(supervised_losses(output.logits, plan, rows))
+        return SupervisedLosses(supervised_losses(output.logits, layout, rows))
 
     def schedule(self, settings: Any, offered: Schedules[S]) -> S:
         """See `model.networks.contract.Network.schedule`."""

@@ -20,15 +20,25 @@ from torch.nn import functional as F
 from model.cohorts.cohort import Cohort
 from model.data.folds import Fold, Rows
 from model.data.seeding import generator, linear
-from model.networks.contract import ALIGN, Dice, Output, Parameters, S, Schedules, Shape, head, supervised_losses
-from model.networks.contract import Layout as Layout
-from model.networks.contract import layout as layout
+from model.networks.contract import (
+    ALIGN,
+    Dice,
+    Layout,
+    Output,
+    Parameters,
+    S,
+    Schedules,
+    Shape,
+    head,
+    supervised_losses,
+)
 from model.networks.contrastive import info_nce
 from model.networks.settings import M3HSettings
 from tim_search.types import Subset, Task
 
 TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
 REPLAYABLE = True
+INSIDE = None
 
 _FLOOR = 1e-6  # how far from zero the attention's divisor is kept; the paper divides by max(M), which may be zero
 
@@ -52,9 +62,9 @@ class Losses:
         return [settings.contrastive_weight * self.contrastive, *(settings.task_weight * slot for slot in slots)]
 
 
-def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: M3HSettings) -> Parameters:
+def initialise(layout: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: M3HSettings) -> Parameters:
     """Starting parameters of a pack, each (K, ...); shared ones from (seed), a task's own from (seed, task)."""
-    h, members = settings.width, plan.members
+    h, members = settings.width, layout.members
     widths = [x.shape[1] for x in fold.train.inputs]
     like = fold.train.inputs[0]
     values: Parameters = {}
@@ -73,10 +83,10 @@ def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, s
 
     def by_task(slots: slice, draw: Callable[[str], tuple[Tensor, ...]], *names: str) -> None:
         """A tensor of each name, (K, slots, ...), from what is drawn once for every task."""
-        rows = [row[slots] for row in plan.names]
-        known = {task: place for place, task in enumerate(sorted({task for row in rows for task in row}))}
-        where = torch.tensor([[known[task] for task in row] for row in rows], device=like.device)
-        for name, drawn in zip(names, zip(*map(draw, known), strict=True), strict=True):
+        rows = [row[slots] for row in layout.names]
+        place_of = {task: place for place, task in enumerate(sorted({task for row in rows for task in row}))}
+        where = torch.tensor([[place_of[task] for task in row] for row in rows], device=like.device)
+        for name, drawn in zip(names, zip(*map(draw, place_of), strict=True), strict=True):
             store(name, placed(torch.stack(drawn))[where])
 
     def layer(name: str, slots: slice, outputs: int, inputs: int) -> None:
@@ -99,12 +109,12 @@ def initialise(plan: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, s
         lambda task: (torch.randn(h, generator=generator(seed, "token", task), dtype=torch.float64),),
         "attention.token",
     )
-    if plan.supervised:
-        slots = slice(0, plan.supervised)
+    if layout.supervised:
+        slots = slice(0, layout.supervised)
         layer("task", slots, h, h)
-        by_task(slots, lambda task: head(task, tasks, fold, seed, settings, plan.outputs), "head.weight", "head.bias")
-    if plan.clustering:
-        slots = slice(plan.supervised, None)
+        by_task(slots, lambda task: head(task, tasks, fold, seed, settings, layout.outputs), "head.weight", "head.bias")
+    if layout.clustering:
+        slots = slice(layout.supervised, None)
         layer("autoencoder.encode", slots, h, h * len(widths))
         layer("autoencoder.decode.in", slots, 2 * h, h)
         layer("autoencoder.decode.out", slots, sum(widths), 2 * h)
@@ -131,8 +141,8 @@ def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
     """Each member's own linear layer: (K, B, inputs) to (K, B, outputs); slots of one layer are laid side by side."""
     weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
     members = weight.shape[0]
-    found: Tensor = _Linear.apply(x, weight.reshape(members, -1, x.shape[2]), bias.reshape(members, -1))
-    return found
+    product: Tensor = _Linear.apply(x, weight.reshape(members, -1, x.shape[2]), bias.reshape(members, -1))
+    return product
 
 
 def by_slot(name: str) -> bool:
@@ -140,7 +150,7 @@ def by_slot(name: str) -> bool:
     return name.startswith(("task.", "head.", "autoencoder.", "attention.token"))
 
 
-def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings, dice: Dice | None = None) -> Output:
+def forward(values: Parameters, layout: Layout, rows: Rows, settings: M3HSettings, dice: Dice | None = None) -> Output:
     """The pack's outputs for some rows (M3H paper, sections 3.3 and 3.4).
 
     The attention's value map and a head are both linear, and the rows of W sum to one, so a supervised task's logit
@@ -148,7 +158,7 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
     x_j . K^T Q_i. Keys and values of every row and task, (K, B, k, h) each, are thus never formed; one matrix product
     of the tokens gives both. Clustering tasks need the attended token itself and form it.
     """
-    members, size, h = plan.members, len(rows), settings.width
+    members, size, h = layout.members, len(rows), settings.width
     embeddings = []
     for number, x in enumerate(rows.inputs):
         # Minibatches are shared, yet each member has its own product: that of one wide layer rounds by its width.
@@ -160,28 +170,28 @@ def forward(values: Parameters, plan: Layout, rows: Rows, settings: M3HSettings,
     joint = torch.cat(embeddings, dim=2)
 
     tokens = []
-    if plan.supervised:
+    if layout.supervised:
         shared = _apply(values, "shared.out", _apply(values, "shared.in", joint).relu_())
-        tokens.append(_apply(values, "task", shared).relu_().view(members, size, plan.supervised, h))
-    if plan.clustering:
-        tokens.append(_apply(values, "autoencoder.encode", joint).relu_().view(members, size, plan.clustering, h))
+        tokens.append(_apply(values, "task", shared).relu_().view(members, size, layout.supervised, h))
+    if layout.clustering:
+        tokens.append(_apply(values, "autoencoder.encode", joint).relu_().view(members, size, layout.clustering, h))
     x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)  # (K, B, k, h), X_s of section 3.4
 
-    read = [_attend(values, plan, x, of, width, settings) for width, of in plan.by_widest.items()]
-    attention = _by_member(plan, [weights for weights, _ in read])
-    logits = _by_member(plan, [F.pad(said, (0, plan.outputs - said.shape[3])) for _, said in read])
+    read = [_attend(values, layout, x, of, width, settings) for width, of in layout.by_widest.items()]
+    attention = _by_member(layout, [weights for weights, _ in read])
+    logits = _by_member(layout, [F.pad(logits, (0, layout.outputs - logits.shape[3])) for _, logits in read])
 
     latents = x.new_zeros(members, size, 0, h)
     rebuilt = x.new_zeros(members, 0, size, sum(part.shape[-1] for part in rows.inputs))
-    if plan.clustering:
-        attended = torch.matmul(attention[:, :, plan.supervised :], x).reshape(members, -1, h)
-        latents = _apply(values, "attention.value", attended).view(members, size, plan.clustering, h)
+    if layout.clustering:
+        attended = torch.matmul(attention[:, :, layout.supervised :], x).reshape(members, -1, h)
+        latents = _apply(values, "attention.value", attended).view(members, size, layout.clustering, h)
         rebuilt = _decode(values, latents)
     return Output(logits, attention, latents, rebuilt, tuple(embeddings))
 
 
 def _attend(
-    values: Parameters, plan: Layout, x: Tensor, of: Tensor, outputs: int, settings: M3HSettings
+    values: Parameters, layout: Layout, x: Tensor, of: Tensor, outputs: int, settings: M3HSettings
 ) -> tuple[Tensor, Tensor]:
     """Attention (G, B, k, k) and logits (G, s, B, outputs) of the G members `of`, whose widest head has `outputs`.
 
@@ -189,11 +199,11 @@ def _attend(
     """
 
     def own(name: str) -> Tensor:
-        return values[name] if len(of) == plan.members else values[name].index_select(0, of)
+        return values[name] if len(of) == layout.members else values[name].index_select(0, of)
 
-    if len(of) != plan.members:
+    if len(of) != layout.members:
         x = x.index_select(0, of)
-    size, tasks, s, h = x.shape[1], plan.tasks, plan.supervised, x.shape[3]
+    size, tasks, s, h = x.shape[1], layout.tasks, layout.supervised, x.shape[3]
     query = torch.baddbmm(
         own("attention.query.bias").unsqueeze(1),
         _filled(own("attention.token")),
@@ -230,11 +240,11 @@ def _filled(x: Tensor) -> Tensor:
     return F.pad(x, (0, 0, 0, -x.shape[1] % ALIGN))
 
 
-def _by_member(plan: Layout, groups: list[Tensor]) -> Tensor:
+def _by_member(layout: Layout, groups: list[Tensor]) -> Tensor:
     """What was computed for each group of `Layout.by_widest`, in the order of the members."""
     if len(groups) == 1:
         return groups[0]
-    return torch.cat(groups).index_select(0, plan.from_widest)
+    return torch.cat(groups).index_select(0, layout.from_widest)
 
 
 def _decode(values: Parameters, latents: Tensor) -> Tensor:
@@ -252,18 +262,18 @@ def _decode(values: Parameters, latents: Tensor) -> Tensor:
     return rebuilt.view(members, slots, -1, rebuilt.shape[2])[:, :, :size]
 
 
-def losses(output: Output, plan: Layout, rows: Rows, settings: M3HSettings) -> Losses:
+def losses(output: Output, layout: Layout, rows: Rows, settings: M3HSettings) -> Losses:
     """Every loss of section 3.5, each a mean over the rows that carry the label; 0 where no row does."""
     contrastive = info_nce(output.inner, rows.present, settings.temperature)
-    rebuild = output.logits.new_zeros(plan.members, 0)
-    if plan.clustering:
+    rebuild = output.logits.new_zeros(layout.members, 0)
+    if layout.clustering:
         error = (output.rebuilt - torch.cat(rows.inputs, dim=1)).square()
         if rows.present is None:
             rebuild = error.mean(dim=(2, 3))
         else:
             cells = rows.seen_cells()
             rebuild = (error * cells).sum(dim=(2, 3)) / cells.sum().clamp_min(1.0)
-    return Losses(contrastive, supervised_losses(output.logits, plan, rows), rebuild)
+    return Losses(contrastive, supervised_losses(output.logits, layout, rows), rebuild)
 
 
 def unsupported(cohort: Cohort, settings: M3HSettings) -> list[str]:

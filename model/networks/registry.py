@@ -43,13 +43,14 @@ def find(name: str, *, allow_code: bool = False) -> Network:
             "add --allow-code to the command (for MLflow: TIM_SEARCH_ALLOW_CODE=1) if you trust it."
         )
     place, _, digest = name.partition("@")
-    made = _load(place)
-    if digest and digest != _digest(made):
+    network = _load(place)
+    if digest and digest != _digest(network):
         raise BadInput(
-            f"network: the source code of {place} is not that of the search (it was {digest}, it is {_digest(made)}). "
-            "Scores of two versions do not compare: bring the earlier one back, or start a search in another folder."
+            f"network: the source code of {place} is not that of the search (it was {digest}, it is "
+            f"{_digest(network)}). Scores of two versions do not compare: bring the earlier one back, or start a "
+            "search in another folder."
         )
-    return Lifted(made)
+    return Lifted(network)
 
 
 def settings_of(name: str, *, allow_code: bool = False) -> type[Any]:
@@ -93,24 +94,24 @@ def _load(place: str) -> type[OwnNetwork]:
     if "" not in sys.path:
         _importable(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        network = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise BadInput(
             f"network: {place} cannot be imported ({error}). Write package.module:Class, and start the command in the "
             "folder that holds the package, or name that folder in PYTHONPATH."
         ) from error
-    if not (isinstance(found, type) and issubclass(found, OwnNetwork)):
+    if not (isinstance(network, type) and issubclass(network, OwnNetwork)):
         raise BadInput(
             f"network: expected a subclass of model.networks.lifted.OwnNetwork, got {place}. See docs/networks.md."
         )
-    if lacking := sorted(found.__abstractmethods__):
+    if lacking := sorted(network.__abstractmethods__):
         raise BadInput(
             f"network: {place} has no {' and no '.join(lacking)}, which a network of one's own must define. See "
             "docs/networks.md."
         )
-    return found
+    return network
 
 
-def _digest(made: type[OwnNetwork]) -> str:
+def _digest(network: type[OwnNetwork]) -> str:
     """8 hexadecimal digits of the file that defines a class."""
-    return hashlib.sha256(Path(inspect.getfile(made)).read_bytes()).hexdigest()[:8]
+    return hashlib.sha256(Path(inspect.getfile(network)).read_bytes()).hexdigest()[:8]

@@ -200,7 +200,7 @@ def _curves(
         train = given[learn & np.isfinite(given)]
         low, high = np.quantile(train, [0.005, 0.995]) if len(train) else (0.0, 1.0)
         observed, predicted = mean + scale * labels, mean + scale * outputs[:, 0]
-        grid = cells(observed, predicted, (float(low), float(high)), (float(low), float(high)), small)
+        grid = dense_cells(observed, predicted, (float(low), float(high)), (float(low), float(high)), small)
         return [
             Curve(unit, task.name, "density", "all", *grid),
             *_by_quantile(unit, task, "tail", observed, predicted, small),
@@ -257,7 +257,7 @@ def _roc(unit: Unit, task: Task, group: str, hit: Array, risk: Array, small: int
     return [Curve(unit, task.name, "roc", group, tuple(x.tolist()), tuple(np.interp(x, *rate).tolist()))]
 
 
-def cells(
+def dense_cells(
     x: Array, y: Array, x_range: tuple[float, float], y_range: tuple[float, float], small: int = 0
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """Centres and counts of the cells of a grid that hold enough patients; values outside count at its rim."""
@@ -278,18 +278,18 @@ def _map(unit: Unit, task: Task, train: Tensor, held_out: Tensor, seed: int, sma
     """The held-out latents (1, v, h) in two dimensions, a density for each cluster (M3H paper, Fig. 5d)."""
     shown = held_out[:, :_MAP_ROWS]
     cluster = clustering.nearest(shown, clustering.groups(train, task.n_outputs, [seed]))[0].cpu().numpy()
-    place = flat(shown[0].double().cpu().numpy(), seed)
+    place = in_two_dimensions(shown[0].double().cpu().numpy(), seed)
     spans = [(float(axis.min()), float(axis.max())) for axis in place.T]
     found = []
     for number in range(task.n_outputs):
         rows = cluster == number
-        grid = cells(place[rows, 0], place[rows, 1], spans[0], spans[1], small)
+        grid = dense_cells(place[rows, 0], place[rows, 1], spans[0], spans[1], small)
         if grid[0]:
             found.append(Curve(unit, task.name, "map", f"cluster {number + 1}", *grid))
     return found
 
 
-def flat(latents: Array, seed: int) -> Array:
+def in_two_dimensions(latents: Array, seed: int) -> Array:
     """(n, h) to (n, 2): UMAP, as the paper has it, where umap-learn is installed, else t-SNE."""
     try:
         from umap import UMAP

@@ -15,8 +15,7 @@ from model.networks.contract import Shape
 from model.networks.settings import FlexCareSettings
 from model.sources.opening import write_cohort
 from model.sources.synthetic_incomplete import incomplete
-from model.trained import confirming, flexcare_inside
-from model.trained.inside import look_inside
+from model.trained import confirming
 from model.training import cost
 from model.training.trainer import TrainingPayload
 from tests.support.searches import Call, finish
@@ -25,7 +24,7 @@ from tim_search.app import inside
 from tim_search.report import page as report
 from tim_search.report.figures import inside as inside_figures
 from tim_search.results import opened
-from tim_search.types import FINAL_FOLD, BadInput, Pack, Unit
+from tim_search.types import FINAL_FOLD, Pack, Unit
 
 SEARCH = """
 cohort: cohort
@@ -128,12 +127,6 @@ def test_bad_input_is_told(finished: Path, call: Call, arguments: list[str], wor
     code, _, err = call("inspect", finished, *arguments)
     assert code == 2
     assert words in " ".join(err.split())
-
-
-def test_a_network_without_an_inside_says_so() -> None:
-    with pytest.raises(BadInput, match="m3h has no experts"):
-        look_inside("m3h")
-    assert look_inside("flexcare") is flexcare_inside.look
 
 
 def test_turns_lie_where_they_happened() -> None:

@@ -60,17 +60,20 @@ def look(
     Raises:
         BadInput: unknown tasks, a network that has nothing to show, or a cohort that is no longer the search's.
     """
-    from model.trained.inside import look_inside
+    from model.trained.inside import look as look_inside
+    from model.trained.inside import shows
+    from model.training.trainer import TrainingPayload
 
     results = opened.open_search(folder)
     check_seeds(seeds, 5)
     tasks = check_tasks("--subset", members, results)
     chosen = subset(members or tasks)
-    look_at = look_inside(results.manifest.context.network)
+    shows(results.manifest.context.network, allow_code=allow_code)
     search = reopen(results, consequence="what is seen would not be its networks", allow_code=allow_code, note=note)
     _, fold = search.blocks[0]
-    device, threads = search.file.device, max(1, int(search.resources.cpus))
-    inside = look_at(search.cohort, search.settings, chosen, tuple(range(seeds)), fold, device, threads, note)
+    threads = max(1, int(search.resources.cpus))
+    payload = TrainingPayload(search.cohort, search.context.network, search.settings, search.file.device, threads)
+    inside = look_inside(payload, chosen, tuple(range(seeds)), fold, note)
     place = results.folder / "inside" / "+".join(chosen)[:120]
     tables = _hidden({name: getattr(inside, name) for name in TABLES}, search.file.small_cells)
     for name, table in tables.items():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.data.folds import Fold
-from model.networks import flexcare
+from model.networks import flexcare, flexcare_tokens
 from model.networks.contract import Dice, Layout, Parameters, layout, supervised_losses
 from model.networks.settings import FlexCareSettings
 from model.training import in_turn
@@ -132,7 +132,7 @@ def test_no_step_waits_for_its_device(fold: Fold, mask: str) -> None:
 def test_the_mask_is_eq_4_token_by_token(counts: tuple[int, ...]) -> None:
     kinds = [("modality" if len(c) == 1 else "combination", c) for c in all_combinations(len(counts))]
     kinds += [("modality", (m,)) for m, count in enumerate(counts) for _ in range(count)]
-    found = flexcare.attends(counts, "auto")
+    found = flexcare_tokens.attends(counts, "auto")
     assert found.shape == (len(kinds), len(kinds))
     for i, asks in enumerate(kinds):
         for j, asked in enumerate(kinds):
@@ -140,19 +140,19 @@ def test_the_mask_is_eq_4_token_by_token(counts: tuple[int, ...]) -> None:
 
 
 def test_combinations_of_many_modalities() -> None:
-    assert len(flexcare.combinations_of(3, "all")) == 7
-    assert len(flexcare.combinations_of(4, "auto")) == 15
-    assert len(flexcare.combinations_of(6, "auto")) == 6 + 15 + 1
-    assert len(flexcare.combinations_of(6, "all")) == 63
-    assert flexcare.combinations_of(2, "pairs") == ((0,), (1,), (0, 1))
-    assert flexcare.combinations_of(3, "single") == ((0,), (1,), (2,))
-    assert flexcare.combinations_of(1, "auto") == ((0,),)
+    assert len(flexcare_tokens.combinations_of(3, "all")) == 7
+    assert len(flexcare_tokens.combinations_of(4, "auto")) == 15
+    assert len(flexcare_tokens.combinations_of(6, "auto")) == 6 + 15 + 1
+    assert len(flexcare_tokens.combinations_of(6, "all")) == 63
+    assert flexcare_tokens.combinations_of(2, "pairs") == ((0,), (1,), (0, 1))
+    assert flexcare_tokens.combinations_of(3, "single") == ((0,), (1,), (2,))
+    assert flexcare_tokens.combinations_of(1, "auto") == ((0,),)
 
 
 def test_a_token_is_sent_to_the_top_experts_only(fold: Fold) -> None:
     plan, values = started(fold, (("back", "dead"),))
     inner = flexcare.forward(values, plan, fold.validation, SETTINGS).inner
-    there, _ = flexcare._existing(fold.validation, (1, 5, 4), all_combinations(3), SETTINGS)
+    there, _ = flexcare_tokens.existing(fold.validation, (1, 5, 4), all_combinations(3), SETTINGS)
     assert not there.all()
     used = (inner.routing > 0).sum(4)[0]
     assert (used[there.unsqueeze(1).expand_as(used)] == SETTINGS.top).all()
@@ -227,7 +227,7 @@ def test_the_balance_is_that_of_a_loop(fold: Fold) -> None:
     quiet = dataclasses.replace(SETTINGS, dropout=0.0)
     inner = flexcare.forward(values, plan, rows, quiet, Dice("x", device=CPU)).inner
     noise = Dice("x", device=CPU).normal((9, 1, 7, 4), torch.float64)[:, 0]
-    there, _ = flexcare._existing(rows, (1, 5, 4), all_combinations(3), quiet)
+    there, _ = flexcare_tokens.existing(rows, (1, 5, 4), all_combinations(3), quiet)
     own = {name: value[0] for name, value in values.items()}
     importance, load = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
     normal = torch.distributions.Normal(0.0, 1.0)

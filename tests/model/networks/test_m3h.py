@@ -12,6 +12,7 @@ import torch
 from model.data.folds import load_fold
 from model.data.seeding import batch_order
 from model.networks import m3h
+from model.networks.contract import layout
 from model.networks.settings import M3HSettings
 from model.sources import support2
 from model.training.fitting import fit_pack
@@ -31,7 +32,7 @@ def pack_of(subsets: Sequence[Subset], seed: int = 3) -> Pack:
 def literal_training(members: Subset, fold, settings: M3HSettings, seed: int = 3):
     """Train one subset with the literal reference from the same start on the same minibatches."""
     pack = pack_of([members], seed)
-    plan = m3h.layout([members], TASKS, fold, torch.device("cpu"))
+    plan = layout([members], TASKS, fold, torch.device("cpu"))
     values = reference.starting_point(m3h.initialise(plan, TASKS, fold, seed, settings), 0)
     epochs = [
         fold.train.take(batch_order(pack.units[0].seed, epoch, len(fold.train))).split(settings.batch_size)
@@ -82,7 +83,7 @@ def test_a_pack_equals_the_literal_network_after_full_training(name, missing, up
 
 def test_the_literal_maximum_keeps_its_sign_and_away_from_zero() -> None:
     fold, settings = make_fold(), dataclasses.replace(SETTINGS, attention_maximum="signed")
-    plan = m3h.layout([("ill", "rare")], TASKS, fold, torch.device("cpu"))
+    plan = layout([("ill", "rare")], TASKS, fold, torch.device("cpu"))
     values = m3h.initialise(plan, TASKS, fold, 0, settings)
     for name in ("query.weight", "key.weight", "key.bias"):
         values[f"attention.{name}"] = torch.zeros_like(values[f"attention.{name}"])
@@ -213,14 +214,14 @@ def test_a_diverging_member_changes_no_other(monkeypatch) -> None:
 def test_the_same_task_starts_from_the_same_place_in_every_subset() -> None:
     fold = make_fold()
     device = torch.device("cpu")
-    one = m3h.initialise(m3h.layout([("ill",)], TASKS, fold, device), TASKS, fold, 5, SETTINGS)
-    many = m3h.initialise(m3h.layout([("cost", "ill", "ward")], TASKS, fold, device), TASKS, fold, 5, SETTINGS)
+    one = m3h.initialise(layout([("ill",)], TASKS, fold, device), TASKS, fold, 5, SETTINGS)
+    many = m3h.initialise(layout([("cost", "ill", "ward")], TASKS, fold, device), TASKS, fold, 5, SETTINGS)
     slot = 1
     for name in ("task.weight", "task.bias", "attention.token"):
         assert torch.equal(one[name][0, 0], many[name][0, slot])
     assert torch.equal(one["head.weight"][0, 0, 0], many["head.weight"][0, slot, 0])
     assert torch.equal(one["shared.in.weight"], many["shared.in.weight"])
-    other = m3h.initialise(m3h.layout([("ill",)], TASKS, fold, device), TASKS, fold, 6, SETTINGS)
+    other = m3h.initialise(layout([("ill",)], TASKS, fold, device), TASKS, fold, 6, SETTINGS)
     assert not torch.equal(one["task.weight"], other["task.weight"])
     assert not torch.equal(one["shared.in.weight"], other["shared.in.weight"])
 
@@ -231,7 +232,7 @@ def test_a_rare_outcome_starts_from_its_log_odds() -> None:
     positive = float(fold.train.targets[row].sum())
     count = float(fold.train.labelled[row].sum())
     assert 0 < positive / count < 0.1
-    plan = m3h.layout([("ill", "rare")], TASKS, fold, torch.device("cpu"))
+    plan = layout([("ill", "rare")], TASKS, fold, torch.device("cpu"))
     bias = m3h.initialise(plan, TASKS, fold, 0, SETTINGS)["head.bias"][0]
     assert bias[1, 0].item() == pytest.approx(torch.log(torch.tensor(positive / (count - positive))).item(), abs=1e-6)
     assert abs(bias[0, 0].item()) <= 1 / SETTINGS.width**0.5
@@ -244,9 +245,9 @@ def test_no_step_waits_for_its_device(names: Subset, missing: float) -> None:
     tensor left on the host."""
     fold = make_fold(missing=missing)
     host, away = torch.device("cpu"), torch.device("meta")
-    begun = m3h.initialise(m3h.layout([names] * 2, TASKS, fold, host), TASKS, fold, 0, SETTINGS)
+    begun = m3h.initialise(layout([names] * 2, TASKS, fold, host), TASKS, fold, 0, SETTINGS)
     values = {name: value.detach().to(away).requires_grad_() for name, value in begun.items()}
-    plan = m3h.layout([names] * 2, TASKS, fold, away)
+    plan = layout([names] * 2, TASKS, fold, away)
     whole = fold.train
     rows = dataclasses.replace(
         whole,
@@ -279,6 +280,6 @@ def test_attention_favours_the_own_task_and_its_rows_sum_to_one() -> None:
 def test_subsets_of_different_shape_are_refused_as_one_pack() -> None:
     fold = make_fold()
     with pytest.raises(ValueError, match="one size"):
-        m3h.layout([("ill",), ("ill", "stay")], TASKS, fold, torch.device("cpu"))
+        layout([("ill",), ("ill", "stay")], TASKS, fold, torch.device("cpu"))
     with pytest.raises(ValueError, match="one size"):
-        m3h.layout([("group", "ill"), ("ill", "stay")], TASKS, fold, torch.device("cpu"))
+        layout([("group", "ill"), ("ill", "stay")], TASKS, fold, torch.device("cpu"))
