@@ -48,7 +48,7 @@ BESIDE = {
 #: Heavy libraries, and the packages that may import them.
 OWNERS: dict[str, set[str]] = {
     "torch": {"model.data", "model.scoring", "model.networks", "model.training", "model.trained"},
-    "sklearn": {"model.trained"},
+    "sklearn": {"model.training", "model.trained"},
     "ray": {"tim_search.executors", "tim_search.tuning"},
     "optuna": {"tim_search.tuning"},
     "mlflow": {"tim_search.tracking"},

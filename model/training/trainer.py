@@ -20,8 +20,9 @@ from model.networks.settings import TrainingSettings
 from model.training.fitting import check_supported, fit_pack
 from model.training.pack import Fitted
 from model.training.precision import DTYPES
+from model.training.references import ReferenceTrainer
 from model.training.scores import score_pack
-from tim_search.types import BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Trainer
+from tim_search.types import BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Trainer, references
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,12 @@ class PackTrainer:
         self._folds: dict[tuple[object, ...], Fold] = {}
         torch.set_num_threads(max(1, payload.threads))
 
-    def with_settings(self, settings: str) -> PackTrainer:
-        """See `tim_search.types.Trainer`; folds that both can use are prepared once."""
-        own: Any = replace(cast(Any, self._payload.settings), **json.loads(settings))
+    def with_settings(self, settings: str) -> PackTrainer | ReferenceTrainer:
+        """See `tim_search.types.Trainer`; folds that both can use are prepared once. A reference is a setting too."""
+        values = json.loads(settings)
+        if references.KEY in values:
+            return ReferenceTrainer(self._payload.cohort, values[references.KEY], values["replicates"])
+        own: Any = replace(cast(Any, self._payload.settings), **values)
         other = PackTrainer(replace(self._payload, settings=own), self._look)
         other._folds = self._folds
         return other

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tim_search import config
+from tim_search.app import references
 from tim_search.app.publishing import Finished, publish, publish_tuning, tracker_of
 from tim_search.app.search_folder import prepare
 from tim_search.executors.contract import Executor
@@ -83,6 +84,7 @@ def run_search(
                 caution(f"The figures and tables of round {completed} are not whole: {error} The ledger is whole.")
 
     with log, tracker, contextlib.closing(ray_executor(found, config.training(found), address)) as executor:
+        references.train(found, executor)
         outcome = _search(found, found.plan, executor, tell)
         if found.own is not None:
             publish_tuning(found, tracker)

@@ -233,6 +233,9 @@ class SearchFile(_Section):
     design: Annotated[Annotated[Design, Field(discriminator="kind")] | None, BeforeValidator(_design)] = Field(
         default=None, description="a design"
     )
+    references: bool = Field(
+        default=True, description="true or false (whether each task alone is set beside simple models)"
+    )
     seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] | None = Field(
         default=None, min_length=1, description="a list of whole numbers from 0 to 2147483647, such as [0, 1]"
     )

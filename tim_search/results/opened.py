@@ -27,6 +27,7 @@ from tim_search.plans.greedy import expander
 from tim_search.plans.sequential import sizes
 from tim_search.results import grouping
 from tim_search.results.grouping import Grouping
+from tim_search.results.learnt import Learnt, learnt
 from tim_search.tim import scores as tim
 from tim_search.tim.result import TimResult
 from tim_search.tim.row import Method
@@ -103,6 +104,11 @@ class SearchResults:
         """All scores of the search's tasks and blocks, replicates included."""
         sheet = self.ledger.sheet(self.manifest.context.key, replicates=True)
         return lay_out(sheet, tuple(self.tasks), self.manifest.blocks)
+
+    @cached_property
+    def learnt(self) -> dict[str, Learnt]:
+        """What the reference models say of each task alone; {} of a search without them."""
+        return learnt(self.table, self.ledger, self.manifest.context, self.tasks, self.control)
 
     def tim(self, method: Method | Literal["auto"] = "auto", **options: Any) -> TimResult:
         """TIM scores of what is trained so far; options as of `tim_search.tim.scores.from_table`.
