@@ -19,7 +19,7 @@ from tests.support import ROOT
 from tests.support.mlflow_stores import figure, result, uri_of
 from tim_search import tim
 from tim_search.app import deploy
-from tim_search.tracking.tracker import Tracker
+from tim_search.tracking import Tracker
 
 EXAMPLES = ROOT / "examples"
 

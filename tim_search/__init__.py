@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tim_search.tim.scores import estimate as estimate
     from tim_search.tim.scores import from_ledger as from_ledger
     from tim_search.tim.scores import from_table as from_table
-    from tim_search.tracking.tracker import heatmaps as heatmaps
+    from tim_search.tracking import heatmaps as heatmaps
     from tim_search.types import BadInput as BadInput
     from tim_search.types import TimSearchError as TimSearchError
 

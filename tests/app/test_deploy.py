@@ -23,10 +23,10 @@ import pytest
 from model.trained import final_training
 from tests.support import ROOT
 from tests.support.mlflow_stores import server, uri_of
+from tim_search import tracking
 from tim_search.app import deploy, model_folder
 from tim_search.cli import commands as cli
 from tim_search.results import opened, readings
-from tim_search.tracking import tracker as tracking
 from tim_search.types import BadInput
 
 

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from tests.support.searches import Call, trained_search, write_search
+from tim_search import tracking
 from tim_search.app import publishing, search_folder
 from tim_search.loop import events
 from tim_search.loop.events import EventLog
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.run import Event
 from tim_search.results import opened
-from tim_search.tracking import tracker as tracking
 from tim_search.types import BadInput
 
 
@@ -77,7 +77,7 @@ def test_publishing_tells_when_mlflow_is_down(call: Call, finished: Path) -> Non
     code, _, err = call("publish", finished, "--tracking-uri", "http://127.0.0.1:9")
     assert code == 1
     assert "Not published: " in err
-    assert "run the same command again when MLflow answers" in err.replace("\n", " ")
+    assert "run the same command again when the cause in the warning above is mended" in err.replace("\n", " ")
 
 
 def test_a_later_publication_joins_the_run_of_the_search(finished: Path) -> None:

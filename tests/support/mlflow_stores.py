@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tim_search.tim import scores as tim
 from tim_search.tim.result import TimResult
 from tim_search.tim.row import Method
+from tim_search.tracking import Tracker
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -81,3 +83,13 @@ def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, how)
     process.wait(30)
+
+
+def publish_round(uri: str, folder: Path, number: int, search_id: str = "id") -> list[str]:
+    """The round's heatmap, published; returns the messages."""
+    messages: list[str] = []
+    with Tracker(uri, "demo", search_id, warn=messages.append) as tracker:
+        tracker.heatmap(result(number), [figure(folder)], round=number)
+        tracker.ledger(pd.DataFrame({"score": [0.5]}))
+    assert tracker.missed == []
+    return messages

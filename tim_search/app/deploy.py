@@ -144,7 +144,7 @@ def _publish(
     warn: Callable[[str], None],
 ) -> tuple[dict[str, str], bool]:
     """(what MLflow took of a model: run_id, model_uri, registered; whether it took less than was asked for)."""
-    from tim_search.tracking.tracker import Tracker
+    from tim_search.tracking import Tracker
 
     tracker = Tracker(
         search.tracking_uri,

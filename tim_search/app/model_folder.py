@@ -100,7 +100,7 @@ def load(reference: str | Path, tracking_uri: str | None = None, *, allow_code: 
             f"{name} is a model in MLflow: say where with --tracking-uri or in MLFLOW_TRACKING_URI "
             "(http://host:port, or sqlite:////absolute/path/mlflow.db)."
         )
-    from tim_search.tracking.tracker import fetch_model
+    from tim_search.tracking import fetch_model
 
     with tempfile.TemporaryDirectory() as aside:
         return DeployedModel.load(fetch_model(uri, name, aside) / pyfunc.FILES, allow_code=allow_code)

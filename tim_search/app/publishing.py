@@ -21,7 +21,7 @@ from tim_search.report import gallery
 from tim_search.report import page as report
 from tim_search.results import confirmation, opened
 from tim_search.results.opened import SearchResults
-from tim_search.tracking.tracker import Tracker
+from tim_search.tracking import Tracker
 from tim_search.tuning import choices
 from tim_search.types import Interrupted
 

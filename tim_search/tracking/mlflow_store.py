@@ -1,25 +1,26 @@
 """MLflow as this product reaches it: short waits, queries of runs, and a SQLite database that goes with its folder.
 
-Knows nothing of what is published there; `tracker` does. Only client objects are used: the caller's own
-active run, tracking URI and environment stay as they are. A SQLite database is made under another name and renamed when
-it is whole. Its artifacts are those in mlartifacts/ beside it, wherever the folder was when they were written.
+Knows nothing of what is published there. Only client objects are used: the caller's own active run, tracking URI and
+environment stay as they are. A SQLite database is made and changed to newer forms by MLflow alone, one process at a
+time; its artifacts are those in mlartifacts/ beside it, wherever the folder was when they were written.
 
 `writable` and `reading` give a client; what goes wrong is an OSError of the one and a BadInput of the other.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import math
 import os
 import re
-import secrets
 import shutil
 import socket
 import sqlite3
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -28,14 +29,19 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+from tim_search.gates.files import inside, make_folder, open_regular
+from tim_search.gates.texts import for_terminal
+from tim_search.gates.urls import Recipient, redacted, redacted_url
 from tim_search.types import BadInput
 
 #: Tag of the experiments that hold searches, so that queries need not look into all others.
 MARK = "tim_search"
+#: MLflow cuts longer values of tags and parameters, with a warning only.
+MAX_VALUE = 6000
 #: Folder of the artifacts, beside a SQLite database.
 ARTIFACTS = "mlartifacts"
 
@@ -48,15 +54,16 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A connection kept open would go on writing into a database that was set aside.
+    # A connection kept open would go on writing into a database that was removed with its folder.
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
 #: They print tracebacks of what we say in one sentence.
 _NOISY_LOGGERS = ("mlflow.store.db.utils", "alembic")
 #: What MLflow says of a database whose change to a newer form was cut short.
 _HALF_CHANGED = re.compile(r"table \S+ already exists|duplicate column name|no such (table|column)")
-#: A database takes seconds to make; one that is this old and still has its other name was left by a killed process.
-_LEFT_OVER_SECONDS = 600.0
+#: Bytes of the largest table or figure that is fetched: a heatmap of 1,000 tasks takes a tenth of it.
+_MOST_ARTIFACT = 2**30
+_SQLITE = b"SQLite format 3\0"
 
 
 # Reaching it ----------------------------------------------------------------------------------------------------------
@@ -89,102 +96,188 @@ def reading(uri: str) -> Iterator[MlflowClient]:
             raise FileNotFoundError(f"there is no file {path}.")
         with our_calls():
             reach(uri)
-            if path is not None and (fault := _fault(path)):
-                raise OSError(
-                    f"{path} is broken ({fault}). Run its search again: it sets this file aside, publishes everything "
-                    "anew, and trains nothing twice."
-                )
-            yield _open(uri)
+            with one_process(path, needed=False):
+                if path is not None:
+                    _check_whole(path)
+                client = _open(uri)
+            yield client
     except (MlflowException, OSError, sqlite3.Error) as error:
         raise BadInput(
-            f"MLflow at {shown(uri)} could not be read: {reason(error)} Check the tracking URI "
+            f"MLflow at {for_terminal(redacted_url(uri))} could not be read: {reason(error)} Check the tracking URI "
             "(http://host:port, or sqlite:////absolute/path/mlflow.db), and that a server answers there."
         ) from error
 
 
-def writable(uri: str, warn: Callable[[str], None]) -> MlflowClient:
-    """A client to write with; a SQLite database is made, mended or set aside first, of which `warn` is told.
+def writable(uri: str) -> MlflowClient:
+    """A client to write with; MLflow makes a SQLite database that is missing.
 
     Raises OSError where MLflow cannot be opened, sqlite3.OperationalError where the database is locked.
     """
     path = sqlite_path(uri)
-    if path is not None:
-        _make_ready(path, warn)
+    with one_process(path, needed=True):
+        if path is not None:
+            if not path.exists() or path.stat().st_size == 0:
+                # Not by a client: it would take a database of this name that was removed meanwhile for still there.
+                SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri()).engine.dispose()
+            _check_whole(path)
+            _bring_home(path)
+        return _open(uri)
+
+
+@contextmanager
+def one_process(path: Path | None, *, needed: bool) -> Iterator[None]:
+    """A block that only one process at a time is in for a SQLite database; for None nothing is held.
+
+    MLflow makes its database in hundreds of steps, and so it changes one to a newer form: of two processes that do so
+    at once, one loses its records. Where the place cannot be written MLflow would try for minutes; a lock file in it,
+    which stays there empty, cannot be had at once.
+
+    Raises OSError where the lock cannot be had and is `needed`; a database that cannot be written can still be read.
+    """
+    if path is None:
+        yield
+        return
     try:
-        return _open(uri)
+        if needed:
+            make_folder(path.parent)
+            if path.exists() and not os.access(path, os.W_OK):
+                raise PermissionError(13, "Permission denied", str(path))
+        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if path is None or not _HALF_CHANGED.search(str(error)):
-            raise
-        _set_aside(path, "a change to a newer form was cut short", warn)
-        _make(path)
-        return _open(uri)
+        if needed:
+            why = f"{path} cannot be written ({error.strerror})"
+            raise OSError(f"{why}. Name another place with --tracking-uri or MLFLOW_TRACKING_URI.") from error
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _open(uri: str) -> MlflowClient:
     """A client, the database behind it opened by MLflow; what comes from the libraries below becomes an OSError."""
     try:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, OSError):
-        raise
     except Exception as error:
+        path = sqlite_path(uri)
+        if path is not None and _HALF_CHANGED.search(str(error)):
+            raise _broken(path, "a change to a newer form was cut short") from error
+        if isinstance(error, MlflowException | OSError):
+            raise
         raise OSError(reason(error)) from error
 
 
 def reach(uri: str) -> None:
     """Raise OSError within seconds when nothing can be behind the URI; MLflow itself would try for minutes."""
-    parts = urllib.parse.urlsplit(uri)
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError as error:
+        raise OSError(f"this is no URI ({error}).") from None
     if parts.scheme == "sqlite":
-        if found := sorted(set("?#%") & set(uri)):
-            raise OSError(f"MLflow takes a path with {' or '.join(found)} for another one. Name another folder.")
-        path = sqlite_path(uri)
-        if path is not None and path.is_file():
-            with path.open("rb") as file:
-                start = file.read(16)
-            if start not in (b"", b"SQLite format 3\0"):
-                raise OSError(f"{path} is not a SQLite database.")
+        _reach_database(uri)
         return
     if parts.scheme in ("", "file"):
-        raise OSError("this is a path, and MLflow 3 no longer keeps runs in plain files.")
+        raise OSError(
+            "this is a path, and MLflow 3 no longer keeps runs in plain files. Name a database instead: "
+            "sqlite:////absolute/path/mlflow.db."
+        )
     if parts.scheme not in ("http", "https"):
         return  # another database: its driver sees to it
-    if not parts.hostname:
-        raise OSError("the tracking URI names no host.")
-    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
-        return  # only the proxy can tell
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     try:
-        socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
-    except OSError as error:
-        raise OSError(f"nothing answers at {parts.hostname}:{port} ({error}).") from error
+        recipient = Recipient.of(uri)
+    except BadInput as error:
+        problem = "no host" if not parts.netloc.rpartition("@")[2] else f"no host and port that can be ({error})"
+        raise OSError(f"the tracking URI names {problem}.") from None
+    host = str(parts.hostname)
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return  # only the proxy can tell
+    try:
+        socket.create_connection((host, int(recipient.host.rpartition(":")[2])), _CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        raise OSError(f"nothing answers at {recipient.host} ({error}).") from error
 
 
-def shown(uri: str) -> str:
-    """A text with URIs without the user and the password that may stand before the host; paths keep their @."""
-    return re.sub(r"(\w://)[^/\s]*@", r"\1", uri)
+def _reach_database(uri: str) -> None:
+    """Raise OSError for a SQLite URI behind which is no database of MLflow's, and none can be made."""
+    if odd := sorted(set("?#%") & set(uri)):
+        raise OSError(f"MLflow takes a path with {' or '.join(odd)} for another one. Name another folder.")
+    path = sqlite_path(uri)
+    if path is None or not (path.exists() or path.is_symlink()):
+        return
+    try:
+        with open_regular(path) as file:
+            start = file.read(len(_SQLITE))
+    except BadInput as error:
+        raise OSError(str(error)) from None
+    if start not in (b"", _SQLITE):
+        raise OSError(f"{path} is not a SQLite database.")
+
+
+def _check_whole(path: Path) -> None:
+    """Raise OSError for a database of something else, and for a broken one, with what to do about it.
+
+    Raises sqlite3.OperationalError where it cannot be told (locked, no permission).
+    """
+    with closing(_connect(path, "ro")) as database:
+        try:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and not tables & {"experiments", "alembic_version"}:
+                raise OSError(f"{path} is a SQLite database of something else.")
+            # MLflow makes its default experiment last of all.
+            whole = "experiments" in tables and database.execute("SELECT 1 FROM experiments").fetchone() is not None
+            fault = "" if whole else "an interruption left it half made"
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            fault = str(error)
+    if fault:
+        raise _broken(path, fault)
+
+
+def _broken(path: Path, fault: str) -> OSError:
+    return OSError(
+        f"{path} is broken ({fault}). Move it away, as with `mv {path} {path}.broken`, and publish again: everything "
+        "is published anew from the ledger, and nothing is trained twice."
+    )
 
 
 def reason(error: Exception) -> str:
-    """The first line of what went wrong, as a sentence."""
+    """The first line of what went wrong, as a sentence without secrets."""
     lines = str(error).strip().splitlines()
     text = lines[0].strip() if lines else type(error).__name__
     if cause := re.search(r"Max retries exceeded.*Caused by (\w+)", text):
         text = f"the server takes connections but does not answer ({cause[1]})"
-    return shown(text if len(text) <= 300 else f"{text[:300]}...").rstrip(".") + "."
+    return for_terminal(redacted(text), most=500).rstrip(".") + "."
 
 
 # Runs and their artifacts ---------------------------------------------------------------------------------------------
 
 
-def experiment(client: MlflowClient, uri: str, name: str) -> str:
-    """Id of the experiment, made where it is missing."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        if MARK not in found.tags:
-            client.set_experiment_tag(found.experiment_id, MARK, "1")
-        return str(found.experiment_id)
-    path = sqlite_path(uri)
-    artifacts = (path.parent / ARTIFACTS).as_uri() if path is not None else None
-    return str(client.create_experiment(name, artifact_location=artifacts, tags={MARK: "1"}))
+def experiment(client: MlflowClient, uri: str, name: str, warn: Callable[[str], None]) -> str:
+    """Id of the experiment, made where it is missing; `warn` is told where a server takes no artifacts.
+
+    Raises OSError where it was deleted.
+    """
+    path, there = sqlite_path(uri), client.get_experiment_by_name(name)
+    if there is None:
+        artifacts = (path.parent / ARTIFACTS).as_uri() if path is not None else None
+        there = client.get_experiment(client.create_experiment(name, artifact_location=artifacts, tags={MARK: "1"}))
+    elif there.lifecycle_stage == "deleted":
+        raise OSError(
+            f"its experiment {name} is deleted. Restore it: MLFLOW_TRACKING_URI={redacted_url(uri)} mlflow experiments "
+            f"restore --experiment-id {there.experiment_id}"
+        )
+    elif MARK not in there.tags:
+        client.set_experiment_tag(there.experiment_id, MARK, "1")
+    if uri.startswith("http") and urllib.parse.urlsplit(there.artifact_location).scheme in ("", "file"):
+        warn(
+            f"MLflow at {redacted_url(uri)} takes no figures and tables: they land on this machine, in "
+            f"{there.artifact_location}, where others cannot read them. Start the server with --serve-artifacts and "
+            f"--artifacts-destination, and rename or delete its experiment {name}: one that exists keeps its place."
+        )
+    return str(there.experiment_id)
 
 
 def experiments(client: MlflowClient) -> list[str]:
@@ -232,14 +325,31 @@ def _quoted(text: str) -> str:
 
 
 def fetch(client: MlflowClient, uri: str, run: Run, name: str, destination: str) -> Path:
-    """A copy of an artifact; that beside the database where its folder has been moved since it was written."""
+    """A copy of an artifact; that beside the database where its folder has been moved since it was written.
+
+    Of a SQLite database, which may have come from others with its folder, only a regular file of bounded size that
+    lies among the run's artifacts, also after following links. Raises BadInput for another one.
+    """
     path, stored = sqlite_path(uri), local(run.info.artifact_uri)
-    if path is not None and stored is not None and not (stored / name).exists():
-        beside = path.parent / ARTIFACTS / run.info.run_id / "artifacts" / name
-        if not beside.exists():
-            raise FileNotFoundError(f"the database is whole, but there is no file {beside} any more.")
-        return Path(shutil.copy(beside, destination))
-    return Path(client.download_artifacts(run.info.run_id, name, destination))
+    if path is None or stored is None:
+        return Path(client.download_artifacts(run.info.run_id, name, destination))
+    artifacts = stored
+    if not (stored / name).exists():
+        artifacts = path.parent / ARTIFACTS / run.info.run_id / "artifacts"
+        if not (artifacts / name).exists():
+            raise FileNotFoundError(f"the database is whole, but there is no file {artifacts / name} any more.")
+    source = inside(artifacts, name, outside="It is not copied. Look at the tags of its run with `mlflow ui`.")
+    copy = Path(destination) / source.name
+    with open_regular(source, _MOST_ARTIFACT) as file, copy.open("wb") as target:
+        shutil.copyfileobj(file, target)
+    return copy
+
+
+def log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> None:
+    """Log numbers of a run; what is not finite is left out."""
+    now = int(time.time() * 1000)
+    finite = [Metric(key, float(value), now, step) for key, value in values.items() if math.isfinite(value)]
+    client.log_batch(run_id, metrics=finite)
 
 
 # A SQLite database ----------------------------------------------------------------------------------------------------
@@ -257,70 +367,9 @@ def local(uri: str) -> Path | None:
     return Path(urllib.request.url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     """The database itself, never made here."""
-    return sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)
-
-
-def _fault(path: Path) -> str | None:
-    """What is wrong with MLflow's database, None if nothing is.
-
-    Raises sqlite3.OperationalError where it cannot be told (locked, no permission), OSError for another's database.
-    """
-    with closing(_connect(path)) as database:
-        try:
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables and not tables & {"experiments", "alembic_version"}:
-                raise OSError(f"{path} is a SQLite database of something else.")
-            # MLflow makes its default experiment last of all.
-            if "experiments" not in tables or not database.execute("SELECT 1 FROM experiments LIMIT 1").fetchall():
-                return "it was left half made by an interruption"
-            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
-            return None if found == "ok" else found
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            return str(error)
-
-
-def _make_ready(path: Path, warn: Callable[[str], None]) -> None:
-    """See to it that there is a whole database whose artifacts go beside it."""
-    if path.is_file() and path.stat().st_size > 0 and (fault := _fault(path)):
-        _set_aside(path, fault, warn)
-    if not path.is_file() or path.stat().st_size == 0:
-        _make(path)
-    _bring_home(path)
-
-
-def _set_aside(path: Path, fault: str, warn: Callable[[str], None]) -> None:
-    """Rename a broken database, its journal with it: left behind, that would be played into the next database."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
-        number += 1
-    for end in ("-journal", "-wal", "-shm", ""):
-        if (part := path.with_name(path.name + end)).exists():
-            part.rename(aside.with_name(aside.name + end))
-    warn(
-        f"MLflow's database {path} is broken ({fault}): it is now called {aside.name}, and a new one takes its place. "
-        "What is in the ledger, the tables and the figures is not touched."
-    )
-
-
-def _make(path: Path) -> None:
-    """Make an empty database of MLflow: whole, or not under this name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f"{path.name}.making-"
-    for left in path.parent.iterdir():
-        if left.name.startswith(prefix) and time.time() - left.stat().st_mtime > _LEFT_OVER_SECONDS:
-            left.unlink(missing_ok=True)
-    part = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        SqlAlchemyStore(f"sqlite:///{part}", (path.parent / ARTIFACTS).as_uri()).engine.dispose()
-        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # of a database that is gone
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-        part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
+    return sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True)
 
 
 def _bring_home(path: Path) -> None:

@@ -12,14 +12,13 @@ import pytest
 
 from model.sources import haim_tables, support2
 from model.trained import confirming
-from tim_search import config
+from tim_search import config, tracking
 from tim_search.config import designs, resolving
 from tim_search.config.sections import ExactDesign
 from tim_search.executors import ray_executor, ray_start
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop.manifest import Manifest
 from tim_search.results import grouping, merge
-from tim_search.tracking import tracker as tracking
 from tim_search.tuning.space import TuningSection
 from tim_search.types import BadInput, Context, Resources, Task
 
