@@ -256,7 +256,10 @@ class SearchFile(_Section):
         default=None, description="a folder for the ledger, or s3://bucket/prefix"
     )
     small_cells: int = Field(
-        default=0, ge=0, description="a whole number: counts of fewer patients are in nothing that is written"
+        default=0,
+        ge=0,
+        strict=True,  # true is no 1
+        description="a whole number, 0 or 3 and more: counts of fewer patients are in nothing that is written",
     )
     tracking_uri: str | None = Field(
         default=None,
@@ -269,6 +272,9 @@ class SearchFile(_Section):
         if self.blocks is not None and (self.seeds is not None or self.folds is not None):
             text = "stands alone (block b: seed b, fold b modulo the number of folds), but seeds or folds are given too"
             raise _error(f"{text}. Take out `blocks`, or `seeds` and `folds`", "blocks")
+        if self.small_cells in (1, 2):
+            text = "below 2 there is no count to hide, and a hidden count below 2 can only be 1"
+            raise _error(f"expected 0, or 3 and more: {text}, got {self.small_cells}. Take 3 or more", "small_cells")
         if self.tracking_uri and "@" in urllib.parse.urlsplit(self.tracking_uri).netloc:
             text = "a search file is copied beside its results and may hold no password"
             raise _error(f"{text}. Set MLFLOW_TRACKING_URI in the environment instead", "tracking_uri")

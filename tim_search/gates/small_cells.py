@@ -7,13 +7,22 @@ that a page may be written of a record that was; a larger N then hides more of i
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tim_search.gates import suppression
 
 #: A count, or what stands for one that is hidden.
 Count: TypeAlias = int | str
+#: How counts of one table are told.
+Shower: TypeAlias = Callable[[Any], Count]
 
 
 def count(value: Count, small: int) -> Count:
@@ -23,12 +32,31 @@ def count(value: Count, small: int) -> Count:
     return f"<{small}" if 0 < value < small else value
 
 
-def near(value: Count, small: int) -> Count:
-    """A count that must not be told exactly; 0 is, as everywhere."""
+def near(value: Count, small: int, coarser: int = 1) -> Count:
+    """A count that must not be told exactly; 0 is, as everywhere. The steps are `coarser` times as wide."""
     if isinstance(value, str) or value < small or not small:
         return count(value, small)
-    step = _step(small)
+    step = _step(small) * coarser
     return f"≈{max(round(value / step) * step, small):,}"
+
+
+def interval(value: int, show: Shower) -> tuple[int, int]:
+    """The least and the largest count that is told as this one is."""
+    told_so = show(value)
+    least = largest = value
+    while least > 0 and show(least - 1) == told_so:
+        least -= 1
+    while isinstance(told_so, str) and show(largest + 1) == told_so:
+        largest += 1
+    return least, largest
+
+
+def blurred(value: float, spread: float, n: int, small: int) -> float:
+    """A mean over n patients, rounded so that a few of them, `spread` away from the others, do not show in it."""
+    if not small or not n or not spread or not math.isfinite(value):
+        return value
+    step = 10.0 ** math.ceil(math.log10(2 * small * spread / n))
+    return round(round(value / step) * step, 12)
 
 
 def few(values: Iterable[Count], small: int) -> bool:
@@ -49,29 +77,70 @@ def rounded(value: int, small: int) -> int:
 def of_cohort(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
     """The record of a cohort (`model.cohorts.manifest.describe`) without counts below `small`; same keys.
 
-    Beside counts, a share that would give one away becomes None, and a mean over few patients is left out.
+    Beside counts, a share that would give one away becomes None, a mean over few patients is left out, and other means
+    are rounded so that a few patients do not show in them. Where rounding leaves no doubt of a hidden count
+    (`suppression`), the steps grow; where that does not help either, the counts by part of the split are left out.
     """
     if not small:
         return dict(cohort)
     n = cohort["samples"]
-    left = [value for _, value in cohort["filters"]]
+    filters = [value for _, value in cohort["filters"]]
     # What a filter took away is a count too.
-    taken = [abs(a - b) for a, b in itertools.pairwise(left)] if not few(left, 0) else left
-    filtered = near if few([*left, *taken], small) else count
-    of_parts = [part[key] for part in cohort["parts"] for key in ("samples", "patients")]
-    split = near if few(of_parts, small) else count
+    taken = [abs(a - b) for a, b in itertools.pairwise(filters)] if not few(filters, 0) else filters
+    filtered = _shower([*filters, *taken], small, lambda show: _filters_in_doubt(filters, n, show, small))
+    of_parts = {key: [part[key] for part in cohort["parts"]] for key in ("samples", "patients")}
+    split: Shower | None = functools.partial(count, small=small)
+    if few([*of_parts["samples"], *of_parts["patients"]], small):
+        split = _in_least_steps(
+            small,
+            lambda show: all(few(values, 0) or _parts_in_doubt(values, show, small) for values in of_parts.values()),
+        )
+    parts = cohort["parts"] if split else []
     return {
         **cohort,
         "samples": count(n, small),
         "patients": count(cohort["patients"], small),
-        "filters": [[name, filtered(value, small)] for name, value in cohort["filters"]],
-        "parts": [
-            {**part, "samples": split(part["samples"], small), "patients": split(part["patients"], small)}
-            for part in cohort["parts"]
-        ],
-        "modalities": [_modality(one, n, small) for one in cohort["modalities"]],
-        "tasks": [_task(one, n, small) for one in cohort["tasks"]],
+        "filters": [[name, filtered(value)] for name, value in cohort["filters"]],
+        "parts": [{**part, **{key: split(part[key]) for key in ("samples", "patients")}} for part in parts if split],
+        "modalities": [_modality(modality, n, small) for modality in cohort["modalities"]],
+        "tasks": [_task(task, n, [part["samples"] for part in parts], small) for task in cohort["tasks"]],
     }
+
+
+def _shower(values: Sequence[Count], small: int, in_doubt: Callable[[Shower], bool]) -> Shower:
+    """How to tell counts that belong together: exactly, or where one is small in the least steps that leave doubt."""
+    if not few(values, small):
+        return lambda value: count(value, small)
+    exact = not any(isinstance(value, str) for value in values)  # else hidden before, by what nobody knows here
+    show = _in_least_steps(small, lambda way: not exact or in_doubt(way))
+    return show or (lambda value: f"<{small}" if value else 0)
+
+
+def _in_least_steps(small: int, in_doubt: Callable[[Shower], bool]) -> Shower | None:
+    """The finest way to tell counts that leaves the small ones in doubt; None where none does."""
+    ways = (functools.partial(near, small=small, coarser=coarser) for coarser in (1, 2, 5, 10))
+    return next((way for way in ways if in_doubt(way)), None)
+
+
+def _filters_in_doubt(filters: Sequence[Any], n: Count, show: Shower, small: int) -> bool:
+    """Whether what each filter took away stays in doubt, though the samples that are left are told exactly."""
+    if isinstance(n, str) or any(a < b for a, b in itertools.pairwise(filters)):
+        return True
+    cells = np.array([*(a - b for a, b in itertools.pairwise(filters)), filters[-1]])
+    told = np.triu(np.ones((len(cells), len(cells)), np.int64))
+    intervals = [interval(value, show) for value in filters]
+    if filters[-1] == n:
+        intervals[-1] = (n, n)
+    return suppression.open_to_doubt(cells, told, intervals, np.eye(len(cells), dtype=np.int64), small)
+
+
+def _parts_in_doubt(parts: Sequence[Any], show: Shower, small: int) -> bool:
+    """Whether each part stays in doubt, though all parts together are told exactly."""
+    cells, each = np.array(parts, np.int64), np.eye(len(parts), dtype=np.int64)
+    told = np.concatenate([each, np.ones((1, len(parts)), np.int64)])
+    total = int(cells.sum())
+    whole_interval = interval(total, functools.partial(count, small=small))
+    return suppression.open_to_doubt(cells, told, [*(interval(v, show) for v in parts), whole_interval], each, small)
 
 
 def of_training(training: Mapping[str, Any], small: int) -> dict[str, Any]:
@@ -89,57 +158,76 @@ def of_training(training: Mapping[str, Any], small: int) -> dict[str, Any]:
     }
 
 
-def _modality(one: Mapping[str, Any], n: Count, small: int) -> dict[str, Any]:
-    absent, missing = one["absent"], one["column_missing"]
+def _modality(modality: Mapping[str, Any], n: Count, small: int) -> dict[str, Any]:
+    absent, missing = modality["absent"], modality["column_missing"]
     there = _minus(n, absent)
-    show = near if few([absent, there], small) else count
+    show = _shower([absent, there], small, lambda show: _parts_in_doubt([absent, there], show, small))
     # As telling as how many lack a value is how many have one, where that can be had.
-    known = not isinstance(show(absent, small), str)
-    columns = {name: few([value, *([_minus(there, value)] if known else [])], small) for name, value in missing.items()}
-    return {
-        **one,
-        "absent": show(absent, small),
-        "missing": None if any(columns.values()) else one["missing"],
-        "column_missing": {
-            name: (near if columns[name] else count)(value, small) for name, value in missing.items()
-        },
-    }  # fmt: skip
+    known = not isinstance(show(absent), str)
+    columns = {
+        name: _shower(
+            [value, *([_minus(there, value)] if known else [])],
+            small,
+            lambda show, value=value: not known or _parts_in_doubt([value, there - value], show, small),  # type: ignore[misc]
+        )(value)
+        for name, value in missing.items()
+    }
+    hidden = not known or any(isinstance(value, str) for value in columns.values())
+    # A share of exact counts is no news; of hidden ones it would tell them, since it has as many digits as it needs.
+    shares = {"missing": None if hidden else modality["missing"]}
+    if "mean_steps" in modality:
+        rows = there if isinstance(there, int) else 0
+        shares["mean_steps"] = None if hidden or not rows else blurred(modality["mean_steps"], 1.0, rows, small)
+    return {**modality, "absent": show(absent), **shares, "column_missing": columns}
 
 
-def _task(one: Mapping[str, Any], n: Count, small: int) -> dict[str, Any]:
-    if "labelled" not in one:
-        return dict(one)
-    labelled, parts = one["labelled"], one["parts"]
-    counts = [value for _, value in one.get("classes", [])]
+def _task(task: Mapping[str, Any], n: Count, part_sizes: Sequence[Count], small: int) -> dict[str, Any]:
+    if "labelled" not in task:
+        return dict(task)
+    labelled, parts = task["labelled"], task["parts"] if part_sizes else []
+    task = {**task, "parts": parts}
+    counts = [value for _, value in task.get("classes", [])]
     # Of a multilabel task a share is one of the samples that carry the label: what is left of it, and of the task.
-    known = one.get("known", [])
-    counts += [_minus(of, value) for of, value in zip(known, counts, strict=bool(known))]
-    counts += [_minus(labelled, of) for of in known]
+    carrying = task.get("known", [])
+    rests = [_minus(of, value) for of, value in zip(carrying, counts, strict=bool(carrying))]
+    rests += [_minus(labelled, of) for of in carrying]
     of_parts = [part["labelled"] for part in parts]
+    without = [_minus(size, of) for size, of in zip(part_sizes, of_parts, strict=True)] if parts else []
     for part in parts:
         if part["positive"] is not None:
-            of_parts += [part["positive"], _minus(part["labelled"], part["positive"])]
+            rests += [_minus(part["labelled"], part["positive"])]
+            of_parts += [part["positive"]]
     # One hidden count of a task could be had from its others and their sum.
-    show = near if few([labelled, _minus(n, labelled), *counts, *of_parts], small) else count
-    found = {
-        **one,
-        "labelled": show(labelled, small),
+    every = [labelled, _minus(n, labelled), *counts, *carrying, *rests, *of_parts, *without]
+    show: Shower = functools.partial(count, small=small)
+    if few(every, small):
+        fine = _in_least_steps(small, lambda way: few(every, 0) or _task_in_doubt(task, n, part_sizes, way, small))
+        if fine is None:
+            parts, task = [], {**task, "parts": []}
+            fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, (), way, small))
+        show = fine or (lambda value: f"<{small}" if value else 0)
+    shown = {
+        **task,
+        "labelled": show(labelled),
         "parts": [
             {
                 **part,
-                "labelled": show(part["labelled"], small),
-                "positive": None if part["positive"] is None else show(part["positive"], small),
+                "labelled": show(part["labelled"]),
+                "positive": None if part["positive"] is None else show(part["positive"]),
             }
             for part in parts
         ],
     }
-    if "classes" in one:
-        found["classes"] = [[name, show(value, small)] for name, value in one["classes"]]
-    if "known" in one:
-        found["known"] = [show(value, small) for value in known]
-    if few([labelled], small):
-        found = {key: value for key, value in found.items() if key not in ("mean", "sd")}
-    return found
+    if "classes" in task:
+        shown["classes"] = [[name, show(value)] for name, value in task["classes"]]
+    if "known" in task:
+        shown["known"] = [show(value) for value in carrying]
+    if "mean" in task:
+        # The digits of a mean tell by how many it was divided.
+        del shown["mean"], shown["sd"]
+        if isinstance(shown["labelled"], int) and shown["labelled"]:
+            shown |= {key: blurred(task[key], task["sd"], shown["labelled"], small) for key in ("mean", "sd")}
+    return shown
 
 
 def _minus(whole: Count, part: Count) -> Count:
@@ -155,3 +243,81 @@ def _number(text: str) -> int:
 
 def _step(small: int) -> int:
     return 10 * -(-small // 10)
+
+
+#: Cells of a table, with which all moves of two patients are looked at in little time.
+_MOST_CELLS = 120
+
+
+def _task_in_doubt(task: Mapping[str, Any], n: Any, part_sizes: Sequence[Any], show: Shower, small: int) -> bool:
+    """Whether no small count of the task follows from the others, told by `show`, and from the sizes of the parts."""
+    classes, carrying = [value for _, value in task.get("classes", [])], task.get("known", [])
+    parts = task["parts"] or [{"labelled": task["labelled"], "positive": None}]
+    sizes = list(part_sizes) if task["parts"] else [n]
+    labelled = [part["labelled"] for part in parts]
+    positive = [part["positive"] for part in parts]
+    if sum(labelled) != task["labelled"] or sum(sizes) != n:
+        return False  # no split: nothing can be said of such parts
+    by_part = None not in positive and len(classes) == 2 and sum(positive) == classes[1]
+    if by_part:
+        grid = [[of - yes, yes] for of, yes in zip(labelled, positive, strict=True)]
+    elif classes and not carrying and sum(classes) == task["labelled"]:
+        grid = _spread(labelled, classes)
+    else:
+        grid = [[of] for of in labelled]
+    # (P, K + 1): patients of each part by class, the last column those without a label.
+    table = np.array([[*row, size - sum(row)] for row, size in zip(grid, sizes, strict=True)], np.int64)
+    if (table < 0).any() or table.size > _MOST_CELLS:
+        return False
+    whole, inner = np.ones_like(table), np.ones_like(table)
+    inner[:, -1] = 0
+    of_part = [np.eye(len(table), dtype=np.int64)[:, [row]] for row in range(len(table))]
+    of_class = [np.eye(table.shape[1], dtype=np.int64)[[column]] for column in range(table.shape[1])]
+    told = [inner, *(whole * column for column in of_class[:-1]), *(inner * row for row in of_part)]
+    told += [row * of_class[1] for row in of_part] if by_part else []
+    secret = [*told, *((whole - inner) * row for row in of_part), whole - inner]
+    secret += [row * of_class[0] for row in of_part] if by_part else []
+    exact = [whole * row for row in of_part]
+    if not _in_doubt(table, told, exact, secret, show, small):
+        return False
+    return all(
+        _in_doubt(
+            np.array([[yes, of - yes, task["labelled"] - of, n - task["labelled"]]]),
+            [np.array([mask]) for mask in ((1, 0, 0, 0), (1, 1, 0, 0), (1, 1, 1, 0))],
+            [np.ones((1, 4), np.int64)],
+            [np.array([mask]) for mask in ((1, 0, 0, 0), (0, 1, 0, 0), (1, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))],
+            show,
+            small,
+        )
+        for yes, of in zip(classes, carrying, strict=bool(carrying))
+    )
+
+
+def _in_doubt(
+    table: NDArray[np.int64],
+    told: Sequence[NDArray[np.int64]],
+    exact: Sequence[NDArray[np.int64]],
+    secret: Sequence[NDArray[np.int64]],
+    show: Shower,
+    small: int,
+) -> bool:
+    """`suppression.open_to_doubt` for masks of a table (P, K): sums told by `show`, told exactly, and secret."""
+    rows = [np.asarray(masks, np.int64).reshape(len(masks), table.size) for masks in (told, exact, secret)]
+    sums = [int(value) for value in rows[0] @ table.ravel()]
+    intervals = [interval(value, show) for value in sums]
+    intervals += [interval(int(value), functools.partial(count, small=small)) for value in rows[1] @ table.ravel()]
+    return suppression.open_to_doubt(table.ravel(), np.concatenate(rows[:2]), intervals, rows[2], small)
+
+
+def _spread(rows: Sequence[int], columns: Sequence[int]) -> list[list[int]]:
+    """One of the tables that have these sums of rows and columns; which one tells nobody anything."""
+    left = list(columns)
+    grid = []
+    for total in rows:
+        taken = []
+        for place, value in enumerate(left):
+            taken.append(min(total, value))
+            total -= taken[-1]
+            left[place] -= taken[-1]
+        grid.append(taken)
+    return grid
