@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from model.cohorts.cohort import Bools, Floats, Modality, ModalityKind
-from model.cohorts.folder_reader import Reader, Samples, texts
+from model.cohorts.folder_reader import UNREADABLE, Reader, Samples, texts
 
 SUFFIX = ".npy"
 
@@ -66,8 +66,9 @@ def _array(reader: Reader, file: str, place: str) -> Floats | None:
     try:
         # A plain array over the map: NumPy's own class for it would be copied around as a special case.
         values = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
-        reader.error(f"{place}.file", f"{file} cannot be mapped: {error}.", "Write it with numpy.save.")
+    except UNREADABLE as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        reader.error(f"{place}.file", f"{file} cannot be mapped: {first}.", "Write it with numpy.save.")
         return None
     if values.dtype not in (np.float32, np.float64):
         reader.error(file, f"expected float32 or float64, given {values.dtype}.", "Convert it: array.astype('f4').")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +30,11 @@ DESCRIPTION = "cohort.yaml"
 OUTSIDE = "lies outside of the cohort folder"
 #: Most characters of the name of a modality or a task: files and figures are named after them.
 LONGEST_NAME = 120
-#: What reading a damaged table raises, as Arrow says it or as NumPy and Python meet it later.
-UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, IndexError)
+#: What reading a damaged table or array raises: Arrow, NumPy (which takes a header for Python text), Python itself.
+UNREADABLE = (
+    pa.ArrowException, OSError, EOFError, ValueError, TypeError, IndexError, OverflowError, MemoryError, SyntaxError,
+    tokenize.TokenError,
+)  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 

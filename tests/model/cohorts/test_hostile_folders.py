@@ -101,6 +101,13 @@ def bad_text(root: Path, _: dict[str, Any]) -> None:
     pq.write_table(pa.table({"visit": names, "sex": raw, "age": pa.array([1.5] * len(names))}), root / "labs.parquet")
 
 
+def bad_header(root: Path, description: dict[str, Any]) -> None:
+    np.save(root / "labs.npy", np.zeros((N, 2), np.float32))
+    content = (root / "labs.npy").read_bytes()
+    (root / "labs.npy").write_bytes(content.replace(b"'shape': (", b"'shape': [(", 1))
+    description["modalities"]["labs"] = {"file": "labs.npy", "columns": ["a", "b"]}
+
+
 def empty_array(root: Path, description: dict[str, Any]) -> None:
     np.save(root / "labs.npy", np.zeros((N, 0), np.float32))
     description["modalities"]["labs"] = {"file": "labs.npy", "columns": []}
@@ -139,6 +146,7 @@ def empty_array(root: Path, description: dict[str, Any]) -> None:
         (twice, "the columns age twice"),
         (pipe, "expected a file, got a pipe"),
         (dangling, "is a link that leads nowhere"),
+        (bad_header, "cannot be mapped"),
         (empty_array, "expected (samples, columns)"),
     ],
 )
