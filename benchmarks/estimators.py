@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search.designs import sampling as designs
+from tim_search import designs
 from tim_search.tim import scores as tim
 from tim_search.tim.row import Method
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from tim_search.designs import sampling as designs
+from tim_search import designs
 from tim_search.ledger.table import ScoreTable
 from tim_search.results import opened
 from tim_search.tim import scores as tim

@@ -25,8 +25,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from tim_search import open_search
-from tim_search.designs import sampling as designs
+from tim_search import designs, open_search
 from tim_search.ledger.table import ScoreTable, empty
 from tim_search.plans.contract import Plan
 from tim_search.plans.greedy import Greedy

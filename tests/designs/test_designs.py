@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tim_search.designs import sampling as designs
+from tim_search import designs
+from tim_search.designs.hadamard import hadamard
 from tim_search.types import BadInput
 
 
@@ -40,7 +41,7 @@ def test_sized_lists_the_subsets_up_to_a_size_in_lexicographic_order() -> None:
 
 @pytest.mark.parametrize("order", [*range(1, 3), *(o for o in range(4, 132, 4) if o not in (52, 92, 100, 116))])
 def test_hadamard_matrices_are_orthogonal(order: int) -> None:
-    matrix = designs._hadamard(order)
+    matrix = hadamard(order)
     assert matrix is not None
     assert set(np.unique(matrix)) <= {-1, 1}
     assert (matrix.astype(int) @ matrix.T.astype(int) == order * np.eye(order, dtype=int)).all()
@@ -48,7 +49,7 @@ def test_hadamard_matrices_are_orthogonal(order: int) -> None:
 
 @pytest.mark.parametrize("order", [3, 5, 6, 10, 52, 92])
 def test_orders_without_a_construction_are_skipped(order: int) -> None:
-    assert designs._hadamard(order) is None
+    assert hadamard(order) is None
 
 
 @pytest.mark.parametrize(("n", "first"), [(12, 24), (20, 40), (44, 88), (43, 88), (9, 24)])
@@ -139,6 +140,7 @@ def test_single_source_reaches_every_subset_with_the_source(n: int) -> None:
         (lambda: designs.sized(5, 6), "between 1 and the number of tasks, 5; got 6"),
         (lambda: designs.sized(60, 8), "can be listed"),
         (lambda: designs.single_source(5, 0, 17, 0), "Ask for at most 16"),
+        (lambda: designs.hybrid(44, 10**12, 0), "at most 100,000 subsets; 1,000,000,000,000 were asked for"),
         (lambda: designs.single_source(5, 5, 4, 0), "from 0 to 4; got 5"),
         (lambda: designs.single_source(1, 0, 1, 0), "at least two tasks"),
         (lambda: designs.subsets(np.zeros((1, 2), bool), "ab"), "row 0 is empty"),

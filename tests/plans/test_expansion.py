@@ -400,6 +400,12 @@ def test_settings_that_make_no_search(settings: dict[str, object], message: str)
         Greedy(**given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("settings", [{"beam": 10**30}, {"max_size": 10**30}])
+def test_numbers_that_no_search_needs_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(BadInput, match="may be 10,000 at most"):
+        Greedy(("a",), TASKS, **settings)  # type: ignore[arg-type]
+
+
 def test_a_table_without_the_tasks() -> None:
     with pytest.raises(BadInput, match=r"no tasks named z; they hold a, b, c, d, e\."):
         Greedy(("a",), ("a", "z")).ask(empty(TASKS, [(0, 0)]))

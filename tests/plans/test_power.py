@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.synthetic_games import quadratic, searched
-from tim_search.designs import sampling as designs
+from tim_search import designs
 from tim_search.plans.power import DETECTED, pilot_size, power
 from tim_search.plans.static import StaticPlan
 from tim_search.tim import scores as tim

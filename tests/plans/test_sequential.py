@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.support.synthetic_games import quadratic, saturating, searched
-from tim_search.designs import sampling as designs
+from tim_search import designs
 from tim_search.ledger.table import ScoreTable, empty
 from tim_search.plans.sequential import Rule, Sequential, check, expected_overlap
 from tim_search.plans.static import StaticPlan
 from tim_search.tim import scores as tim
-from tim_search.types import Unit
+from tim_search.types import BadInput, Unit
 
 M = 6
 NAMES = tuple(f"task{index:02d}" for index in range(M))
@@ -76,6 +76,12 @@ def test_a_search_taken_up_again_goes_the_same_way(full: ScoreTable) -> None:
     nothing = search.stopping(empty(NAMES, full.blocks))
     assert nothing["reason"] == "goes on, before its first check"
     assert len(search.ask(empty(NAMES, full.blocks))) == 24
+
+
+@pytest.mark.parametrize("numbers", [(0, 0.9, 0.05), (10**30, 0.9, 0.05), (3, 1.5, 0.05), (3, 0.9, float("nan"))])
+def test_numbers_that_make_no_rule(numbers: tuple[int, float, float]) -> None:
+    with pytest.raises(BadInput, match="stopping rule: expected"):
+        Rule(*numbers)
 
 
 def test_the_control_takes_no_part(full: ScoreTable) -> None:

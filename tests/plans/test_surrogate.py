@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support import synthetic_games as sg
-from tim_search.designs import sampling as designs
+from tim_search import designs
 from tim_search.ledger.table import ScoreTable, empty
 from tim_search.plans import surrogate
 from tim_search.plans.surrogate import Surrogate
@@ -222,6 +222,13 @@ def test_failures_and_settings() -> None:
     assert len(rounds) == 2
     tiny = full(2)
     assert len({unit.subset for units in replayed(Surrogate(tiny.tasks, tiny.tasks), tiny) for unit in units}) == 3
-    for settings in ({"batch": 0}, {"rounds": -1}, {"max_size": 1}, {"sources": ("x",)}):
+    for settings in (
+        {"batch": 0},
+        {"rounds": -1},
+        {"max_size": 1},
+        {"sources": ("x",)},
+        {"rounds": 10**30},
+        {"seed": -1},
+    ):
         with pytest.raises(BadInput, match="surrogate: expected"):
             Surrogate(**{"sources": ("a",), "tasks": ("a", "b"), **settings})  # type: ignore[arg-type]

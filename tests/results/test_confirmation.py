@@ -27,9 +27,8 @@ from model.trained.confirming import FEWEST, FEWEST_IN_CELL, SEED_STEP, Confirmi
 from model.training.fitting import fit_pack
 from model.training.predicting import predict
 from model.training.trainer import TrainingPayload
-from tim_search import config
+from tim_search import config, designs
 from tim_search.app import confirmer, runner, search_folder
-from tim_search.designs import sampling as designs
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop.manifest import Manifest

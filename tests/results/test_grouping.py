@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.synthetic_games import saturating
-from tim_search.designs import sampling as designs
+from tim_search import designs
 from tim_search.ledger.table import ScoreTable
 from tim_search.plans import surrogate
 from tim_search.report import figures

@@ -20,7 +20,7 @@ from scipy import stats
 
 from tests.support import ROOT
 from tests.support.synthetic_games import Game, literal, lose_large, quadratic, random_table, rmse, saturating, searched
-from tim_search.designs import sampling as designs
+from tim_search import designs
 from tim_search.ledger.table import ScoreTable, empty
 from tim_search.tim import estimators
 from tim_search.tim import scores as tim

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tim_search.designs import sampling as designs
+from tim_search import designs
 from tim_search.executors.packing import packs
 from tim_search.plans.static import StaticPlan
 from tim_search.types import Task, Unit, subset

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tim_search.designs import sampling as designs
+from tim_search import designs
 from tim_search.gates.forms import conform
 from tim_search.plans.contract import Plan
 from tim_search.plans.greedy import Greedy

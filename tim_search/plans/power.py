@@ -112,5 +112,5 @@ def _planned(design: StaticPlan, tasks: Sequence[str], i: int, n_blocks: int, wi
 
 
 def _middle(values: Array) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")

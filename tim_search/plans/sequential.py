@@ -139,8 +139,8 @@ class Sequential(Plan):
                 f"sign {checks[-1].false_sign:.3f} ({aims})"
             )
         if missing:
-            found = f"after {checks[-1].subsets} subsets: {last}" if checks else "before its first check"
-            return f"goes on, {found}"
+            state = f"after {checks[-1].subsets} subsets: {last}" if checks else "before its first check"
+            return f"goes on, {state}"
         if _stood(checks):
             return f"stopped after {checks[-1].subsets} subsets, the rule held at two checks running: {last}"
         return f"stopped at the limit of {checks[-1].subsets} subsets, the rule did not hold at two checks: {last}"
@@ -148,19 +148,19 @@ class Sequential(Plan):
 
 def sizes(limit: int, n_tasks: int) -> list[int]:
     """Subsets trained after each round of a search that may train `limit`."""
-    found = [min(FIRST * n_tasks, limit)]
-    while found[-1] < limit:
-        found.append(min(int(np.ceil(GROWTH * found[-1])), limit))
-    return found
+    rounds = [min(FIRST * n_tasks, limit)]
+    while rounds[-1] < limit:
+        rounds.append(min(int(np.ceil(GROWTH * rounds[-1])), limit))
+    return rounds
 
 
 def check(result: TimResult, subsets: int, rule: Rule, control: str | None = None) -> Check:
     """Hold an estimate against the rule, the rows and columns of the control left out."""
-    kept = [index for index, name in enumerate(result.tasks) if name != control]
-    at = np.ix_(kept, kept)
+    judged = [index for index, name in enumerate(result.tasks) if name != control]
+    at = np.ix_(judged, judged)
     overlap = expected_overlap(result.estimate[at], result.se[at], rule.top_k)
     signs = result.false_sign_rate[at]
-    off = ~np.eye(len(kept), dtype=bool)
+    off = ~np.eye(len(judged), dtype=bool)
     # A cell that nothing is known of may have either sign.
     false_sign = float(np.where(np.isfinite(signs), signs, 0.5)[off].mean()) if off.any() else float("nan")
     return Check(subsets, overlap, false_sign, bool(overlap >= rule.overlap and false_sign <= rule.false_sign))
@@ -179,9 +179,9 @@ def expected_overlap(estimate: Array, se: Array, k: int) -> float:
     rng = np.random.default_rng(0)
     shares = []
     for i in range(m):
-        known = np.isfinite(estimate[i]) & np.isfinite(se[i])
-        known[i] = False
-        values, errors = estimate[i, known], se[i, known]
+        estimated = np.isfinite(estimate[i]) & np.isfinite(se[i])
+        estimated[i] = False
+        values, errors = estimate[i, estimated], se[i, estimated]
         if not len(values):
             shares.append(0.0)
             continue
@@ -193,7 +193,7 @@ def expected_overlap(estimate: Array, se: Array, k: int) -> float:
 
 
 def _stood(checks: Sequence[Check]) -> bool:
-    return len(checks) >= IN_A_ROW and all(found.holds for found in checks[-IN_A_ROW:])
+    return len(checks) >= IN_A_ROW and all(check.holds for check in checks[-IN_A_ROW:])
 
 
 def _number(value: float) -> float | None:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from tim_search.designs import sampling as designs
-from tim_search.designs.sampling import Membership
+from tim_search import designs
+from tim_search.designs import Membership
+from tim_search.designs.balanced import N_CANDIDATES
 from tim_search.ledger.table import ScoreTable, empty
 from tim_search.plans.best_trained import BestTrained
 from tim_search.plans.contract import MOST, Plan
@@ -102,14 +103,14 @@ class Surrogate(Plan):
         ledger that holds more, asks for the same.
         """
         asked: dict[Subset, None] = {}
-        known = empty(table.tasks, table.blocks)
+        seen = empty(table.tasks, table.blocks)
         for number in range(self.rounds + 1):
-            new = self._start() if number == 0 else self._propose(known, set(asked))
+            new = self._start() if number == 0 else self._propose(seen, set(asked))
             asked |= dict.fromkeys(new)
             units = [Unit(members, seed, fold) for members in asked for seed, fold in table.blocks]
             if missing := [unit for unit in units if unit not in table.answered]:
                 return missing
-            known = table.of(units)
+            seen = table.of(units)
         return []
 
     def most(self, blocks: Sequence[tuple[int, int]]) -> int:
@@ -137,26 +138,26 @@ class Surrogate(Plan):
             sample = _even(m, k, budget, self.seed)
         return list(designs.subsets(np.vstack([alone, sample]), self.tasks))
 
-    def _propose(self, known: ScoreTable, asked: set[Subset]) -> list[Subset]:
+    def _propose(self, seen: ScoreTable, asked: set[Subset]) -> list[Subset]:
         """`batch` subsets a source; sources in turn, so that none finds its best taken by many of another's."""
-        place = [known.tasks.index(name) for name in self.tasks]
-        taken = np.zeros((len(asked), len(known.tasks)), bool)
+        place = [seen.tasks.index(name) for name in self.tasks]
+        taken = np.zeros((len(asked), len(seen.tasks)), bool)
         for row, members in enumerate(asked):
-            taken[row, [known.tasks.index(name) for name in members]] = True
+            taken[row, [seen.tasks.index(name) for name in members]] = True
         trained = {row.tobytes() for row in taken}
         proposed: dict[Subset, None] = {}
         for turn in range(self.batch):
             for source in self.sources:
-                rng = np.random.default_rng([self.seed, len(asked), turn, known.tasks.index(source)])
-                best = self._most_promising(known, source, place, taken, trained, rng)
+                rng = np.random.default_rng([self.seed, len(asked), turn, seen.tasks.index(source)])
+                best = self._most_promising(seen, source, place, taken, trained, rng)
                 if best is not None:
                     trained.add(best.tobytes())
-                    proposed[subset(name for name, member in zip(known.tasks, best, strict=True) if member)] = None
+                    proposed[subset(name for name, member in zip(seen.tasks, best, strict=True) if member)] = None
         return list(proposed)
 
     def _most_promising(
         self,
-        known: ScoreTable,
+        seen: ScoreTable,
         source: str,
         place: list[int],
         taken: Membership,
@@ -164,14 +165,14 @@ class Surrogate(Plan):
         rng: np.random.Generator,
     ) -> Membership | None:
         """The subset (M,) with the largest expected improvement that is not taken; None where nothing is predicted."""
-        i = known.tasks.index(source)
+        i = seen.tasks.index(source)
         at_hand = taken[taken[:, i]]
-        best = np.nanmax(predict(known, source, at_hand)[0], initial=-np.inf) if len(at_hand) else -np.inf
+        best = np.nanmax(predict(seen, source, at_hand)[0], initial=-np.inf) if len(at_hand) else -np.inf
         if not np.isfinite(best):
             return None
 
         def improvement(rows: Membership) -> Array:
-            mean, sd = predict(known, source, rows)
+            mean, sd = predict(seen, source, rows)
             ratio = np.divide(mean - best, sd, out=np.full(len(sd), -np.inf), where=sd > 0)
             density = np.exp(-(np.clip(ratio, -38, 38) ** 2) / 2) / np.sqrt(2 * np.pi)
             expected = np.where(sd > 0, (mean - best) * ndtr(ratio) + sd * density, np.maximum(mean - best, 0.0))
@@ -182,12 +183,12 @@ class Surrogate(Plan):
         others = [column for column in place if column != i]
         q, k = len(others), self.largest - 1
         if sum(comb(q, size) for size in range(1, k + 1)) <= _LISTED:
-            rows = np.zeros((sum(comb(q, size) for size in range(1, k + 1)), len(known.tasks)), bool)
+            rows = np.zeros((sum(comb(q, size) for size in range(1, k + 1)), len(seen.tasks)), bool)
             rows[:, others] = designs.sized(q, k)
             rows[:, i] = True
         else:
-            starts = at_hand[np.argsort(-predict(known, source, at_hand)[0], kind="stable")[: _STARTS // 2]]
-            drawn = np.zeros((_STARTS - len(starts), len(known.tasks)), bool)
+            starts = at_hand[np.argsort(-predict(seen, source, at_hand)[0], kind="stable")[: _STARTS // 2]]
+            drawn = np.zeros((_STARTS - len(starts), len(seen.tasks)), bool)
             drawn[:, i] = True
             for row in drawn:
                 row[rng.choice(others, rng.integers(1, k + 1), replace=False)] = True
@@ -272,24 +273,24 @@ def _levelled(table: ScoreTable, i: int, game: estimators.CodedScores) -> tuple[
 
 def _climb(rows: Membership, others: list[int], largest: int, worth: Callable[[Membership], Array]) -> Membership:
     """Subsets that no change of one task, and no exchange of one for another, makes worth more; from each row."""
-    found = rows.copy()
-    values = worth(found)
+    climbed = rows.copy()
+    values = worth(climbed)
     for _ in range(_STEPS):
         moved = False
         # An exchange is tried only where no change of one task helps: there are many more of them.
         for neighbours in (_changed, _exchanged):
-            near = [neighbours(row, others, largest) for row in found]
+            near = [neighbours(row, others, largest) for row in climbed]
             gains = worth(np.vstack(near))
             starts = np.cumsum([0, *map(len, near)])
             for at, options in enumerate(near):
                 own = gains[starts[at] : starts[at + 1]]
                 if len(own) and own.max() > values[at]:
-                    found[at], values[at], moved = options[int(np.argmax(own))], own.max(), True
+                    climbed[at], values[at], moved = options[int(np.argmax(own))], own.max(), True
             if moved:
                 break
         if not moved:
             break
-    return found
+    return climbed
 
 
 def _changed(row: Membership, others: list[int], largest: int) -> Membership:
@@ -297,8 +298,8 @@ def _changed(row: Membership, others: list[int], largest: int) -> Membership:
     near = np.repeat(row[None], len(others), axis=0)
     near[np.arange(len(others)), others] ^= True
     sizes = near.sum(axis=1)
-    kept: Membership = near[(sizes > 1) & (sizes <= largest)]
-    return kept
+    fitting: Membership = near[(sizes > 1) & (sizes <= largest)]
+    return fitting
 
 
 def _exchanged(row: Membership, others: list[int], largest: int) -> Membership:
@@ -321,7 +322,7 @@ def _even(n_tasks: int, largest: int, budget: int, seed: int) -> Membership:
     for _ in range(100 * budget):
         if len(rows) == budget:
             break
-        drawn = np.zeros((designs.N_CANDIDATES, n_tasks), bool)
+        drawn = np.zeros((N_CANDIDATES, n_tasks), bool)
         size = int(rng.integers(2, largest + 1))
         drawn[np.arange(len(drawn))[:, None], rng.random(drawn.shape).argsort(axis=1)[:, :size]] = True
         cost = np.einsum("nj,jk,nk->n", drawn, met, drawn)

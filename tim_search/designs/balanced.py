@@ -1,8 +1,7 @@
-"""Which subsets to train: every subset, every small one, a balanced sample, or a design for one source task.
+"""Balanced samples of all subsets, for the whole TIM matrix or for the row of one source task.
 
-All functions return membership: bool (B, M), row b true for the tasks of the b-th subset. No row is empty and none
-occurs twice. The sampled designs are functions of their seed alone and extendable: the first rows of a larger budget
-are the rows of a smaller one, so a search can grow round by round without changing what it has trained.
+The designs are functions of their seed alone and extendable: the first rows of a larger budget are the rows of a
+smaller one, so a search can grow round by round without changing what it has trained.
 
 Why not draw subsets at random? An estimate of "what does j add to i?" is disturbed by whatever else differs between the
 subsets with and without j. A design that balances every pair, triple and quadruple of tasks removes most of that
@@ -13,66 +12,22 @@ uniformly distributed over all subsets, as the full TIM score (a mean over all s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import chain, combinations
+from collections.abc import Callable
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tim_search.designs.hadamard import hadamard
+from tim_search.designs.listed import Membership, check_tasks
 from tim_search.types import BadInput
-from tim_search.types.columns import Subsets
 
-Membership = NDArray[np.bool_]
-
-#: Largest number of tasks whose subsets are all listed (2^20 - 1 rows).
-MAX_ENUMERATED_TASKS = 20
-#: Largest number of rows `sized` lists.
-MAX_ROWS = 2**20
+#: Rows of the largest sample; each takes a look at all rows before it.
+MAX_SAMPLED = 100_000
 #: How many random subsets compete for each next row of `hybrid`.
 N_CANDIDATES = 64
 #: What imbalance of order 1, 2, 3, 4 costs in `hybrid`.
 ORDER_WEIGHTS = (4.0, 4.0, 1.0, 0.25)
-
-
-def exact(n_tasks: int) -> Membership:
-    """Every non-empty subset of `n_tasks` tasks, small ones first: bool (2^M - 1, M).
-
-    Raises:
-        BadInput: fewer than one task, or more than `MAX_ENUMERATED_TASKS`.
-    """
-    _check_tasks(n_tasks)
-    if n_tasks > MAX_ENUMERATED_TASKS:
-        raise BadInput(
-            f"The exact design lists all 2^{n_tasks} - 1 subsets of {n_tasks} tasks; at most {MAX_ENUMERATED_TASKS} "
-            "tasks can be enumerated. Use the sampled design, or `sized` for all subsets up to a few tasks."
-        )
-    return sized(n_tasks, n_tasks)
-
-
-def sized(n_tasks: int, size: int) -> Membership:
-    """Every subset of at most `size` tasks, small ones first, then lexicographic: bool (B, M).
-
-    Raises:
-        BadInput: `size` outside 1..M, or more than `MAX_ROWS` subsets.
-    """
-    _check_tasks(n_tasks)
-    if not 1 <= size <= n_tasks:
-        raise BadInput(f"The largest subset size must lie between 1 and the number of tasks, {n_tasks}; got {size}.")
-    n_rows = sum(comb(n_tasks, k) for k in range(1, size + 1))
-    if n_rows > MAX_ROWS:
-        raise BadInput(
-            f"{n_tasks} tasks have {n_rows} subsets of at most {size} tasks; at most {MAX_ROWS} can be listed. "
-            "Choose a smaller size or the sampled design."
-        )
-    membership = np.zeros((n_rows, n_tasks), bool)
-    row = 0
-    for k in range(1, size + 1):
-        listed = chain.from_iterable(combinations(range(n_tasks), k))
-        members = np.fromiter(listed, np.int16, k * comb(n_tasks, k)).reshape(-1, k)
-        membership[row + np.arange(len(members))[:, None], members] = True
-        row += len(members)
-    return membership
 
 
 def hybrid(n_tasks: int, budget: int, seed: int) -> Membership:
@@ -91,7 +46,7 @@ def hybrid(n_tasks: int, budget: int, seed: int) -> Membership:
     Raises:
         BadInput: a budget below 1, or above the 2^M - 1 subsets that exist.
     """
-    _check_tasks(n_tasks)
+    check_tasks(n_tasks)
     _check_budget(budget, 2**n_tasks - 1, f"{n_tasks} tasks have 2^{n_tasks} - 1 = {2**n_tasks - 1} subsets")
     rng = np.random.default_rng(seed)
     rows = _Rows(n_tasks, budget, 2**n_tasks - 1, lambda: _all_rows(n_tasks))
@@ -118,7 +73,7 @@ def single_source(n_tasks: int, source: int, budget: int, seed: int) -> Membersh
     Raises:
         BadInput: `source` is no task, fewer than two tasks, or a budget outside 1..2^(M-1).
     """
-    _check_tasks(n_tasks)
+    check_tasks(n_tasks)
     if n_tasks < 2:
         raise BadInput("A single-source design needs at least two tasks; got 1.")
     if not 0 <= source < n_tasks:
@@ -138,20 +93,6 @@ def single_source(n_tasks: int, source: int, budget: int, seed: int) -> Membersh
             for row in _folded_hadamard(n_tasks - 1, rng):
                 rows.add(with_source(row))
     return rows.filled
-
-
-def subsets(membership: Membership, names: Sequence[str]) -> Subsets:
-    """The rows of a membership array as subsets of task names, in order.
-
-    Raises:
-        BadInput: as many names as columns are needed; an empty row is no subset.
-    """
-    membership = np.asarray(membership, bool)
-    if membership.ndim != 2 or membership.shape[1] != len(names):
-        raise BadInput(f"A membership of {len(names)} tasks has {len(names)} columns; got shape {membership.shape}.")
-    if len(membership) and not membership.any(axis=1).all():
-        raise BadInput(f"A subset holds at least one task; row {int(np.argmin(membership.any(axis=1)))} is empty.")
-    return Subsets.of_members(membership, names)
 
 
 class _Rows:
@@ -210,50 +151,11 @@ class _Rows:
 def _folded_hadamard(n_columns: int, rng: np.random.Generator) -> Membership:
     """A random folded-over Hadamard block: bool (2 n_H, n_columns), each row followed by its complement."""
     order = n_columns
-    while (matrix := _hadamard(order)) is None:
+    while (matrix := hadamard(order)) is None:
         order += 1
     columns = rng.permutation(order)[:n_columns]
     block = matrix[rng.permutation(order)][:, columns] * rng.choice((-1, 1), n_columns)
     return np.stack([block, -block], axis=1).reshape(-1, n_columns) > 0
-
-
-def _hadamard(order: int) -> NDArray[np.int8] | None:
-    """A Hadamard matrix of this order by Sylvester's or Paley's constructions, or None where neither reaches it."""
-    if order == 1:
-        return np.ones((1, 1), np.int8)
-    if order > 2 and order % 4:
-        return None
-    if _is_odd_prime(order - 1) and order % 4 == 0:
-        # Paley I: q = order - 1 = 3 mod 4, the Jacobsthal matrix is skew-symmetric.
-        core = np.ones((order, order), np.int8)
-        core[1:, 1:] = _jacobsthal(order - 1) + np.eye(order - 1, dtype=np.int8)
-        core[1:, 0] = -1
-        return core
-    half = order // 2
-    if _is_odd_prime(half - 1) and (half - 1) % 4 == 1:
-        # Paley II: q = order / 2 - 1 = 1 mod 4; the conference matrix C is symmetric, and C x [1 1; 1 -1] +
-        # I x [1 -1; -1 -1] is Hadamard (x: Kronecker product).
-        conference = np.ones((half, half), np.int8)
-        conference[0, 0] = 0
-        conference[1:, 1:] = _jacobsthal(half - 1)
-        plus = np.array([[1, 1], [1, -1]], np.int8)
-        minus = np.array([[1, -1], [-1, -1]], np.int8)
-        return np.asarray(np.kron(conference, plus) + np.kron(np.eye(half, dtype=np.int8), minus), np.int8)
-    smaller = _hadamard(half)
-    return None if smaller is None else np.block([[smaller, smaller], [smaller, -smaller]])
-
-
-def _jacobsthal(prime: int) -> NDArray[np.int8]:
-    """Q[a, b] = Legendre symbol of a - b modulo an odd prime."""
-    legendre: NDArray[np.int8] = np.full(prime, -1, np.int8)
-    legendre[np.arange(1, prime, dtype=np.int64) ** 2 % prime] = 1
-    legendre[0] = 0
-    index = np.arange(prime)
-    return np.asarray(legendre[(index[:, None] - index[None, :]) % prime], np.int8)
-
-
-def _is_odd_prime(number: int) -> bool:
-    return number > 2 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
 
 
 def _krawtchouk(n: int, k: int) -> NDArray[np.float64]:
@@ -272,13 +174,10 @@ def _signs(membership: Membership) -> NDArray[np.float32]:
     return np.where(membership, np.float32(1), np.float32(-1))
 
 
-def _check_tasks(n_tasks: int) -> None:
-    if n_tasks < 1:
-        raise BadInput(f"A design needs at least one task; got {n_tasks}.")
-
-
 def _check_budget(budget: int, limit: int, reason: str) -> None:
     if budget < 1:
         raise BadInput(f"The budget must be at least one subset; got {budget}.")
     if budget > limit:
         raise BadInput(f"The budget of {budget} subsets is too large: only {reason}. Ask for at most {limit}.")
+    if budget > MAX_SAMPLED:
+        raise BadInput(f"A sample has at most {MAX_SAMPLED:,} subsets; {budget:,} were asked for. Ask for fewer.")

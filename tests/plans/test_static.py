@@ -1,0 +1,38 @@
+"""The static plan: its units, their slices, its first subsets, and what is too large for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tim_search import designs
+from tim_search.plans.static import StaticPlan
+from tim_search.types import BadInput, Unit
+
+PLAN = StaticPlan((("a",), ("b",), ("a", "b")))
+BLOCKS = ((0, 0), (1, 4))
+
+
+def test_units_go_subset_by_subset_or_slice_by_slice() -> None:
+    assert list(PLAN.units(BLOCKS)) == [Unit(members, *block) for members in PLAN.subsets for block in BLOCKS]
+    sliced = StaticPlan(PLAN.subsets, sliced=True)
+    assert list(sliced.units(BLOCKS)) == [Unit(("a",), 0, 0), Unit(("b",), 1, 4), Unit(("a", "b"), 0, 0)]
+    assert (PLAN.most(BLOCKS), sliced.most(BLOCKS)) == (6, 3)
+
+
+def test_the_first_subsets_keep_their_slices() -> None:
+    sliced = StaticPlan(PLAN.subsets, sliced=True, sampled=True)
+    assert list(sliced.first(2).units(BLOCKS)) == list(sliced.units(BLOCKS))[:2]
+    assert sliced.first(2).sample == sliced.first(2)
+    assert sliced.first(9) == sliced
+
+
+def test_the_largest_subset() -> None:
+    assert PLAN.largest == 2
+    assert StaticPlan(PLAN.subsets, sampled=True).largest is None
+    assert StaticPlan(()).largest == 0
+
+
+def test_more_units_than_memory_holds_are_refused() -> None:
+    plan = StaticPlan(designs.subsets(designs.exact(16), tuple(f"t{index:02d}" for index in range(16))))
+    with pytest.raises(BadInput, match="at most 100,000,000 units; 65,535 subsets in 2,000 blocks are 131,070,000"):
+        plan.units([(seed, 0) for seed in range(2000)])
