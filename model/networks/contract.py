@@ -235,7 +235,12 @@ class Schedules(Protocol[S_co]):
 
     @property
     def loss_by_loss(self) -> S_co:
-        """One step for each loss of a minibatch in turn; the network's losses are `LossesInTurn`."""
+        """One step for each loss of a minibatch in turn, which moves every parameter; the losses are `LossesInTurn`."""
+        ...
+
+    @property
+    def reached_by_loss(self) -> S_co:
+        """The same, but a step moves what its loss reaches and nothing else."""
         ...
 
     @property

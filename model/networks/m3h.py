@@ -284,7 +284,12 @@ def unsupported(cohort: Cohort, settings: M3HSettings) -> list[str]:
 
 def schedule(settings: M3HSettings, offered: Schedules[S]) -> S:
     """See `model.networks.contract.Network.schedule`."""
-    return offered.loss_by_loss if settings.update == "sequential" else offered.jointly
+    by_update = {
+        "joint": offered.jointly,
+        "sequential": offered.loss_by_loss,
+        "in_turn": offered.reached_by_loss,
+    }
+    return by_update[settings.update]
 
 
 def step_flops(members: Subset, tasks: Mapping[str, Task], fold: Fold, settings: M3HSettings) -> float:

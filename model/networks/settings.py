@@ -144,8 +144,9 @@ class M3HSettings(_Common):
         temperature: of the contrastive loss; the paper does not say, 0.1 is our choice.
         contrastive_weight: w_c of section 3.5 (all weights are 1 there).
         task_weight: w_t of section 3.5, one for all tasks.
-        update: "joint" makes one step on the total loss; "sequential" one step for each loss in turn, which is what
-            section 3.1 says ("optimizing each individual loss sequentially").
+        update: "joint" makes one step on the total loss. "in_turn" makes one step for each loss in turn, as section 3.1
+            says ("optimizing each individual loss sequentially"), which moves what the loss reaches; "sequential" does
+            so too, but Adam's moments move all other parameters on in every step.
         epochs: passes over the training rows (section 4.3: 15).
         batch_size: rows a step (section 4.3: 256 or 512).
         learning_rate: of Adam (section 4.3: 1e-4 or 3e-4).
@@ -159,7 +160,7 @@ class M3HSettings(_Common):
     temperature: float = 0.1
     contrastive_weight: float = 1.0
     task_weight: float = 1.0
-    update: Literal["joint", "sequential"] = "joint"
+    update: Literal["joint", "sequential", "in_turn"] = "joint"
     epochs: int = 15
     batch_size: int = 256
     learning_rate: float = 3e-4
@@ -175,7 +176,7 @@ class M3HSettings(_Common):
             ("temperature", self.temperature >= 0.05, "a number of at least 0.05 (below, float32 underflows)"),
             ("contrastive_weight", self.contrastive_weight >= 0, "a number of at least 0"),
             ("task_weight", self.task_weight > 0, "a number above 0"),
-            ("update", self.update in ("joint", "sequential"), "joint or sequential"),
+            ("update", self.update in ("joint", "sequential", "in_turn"), "joint, sequential or in_turn"),
             ("attention_maximum", self.attention_maximum in ("magnitude", "signed"), "magnitude or signed"),
         )
         _check(self, rules)

@@ -38,12 +38,14 @@ class _Offered:
 
     jointly: Schedule
     loss_by_loss: Schedule
+    reached_by_loss: Schedule
     task_by_task: Schedule
 
 
 def schedule_of(network: Network, settings: TrainingSettings, after_turn: AfterTurn | None = None) -> Schedule:
     """The schedule that a network chooses for its settings; `after_turn` is told of tasks trained in turn."""
-    offered = _Offered(Lockstep(), Lockstep(loss_by_loss=True), InTurn(after_turn))
+    every, reached = Lockstep(loss_by_loss=True), Lockstep(loss_by_loss=True, reached_alone=True)
+    offered = _Offered(Lockstep(), every, reached, InTurn(after_turn))
     return network.schedule(settings, offered)
 
 

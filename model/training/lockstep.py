@@ -17,6 +17,7 @@ from model.networks.settings import TrainingSettings
 from model.training import replay
 from model.training.aligned_adam import AlignedAdam
 from model.training.pack import Fitted, PackModel
+from model.training.partwise_adam import PartwiseAdam
 from model.training.replay import Replayed
 from tim_search.types import Task
 
@@ -27,9 +28,11 @@ class Lockstep:
 
     Attributes:
         loss_by_loss: one step for each loss in turn instead of one on the total.
+        reached_alone: a step moves what its loss reaches and nothing else; otherwise everything moves in every step.
     """
 
     loss_by_loss: bool = False
+    reached_alone: bool = False
 
     def steps(self, fold: Fold, tasks: Mapping[str, Task], settings: TrainingSettings) -> float:
         """Minibatches of one training."""
@@ -43,7 +46,14 @@ class Lockstep:
             seed: of the order of the rows.
         """
         settings, members, device = start.settings, start.layout.members, fold.train.inputs[0].device
-        training = _Training(start, seed, 1 + start.layout.tasks if self.loss_by_loss else 1)
+        turns = 1 + start.layout.tasks if self.loss_by_loss else 1
+        adam: AlignedAdam | PartwiseAdam
+        if self.reached_alone:
+            most = turns * int(self.steps(fold, tasks, settings))
+            adam = PartwiseAdam(start.values, start.network.by_slot, settings.learning_rate, most)
+        else:
+            adam = AlignedAdam(start.values, settings.learning_rate)
+        training = _Training(start, seed, turns, adam)
         history = torch.zeros(settings.epochs, members, dtype=torch.float64)
         worth = _worth_replaying(members, device, start.network)
         replayed: Replayed | None = None
@@ -63,9 +73,8 @@ class Lockstep:
 class _Training:
     """A pack under way, `turns` steps a minibatch."""
 
-    def __init__(self, model: PackModel, seed: int, turns: int) -> None:
-        self._model, self._seed, self._turns = model, seed, turns
-        self.adam = AlignedAdam(model.values, model.settings.learning_rate)
+    def __init__(self, model: PackModel, seed: int, turns: int, adam: AlignedAdam | PartwiseAdam) -> None:
+        self._model, self._seed, self._turns, self.adam = model, seed, turns, adam
 
     def step(self, rows: Rows, *place: int) -> Tensor:
         """Move all members on one minibatch; (K,) loss of each before, summed up over its rows."""

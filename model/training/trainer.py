@@ -132,9 +132,16 @@ def device_named(name: str) -> torch.device:
     """The device behind a payload's name for it; raises BadInput where torch has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadInput(f"device: expected cpu, cuda, cuda:1 (the second GPU) or auto, got {name!r}.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(f"device: {name!r} was asked for, but torch sees no GPU here. Use cpu or auto.")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise BadInput(
+            f"device: {name!r} was asked for, but torch sees {count} GPU here, the first is cuda:0. Use auto."
+        )
     return device
 
 

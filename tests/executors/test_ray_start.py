@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
+import re
 import shutil
 import stat
 import subprocess
@@ -13,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, fake_trainer
+from tests.support.fake_trainer import TASKS
+from tim_search.executors.ray_executor import RayExecutor
+from tim_search.types import BadInput, Resources
 
 HOSTILE = ("torch", "model", "sitecustomize", "ray", "pyarrow", "aiohttp")
 SEARCH = """
@@ -111,3 +116,23 @@ def test_a_payload_brings_the_folder_of_its_own_code_where_it_is_unpickled(
     assert sys.path == before
     assert pickle.loads(own).network == "mine:Own"
     assert sys.path == [*before, str(tmp_path), "/"], "behind all that is installed"
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        (Resources(cpus=math.inf), "cpus: expected 0, or a number from 0.0001 to 100,000, got inf"),
+        (Resources(cpus=math.nan), "got nan"),
+        (Resources(cpus=-1.0), "got -1.0"),
+        (Resources(cpus=1e-9), "got 1e-09"),
+        (Resources(gpus=1e20), "gpus: expected 0, or"),
+        (Resources(gpus=1.5), "gpus: expected a share of one GPU or a whole number, got 1.5"),
+        (Resources(extra={"TPU": math.inf}), "TPU: expected"),
+        (Resources(cpus=0.0), "a share of a CPU or a GPU"),
+        (Resources(workers=10**20), "workers: expected a whole number up to 100,000"),
+        (Resources(workers=-1), "workers: expected"),
+    ],
+)
+def test_resources_that_no_cluster_has_are_bad_input(resources: Resources, said: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(said)):
+        RayExecutor(fake_trainer.trainer, None, TASKS, resources)

@@ -31,7 +31,7 @@ from tim_search.executors.contract import ClusterLost, cannot_build, describe
 from tim_search.executors.packing import cost
 from tim_search.executors.queue import Job, PackQueue
 from tim_search.executors.ray_actors import Seat, Worker, as_result
-from tim_search.executors.ray_nodes import NodeWatch, device_of, machine_gone, room, shortage
+from tim_search.executors.ray_nodes import NodeWatch, check, device_of, machine_gone, room, shortage
 from tim_search.executors.ray_start import connect
 from tim_search.types import BadInput, OutOfMemory, Pack, PackResult, Resources, Task, TimSearchError, TrainerFactory
 
@@ -75,8 +75,7 @@ class RayExecutor:
         max_attempts: int = 3,
         time_limit: float | None = None,
     ) -> None:
-        if resources.cpus <= 0 and resources.gpus <= 0:
-            raise BadInput(f"resources: expected a share of a CPU or a GPU for each worker, got {resources}. Name one.")
+        check(resources)
         self._factory = factory
         self._payload = payload
         self._tasks = tasks

@@ -14,7 +14,12 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from tim_search.types import Resources
+from tim_search.types import BadInput, Resources
+
+#: The most workers, and the most of anything that one holds.
+MOST = 100_000
+#: The smallest share that Ray deals out.
+LEAST_SHARE = 0.0001
 
 _LOOK = 2.0  # seconds between two looks at the nodes of the cluster
 _GONE = 45.0  # seconds without an answer after which the cluster is lost; Ray ends the process itself after 60
@@ -88,6 +93,26 @@ def _listens(path: str) -> bool:
         except OSError as error:
             return not isinstance(error, ConnectionRefusedError | FileNotFoundError)
     return True
+
+
+def check(resources: Resources) -> None:
+    """Raise BadInput where Ray could never place such workers, or would be asked for endlessly many."""
+    amounts = {"cpus": resources.cpus, "gpus": resources.gpus, **resources.extra}
+    for name, amount in amounts.items():
+        if not 0 <= amount <= MOST or 0 < amount < LEAST_SHARE:
+            raise BadInput(
+                f"resources: {name}: expected 0, or a number from {LEAST_SHARE} to {MOST:,}, got {amount!r}. Name what "
+                "one worker holds."
+            )
+    if resources.gpus > 1 and resources.gpus != int(resources.gpus):
+        raise BadInput(f"resources: gpus: expected a share of one GPU or a whole number, got {resources.gpus!r}.")
+    if resources.cpus <= 0 and resources.gpus <= 0:
+        raise BadInput(f"resources: expected a share of a CPU or a GPU for each worker, got {resources}. Name one.")
+    if not 0 <= resources.workers <= MOST:
+        raise BadInput(
+            f"resources: workers: expected a whole number up to {MOST:,}, or 0 for as many as there is room for, got "
+            f"{resources.workers}."
+        )
 
 
 def needs_of(resources: Resources) -> dict[str, float]:

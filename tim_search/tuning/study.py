@@ -36,7 +36,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tim_search.executors.contract import WorkerError, describe
 from tim_search.executors.packing import packs
-from tim_search.executors.ray_nodes import room
+from tim_search.executors.ray_nodes import check, room
 from tim_search.executors.ray_start import connected
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
@@ -78,6 +78,7 @@ def run(
             again. What the others trained is in the ledger.
         LedgerError: when the ledger cannot be written, or another driver writes it.
     """
+    check(resources)
     with ledger.writer_lock():
         progress = _Progress(study, ledger, on_event)
         if progress.complete():

@@ -70,7 +70,7 @@ def assert_equal(here: Fitted, there: Fitted) -> None:
         assert torch.equal(value.nan_to_num(), there.values[name].nan_to_num()), name
 
 
-@pytest.mark.parametrize("update", ["joint", "sequential"])
+@pytest.mark.parametrize("update", ["joint", "sequential", "in_turn"])
 def test_a_replayed_pack_is_the_same(monkeypatch: pytest.MonkeyPatch, update: Any) -> None:
     settings = dataclasses.replace(SETTINGS, update=update)
     record = Kept(3)

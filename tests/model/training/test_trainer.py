@@ -9,8 +9,8 @@ import pytest
 
 from model.networks.settings import M3HSettings
 from model.sources.synthetic import haim_like
-from model.training.trainer import PackTrainer, TrainingPayload, trainer
-from tim_search.types import Pack, PackResult, Unit, canonical
+from model.training.trainer import PackTrainer, TrainingPayload, device_named, trainer
+from tim_search.types import BadInput, Pack, PackResult, Unit, canonical
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +39,12 @@ def test_a_fold_is_prepared_once_for_all_settings_that_can_share_it(payload: Tra
     first = PackTrainer(payload)
     assert first.with_settings(canonical({"width": 8})).fold(1) is first.fold(1)
     assert first.with_settings(canonical({"replicates": 0})).fold(1) is not first.fold(1)
+
+
+@pytest.mark.parametrize("name", ["cuda:99999999999999999999", "cuda:-1", "cuda:x", "gpu", "", "cuda:7"])
+def test_a_device_that_torch_does_not_have_is_bad_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(BadInput, match="device: "):
+        device_named(name)
+    assert device_named("cuda:1").index == 1
