@@ -133,7 +133,7 @@ def measured_steps(modalities: Mapping[str, Modality]) -> tuple[NDArray[np.bool_
         np.asarray(~np.isnan(modality.values).all(axis=2), bool) if modality.kind == "sequence" else None
         for modality in modalities.values()
     )
-    return steps if any(one is not None for one in steps) else ()
+    return steps if any(measured is not None for measured in steps) else ()
 
 
 def supervised_tasks(tasks: Sequence[Task]) -> tuple[str, ...]:
@@ -217,20 +217,7 @@ def load_fold(
     matrices = fit(cohort, learn).transform(cohort)
     names = list(cohort.modalities)
     present = np.stack([cohort.modalities[name].present for name in names], axis=1)
-    supervised = supervised_tasks(list(cohort.tasks.values()))
-    first, count = target_rows(cohort.tasks)
-    targets = np.zeros((count, len(present)))
-    labelled = np.zeros_like(targets)
-    for name in supervised:
-        values = np.asarray(cohort.labels[name], dtype=np.float64)
-        if cohort.tasks[name].kind == "regression":
-            mean, spread = target_scale(values, learn)
-            values = (values - mean) / spread
-        by_label = values.reshape(len(present), -1).T  # one row, or one a label
-        known = np.isfinite(by_label)
-        at = slice(first[name], first[name] + len(by_label))
-        targets[at] = np.where(known, by_label, 0.0)
-        labelled[at] = known
+    targets, labelled = _targets(cohort, learn)
     steps = measured_steps(cohort.modalities)
 
     def rows(chosen: NDArray[np.bool_]) -> Rows:
@@ -243,10 +230,29 @@ def load_fold(
             None if mask.all() else tensor(mask, torch.bool),
             tensor(targets[:, chosen]),
             tensor(labelled[:, chosen]),
-            tuple(None if one is None else tensor(one[chosen], torch.bool) for one in steps),
+            tuple(None if measured is None else tensor(measured[chosen], torch.bool) for measured in steps),
         )
 
     set_aside = stopping_patients(cohort, learn, stop_share, f"{cohort.split.digest} fold {fold}")
     stopping = rows(set_aside) if set_aside.any() else None
     weights = patient_weights(cohort.patients[judge], replicates, f"{cohort.split.digest} fold {fold}")
+    supervised, (first, _) = supervised_tasks(list(cohort.tasks.values())), target_rows(cohort.tasks)
     return Fold(rows(learn & ~set_aside), rows(judge), supervised, weights, first, stopping)
+
+
+def _targets(cohort: Cohort, learn: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`Rows.targets` and `Rows.labelled` of all samples, (n_columns, n); values are scaled on the rows `learn`."""
+    first, count = target_rows(cohort.tasks)
+    targets = np.zeros((count, len(cohort)))
+    labelled = np.zeros_like(targets)
+    for name, row in first.items():
+        values = np.asarray(cohort.labels[name], dtype=np.float64)
+        if cohort.tasks[name].kind == "regression":
+            mean, spread = target_scale(values, learn)
+            values = (values - mean) / spread
+        by_label = values.reshape(len(cohort), -1).T  # one row, or one a label
+        given = np.isfinite(by_label)
+        at = slice(row, row + len(by_label))
+        targets[at] = np.where(given, by_label, 0.0)
+        labelled[at] = given
+    return targets, labelled

@@ -136,10 +136,10 @@ def _moments(
     for start in range(0, width, _BLOCK):
         part = np.array(flat[:, start : start + _BLOCK], np.float64)
         gap = np.isnan(part)
-        found = (~gap).sum(axis=0)
+        filled = (~gap).sum(axis=0)
         at = slice(start, start + part.shape[1])
-        count[at] = found
-        safe = np.maximum(found, 1)
+        count[at] = filled
+        safe = np.maximum(filled, 1)
         part[gap] = 0.0
         mean[at] = part.sum(axis=0) / safe
         part -= mean[at]

@@ -74,7 +74,8 @@ def judge(train: Tensor, held_out: Tensor, clusters: int, weights: Tensor, seeds
     members, rows, count = len(train), held_out.shape[1], weights.shape[1]
     rank, distinct = torch.stack([effective_rank(train), distinct_rows(train).double()]).cpu().numpy()
     usable = [m for m in range(members) if rank[m] >= _LEAST_RANK and distinct[m] >= clusters and rows >= 3]
-    found: dict[int, tuple[Array, int, float]] = dict.fromkeys(range(members), (np.full(count, np.nan), 0, math.nan))
+    nothing = (np.full(count, np.nan), 0, math.nan)
+    by_member: dict[int, tuple[Array, int, float]] = dict.fromkeys(range(members), nothing)
     if usable:
         index, parts = torch.tensor(usable, device=train.device), []
         for part in _chunks(index, (_STARTS + 1) * clusters * train.shape[1]):
@@ -88,9 +89,9 @@ def judge(train: Tensor, held_out: Tensor, clusters: int, weights: Tensor, seeds
             means = (each * weights).sum(1) / weights.sum(0)
             parts.append(torch.cat([filled.unsqueeze(1), adjusted_rand(table).unsqueeze(1), means], dim=1))
         for m, row in zip(usable, torch.cat(parts).cpu().numpy(), strict=True):
-            found[m] = row[2:], int(row[0]), float(row[1])
+            by_member[m] = row[2:], int(row[0]), float(row[1])
     judged = []
-    for m, (silhouette, occupied, agreement) in found.items():
+    for m, (silhouette, occupied, agreement) in by_member.items():
         why = ""
         if m not in usable:
             why = f"collapsed: effective rank {rank[m]:.2f} of the latents, {int(distinct[m])} distinct training rows"
@@ -284,7 +285,7 @@ def _lloyd(rows: Tensor, centres: Tensor, tolerance: Tensor) -> Tensor:
                 return result
             if len(going) < len(rows):
                 rows, centres, active, before, tolerance, left = (
-                    one.index_select(0, going) for one in (rows, centres, active, before, tolerance, left)
+                    state.index_select(0, going) for state in (rows, centres, active, before, tolerance, left)
                 )
     return result.index_copy_(0, left, centres)
 
@@ -421,8 +422,8 @@ def adjusted_rand(table: Tensor) -> Tensor:
     rows = table.sum(dim=(1, 2))
     both = table.square().sum(dim=(1, 2))
     first, second = table.sum(2).square().sum(1), table.sum(1).square().sum(1)
-    together, one, other = both - rows, first - both, second - both
+    together, alone, other = both - rows, first - both, second - both
     neither = rows.square() - first - second + both
-    below = (together + one) * (one + neither) + (together + other) * (other + neither)
-    same = (one == 0) & (other == 0)
-    return torch.where(same, 1.0, 2 * (together * neither - one * other) / torch.where(below != 0, below, 1.0))
+    below = (together + alone) * (alone + neither) + (together + other) * (other + neither)
+    same = (alone == 0) & (other == 0)
+    return torch.where(same, 1.0, 2 * (together * neither - alone * other) / torch.where(below != 0, below, 1.0))

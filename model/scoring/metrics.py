@@ -78,12 +78,12 @@ def truth(kind: Kind, labels: Array, width: int, weights: Tensor) -> Truth:
     """
     if kind == "clustering":
         raise ValueError("a clustering task is not scored from labels")
-    known = ~np.isnan(labels)
+    labelled = ~np.isnan(labels)
     if kind == "multilabel":
-        positive, negative = known & (labels > 0.5), known & (labels <= 0.5)  # (n, width)
+        positive, negative = labelled & (labels > 0.5), labelled & (labels <= 0.5)  # (n, width)
     elif kind == "multiclass":
         positive = labels[:, None] == np.arange(width)
-        negative = known[:, None] & ~positive
+        negative = labelled[:, None] & ~positive
     else:
         positive, negative = (labels > 0.5)[:, None], (labels <= 0.5)[:, None]
 
@@ -91,16 +91,16 @@ def truth(kind: Kind, labels: Array, width: int, weights: Tensor) -> Truth:
         return torch.from_numpy(places).to(weights.device)
 
     def comparison(columns: NDArray[np.bool_]) -> _Sides:
-        one, other = (np.flatnonzero(side & columns).astype(np.int64) for side in (positive, negative))
-        return _Sides(index(one), index(other), index(one // width), index(other // width))
+        one_side, other_side = (np.flatnonzero(side & columns).astype(np.int64) for side in (positive, negative))
+        return _Sides(index(one_side), index(other_side), index(one_side // width), index(other_side // width))
 
     classes = tuple(comparison(np.arange(width) == c) for c in range(width)) if kind != "regression" else ()
     pooled = comparison(np.ones(width, bool)) if kind == "multilabel" else None
-    rows = known.any(axis=1) if kind == "multilabel" else known
+    rows = labelled.any(axis=1) if kind == "multilabel" else labelled
     return Truth(
         kind,
         width,
-        torch.from_numpy(np.where(known, labels, 0.0)).to(weights.device),
+        torch.from_numpy(np.where(labelled, labels, 0.0)).to(weights.device),
         index(np.flatnonzero(rows).astype(np.int64)),
         weights,
         classes,
@@ -133,37 +133,37 @@ def of_members(of: Truth, outputs: Tensor, names: Iterable[str] = ()) -> dict[st
         raise ValueError(f"a {of.kind} task is not scored by {', '.join(sorted(wanted))} from labels")
     outputs = outputs[:, :, : of.width].double().contiguous()
     by_kind = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
-    found = by_kind[of.kind](of, outputs, wanted)
-    return {name: found[name] for name in ALLOWED[of.kind] if name in wanted}
+    values = by_kind[of.kind](of, outputs, wanted)
+    return {name: values[name] for name in ALLOWED[of.kind] if name in wanted}
 
 
 def _binary(of: Truth, outputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-    found, (sides,) = {}, of.classes
+    values, (sides,) = {}, of.classes
     if "auroc" in wanted:
-        found["auroc"] = _auroc(sides, outputs, of.weights)
+        values["auroc"] = _auroc(sides, outputs, of.weights)
     if "auprc" in wanted:
-        found["auprc"] = _auprc(sides, outputs, of.weights)
-    return found
+        values["auprc"] = _auprc(sides, outputs, of.weights)
+    return values
 
 
 def _multiclass(of: Truth, outputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-    found = {}
+    values = {}
     if "macro_auroc" in wanted:
         chance = outputs.softmax(2)
-        found["macro_auroc"] = _mean(torch.stack([_auroc(sides, chance, of.weights) for sides in of.classes], dim=2))
+        values["macro_auroc"] = _mean(torch.stack([_auroc(sides, chance, of.weights) for sides in of.classes], dim=2))
     if wanted & {"macro_f1", "micro_f1"}:
-        found["macro_f1"], found["micro_f1"] = _f1(of, outputs)
-    return found
+        values["macro_f1"], values["micro_f1"] = _f1(of, outputs)
+    return values
 
 
 def _multilabel(of: Truth, outputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-    found = {}
+    values = {}
     if "macro_auroc" in wanted:
-        found["macro_auroc"] = _mean(torch.stack([_auroc(sides, outputs, of.weights) for sides in of.classes], dim=2))
+        values["macro_auroc"] = _mean(torch.stack([_auroc(sides, outputs, of.weights) for sides in of.classes], dim=2))
     if "micro_auroc" in wanted:
         assert of.pooled is not None
-        found["micro_auroc"] = _auroc(of.pooled, outputs, of.weights)
-    return found
+        values["micro_auroc"] = _auroc(of.pooled, outputs, of.weights)
+    return values
 
 
 def _regression(of: Truth, outputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:
@@ -180,7 +180,7 @@ def _regression(of: Truth, outputs: Tensor, wanted: set[str]) -> dict[str, Tenso
 
 def _parts(members: int, *weights: Tensor) -> Iterator[slice]:
     """Members in chunks whose arrays, as large for each as all the weights, stay within `_BYTES`."""
-    size = max(1, _BYTES[weights[0].is_cuda] // max(1, 8 * sum(one.numel() for one in weights)))
+    size = max(1, _BYTES[weights[0].is_cuda] // max(1, 8 * sum(weight.numel() for weight in weights)))
     yield from (slice(start, start + size) for start in range(0, members, size))
 
 
@@ -215,7 +215,7 @@ def _upto(order: Tensor, places: Sequence[Tensor], weights: Tensor) -> list[Tens
 
 def _auroc(sides: _Sides, outputs: Tensor, weights: Tensor) -> Tensor:
     """Area under the ROC curve (m, R), ties counted half, of outputs (m, n, C)."""
-    cells, found = outputs.flatten(1), []
+    cells, areas = outputs.flatten(1), []
     # The side with fewer cells is sorted, and the other one's cells are looked up in it.
     turned = len(sides.positive) < len(sides.negative)
     few, many = (sides.positive, sides.negative) if turned else (sides.negative, sides.positive)
@@ -230,13 +230,13 @@ def _auroc(sides: _Sides, outputs: Tensor, weights: Tensor) -> Tensor:
             below, upto = _upto(order, places, light)
             sums.append(below.add_(upto).mul_(heavy).sum(1) / 2)
         pairs, wins = positive.sum(0) * negative.sum(0), torch.cat(sums)
-        found.append(_ratio(pairs - wins if turned else wins, pairs))
-    return torch.cat(found, dim=1)
+        areas.append(_ratio(pairs - wins if turned else wins, pairs))
+    return torch.cat(areas, dim=1)
 
 
 def _auprc(sides: _Sides, outputs: Tensor, weights: Tensor) -> Tensor:
     """Average precision (m, R): the area under the precision-recall curve without interpolation, ties one step."""
-    cells, found = -outputs.flatten(1), []  # the likeliest first
+    cells, areas = -outputs.flatten(1), []  # the likeliest first
     for positive, negative in _blocks(sides, weights):
         sums = []
         for part in _parts(len(cells), positive, negative):
@@ -244,13 +244,13 @@ def _auprc(sides: _Sides, outputs: Tensor, weights: Tensor) -> Tensor:
             ranked, others = cells[part].index_select(1, sides.negative).sort(dim=1)
             (right,) = _upto(order, [torch.searchsorted(good, good, right=True)], positive)
             (wrong,) = _upto(others, [torch.searchsorted(ranked, good, right=True)], negative)
-            said = right + wrong
-            precision = right / torch.where(said > 0, said, 1.0)
+            called = right + wrong
+            precision = right / torch.where(called > 0, called, 1.0)
             weight = positive.index_select(0, order.flatten()).view_as(right)
             sums.append((precision * weight).sum(1))
         total = positive.sum(0)
-        found.append(_ratio(torch.cat(sums), torch.where(negative.sum(0) > 0, total, 0.0)))
-    return torch.cat(found, dim=1)
+        areas.append(_ratio(torch.cat(sums), torch.where(negative.sum(0) > 0, total, 0.0)))
+    return torch.cat(areas, dim=1)
 
 
 def _f1(of: Truth, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,9 +258,9 @@ def _f1(of: Truth, outputs: Tensor) -> tuple[Tensor, Tensor]:
     names = torch.arange(of.width, device=outputs.device)
     weights = of.weights.index_select(0, of.rows)
     true = (of.labels.index_select(0, of.rows).unsqueeze(1) == names).double()
-    said = (outputs.index_select(1, of.rows).argmax(dim=2).unsqueeze(2) == names).double()  # (m, l, C)
+    guessed = (outputs.index_select(1, of.rows).argmax(dim=2).unsqueeze(2) == names).double()  # (m, l, C)
     # Weights that are counts make these products exact, so that they may round as they like.
-    hit, called = weights.t() @ (said * true), weights.t() @ said
+    hit, called = weights.t() @ (guessed * true), weights.t() @ guessed
     return (
         _mean(_ratio(2 * hit, called + weights.t() @ true)),
         _ratio(hit.sum(2), weights.sum(0)),
@@ -296,8 +296,8 @@ def every(kind: Kind, labels: Array, logits: Array, weights: Array, names: Itera
     width = logits.shape[1] if kind in ("multiclass", "multilabel") else 1
     by_row = torch.from_numpy(np.ascontiguousarray(weights.T, dtype=np.float64))
     outputs = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float64))
-    found = of_members(truth(kind, labels, width, by_row), outputs.unsqueeze(0), wanted)
-    return {name: values[0].numpy() for name, values in found.items()}
+    of_one = of_members(truth(kind, labels, width, by_row), outputs.unsqueeze(0), wanted)
+    return {name: values[0].numpy() for name, values in of_one.items()}
 
 
 def score(metric: str, kind: Kind, labels: Array, logits: Array, weights: Array) -> Array:

@@ -80,13 +80,13 @@ def trainer(payload: ConfirmingPayload) -> Trainer:
 def _look(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fold) -> tuple[list[Score], list[Curve]]:
     """The paper's interval of every score, and every curve."""
     cohort = payload.training.cohort
-    said = predict(fitted, fold.validation)
+    predictions = predict(fitted, fold.validation)
     learned = predict(fitted, fold.train).latents if fitted.layout.clustering else None
     weights = paper_draws(len(fold.validation), cohort.split.digest)
     scores: list[Score] = []
     curves: list[Curve] = []
     for member, unit in enumerate(pack.units):
-        if not _finite(fitted, said, member):
+        if not _finite(fitted, predictions, member):
             continue
         for slot, name in enumerate(fitted.layout.names[member]):
             task = cohort.tasks[name]
@@ -94,16 +94,16 @@ def _look(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fold) ->
                 assert learned is not None
                 c = slot - fitted.layout.supervised
                 seed = clustering.start(unit.seed, name)
-                train, held_out = (of[member : member + 1, :, c] for of in (learned, said.latents))
+                train, held_out = (of[member : member + 1, :, c] for of in (learned, predictions.latents))
                 by_row = torch.from_numpy(np.ascontiguousarray(weights.T)).to(train.device)
                 values = clustering.judge(train, held_out, task.n_outputs, by_row, [seed])[0].silhouette
                 if (unit.subset, name) in payload.maps and unit.seed == payload.map_seed and np.isfinite(values).all():
                     curves += _map(unit, task, train, held_out, seed, payload.small)
             else:
-                labels, known = labels_of(fold, task)
-                outputs = _outputs(task, said, member, slot)[known]
-                values = _metric(task, labels, outputs, weights[:, known])
-                curves += _curves(unit, task, cohort, labels, outputs, known, payload.groups, payload.small)
+                labels, labelled = labels_of(fold, task)
+                outputs = _outputs(task, predictions, member, slot)[labelled]
+                values = _metric(task, labels, outputs, weights[:, labelled])
+                curves += _curves(unit, task, cohort, labels, outputs, labelled, payload.groups, payload.small)
             spread = float(np.std(values, ddof=1))
             scores.append(Score(unit, name, f"{task.metric}_paper_sd", unit.part, spread, primary=False))
     return scores, curves
@@ -119,26 +119,26 @@ def _ensembles(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fol
         return []
     cohort, settings = payload.training.cohort, payload.training.settings
     network = networks.find(payload.training.network, allow_code=True)  # the trainer has imported it already
-    said = predict(fitted, fold.validation)
+    predictions = predict(fitted, fold.validation)
     totals = {
-        unit: _outputs(cohort.tasks[unit.subset[0]], said, member, 0)
+        unit: _outputs(cohort.tasks[unit.subset[0]], predictions, member, 0)
         for member, unit in enumerate(pack.units)
-        if _finite(fitted, said, member)
+        if _finite(fitted, predictions, member)
     }
     scores = []
     for size in range(2, payload.ensemble + 1):
         further = Pack(tuple(Unit(unit.subset, unit.seed + (size - 1) * SEED_STEP, unit.fold) for unit in pack.units))
         fit = fit_pack(further, cohort.tasks, fold, settings, network)
-        said = predict(fit, fold.validation)
+        predictions = predict(fit, fold.validation)
         for member, unit in enumerate(pack.units):
             task = cohort.tasks[unit.subset[0]]
-            if not _finite(fit, said, member):
+            if not _finite(fit, predictions, member):
                 totals.pop(unit, None)
             if unit not in totals:
                 continue
-            totals[unit] = totals[unit] + _outputs(task, said, member, 0)
-            labels, known = labels_of(fold, task)
-            values = _metric(task, labels, totals[unit][known] / size, fold.weights[:, known])
+            totals[unit] = totals[unit] + _outputs(task, predictions, member, 0)
+            labels, labelled = labels_of(fold, task)
+            values = _metric(task, labels, totals[unit][labelled] / size, fold.weights[:, labelled])
             scores.append(
                 Score(
                     unit,
@@ -160,14 +160,14 @@ def paper_draws(rows: int, key: str) -> Array:
     return np.stack([np.bincount(dice.integers(0, rows, count), minlength=rows) for _ in range(DRAWS)]).astype(float)
 
 
-def _finite(fitted: Fitted, said: Predictions, member: int) -> bool:
-    outputs = (said.logits[member], said.latents[member])
+def _finite(fitted: Fitted, predictions: Predictions, member: int) -> bool:
+    outputs = (predictions.logits[member], predictions.latents[member])
     return not fitted.diverged[member] and all(bool(torch.isfinite(output).all()) for output in outputs)
 
 
-def _outputs(task: Task, said: Predictions, member: int, slot: int) -> Array:
+def _outputs(task: Task, predictions: Predictions, member: int, slot: int) -> Array:
     """(n, C) probabilities of the classes or labels, (n, 1) of the positive, or (n, 1) standardised value."""
-    logits = said.logits[member, slot, :, : n_logits(task)].double().cpu()
+    logits = predictions.logits[member, slot, :, : n_logits(task)].double().cpu()
     if task.kind == "multiclass":
         logits = logits.softmax(1)
     elif task.kind in ("binary", "multilabel"):
@@ -190,7 +190,7 @@ def _curves(
     cohort: Cohort,
     labels: Array,
     outputs: Array,
-    known: NDArray[np.bool_],
+    labelled: NDArray[np.bool_],
     groups: Mapping[str, NDArray[np.bool_]],
     small: int,
 ) -> list[Curve]:
@@ -215,12 +215,12 @@ def _curves(
             seen = np.isfinite(labels[:, c])
             each.append((name, labels[seen, c], outputs[seen, c]))
         return [curve for name, hit, risk in each for curve in _roc(unit, task, name, hit, risk, small)]
-    found = _roc(unit, task, "all", labels, outputs[:, 0], small)
+    curves = _roc(unit, task, "all", labels, outputs[:, 0], small)
     everybody = {"all": np.ones(len(cohort), bool), **groups}
     for name, rows in everybody.items():
-        chosen = rows[cohort.split.test][known]
-        found += _by_quantile(unit, task, "calibration", outputs[chosen, 0], labels[chosen], small, name)
-    return found
+        chosen = rows[cohort.split.test][labelled]
+        curves += _by_quantile(unit, task, "calibration", outputs[chosen, 0], labels[chosen], small, name)
+    return curves
 
 
 def _by_quantile(
@@ -280,13 +280,13 @@ def _map(unit: Unit, task: Task, train: Tensor, held_out: Tensor, seed: int, sma
     cluster = clustering.nearest(shown, clustering.groups(train, task.n_outputs, [seed]))[0].cpu().numpy()
     place = in_two_dimensions(shown[0].double().cpu().numpy(), seed)
     spans = [(float(axis.min()), float(axis.max())) for axis in place.T]
-    found = []
+    curves = []
     for number in range(task.n_outputs):
         rows = cluster == number
         grid = dense_cells(place[rows, 0], place[rows, 1], spans[0], spans[1], small)
         if grid[0]:
-            found.append(Curve(unit, task.name, "map", f"cluster {number + 1}", *grid))
-    return found
+            curves.append(Curve(unit, task.name, "map", f"cluster {number + 1}", *grid))
+    return curves
 
 
 def in_two_dimensions(latents: Array, seed: int) -> Array:
@@ -311,19 +311,19 @@ def subgroups(cohort: Cohort, column: str) -> dict[str, NDArray[np.bool_]]:
     Raises:
         BadInput: no such column, or an ambiguous one.
     """
-    found = [
+    columns = [
         (modality, name)
         for modality in cohort.modalities.values()
         if modality.kind == "vector"
         for name in modality.columns
         if column in (name, f"{modality.name}.{name}")
     ]
-    if len(found) != 1:
-        known = sorted({name for m in cohort.modalities.values() if m.kind == "vector" for name in m.columns})
-        near = difflib.get_close_matches(column, known, 3) or known[:8]
-        what = "it is in several modalities; write modality.column" if found else f"there are, for example, {near}"
+    if len(columns) != 1:
+        names = sorted({name for m in cohort.modalities.values() if m.kind == "vector" for name in m.columns})
+        near = difflib.get_close_matches(column, names, 3) or names[:8]
+        what = "it is in several modalities; write modality.column" if columns else f"there are, for example, {near}"
         raise BadInput(f"--by: expected one input column of the search, got {column!r}; {what}.")
-    ((modality, name),) = found
+    ((modality, name),) = columns
     values = modality.values[:, modality.columns.index(name)]
     if name in modality.levels:
         return {f"{name}={level}": values == code for code, level in enumerate(modality.levels[name])}

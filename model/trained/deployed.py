@@ -207,8 +207,8 @@ class DeployedModel:
             # Invented settings may ask for any number of parameters: none is made before that is known.
             if (self.machine.member_bytes(shape, self.settings) or 0) > _MOST_TIMES * held + _MOST_BYTES:
                 raise ValueError(f"members: the settings want more parameters than number {number} has")
-            made = self.machine.initialise(plan, self.tasks, fold, 0, self.settings)
-            if {name: value.shape for name, value in made.items()} != {
+            wanted = self.machine.initialise(plan, self.tasks, fold, 0, self.settings)
+            if {name: value.shape for name, value in wanted.items()} != {
                 name: value.shape for name, value in member.values.items()
             }:
                 raise ValueError(f"members: the parameters of number {number} are not those of the network")

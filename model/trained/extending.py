@@ -101,17 +101,18 @@ def prepare(model: DeployedModel, cohort: Cohort, task: str) -> Cohort:
     seen = replace(
         cohort,
         modalities={
-            one.name: cohort.modalities[one.name].keep(one.columns or cohort.modalities[one.name].inputs)
-            for one in model.inputs
+            inputs.name: cohort.modalities[inputs.name].keep(inputs.columns or cohort.modalities[inputs.name].inputs)
+            for inputs in model.inputs
         },
         tasks={name: cohort.tasks[name] for name in names if name in cohort.tasks},
         labels={name: cohort.labels[name] for name in names if name in cohort.labels},
         classes={name: cohort.classes[name] for name in names if name in cohort.classes},
     )
     fitted = fit(seen, cohort.split.train(FINAL_FOLD)).transforms
-    for name, one in model.preprocessor.transforms.items():
-        same = one.names == fitted[name].names and one.levels == fitted[name].levels
-        if not (same and np.allclose(one.mean, fitted[name].mean) and np.allclose(one.scale, fitted[name].scale)):
+    for name, before in model.preprocessor.transforms.items():
+        now = fitted[name]
+        same = before.names == now.names and before.levels == now.levels
+        if not (same and np.allclose(before.mean, now.mean) and np.allclose(before.scale, now.scale)):
             raise _unlike(model, cohort, [f"the values of {name} are others"])
     # Names of tasks in the settings are those of the search, which may have had others: only the kinds are asked about.
     if wrong := model.machine.unsupported(_only(seen, [task]), type(model.settings)()):
@@ -122,19 +123,22 @@ def prepare(model: DeployedModel, cohort: Cohort, task: str) -> Cohort:
 def _differences(model: DeployedModel, cohort: Cohort, task: str) -> list[str]:
     """In which way the cohort's inputs are not the model's, in words."""
     reasons = []
-    for one in model.inputs:
-        here = cohort.modalities.get(one.name)
+    for modality in model.inputs:
+        here, levels = cohort.modalities.get(modality.name), modality.levels
         if here is None:
-            reasons.append(f"it lacks the modality {one.name}")
-        elif here.kind != one.kind or _size(one.kind, here.values.shape[1:]) != _size(one.kind, one.shape):
-            reasons.append(f"{one.name} is of another kind or size")
-        elif gone := [column for column in one.columns if column not in here.columns]:
-            reasons.append(f"{one.name} lacks {', '.join(gone)}")
-        elif other := [name for name in one.columns if tuple(here.levels.get(name, ())) != one.levels.get(name, ())]:
-            reasons.append(f"{', '.join(other)} of {one.name} has other levels")
-    read = {(one.name, column) for one in model.inputs for column in one.columns or ("pixels",)}
-    told = sorted({pair for pattern in cohort.tasks[task].excludes for pair in matches(cohort.modalities, pattern)})
-    if both := [f"{name}.{column}" for name, column in told if (name, column) in read]:
+            reasons.append(f"it lacks the modality {modality.name}")
+        elif (here.kind, _size(here.kind, here.values.shape[1:])) != (
+            modality.kind,
+            _size(modality.kind, modality.shape),
+        ):
+            reasons.append(f"{modality.name} is of another kind or size")
+        elif gone := [column for column in modality.columns if column not in here.columns]:
+            reasons.append(f"{modality.name} lacks {', '.join(gone)}")
+        elif other := [name for name in modality.columns if tuple(here.levels.get(name, ())) != levels.get(name, ())]:
+            reasons.append(f"{', '.join(other)} of {modality.name} has other levels")
+    read = {(modality.name, column) for modality in model.inputs for column in modality.columns or ("pixels",)}
+    excluded = sorted({pair for pattern in cohort.tasks[task].excludes for pair in matches(cohort.modalities, pattern)})
+    if both := [f"{name}.{column}" for name, column in excluded if (name, column) in read]:
         reasons.append(f"{task} excludes {', '.join(both)}, which the model reads")
     return reasons
 
@@ -237,7 +241,7 @@ def compare(
             raise BadInput(f"training {' + '.join(base.tasks)} again with seed {seed} diverged. Leave that seed out.")
         started = first.values
     learn = cohort.split.train(fold)
-    found = []
+    reached = []
     for share in shares:
         chosen = choose(cohort, task, learn, share, seed)
         rows = _new_rows(cohort, task, chosen, fold, model, device)
@@ -250,10 +254,10 @@ def compare(
         for member, start in enumerate(STARTS):
             for metric, (value, why) in _judge(fitted, member, cohort.tasks[task], rows, model).items():
                 primary = metric == cohort.tasks[task].metric
-                found.append(
+                reached.append(
                     Reached(start, share, seed, fold, metric, primary, value, why, int(chosen.sum()), patients)
                 )
-    return found
+    return reached
 
 
 def extend(model: DeployedModel, cohort: Cohort, task: str, device: torch.device | None = None) -> DeployedModel:
@@ -332,9 +336,9 @@ def _new_rows(
 ) -> Fold:
     """A fold with the new task alone: the chosen training rows, and those that judge, without labels if `blind`."""
     judge = cohort.split.test if fold == FINAL_FOLD else cohort.split.validation(fold)
-    kept = chosen if blind else chosen | judge
+    labelled = chosen if blind else chosen | judge
     label = cohort.labels[task].copy()
-    label[~kept] = np.nan
+    label[~labelled] = np.nan
     alone = _only(cohort, [task])
     rows = _load(replace(alone, labels={task: label}), fold, model, device)
     train, stopping = _carrying(rows.train), None if rows.stopping is None else _carrying(rows.stopping)
@@ -353,11 +357,11 @@ def _carrying(rows: Rows) -> Rows:
 
 def _judge(fitted: Fitted, member: int, task: Task, fold: Fold, model: DeployedModel) -> dict[str, tuple[float, str]]:
     """(score, why there is none) of a member's one task on the held-out rows, by every metric of its kind."""
-    labels, known = labels_of(fold, task)
+    labels, labelled = labels_of(fold, task)
     logits = predict(fitted, fold.validation).logits[member, 0, :, : n_logits(task)]
     if fitted.diverged[member] or not logits.isfinite().all():
         return {task.metric: (float("nan"), "diverged; a smaller learning_rate may help")}
-    values = metrics.every(task.kind, labels, logits.double().cpu().numpy()[known], fold.weights[:1, known])
+    values = metrics.every(task.kind, labels, logits.double().cpu().numpy()[labelled], fold.weights[:1, labelled])
     return {
         metric: (float(value[0]), "" if np.isfinite(value[0]) else "the held-out labels do not vary")
         for metric, value in values.items()
