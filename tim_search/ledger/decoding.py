@@ -38,7 +38,8 @@ def read(kind: str, source: Any, columns: Collection[str] | None) -> FileRows:
         if error.errno is not None:
             raise
         raise Unfit(f"it cannot be read as Parquet ({_first_line(error)})") from error
-    except (pa.ArrowException, MemoryError) as error:
+    except (pa.ArrowException, MemoryError, ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        # Names that are no UTF-8 and sizes that no memory has come up as Python's own errors.
         raise Unfit(f"it cannot be read as Parquet ({_first_line(error)})") from error
 
 

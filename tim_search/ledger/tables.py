@@ -107,7 +107,8 @@ class Tables:
             try:
                 source, mark = stack.enter_context(self.storage.read(f"{kind}/{name}"))
             except BadInput as error:  # a pipe, a folder, a link that leads nowhere
-                raise Unfit(f"it is not a file of this ledger ({error})") from None
+                reason = str(error).rpartition(": ")[2].split(". ")[0]
+                raise Unfit(f"it is not a file of this ledger ({reason})") from None
             if mark is None or mark not in self._verified:
                 if hashlib.file_digest(source, "sha256").hexdigest()[:32] != parts[2]:
                     raise Unfit("its bytes do not match its name: it is torn, was altered or was renamed")
