@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,17 @@ MOST_LEVELS = 200
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
+class _Entry(NamedTuple):
+    """A modality's entry in cohort.yaml and the table it names."""
+
+    name: str
+    place: str
+    fields: Mapping[str, Any]
+    table: pq.ParquetFile
+    at: NDArray[np.int64]  # (rows of the table,), the sample of each row
+    samples: Samples
+
+
 def read_modalities(reader: Reader, spec: Mapping[str, Any], samples: Samples | None) -> dict[str, Modality]:
     """The modalities that can be read, aligned with the samples; a finding for everything else."""
     modalities = {}
@@ -65,7 +76,7 @@ def read_modalities(reader: Reader, spec: Mapping[str, Any], samples: Samples | 
         if (at < 0).any():
             continue
         build = {"vector": _vector, "sequence": _sequence, "image": _image}[kind]
-        modality = build(reader, name, place, fields, table, at, samples)
+        modality = build(reader, _Entry(name, place, fields, table, at, samples))
         if modality is not None:
             modalities[name] = modality
     return modalities
@@ -159,15 +170,9 @@ def _refuse_infinite(reader: Reader, file: str, columns: Sequence[str], values: 
         reader.error(f"{file}: column {columns[index]}", f"{count} values are infinite.", fix)
 
 
-def _vector(
-    reader: Reader,
-    name: str,
-    place: str,
-    fields: Mapping[str, Any],
-    table: pq.ParquetFile,
-    at: NDArray[np.int64],
-    samples: Samples,
-) -> Modality | None:
+def _vector(reader: Reader, entry: _Entry) -> Modality | None:
+    """A modality of one row a sample; None with errors."""
+    name, place, fields, table, at, samples = entry
     file = fields["file"]
     if _repeated(reader, at, f"{file}: column {samples.id_column}", samples, "A vector modality has one row a sample"):
         return None
@@ -216,15 +221,9 @@ def _vector(
     return Modality(name, "vector", tuple(columns), values, levels, np.asarray(~np.isnan(values).all(axis=1)))
 
 
-def _sequence(
-    reader: Reader,
-    name: str,
-    place: str,
-    fields: Mapping[str, Any],
-    table: pq.ParquetFile,
-    at: NDArray[np.int64],
-    samples: Samples,
-) -> Modality | None:
+def _sequence(reader: Reader, entry: _Entry) -> Modality | None:
+    """A modality of a row a sample and step; None with errors."""
+    name, place, fields, table, at, samples = entry
     file, step_column = fields["file"], fields.get("step", "step")
     array = column_of(reader, table, file, step_column, f"{place}.step")
     columns = _feature_columns(reader, place, fields, table, samples, [step_column])
@@ -259,15 +258,9 @@ def _sequence(
     return Modality(name, "sequence", tuple(columns), values, {}, np.asarray(~np.isnan(values).all(axis=(1, 2))))
 
 
-def _image(
-    reader: Reader,
-    name: str,
-    place: str,
-    fields: Mapping[str, Any],
-    table: pq.ParquetFile,
-    at: NDArray[np.int64],
-    samples: Samples,
-) -> Modality | None:
+def _image(reader: Reader, entry: _Entry) -> Modality | None:
+    """A modality of lists of pixels; None with errors."""
+    name, place, fields, table, at, samples = entry
     file, column = fields["file"], fields.get("column", PIXELS)
     if _repeated(reader, at, f"{file}: column {samples.id_column}", samples, "An image modality has one row a sample"):
         return None
