@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -625,3 +626,82 @@ def test_heatmaps_by_round_and_estimator(store: str, tmp_path: Path) -> None:
     assert newest_heatmap(store, "filtered", tmp_path / "msr", estimator="msr").estimator == "msr"
     with pytest.raises(BadInput, match="no heatmap of round 7"):
         newest_heatmap(store, "filtered", tmp_path, round=7)
+
+
+# A database that came from others -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "words"),
+    [
+        ("figures", json.dumps(["figures/../../../secret.txt"]), "expected"),
+        ("figures", json.dumps(["/etc/passwd"]), "expected"),
+        ("figures", "no JSON [", "not whole JSON"),
+        ("figures", json.dumps({"a": 1}), "expected"),
+        ("table", "../../secret.json", "expected"),
+        ("round", "many", "expected a number"),
+    ],
+)
+def test_a_tag_names_no_file_of_this_machine(
+    tag: str, value: str, words: str, empty_store: str, tmp_path: Path
+) -> None:
+    uri = fresh_store(tmp_path / "received", empty_store)
+    publish_round(uri, tmp_path, 1)
+    (tmp_path / "received" / "secret.txt").write_text("mine")
+    MlflowClient(tracking_uri=uri).set_tag(heatmaps(uri)["run_id"][0], tag, value)
+    with pytest.raises(BadInput, match=words):
+        newest_heatmap(uri, "demo", tmp_path / "got")
+    assert not list((tmp_path / "got").rglob("*")) if (tmp_path / "got").exists() else True
+
+
+def test_a_figure_that_is_a_link_out_of_its_folder_is_not_copied(empty_store: str, tmp_path: Path) -> None:
+    uri = fresh_store(tmp_path / "received", empty_store)
+    publish_round(uri, tmp_path, 1)
+    (tmp_path / "secret").write_text("mine")
+    (picture,) = (tmp_path / "received").rglob("heatmap_rank.png")
+    picture.unlink()
+    picture.symlink_to(tmp_path / "secret")
+    with pytest.raises(BadInput, match="lies outside"):
+        newest_heatmap(uri, "demo", tmp_path / "got")
+    assert not list((tmp_path / "got").rglob("*.png"))
+
+
+def test_a_deleted_experiment_is_told_with_the_command_that_restores_it(empty_store: str, tmp_path: Path) -> None:
+    uri = fresh_store(tmp_path / "store", empty_store)
+    publish_round(uri, tmp_path, 1)
+    client = MlflowClient(tracking_uri=uri)
+    number = client.get_experiment_by_name("tim-search").experiment_id
+    client.delete_experiment(number)
+    messages: list[str] = []
+    with Tracker(uri, "demo", "other", warn=messages.append):
+        pass
+    (warning,) = messages
+    assert f"mlflow experiments restore --experiment-id {number}" in warning
+    assert "when MLflow answers" not in warning
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://[::1", "http://host:99999999", "http://host:x", "http://[x]:5000", "http://h h:1"]
+)
+def test_a_uri_that_names_no_host_and_port(uri: str) -> None:
+    with pytest.raises(BadInput, match="could not be read"):
+        searches(uri)
+    messages: list[str] = []
+    with Tracker(uri, "demo", "id", warn=messages.append) as tracker:
+        assert tracker.missed
+    assert len(messages) == 1
+
+
+def test_a_secret_in_a_uri_is_in_no_message() -> None:
+    for secret_uri in (
+        f"http://me:hidden word@127.0.0.1:{free_port()}",
+        f"http://me:hid/den@127.0.0.1:{free_port()}",
+        f"http://127.0.0.1:{free_port()}/?token=hidden",
+    ):
+        with pytest.raises(BadInput) as caught:
+            searches(secret_uri)
+        assert "hid" not in str(caught.value)
+        messages: list[str] = []
+        with Tracker(secret_uri, "demo", "id", warn=messages.append):
+            pass
+        assert "hid" not in messages[0]

@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.check_arguments(given)
         with console.checked_output():
             app(args=given)
+    except SystemExit as end:
+        if end.code == Interrupted.exit_code:  # typer's own, while it looked for the command, without a word
+            console.say("stopped", "Interrupted before anything was done. The same command can be run again.")
+        raise
     except TimSearchError as error:
         console.say("stopped" if isinstance(error, Interrupted) else "error", str(error))
         sys.exit(error.exit_code)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tim_search.config import designs, files, network, steps, workers
 from tim_search.config.sections import Design, SampledDesign, SearchFile
+from tim_search.gates.urls import check_recipient
 from tim_search.plans import from_design as plans
 from tim_search.plans.contract import Plan
 from tim_search.tuning import choices, per_subset, space
@@ -152,8 +153,33 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
     return dataclasses.replace(resolved, capacity=capacity)
 
 
+#: What MLflow sends to any server it talks to, where it is set.
+_MLFLOW_CREDENTIALS = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_AWS_SIGV4",
+)
+
+
 def tracking_uri(named: str | None, folder: Path) -> str:
-    """Where a search publishes: what its file names, else the environment, else a database in its folder."""
+    """Where a search publishes: what its file names, else the environment, else a database in its folder.
+
+    Raises BadInput where MLflow would send credentials of the environment to a server that the file alone names.
+    """
+    credentials = [name for name in _MLFLOW_CREDENTIALS if os.environ.get(name)]
+    if Path("~/.mlflow/credentials").expanduser().is_file():
+        credentials.append("~/.mlflow/credentials")
+    if named and credentials and named.lower().startswith("http"):
+        check_recipient(
+            named,
+            os.environ.get("MLFLOW_TRACKING_URI"),
+            place="tracking_uri",
+            credentials=f"what MLflow finds in {' and '.join(credentials)}",
+            fix="If you trust it, set MLFLOW_TRACKING_URI={url}; or name another with `tim-search publish "
+            "--tracking-uri`; or take the line out of the file.",
+        )
     return named or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
 
 
