@@ -31,7 +31,7 @@ from tim_search.loop import run as search
 from tim_search.loop.manifest import Manifest
 from tim_search.plans.greedy import Greedy
 from tim_search.plans.static import StaticPlan
-from tim_search.report import figures, gallery, wording
+from tim_search.report import figures, gallery, records, wording
 from tim_search.report import page as report
 from tim_search.report.chapters import asked, sources
 from tim_search.results import opened
@@ -561,3 +561,30 @@ def test_excluded_columns_are_told_with_who_excludes_them(folder: Path) -> None:
         ("history", "ca"): ["dzclass"],
     }
     assert all(one["name"] != "scoma" for one in record["modalities"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("group.json", {"budget": 2, "models": "x", "front": [], "notes": [], "made": "now"}),
+        ("group.json", {"budget": [1], "models": [], "front": {}, "notes": 3, "made": None}),
+        ("group.json", [1]),
+        ("cohort.json", dict.fromkeys(("format", "samples", "parts", "modalities", "dropped", "tasks"), 1)),
+        ("versions.json", {"torch": {"a": 1}}),
+        ("versions.json", "text"),
+    ],
+)
+def test_a_record_of_another_form_is_left_out_with_a_warning(tmp_path: Path, name: str, content: Any) -> None:
+    train(tmp_path, {name: Task(name, "binary") for name in ("a", "b")}, ((0, 0),))
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.warns(records.RecordWarning, match=f"{name}.*The page does without it"):
+        path = report.write(opened.open_search(tmp_path))
+    assert Page(path.read_text()).text
+
+
+def test_a_task_with_a_long_name_of_folders_has_figures(tmp_path: Path) -> None:
+    long = "../" + "x" * 249
+    train(tmp_path, {name: Task(name, "binary") for name in (long, "b", "c")}, ((0, 0),))
+    results = opened.open_search(tmp_path)
+    paths = gallery.source(results, results.tim(), long)
+    assert all(path.exists() and path.parent == tmp_path / "figures" for path in paths)

@@ -141,3 +141,18 @@ def test_differences_name_every_part() -> None:
     assert len(differences(CONTEXT, changed)) == 5
     assert differences(CONTEXT, changed)[-1].endswith("(depth null and 2)")
     assert differences(CONTEXT, replace(CONTEXT, settings="no JSON")) == ["the network's and the training's settings"]
+
+
+@pytest.mark.parametrize("out", ["a", "a/ledger", "a/ledger/deeper", "link", "link/ledger"])
+def test_no_merge_writes_into_a_source(tmp_path: Path, out: str) -> None:
+    """Also not below a source, nor through a link: the sources stay as they are."""
+    for seed, name in enumerate("ab"):
+        site(str(tmp_path / name / "ledger"), PAIRS[:3], seed)
+        replace(MANIFEST, blocks=((seed, 0),)).write(tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(BadInput, match="one of the sources, or lies inside of one"):
+        merge([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / out))
+    with pytest.raises(BadInput, match="one of the sources, or lies inside of one"):
+        merge([str(tmp_path / "a" / "ledger"), str(tmp_path / "b" / "ledger")], str(tmp_path / "a" / "ledger" / "x"))
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before

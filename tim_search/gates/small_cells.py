@@ -42,11 +42,11 @@ def near(value: Count, small: int, coarser: int = 1) -> Count:
 
 def interval(value: int, show: Shower) -> tuple[int, int]:
     """The least and the largest count that is told as this one is."""
-    told_so = show(value)
+    shown = show(value)
     least = largest = value
-    while least > 0 and show(least - 1) == told_so:
+    while least > 0 and show(least - 1) == shown:
         least -= 1
-    while isinstance(told_so, str) and show(largest + 1) == told_so:
+    while isinstance(shown, str) and show(largest + 1) == shown:
         largest += 1
     return least, largest
 

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from tim_search.gates import small_cells
+from tim_search.gates.texts import for_terminal
 
 #: Counts below this are not told exactly: they would speak of single patients.
 FEWEST = 5
@@ -36,7 +37,7 @@ def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "cell": lambda text: str(text).replace("|", "\\|"),
+        "cell": lambda text: for_terminal(text).replace("|", "\\|"),
         "count": _count,
         "grouped": small_cells.told,
         "named": _named,

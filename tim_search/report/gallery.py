@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tim_search.gates.texts import for_file_name
 from tim_search.plans.expansion import Expansion
 from tim_search.report import figures
 from tim_search.report.figures import confirmed as confirmed_figures
@@ -47,14 +48,14 @@ def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, 
     tasks, place = results.tasks, results.folder / "figures"
     data = figures.forest_data(result, name, results.manifest.overlaps, tasks)
     kind = "" if result.size is None else f"-up-to-{result.size}"
-    paths = [figures.save(figures.draw_forest(data), place / f"forest-{name}{kind}.png")]
+    paths = [figures.save(figures.draw_forest(data), place / f"forest-{for_file_name(name)}{kind}.png")]
     if not data.others:
         return tuple(paths)  # nothing is estimable yet, or there is no other task: nothing to draw a line of
     if steps := results.convergence(size=result.size):
         settling = figures.draw_lines(figures.convergence_data(steps, name, tasks))
-        paths.append(figures.save(settling, place / f"convergence-{name}{kind}.png"))
+        paths.append(figures.save(settling, place / f"convergence-{for_file_name(name)}{kind}.png"))
     profile = figures.draw_lines(figures.profile_data(size_profile(results.table), result, name, tasks))
-    return (*paths, figures.save(profile, place / f"sizes-{name}.png"))
+    return (*paths, figures.save(profile, place / f"sizes-{for_file_name(name)}.png"))
 
 
 def expansions(results: SearchResults, expanded: Sequence[Expansion]) -> tuple[Path, ...]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from tim_search.gates.files import write_durably
 from tim_search.gates.plain import plain
 from tim_search.plans import expansion
 from tim_search.plans.expansion import Expansion
-from tim_search.report import wording
+from tim_search.report import records, wording
 from tim_search.report.chapters import asked, cohort, maps, sources
 from tim_search.results import summary
 from tim_search.results.opened import SearchResults
@@ -99,12 +98,11 @@ def content(
     result, status = results.tim(), results.status()
     short = summary.report(results, result)
     by_rule: dict[str, list[Expansion]] = {rule: results.expand(rule)[0] for rule in expansion.RULES}
-    record = _read(results.folder / "cohort.json", "format", "samples", "parts", "modalities", "dropped", "tasks")
+    record = records.cohort(results.folder)
     dropped = [f"{column['modality']}.{column['column']}" for column in record["dropped"]] if record else []
     shown = most_telling(result, most, overlaps)
     attention = maps.attention(results, result, shown)
-    confirmed = [plain(row) for row in confirmation]
-    certain = by_rule["lower_bound"]
+    confirmed, certain = [plain(row) for row in confirmation], by_rule["lower_bound"]
     return {
         "name": manifest.name,
         "label": result.label,
@@ -129,23 +127,17 @@ def content(
         "several": len(result.tasks),
         "fold": _UNFOLDED,
         "sharing": short["sharing"],
-        "group": _read(results.folder / "group.json", "budget", "models", "front", "notes", "made"),
+        "group": records.group(results.folder),
         "confirmation": confirmed,
         "cost": asked.cost(results),
         "settings": asked.settings(results),
         "context": {key: getattr(manifest.context, key) for key in ("key", "cohort", "columns", "split", "network")},
-        "versions": {"search made by tim-search": manifest.version, **(_read(results.folder / "versions.json") or {})},
+        "versions": {
+            "search made by tim-search": manifest.version,
+            **records.versions(results.folder),
+        },
         "tables": _tables(result, shown, by_rule, attention, confirmed),
     }
-
-
-def _read(path: Path, *keys: str) -> Any:
-    """A JSON file of the folder that has these keys, or None: folders of earlier versions have fewer of them."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return plain if isinstance(plain, dict) and plain.keys() >= set(keys) else None
 
 
 def _tables(

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tim_search.gates.plain import number
 from tim_search.results.opened import SearchResults
 from tim_search.tim.agreement import Agreement, rank_agreement
 from tim_search.tim.result import TimResult
-from tim_search.types import BadInput
+from tim_search.types import BadInput, overlap_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,24 +42,20 @@ class Comparison:
 
     def record(self) -> dict[str, Any]:
         """Plain values, as JSON can hold them."""
-
-        def plain(value: float) -> float | None:
-            return float(value) if np.isfinite(value) else None
-
         m = range(len(self.tasks))
         return {
             "searches": list(self.names),
             "tasks": list(self.tasks),
-            "agreement": plain(self.agreement.mean),
-            "chance": plain(self.agreement.chance),
-            "same_sign": plain(self.same_sign),
-            "rows": {name: plain(value) for name, value in zip(self.tasks, self.agreement.rows, strict=True)},
+            "agreement": number(self.agreement.mean),
+            "chance": number(self.agreement.chance),
+            "same_sign": number(self.same_sign),
+            "rows": {name: number(value) for name, value in zip(self.tasks, self.agreement.rows, strict=True)},
             "cells": [
                 {
                     "source": self.tasks[i],
                     "task": self.tasks[j],
-                    "first": plain(self.estimate[0, i, j]),
-                    "second": plain(self.estimate[1, i, j]),
+                    "first": number(self.estimate[0, i, j]),
+                    "second": number(self.estimate[1, i, j]),
                     "certain": [bool(self.certain[0, i, j]), bool(self.certain[1, i, j])],
                 }
                 for i in m
@@ -75,9 +72,9 @@ def compare(first: SearchResults, second: SearchResults) -> Comparison:
     Raises:
         BadInput: fewer than three tasks in common, or nothing trained yet.
     """
-    one, other = first.tim(), second.tim()
-    left_out = {one.control, other.control}
-    tasks = tuple(name for name in one.tasks if name in other.tasks and name not in left_out)
+    ours, theirs = first.tim(), second.tim()
+    left_out = {ours.control, theirs.control}
+    tasks = tuple(name for name in ours.tasks if name in theirs.tasks and name not in left_out)
     if len(tasks) < 3:
         raise BadInput(
             f"compare: expected at least three tasks in common, {first.folder} and {second.folder} share "
@@ -85,10 +82,9 @@ def compare(first: SearchResults, second: SearchResults) -> Comparison:
         )
     a, b = first.manifest, second.manifest
     names = (a.name, b.name) if a.name != b.name else (str(first.folder), str(second.folder))
-    parts = [_part(result, tasks) for result in (one, other)]
+    parts = [_part(result, tasks) for result in (ours, theirs)]
     estimate, certain = (np.stack(each) for each in zip(*parts, strict=True))
-    pairs = {frozenset(pair) for pair in (*a.overlaps, *b.overlaps)}
-    overlapping = np.array([[frozenset((x, y)) in pairs for y in tasks] for x in tasks])
+    overlapping = overlap_mask(tasks, (*a.overlaps, *b.overlaps))
     both = certain.all(0) & ~overlapping & ~np.eye(len(tasks), dtype=bool)
     same = np.sign(estimate[0]) == np.sign(estimate[1])
     notes = []
@@ -96,8 +92,8 @@ def compare(first: SearchResults, second: SearchResults) -> Comparison:
         notes.append("The cohorts differ: what is compared is two populations as well.")
     elif (a.context.columns, a.context.split) != (b.context.columns, b.context.split):
         notes.append("The input columns or the split differ.")
-    if one.label != other.label:
-        notes.append(f"The scores are not the same quantity: {one.label} against {other.label}.")
+    if ours.label != theirs.label:
+        notes.append(f"The scores are not the same quantity: {ours.label} against {theirs.label}.")
     if a.context.network != b.context.network:
         notes.append(f"The networks differ: {a.context.network} against {b.context.network}.")
     agreement = rank_agreement(estimate[0], estimate[1], overlapping)

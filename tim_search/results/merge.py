@@ -70,8 +70,7 @@ def merge(sources: Sequence[str], out: str) -> Merged:
     if manifest is not None and storage.is_url(out):
         raise BadInput(f"merge: expected a folder for the merged search, got {out}. Name one with --out.")
     target = Ledger(out if manifest is None else Path(out) / "ledger")
-    if target.place in {ledger.place for ledger in ledgers}:
-        raise BadInput(f"merge: {out} is one of the sources, which stay as they are. Name another place with --out.")
+    _check_apart(out, target, [*sources, *(ledger.place for ledger in ledgers)])
     # Two searches may share a ledger: it is the sources themselves that have to differ.
     places = [source.rstrip("/") if storage.is_url(source) else str(Path(source).resolve()) for source in sources]
     if twice := [source for source, place in zip(sources, places, strict=True) if places.count(place) > 1]:
@@ -89,25 +88,42 @@ def merge(sources: Sequence[str], out: str) -> Merged:
     return Merged(out, target, units, len(_units(target, shared)), files, manifest is not None)
 
 
-def differences(one: Context, other: Context) -> list[str]:
+def _check_apart(out: str, target: Ledger, sources: Iterable[str]) -> None:
+    """Raise BadInput where the merge would write into a source, or hold one: sources stay as they are."""
+    for written in {out, target.place}:
+        for source in sources:
+            inner, outer = _steps(written), _steps(source)
+            if inner[: len(outer)] == outer:
+                raise BadInput(
+                    f"merge: {out} is one of the sources, or lies inside of one ({source}), and they stay as they are. "
+                    "Name another place with --out."
+                )
+
+
+def _steps(place: str) -> tuple[str, ...]:
+    """The folders on the way to a place, links followed."""
+    return tuple(place.rstrip("/").split("/")) if storage.is_url(place) else Path(place).resolve().parts
+
+
+def differences(ours: Context, theirs: Context) -> list[str]:
     """In words, what differs between two contexts; of their settings, which."""
-    found = []
+    words = []
     for item in fields(Context):
-        a, b = getattr(one, item.name), getattr(other, item.name)
+        a, b = getattr(ours, item.name), getattr(theirs, item.name)
         if a == b:
             continue
         if item.name == "settings" and (named := _settings(a, b)):
-            found.append(f"{_WORDS['settings']} ({named})")
+            words.append(f"{_WORDS['settings']} ({named})")
         elif item.name == "network":
-            found.append(f"the network ({a} and {b})")
+            words.append(f"the network ({a} and {b})")
         else:
-            found.append(_WORDS[item.name])
-    return found
+            words.append(_WORDS[item.name])
+    return words
 
 
-def _settings(one: str, other: str) -> str:
+def _settings(ours: str, theirs: str) -> str:
     try:
-        a, b = json.loads(one), json.loads(other)
+        a, b = json.loads(ours), json.loads(theirs)
         return ", ".join(
             f"{key} {json.dumps(a.get(key))} and {json.dumps(b.get(key))}"
             for key in sorted({*a, *b})
@@ -133,18 +149,18 @@ def _open(source: str) -> tuple[Ledger, Manifest | None]:
 def _shared(sources: Sequence[str], ledgers: Sequence[Ledger]) -> set[str]:
     """Keys of the contexts that all ledgers hold."""
     contexts = [ledger.contexts() for ledger in ledgers]
-    for source, found in zip(sources, contexts, strict=True):
-        if not found:
+    for source, held in zip(sources, contexts, strict=True):
+        if not held:
             raise BadInput(f"{source} holds no scores yet. Leave it out, or wait for its first packs.")
-    shared = set.intersection(*(set(found) for found in contexts))
+    shared = set.intersection(*map(set, contexts))
     if shared:
         return shared
     first = contexts[0]
     lines = []
-    for source, found in zip(sources[1:], contexts[1:], strict=True):
-        if set(found) & set(first):
+    for source, held in zip(sources[1:], contexts[1:], strict=True):
+        if set(held) & set(first):
             continue
-        nearest = min((differences(a, b) for a in first.values() for b in found.values()), key=len)
+        nearest = min((differences(a, b) for a in first.values() for b in held.values()), key=len)
         lines.append(f"  {sources[0]} and {source} differ in {'; '.join(nearest)}.")
     lines = lines or ["  No context is in all of them, though any one shares some with the first."]
     raise BadInput(

@@ -271,5 +271,5 @@ def small_cells_of(folder: Path) -> int | None:
 
 def write_group(results: SearchResults, content: Mapping[str, Any]) -> Path:
     """Keep a choice of models as `group.json` in the search folder, where the report finds it; returns its path."""
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return write_json(results.folder / "group.json", {**content, "made": made})
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return write_json(results.folder / "group.json", {**content, "made": now})

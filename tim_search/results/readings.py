@@ -55,14 +55,14 @@ def read(folder: Path) -> list[dict[str, object]]:
         lines = path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n")
     except FileNotFoundError:
         return []
-    found: list[dict[str, object]] = []
+    entries: list[dict[str, object]] = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
         except ValueError:
             entry = None
         if isinstance(entry, dict) and "command" in entry:
-            found.append(entry)
+            entries.append(entry)
         else:
             warnings.warn(f"{path}, line {number}: is not whole and is left out.", ReadingsWarning, stacklevel=2)
-    return found
+    return entries

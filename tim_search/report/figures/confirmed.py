@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from tim_search.gates.texts import for_file_name
 from tim_search.report.figures import drawing
 from tim_search.report.figures.drawing import BLUE, GREY, INK, MAX_ROWS, RED
 from tim_search.types import METRIC_WORDS, Subset, Task, joined, partners
@@ -157,7 +158,7 @@ def draw_source(curves: pd.DataFrame, source: Task, chosen: Subset, folder: Path
             tails = [model[model["kind"] == "tail"] for model in models]
             figure = draw(parts, tails)
             title = f"{source.name}: {_TITLES[kind]}"
-            path = folder / f"confirmed-{kind}-{source.name}.png"
+            path = folder / f"confirmed-{kind}-{for_file_name(source.name)}.png"
             paths.append(drawing.save(drawing.title_figure(figure, f"{title}, alone and with {others}").axes[0], path))
     return tuple(paths)
 

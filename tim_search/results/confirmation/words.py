@@ -62,7 +62,7 @@ def _about_targets(sources: Sequence[Confirmed], overlaps: Sequence[tuple[str, s
             "A silhouette also rises when the latent keeps fewer directions: compare effective_rank and "
             "reconstruction_r2 in the ledger before a gain is read as better groups."
         )
-    pairs = {*overlaps, *((other, one) for one, other in overlaps)}
+    pairs = {*overlaps, *(pair[::-1] for pair in overlaps)}
     near = [
         f"{source.source} with {other}"
         for source in tested
