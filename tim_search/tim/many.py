@@ -242,18 +242,13 @@ def _together(bits: Words) -> Array:
     return np.maximum(counts, counts.T)
 
 
-def _errors(
-    given: Apart,
-    parts: Sequence[tuple[int, Rows]],
-    sums: _Sums,
-    start: int,
-    fits: Sequence[_Fit],
-    threads: ThreadPoolExecutor,
-) -> list[Summary]:
-    """The fits of sources `start`, `start + 1`, ... with their errors."""
-    m, g, k = given.members.shape[1], len(fits), given.n_blocks
+def _coefficients(m: int, k: int, fits: Sequence[_Fit]) -> tuple[Array, Array, Array]:
+    """(predictions, leverages as sums over codes, and over products of codes) of g sources with k blocks.
+
+    (k, g, 1 + m), (k, g, 1 + m) and (g, m (m - 1) / 2), in the codes of all tasks and 0 at the source's own.
+    """
+    g = len(fits)
     first, second = np.triu_indices(m, 1)
-    # Of each source, in the codes of all tasks and 0 at its own: predictions, and leverages as sums over products.
     predicted, linear, products = np.zeros((k, g, 1 + m)), np.zeros((k, g, 1 + m)), np.zeros((g, len(first)))
     for at, fit in enumerate(fits):
         if np.isnan(fit.inverse).all():
@@ -266,6 +261,21 @@ def _errors(
         predicted[fit.used[:, None], at, 1 + fit.others] = fit.beta[r:]
         linear[fit.used, at, 0] = fit.scale**2 * fit.inverse.diagonal()[:r] + np.trace(full)
         linear[fit.used[:, None], at, 1 + fit.others] = 2 * fit.scale[:, None] * fit.inverse[:r, r:]
+    return predicted, linear, products
+
+
+def _errors(
+    given: Apart,
+    parts: Sequence[tuple[int, Rows]],
+    sums: _Sums,
+    start: int,
+    fits: Sequence[_Fit],
+    threads: ThreadPoolExecutor,
+) -> list[Summary]:
+    """The fits of sources `start`, `start + 1`, ... with their errors."""
+    m, g, k = given.members.shape[1], len(fits), given.n_blocks
+    first, second = np.triu_indices(m, 1)
+    predicted, linear, products = _coefficients(m, k, fits)
     mine = slice(start, start + g)
     live = sums.live[mine, None]
 

@@ -41,16 +41,7 @@ def sampled_rows(
     With a `size` the rows are BLUP's of the score in subsets of at most so many tasks, and there are no tests.
     """
     sliced = is_sliced(sources)
-    n_blocks, q = sources[0].scores.shape[1], sources[0].members.shape[1]
-    cost = sum(model_cost(len(source.members), n_blocks, q, sliced) for source in sources)
-    if method in ("blup", "gls") and cost > MODEL_COST:
-        if size is None:
-            notes.append(TOO_MANY.format(method.upper()))
-            method = "ols"
-        else:
-            share = MODEL_COST / cost
-            notes.append(f"The mixed model rests on {share:.1%} of the subsets, drawn at random: all would take long.")
-            sources = [thinned(source, int(share * len(source.members))) for source in sources]
+    method, sources = _affordable(sources, method, size, sliced, notes)
 
     def by(estimator: Callable[[CodedScores], Linear | None], shared: Sequence[float | None]) -> list[Row]:
         """Rows of an estimator that needs no model; of a large search the games of all sources are much memory."""
@@ -102,6 +93,23 @@ def sampled_rows(
         rows = by(estimators.least_squares, shared)
         return "ols", rows, rows, second
     return method, blup, gls, second
+
+
+def _affordable(
+    sources: Sequence[Source], method: Method, size: int | None, sliced: bool, notes: list[str]
+) -> tuple[Method, Sequence[Source]]:
+    """(method, sources) that a mixed model can afford: least squares, or fewer rows, where it would take too long."""
+    n_blocks, q = sources[0].scores.shape[1], sources[0].members.shape[1]
+    cost = sum(model_cost(len(source.members), n_blocks, q, sliced) for source in sources)
+    if method in ("blup", "gls") and cost > MODEL_COST:
+        if size is None:
+            notes.append(TOO_MANY.format(method.upper()))
+            method = "ols"
+        else:
+            share = MODEL_COST / cost
+            notes.append(f"The mixed model rests on {share:.1%} of the subsets, drawn at random: all would take long.")
+            sources = [thinned(source, int(share * len(source.members))) for source in sources]
+    return method, sources
 
 
 def block_variances(sources: Sequence[Source]) -> list[float | None]:
