@@ -27,6 +27,16 @@ Precision: TypeAlias = Literal["float32", "tf32", "float64"]
 #: (docs/networks.md has the evidence). M3H's own cohort gets about 470 at the paper's setting, SUPPORT2 345.
 FEWEST_UPDATES, SMALLEST_BATCH = 300, 16
 
+# Bounds, far above what anyone trains: a larger number is a slip, and would end in a lack of memory or never.
+#: Features of a layer, side of a patch.
+MOST_FEATURES = 16_384
+#: Layers, experts.
+MOST_LAYERS = 1_000
+#: Epochs, replicates of a score.
+MOST_STEPS = 100_000
+#: Rows of a minibatch.
+MOST_ROWS = 10_000_000
+
 
 class TrainingSettings(Protocol):
     """What training itself reads of a network's settings."""
@@ -254,26 +264,26 @@ class FlexCareSettings(_Common):
     def __post_init__(self) -> None:
         weights = all(math.isfinite(weight) and weight > 0 for weight in self.task_weights.values())
         rules = (
-            ("layers", self.layers >= 1, "a whole number of at least 1"),
+            ("layers", 1 <= self.layers <= MOST_LAYERS, f"a whole number from 1 to {MOST_LAYERS}"),
             ("heads", self.heads >= 1 and self.width % max(1, self.heads) == 0, "a whole number that divides width"),
-            ("hidden", self.hidden >= 1, "a whole number of at least 1"),
+            ("hidden", 1 <= self.hidden <= MOST_FEATURES, f"a whole number from 1 to {MOST_FEATURES}"),
             ("dropout", 0 <= self.dropout < 1, "a share of at least 0 and under 1"),
             ("combinations", self.combinations in ("auto", "all", "pairs", "single"), "auto, all, pairs or single"),
             ("mask", self.mask in ("paper", "published_code"), "paper or published_code"),
             ("covariance_weight", self.covariance_weight >= 0, "a number of at least 0"),
-            ("experts", self.experts >= 1, "a whole number of at least 1"),
-            ("top", self.top >= 1, "a whole number of at least 1"),
-            ("expert_hidden", self.expert_hidden >= 1, "a whole number of at least 1"),
+            ("experts", 1 <= self.experts <= MOST_LAYERS, f"a whole number from 1 to {MOST_LAYERS}"),
+            ("top", 1 <= self.top <= MOST_LAYERS, f"a whole number from 1 to {MOST_LAYERS}"),
+            ("expert_hidden", 1 <= self.expert_hidden <= MOST_FEATURES, f"a whole number from 1 to {MOST_FEATURES}"),
             ("gate_noise", self.gate_noise > 0, "a number above 0"),
             ("balance_weight", self.balance_weight >= 0, "a number of at least 0"),
             ("fusion_temperature", self.fusion_temperature > 0, "a number above 0"),
             ("task_token", self.task_token in ("learned", "none"), "learned or none"),
-            ("patch", self.patch >= 1, "a whole number of at least 1"),
+            ("patch", 1 <= self.patch <= MOST_FEATURES, f"a whole number from 1 to {MOST_FEATURES}"),
             ("update", self.update in ("asynchronous", "joint"), "asynchronous or joint"),
             ("order", len(set(self.order)) == len(self.order), "each task once"),
             ("task_weights", weights, "numbers above 0"),
             ("weighted", self.weighted in ("whole", "prediction"), "whole or prediction"),
-            ("patience", self.patience >= 1, "a whole number of at least 1"),
+            ("patience", 1 <= self.patience <= MOST_STEPS, f"a whole number from 1 to {MOST_STEPS}"),
             ("stop_share", 0 <= self.stop_share <= 0.5, "a share between 0 and 0.5"),
         )
         _check(self, rules)
@@ -326,13 +336,13 @@ def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
     `rules` are a network's own; those of the fields that all networks have come first.
     """
     common = (
-        ("width", settings.width >= 1, "a whole number of at least 1"),
-        ("epochs", settings.epochs >= 1, "a whole number of at least 1"),
-        ("batch_size", settings.batch_size >= 2, "a whole number of at least 2"),
+        ("width", 1 <= settings.width <= MOST_FEATURES, f"a whole number from 1 to {MOST_FEATURES}"),
+        ("epochs", 1 <= settings.epochs <= MOST_STEPS, f"a whole number from 1 to {MOST_STEPS}"),
+        ("batch_size", 2 <= settings.batch_size <= MOST_ROWS, f"a whole number from 2 to {MOST_ROWS}"),
         ("learning_rate", settings.learning_rate > 0, "a number above 0"),
         ("rare", 0 <= settings.rare <= 1, "a share between 0 and 1"),
         ("precision", settings.precision in get_args(Precision), "float32, tf32 or float64"),
-        ("replicates", settings.replicates >= 0, "a whole number of at least 0"),
+        ("replicates", 0 <= settings.replicates <= MOST_STEPS, f"a whole number from 0 to {MOST_STEPS}"),
     )
     for name, holds, allowed in (*common, *rules):
         value = getattr(settings, name)

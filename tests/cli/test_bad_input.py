@@ -209,7 +209,7 @@ ROWS = [
     Row("report {search} --small-cells -1", ["--small-cells"]),
     Row("report copy --small-cells 3", ["--small-cells: expected 10 or more"], lambda here: hide(here, 10)),
     Row("report {search} --out /proc/page.html", ["/proc/page.html cannot be written"]),
-    Row("report {search} --out .", ["expected a page to write, got a folder. Name one, such as report.html"]),
+    Row("report {search} --out .", ["--out: expected a file, got the folder ."]),
     Row("merge", ["Missing argument"]),
     Row("merge a b", ["Missing option", "--out"]),
     Row("merge {search} --out new", ["at least two", "got 1"]),

@@ -505,6 +505,10 @@ def test_a_search_is_confirmed_on_test_patients_and_nothing_is_trained_twice(
     assert tuned.rows[0]["multi"] != row["multi"]
     assert len(readings.read(found.out)) == 2
 
+    for empty in ({"given": ()}, {"given": [""]}, {"sources": []}, {"sources": [""]}):  # as from an unset variable
+        with pytest.raises(BadInput, match=r"expected (names of tasks, got none|tasks of the search, got '')"):
+            confirmer.confirm(found.out, **empty)
+    assert not readings.read(found.out)
     with pytest.raises(BadInput, match="expected tasks of the search"):
         confirmer.confirm(found.out, sources=["no such task"])
     with pytest.raises(BadInput, match="two tasks or more"):
@@ -551,10 +555,10 @@ def test_a_choice_that_is_not_made_yet_is_not_put_to_the_test(
             rows = [Score(unit, name, found.tasks[name].metric, "validation", value) for name in members]
             Ledger(found.ledger).append(PackResult(Pack((unit,)), tuple(rows)), found.context)
     results = opened.open_search(found.out)
-    assert confirmer._combinations(results, "paper", [first], ())[0] == {first: tuple(sorted(found.tasks))}
-    for sources in ((), (first, third)):
+    assert confirmer._combinations(results, "paper", [first], None)[0] == {first: tuple(sorted(found.tasks))}
+    for sources in (None, (first, third)):
         with pytest.raises(BadInput, match=r"not finished .*waiting for \d subsets? not trained yet.*--source"):
-            confirmer._combinations(results, "paper", sources, ())
+            confirmer._combinations(results, "paper", sources, None)
 
 
 @pytest.mark.parametrize("sliced", [False, True])

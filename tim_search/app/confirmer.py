@@ -17,7 +17,7 @@ import numpy as np
 
 from tim_search import config
 from tim_search.app import runner
-from tim_search.app.opening import check_tasks, reopen
+from tim_search.app.opening import check_named, check_seeds, check_tasks, reopen
 from tim_search.app.publishing import tracker_of, write_table
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop import run as loop
@@ -32,6 +32,10 @@ from tim_search.types import FINAL_FOLD, BadInput, Subset, subset
 
 #: How the combinations to confirm are chosen: a rule of the expansion, or the best that is predicted.
 Rule: TypeAlias = expansion.Rule | Literal["predicted"]
+
+
+#: Patient-bootstrap draws: each is a column of every score in the ledger.
+MOST_DRAWS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +65,8 @@ def confirm(
     folder: str | Path,
     rule: Rule = "paper",
     *,
-    sources: Sequence[str] = (),
-    given: Subset = (),
+    sources: Sequence[str] | None = None,
+    given: Sequence[str] | None = None,
     seeds: int = 5,
     draws: int = 1000,
     groups: Sequence[str] = (),
@@ -81,8 +85,9 @@ def confirm(
         rule: which combination of a source is put to the test: "paper", its best score whatever its noise, or
             "lower_bound", only where the validation interval of its gain lies above zero; "predicted", the best that
             the model of a sampled search predicts, trained or not (see `predicted`).
-        sources: tasks to confirm; () takes all that the search expands.
-        given: a combination to confirm instead of those the rule chooses, for the sources (default: its own tasks).
+        sources: tasks to confirm; None takes all that the search expands.
+        given: a combination to confirm instead of those the rule chooses, for the sources (default: its own tasks);
+            None leaves the choice to the rule. Empty names are an error: they would spend the test patients.
         seeds: number of fresh seeds.
         draws: patient-bootstrap draws.
         groups: input columns by which calibration is shown apart.
@@ -94,6 +99,10 @@ def confirm(
             split has changed since the search.
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
+    check_named(address=address, by=None if all(groups) else "")
+    check_seeds(seeds, 5)
+    if not 1 <= draws <= MOST_DRAWS:
+        raise BadInput(f"--draws: expected a whole number from 1 to {MOST_DRAWS}, got {draws}. 1000 is the default.")
     results = opened.open_search(folder)
     search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code)
     chosen, alone, used_rule = _combinations(results, rule, sources, given)
@@ -153,7 +162,7 @@ def wanted(results: SearchResults) -> list[Subset]:
     Raises:
         BadInput: no combination was chosen, so there is nothing to confirm.
     """
-    chosen, _, _ = _combinations(results, "paper", (), ())
+    chosen, _, _ = _combinations(results, "paper", None, None)
     if not chosen:
         raise BadInput(
             f"{results.folder}: every task scores best alone, so no combination was chosen. Name one with --subset a+b."
@@ -201,17 +210,18 @@ def _train(
 
 
 def _combinations(
-    results: SearchResults, rule: Rule, sources: Sequence[str], given: Subset
+    results: SearchResults, rule: Rule, sources: Sequence[str] | None, given: Sequence[str] | None
 ) -> tuple[dict[str, Subset], tuple[str, ...], str]:
     """(source -> combination, sources that stay alone, the rule)."""
-    check_tasks("--source", sources or None, results)
-    check_tasks("--subset", given or None, results)
-    if given:
+    check_tasks("--source", sources, results)
+    check_tasks("--subset", given, results)
+    if given is not None:
+        given = subset(given)
         if len(given) < 2:
             raise BadInput(
                 f"--subset: expected two tasks or more, got {' + '.join(given)}. A task alone needs no confirmation."
             )
-        outside = [name for name in sources if name not in given]
+        outside = [name for name in sources or () if name not in given]
         if outside:
             raise BadInput(
                 f"--source: {', '.join(outside)} not in the combination {' + '.join(given)}. Name tasks in it."

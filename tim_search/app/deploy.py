@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tim_search import config
 from tim_search.app.model_folder import write_model
-from tim_search.app.opening import check_seeds, check_tasks, reopen
+from tim_search.app.opening import check_named, check_seeds, check_tasks, reopen
 from tim_search.gates import small_cells
 from tim_search.gates.plain import plain
 from tim_search.plans import expansion
@@ -84,6 +84,7 @@ def train(
     results = opened.open_search(folder)
     chosen, reason = _chosen(results, source, rule, members)
     check_seeds(seeds, 1)
+    check_named(register=register)
     search = reopen(results, consequence="its choice does not hold for them", allow_code=allow_code, note=note)
     settings = replace(search.settings, **choices.chosen(results.folder, chosen))
     note(f"Training {' + '.join(chosen)} on the whole training part with {seeds} seed{'s' if seeds > 1 else ''}")

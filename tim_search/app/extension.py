@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tim_search import config
 from tim_search.app import model_folder
-from tim_search.app.opening import check_seeds
+from tim_search.app.opening import check_named, check_seeds
 from tim_search.app.publishing import write_table
 from tim_search.gates import small_cells
 from tim_search.gates.plain import number, plain
@@ -79,6 +79,7 @@ def extend(
     from model.trained.extending import compare, prepare
     from model.trained.extending import extend as fit
 
+    check_named(task=task, cohort=cohort)
     folder = Path(folder)
     above = folder.resolve().parent.parent
     search = above if (above / "search.yaml").is_file() else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from tim_search.app.opening import check_named
 from tim_search.gates.files import Taken, take_name
 from tim_search.report import card
 from tim_search.types import BadInput
@@ -90,6 +91,7 @@ def load(reference: str | Path, tracking_uri: str | None = None, *, allow_code: 
     from model.trained.deployed import DeployedModel
     from tim_search.tracking import pyfunc
 
+    check_named(model=str(reference), tracking_uri=tracking_uri)
     name = str(reference)
     if not name.startswith(("models:", "runs:")):
         folder = Path(reference)

@@ -63,6 +63,13 @@ def check_tasks(option: str, names: Sequence[str] | None, results: SearchResults
     return tasks
 
 
+def check_named(**options: str | None) -> None:
+    """Raise BadInput where an option is given and names nothing, as `--register "$NAME"` with an unset variable."""
+    for option, value in options.items():
+        if value is not None and not value.strip():
+            raise BadInput(f"--{option.replace('_', '-')}: expected a name, got an empty one. Is a variable unset?")
+
+
 def check_seeds(seeds: int, usual: int) -> None:
     """Raise BadInput for a number of seeds that no training can have."""
     if not 1 <= seeds <= MOST_SEEDS:

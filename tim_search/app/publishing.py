@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tim_search import config
+from tim_search.app.opening import check_named
 from tim_search.gates.files import write_durably
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.run import Event, SearchOutcome
@@ -55,6 +56,7 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
     Raises:
         BadInput: for a folder that holds no search, or no scores yet.
     """
+    check_named(tracking_uri=tracking_uri)
     results = opened.open_search(folder)
     file = config.read(results.folder / "search.yaml")[0]
     uri = tracking_uri or config.tracking_uri(file.tracking_uri if file else None, results.folder)

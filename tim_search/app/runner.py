@@ -12,6 +12,7 @@ from typing import Any
 
 from tim_search import config
 from tim_search.app import references
+from tim_search.app.opening import check_named
 from tim_search.app.publishing import Finished, publish, publish_tuning, tracker_of
 from tim_search.app.search_folder import prepare
 from tim_search.executors.contract import Executor
@@ -48,6 +49,7 @@ def run_search(
         BadInput: the folder belongs to another search; Ray cannot be reached; no machine has what a worker asks for.
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
+    check_named(address=address)
     if found.awaits_tuning:
         raise BadInput(
             f"search {found.file.name}: its file asks for tuning, and {found.out} keeps no choice made with these "
@@ -172,6 +174,7 @@ def train_choice(
     Raises:
         BadInput, Interrupted: as `run_search`.
     """
+    check_named(address=address)
     prepare(search)
     with contextlib.closing(ray_executor(search, config.training(search), address)) as executor:
         while True:

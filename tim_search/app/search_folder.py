@@ -13,10 +13,14 @@ from pathlib import Path
 from tim_search import config
 from tim_search.gates import small_cells
 from tim_search.gates.files import write_durably
+from tim_search.gates.texts import for_terminal
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop.manifest import Manifest
 from tim_search.results import merge
 from tim_search.types import BadInput, canonical
+
+#: What the start of a search writes beside search.json.
+OWN_FILES = ("search.yaml", "cohort.json", "versions.json")
 
 
 def prepare(search: config.ResolvedSearch) -> Manifest:
@@ -34,7 +38,14 @@ def prepare(search: config.ResolvedSearch) -> Manifest:
 
 def check_folder(search: config.ResolvedSearch) -> None:
     """Raise BadInput when the output folder holds another search than this one; writes nothing."""
-    if (search.out / "search.json").exists():
+    if not (search.out / "search.json").exists():
+        # No search has written here; what lies under our names is somebody's own, such as the search file itself.
+        if there := [name for name in OWN_FILES if os.path.lexists(search.out / name)]:
+            raise BadInput(
+                f"{for_terminal(search.out)} holds {' and '.join(there)} but no search (search.json), and a search "
+                f"would overwrite {'them' if len(there) > 1 else 'it'}. Name another folder with --out."
+            )
+    else:
         earlier = Manifest.read(search.out)
         if earlier.context != search.context:
             differ = "; ".join(merge.differences(earlier.context, search.context))

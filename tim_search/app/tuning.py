@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tim_search import config
+from tim_search.app.opening import check_named
 from tim_search.app.publishing import tracker_of, write_table
 from tim_search.app.runner import settle
 from tim_search.app.search_folder import manifest_of
@@ -41,6 +42,7 @@ def tune(
         BadInput: no combination of settings could be trained.
         Interrupted, LedgerError, WorkerError: see `tuning.run`; what was trained is in the ledger.
     """
+    check_named(address=address)
     if search.own is not None:
         return _tune_own(search, search.own, subsets, address, on_event, warn)
     # Imported here: optuna and ray.tune, which take seconds and serve this alone.

@@ -74,10 +74,10 @@ def confirm(
     from tim_search.cli.tables import places
 
     console.note(f"Opening {folder} and its cohort")
-    given = tuple(sorted(set(task_names(subset) or ())))
+    given = task_names(subset)
     with progress() as tell:
         confirmation = confirmer.confirm(
-            folder, rule.value, sources=source or (), given=given, seeds=seeds, draws=draws, groups=by or (),
+            folder, rule.value, sources=source, given=given, seeds=seeds, draws=draws, groups=by or (),
             address=address, allow_code=allow_code, on_event=tell, warn=console.warn,
         )  # fmt: skip
     rows = plain(confirmation.rows)
@@ -276,6 +276,7 @@ def predict(
     from tim_search.app import model_folder, prediction
 
     opened = model_folder.load(model, tracking_uri, allow_code=allow_code)
+    prediction.check(opened, key, out, (data, model))
     predictions = prediction.predict(opened, read_table(data, opened.inputs, key))
     if out is not None:
         prediction.write_table(predictions, out)

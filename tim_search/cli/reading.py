@@ -205,10 +205,13 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a search: one page with everything in it, to be read offline, mailed or printed."""
+    from tim_search.app.outputs import check_output
     from tim_search.report import page as reporting
     from tim_search.results import confirmation, opened
 
     results = opened.open_search(folder)
+    if out is not None:
+        check_output(out, (), (".html", ".htm"))
     path = reporting.write(results, out, small=small_cells, confirmation=confirmation.rows(results)).absolute()
     size = path.stat().st_size
     console.answer(as_json, lambda: {"report": path, "bytes": size}, lambda: [f"{path} ({size / 1e6:.1f} MB)"])

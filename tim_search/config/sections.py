@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from tim_search.gates import reading
+from tim_search.gates import reading, urls
 from tim_search.ledger import storage
 from tim_search.tuning.space import TuningSection
 from tim_search.types import BadInput
+
+# Bounds of what a file may ask for: far above what anyone trains, and below what would never end or fit a memory.
+#: Tasks of a combination, combinations of a beam, helpers of a source.
+MOST_TASKS = 1_000
+#: Subsets of a search, units of a pack, and patients of a hidden count.
+MOST_SUBSETS = 1_000_000
+#: (seed, fold) pairs.
+MOST_BLOCKS = 1_000
+#: Rounds of a surrogate, and proposals in each.
+MOST_ROUNDS = 10_000
+#: Of one worker: cores, GPUs and seconds a pack (three years); and workers of a cluster.
+MOST_CORES, MOST_GPUS, MOST_SECONDS, MOST_WORKERS = 10_000, 1_000, 100_000_000, 100_000
 
 
 def _error(text: str, *at: str) -> PydanticCustomError:
@@ -121,13 +132,18 @@ class SizedDesign(_Section):
     """Every subset of at most `k` tasks."""
 
     kind: Literal["sized"] = "sized"
-    k: int = Field(ge=1)
+    k: int = Field(ge=1, le=MOST_TASKS)
 
 
 class StopSection(_Section):
     """When a sampled search stops (see `tim_search.plans.sequential`)."""
 
-    top_k: int = Field(default=3, ge=1, description="a whole number of at least 1 (best helpers of each source)")
+    top_k: int = Field(
+        default=3,
+        ge=1,
+        le=MOST_TASKS,
+        description=f"a whole number from 1 to {MOST_TASKS} (best helpers of each source)",
+    )
     overlap: float = Field(
         default=0.9, gt=0, le=1, description="a number above 0 and up to 1 (share of them that another search names)"
     )
@@ -135,7 +151,10 @@ class StopSection(_Section):
         default=0.05, gt=0, le=1, description="a number above 0 and up to 1 (mean chance that a sign is wrong)"
     )
     max_subsets: int | None = Field(
-        default=None, ge=1, description="a whole number of at least 1 (subsets to stop at in any case)"
+        default=None,
+        ge=1,
+        le=MOST_SUBSETS,
+        description=f"a whole number from 1 to {MOST_SUBSETS} (subsets to stop at in any case)",
     )
 
 
@@ -143,7 +162,9 @@ class SampledDesign(_Section):
     """`n` subsets of any size, chosen so that the tasks meet one another evenly; or as many as `stop` finds enough."""
 
     kind: Literal["sampled"] = "sampled"
-    n: int | None = Field(default=None, ge=1, description="a whole number of at least 1 (subsets)")
+    n: int | None = Field(
+        default=None, ge=1, le=MOST_SUBSETS, description=f"a whole number from 1 to {MOST_SUBSETS} (subsets)"
+    )
     stop: StopSection | None = Field(default=None, description="top_k, overlap, false_sign and max_subsets")
     sliced: bool | None = Field(
         default=None, description="true or false (whether each block trains subsets of its own; default: true)"
@@ -174,9 +195,17 @@ class GreedyDesign(_Expanding):
     """Greedy expansion of every source task (M3H paper, section 4.3)."""
 
     kind: Literal["greedy"] = "greedy"
-    beam: int = Field(default=3, ge=1, description="a whole number of at least 1 (combinations kept at each size)")
+    beam: int = Field(
+        default=3,
+        ge=1,
+        le=MOST_TASKS,
+        description=f"a whole number from 1 to {MOST_TASKS} (combinations kept at each size)",
+    )
     max_size: int = Field(
-        default=3, ge=2, description="a whole number of at least 2 (tasks in the largest combination)"
+        default=3,
+        ge=2,
+        le=MOST_TASKS,
+        description=f"a whole number from 2 to {MOST_TASKS} (tasks in the largest combination)",
     )
 
 
@@ -184,10 +213,20 @@ class SurrogateDesign(_Expanding):
     """Subsets of any size that a model of the scores finds most promising (see `tim_search.plans.surrogate`)."""
 
     kind: Literal["surrogate"] = "surrogate"
-    rounds: int = Field(default=6, ge=0, description="a whole number of at least 0 (rounds of proposals)")
-    batch: int = Field(default=1, ge=1, description="a whole number of at least 1 (proposals of each source a round)")
+    rounds: int = Field(
+        default=6, ge=0, le=MOST_ROUNDS, description=f"a whole number from 0 to {MOST_ROUNDS} (rounds of proposals)"
+    )
+    batch: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_ROUNDS,
+        description=f"a whole number from 1 to {MOST_ROUNDS} (proposals of each source a round)",
+    )
     max_size: int | None = Field(
-        default=None, ge=2, description="a whole number of at least 2 (tasks in the largest combination)"
+        default=None,
+        ge=2,
+        le=MOST_TASKS,
+        description=f"a whole number from 2 to {MOST_TASKS} (tasks in the largest combination)",
     )
 
 
@@ -197,13 +236,26 @@ Design: TypeAlias = ExactDesign | SizedDesign | SampledDesign | GreedyDesign | S
 class ResourcesSection(_Section):
     """What one worker holds, and how many workers there may be."""
 
-    cpus: float = Field(default=1.0, gt=0, description="a number above 0 (CPU cores a worker)")
-    gpus: float = Field(
-        default=0.0, ge=0, description="a number of at least 0 (GPUs a worker; 0.5 puts two workers on a GPU)"
+    cpus: float = Field(
+        default=1.0, gt=0, le=MOST_CORES, description=f"a number above 0 and up to {MOST_CORES} (CPU cores a worker)"
     )
-    workers: int = Field(default=0, ge=0, description="a whole number (0: as many workers as the cluster has room for)")
+    gpus: float = Field(
+        default=0.0,
+        ge=0,
+        le=MOST_GPUS,
+        description=f"a number from 0 to {MOST_GPUS} (GPUs a worker; 0.5 puts two workers on a GPU)",
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=MOST_WORKERS,
+        description=f"a whole number from 0 to {MOST_WORKERS} (0: as many workers as the cluster has room for)",
+    )
     time_limit: float | None = Field(
-        default=None, gt=0, description="a number above 0 (seconds a pack may take before its worker is ended)"
+        default=None,
+        gt=0,
+        le=MOST_SECONDS,
+        description=f"a number above 0 and up to {MOST_SECONDS} (seconds a pack may take before its worker is ended)",
     )
 
 
@@ -211,6 +263,12 @@ def _default_network() -> str:
     from model.networks.settings import DEFAULT_NETWORK
 
     return DEFAULT_NETWORK
+
+
+_KEYS = (
+    "Take it out of the URL and set the environment instead: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+    "RAY_AUTH_TOKEN, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+)
 
 
 class SearchFile(_Section):
@@ -237,17 +295,30 @@ class SearchFile(_Section):
         default=True, description="true or false (whether each task alone is set beside simple models)"
     )
     seeds: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] | None = Field(
-        default=None, min_length=1, description="a list of whole numbers from 0 to 2147483647, such as [0, 1]"
+        default=None,
+        min_length=1,
+        max_length=MOST_BLOCKS,
+        description=f"a list of up to {MOST_BLOCKS} whole numbers from 0 to 2147483647, such as [0, 1]",
     )
     folds: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None, min_length=1, description="a list of fold numbers, such as [0, 1]"
+        default=None,
+        min_length=1,
+        max_length=MOST_BLOCKS,
+        description=f"a list of up to {MOST_BLOCKS} fold numbers, such as [0, 1]",
     )
-    blocks: int | None = Field(default=None, ge=1, description="a whole number of at least 1")
+    blocks: int | None = Field(
+        default=None, ge=1, le=MOST_BLOCKS, description=f"a whole number from 1 to {MOST_BLOCKS}"
+    )
     resources: ResourcesSection = Field(default=ResourcesSection(), description="cpus, gpus and workers")
     capacity: int | None = Field(
-        default=None, ge=1, description="a whole number of at least 1 (units trained as one pack)"
+        default=None,
+        ge=1,
+        le=MOST_SUBSETS,
+        description=f"a whole number from 1 to {MOST_SUBSETS} (units trained as one pack)",
     )
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:0")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$", description="auto, cpu, cuda or cuda:0 to cuda:99"
+    )
     address: str | None = Field(
         default=None, min_length=1, description="a Ray address such as auto or ray://head:10001"
     )
@@ -259,6 +330,7 @@ class SearchFile(_Section):
         default=0,
         ge=0,
         strict=True,  # true is no 1
+        le=MOST_SUBSETS,
         description="a whole number, 0 or 3 and more: counts of fewer patients are in nothing that is written",
     )
     tracking_uri: str | None = Field(
@@ -275,9 +347,12 @@ class SearchFile(_Section):
         if self.small_cells in (1, 2):
             text = "below 2 there is no count to hide, and a hidden count below 2 can only be 1"
             raise _error(f"expected 0, or 3 and more: {text}, got {self.small_cells}. Take 3 or more", "small_cells")
-        if self.tracking_uri and "@" in urllib.parse.urlsplit(self.tracking_uri).netloc:
-            text = "a search file is copied beside its results and may hold no password"
-            raise _error(f"{text}. Set MLFLOW_TRACKING_URI in the environment instead", "tracking_uri")
+        for name in ("tracking_uri", "address", "ledger"):
+            value = getattr(self, name)
+            if isinstance(value, str) and urls.holds_secret(value):
+                raise _error(
+                    f"a search file is copied beside its results and may hold no password or key. {_KEYS}", name
+                )
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Annotated, Any, Literal, TypeAlias
@@ -36,7 +37,9 @@ def _values(given: Any) -> Any:
         return given
     if isinstance(given, dict) and {"low", "high"} <= set(given) <= {"low", "high", "log"}:
         numbers = [given["low"], given["high"]]
-        if isinstance(given.get("log", False), bool) and all(type(one) in (int, float) for one in numbers):
+        if isinstance(given.get("log", False), bool) and all(
+            type(one) in (int, float) and math.isfinite(one) for one in numbers
+        ):
             return given
     raise _error(f"expected a list of values or {{low: 1, high: 2, log: true}}, got {reading.short(given)}")
 
@@ -64,7 +67,10 @@ class TuningSection(BaseModel):
     )
     sampler: Literal["grid", "optuna"] = Field(default="grid", description="grid or optuna")
     trials: int | None = Field(
-        default=None, ge=1, description="a whole number of at least 1 (combinations that optuna tries)"
+        default=None,
+        ge=1,
+        le=LARGEST_GRID,
+        description=f"a whole number from 1 to {LARGEST_GRID} (combinations optuna tries)",
     )
 
     @model_validator(mode="after")
