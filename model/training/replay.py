@@ -105,8 +105,8 @@ class Replayed:
         """Train on a minibatch; the result holds until the next call."""
         if len(rows) not in self._by_length:
             return self._first(rows)
-        known = self._by_length[len(rows)]
-        return self._step(rows) if known is None or given_up() else known(rows)
+        recording = self._by_length[len(rows)]
+        return self._step(rows) if recording is None or given_up() else recording(rows)
 
     def _first(self, rows: Rows) -> Tensor:
         """The first minibatch of a length: step by step, and replayed from the same state."""
@@ -117,20 +117,20 @@ class Replayed:
             before = [value.clone() for value in self._state]
         except torch.OutOfMemoryError:
             return self._step(rows)
-        said = self._step(rows).clone()
+        losses = self._step(rows).clone()
         try:
             stepped = [value.clone() for value in self._state]
-            known = _Replay(self._step, rows, self._record)
+            recording = _Replay(self._step, rows, self._record)
         except torch.OutOfMemoryError:
-            return said
+            return losses
         except RuntimeError as error:
             _give_up(f"it could not be recorded ({' '.join(str(error).split())[:200]})")
-            return said
+            return losses
         self._put(before)
         try:
-            again = known(rows)
-            if torch.allclose(said, again, rtol=1e-2, equal_nan=True) and self._moved_alike(before, stepped):
-                self._by_length[len(rows)] = known
+            again = recording(rows)
+            if torch.allclose(losses, again, rtol=1e-2, equal_nan=True) and self._moved_alike(before, stepped):
+                self._by_length[len(rows)] = recording
                 return again
             why = "its graph did something else"
         except torch.OutOfMemoryError:
@@ -140,7 +140,7 @@ class Replayed:
         self._put(stepped)
         if why:
             _give_up(why)
-        return said
+        return losses
 
     @torch.no_grad()
     def _put(self, values: Sequence[Tensor]) -> None:
@@ -171,7 +171,7 @@ class _Replay:
             present=None if rows.present is None else torch.zeros_like(rows.present),
             targets=torch.zeros_like(rows.targets),
             labelled=torch.zeros_like(rows.labelled),
-            steps=tuple(None if one is None else torch.zeros_like(one) for one in rows.steps),
+            steps=tuple(None if measured is None else torch.zeros_like(measured) for measured in rows.steps),
         )
         self._replay, self._said = record(lambda: step(self._rows))
 
@@ -183,8 +183,8 @@ class _Replay:
 
 
 def _tensors(rows: Rows) -> list[Tensor]:
-    told = (*rows.inputs, rows.present, rows.targets, rows.labelled, *rows.steps)
-    return [one for one in told if one is not None]
+    tensors = (*rows.inputs, rows.present, rows.targets, rows.labelled, *rows.steps)
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def _give_up(why: str) -> None:

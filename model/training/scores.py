@@ -36,23 +36,23 @@ def score_pack(
         for name in names
         if tasks[name].kind != "clustering"
     }
-    found = {}
+    rows_of = {}
     if len(labelled) < len(names):
         learned = predict(fitted, fold.train).latents
         for name in names:
             if name not in labelled:
-                found.update(_clustered(name, pack, fitted, predictions, learned, sound, tasks[name], fold))
+                rows_of.update(_clustered(name, pack, fitted, predictions, learned, sound, tasks[name], fold))
     for name, (members, first, others) in labelled.items():
         rows = {metric: values.tolist() for metric, values in others.items()}
         for at, (member, values) in enumerate(zip(members, first.tolist(), strict=True)):
             unit = pack.units[member]
-            found[member, name] = [_scored(unit, tasks[name], values, "")]
-            if found[member, name][0].status == "ok":
-                found[member, name] += [
+            rows_of[member, name] = [_scored(unit, tasks[name], values, "")]
+            if rows_of[member, name][0].status == "ok":
+                rows_of[member, name] += [
                     Score(unit, name, metric, unit.part, row[at], primary=False) for metric, row in rows.items()
                 ]
-    kept = predictions.attention is not None and fitted.layout.tasks <= MOST_ATTENDED
-    weights = cast(Tensor, predictions.attention).double().cpu().tolist() if kept else None
+    attended = predictions.attention is not None and fitted.layout.tasks <= MOST_ATTENDED
+    weights = cast(Tensor, predictions.attention).double().cpu().tolist() if attended else None
     scores: list[Score] = []
     attention: list[Attention] = []
     for member, unit in enumerate(pack.units):
@@ -68,7 +68,7 @@ def score_pack(
             for j, other in enumerate(held)
             if weights is not None
         ]
-        scores += [row for name in held for row in found[member, name]]
+        scores += [row for name in held for row in rows_of[member, name]]
         if fitted.course is not None:
             chosen = float(fitted.course.chosen[member])
             scores += [Score(unit, name, "chosen_epoch", unit.part, chosen, primary=False) for name in held]
@@ -77,8 +77,8 @@ def score_pack(
 
 def _holding(name: str, fitted: Fitted, sound: Sequence[bool]) -> tuple[list[int], list[int]]:
     """The sound members that have a task, and the slot it sits in."""
-    kept = [(member, slot) for member, slot in zip(*fitted.layout.holding(name), strict=True) if sound[member]]
-    return [member for member, _ in kept], [slot for _, slot in kept]
+    pairs = [(member, slot) for member, slot in zip(*fitted.layout.holding(name), strict=True) if sound[member]]
+    return [member for member, _ in pairs], [slot for _, slot in pairs]
 
 
 def _supervised(
@@ -114,19 +114,19 @@ def _clustered(
         learned[member, :, slot], predictions.latents[member, :, slot], task.n_outputs, fold.weights_by_row, seeds
     )
     rebuilt = predictions.rebuild_r2[member, slot].double().tolist()
-    found = {}
-    for m, one, share in zip(members, judged, rebuilt, strict=True):
+    rows_of = {}
+    for m, judgement, share in zip(members, judged, rebuilt, strict=True):
         unit = pack.units[m]
         more = (
-            ("occupied_clusters", one.occupied),
-            ("effective_rank", one.effective_rank),
-            ("label_agreement", one.label_agreement),
+            ("occupied_clusters", judgement.occupied),
+            ("effective_rank", judgement.effective_rank),
+            ("label_agreement", judgement.label_agreement),
             ("reconstruction_r2", share),
         )
-        found[m, name] = [_scored(unit, task, one.silhouette.tolist(), one.collapsed)] + [
+        rows_of[m, name] = [_scored(unit, task, judgement.silhouette.tolist(), judgement.collapsed)] + [
             Score(unit, name, metric, unit.part, float(value), primary=False) for metric, value in more
         ]
-    return found
+    return rows_of
 
 
 def truth_of(fold: Fold, task: Task) -> metrics.Truth:
@@ -146,8 +146,8 @@ def labels_of(fold: Fold, task: Task) -> tuple[NDArray[np.float64], NDArray[np.b
     """
     first = fold.first[task.name]
     targets = fold.labels[first : first + (task.n_outputs if task.kind == "multilabel" else 1)]
-    known = np.asarray((~np.isnan(targets)).any(axis=0), bool)
-    return (targets[:, known].T if task.kind == "multilabel" else targets[0, known]), known
+    carried = np.asarray((~np.isnan(targets)).any(axis=0), bool)
+    return (targets[:, carried].T if task.kind == "multilabel" else targets[0, carried]), carried
 
 
 def _scored(unit: Unit, task: Task, values: Sequence[float], why: str) -> Score:
