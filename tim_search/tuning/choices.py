@@ -117,19 +117,19 @@ class Trial:
     def by_fold(self, study: Study) -> list[float]:
         """Mean skill in each fold of the study; NaN where a training failed or is missing."""
         counted = _counted(study)
-        found = []
+        means = []
         for fold in study.folds:
             places = [(members, fold, task) for members in study.subsets for task in members if task in counted]
-            found.append(float(np.mean([self.skills.get(place, math.nan) for place in places])))
-        return found
+            means.append(float(np.mean([self.skills.get(place, math.nan) for place in places])))
+        return means
 
     def by_task(self, study: Study) -> dict[str, float]:
         """Mean skill of each task that counts."""
-        found = {}
+        means = {}
         for task in sorted(_counted(study)):
             places = [(members, fold, task) for members in study.subsets for fold in study.folds if task in members]
-            found[task] = float(np.mean([self.skills.get(place, math.nan) for place in places]))
-        return found
+            means[task] = float(np.mean([self.skills.get(place, math.nan) for place in places]))
+        return means
 
     def value(self, study: Study) -> float:
         """What trials are compared by; NaN where a training failed or is missing."""
@@ -142,7 +142,7 @@ def trials(study: Study, rows: pd.DataFrame) -> list[Trial]:
         rows = rows[rows[name] == getattr(study.context, name)]
     rows = rows[(rows["seed"] == study.seed) & rows["fold"].isin(study.folds)]
     wanted = set(study.subsets)
-    found = []
+    begun = []
     for settings, part in rows.groupby("settings", observed=True):
         values = study.values_of(str(settings))
         if values is None:
@@ -154,20 +154,20 @@ def trials(study: Study, rows: pd.DataFrame) -> list[Trial]:
                 reached = skill(study.tasks[task].metric, float(score)) if status == "ok" else math.nan
                 skills[members, int(fold), task] = reached
         if skills:
-            found.append((part["created"].min(), canonical(values), Trial(values, skills)))
-    return [trial for *_, trial in sorted(found, key=lambda one: one[:2])]
+            begun.append((part["created"].min(), canonical(values), Trial(values, skills)))
+    return [trial for *_, trial in sorted(begun, key=lambda entry: entry[:2])]
 
 
-def best(study: Study, found: Iterable[Trial]) -> Trial | None:
+def best(study: Study, trials: Iterable[Trial]) -> Trial | None:
     """The trial with the highest value; of equal ones the first by its values. None where none is whole."""
-    values = [(trial.value(study), trial) for trial in found]
+    values = [(trial.value(study), trial) for trial in trials]
     whole = [(value, trial) for value, trial in values if math.isfinite(value)]
     return min(whole, key=lambda pair: (-pair[0], canonical(pair[1].values)))[1] if whole else None
 
 
-def write(folder: Path, study: Study, found: Sequence[Trial], own: Subset | None = None) -> dict[str, Any]:
+def write(folder: Path, study: Study, trials: Sequence[Trial], own: Subset | None = None) -> dict[str, Any]:
     """Keep a study and its choice in `tuning.json`; returns its record. `own`: the subset whose own study it is."""
-    chosen_trial = best(study, found)
+    chosen_trial = best(study, trials)
     if chosen_trial is None:
         raise BadInput(
             "Tuning chose nothing: no combination of settings could be trained on all subsets and folds. "
@@ -189,7 +189,7 @@ def write(folder: Path, study: Study, found: Sequence[Trial], own: Subset | None
                 "by_fold": [_number(value) for value in trial.by_fold(study)],
                 "by_task": {task: _number(value) for task, value in trial.by_task(study).items()},
             }
-            for trial in found
+            for trial in trials
         ],
     }
     content = _read(folder) or {}
@@ -265,11 +265,11 @@ def table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One flat row a trial of a study's record, best first: what was tuned for, the values, skill, and the choice."""
     tuned_for = " + ".join(record["subset"]) if record["subset"] else "the search"
     choice = record["choice"]
-    found = [
+    rows = [
         {"tuned for": tuned_for, **trial["values"], "skill": trial["skill"], "chosen": trial["values"] == choice}
         for trial in record["trials"]
     ]
-    return sorted(found, key=lambda row: (not row["chosen"], math.inf if row["skill"] is None else -row["skill"]))
+    return sorted(rows, key=lambda row: (not row["chosen"], math.inf if row["skill"] is None else -row["skill"]))
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -57,7 +57,7 @@ class PerSubset:
     @cached_property
     def values(self) -> tuple[dict[str, Any], ...]:
         """Every combination of settings, V of them, in the order of the space."""
-        return tuple(dict(zip(self.space, one, strict=True)) for one in itertools.product(*self.space.values()))
+        return tuple(dict(zip(self.space, values, strict=True)) for values in itertools.product(*self.space.values()))
 
     @property
     def note(self) -> str:
@@ -87,13 +87,13 @@ class PerSubset:
         """Trainings of wanted subsets over all combinations and blocks: how many, their seconds, and the latest."""
         blocks = set(self.blocks)
         columns = ("seconds", "created")
-        found: list[dict[str, Any]] = []
+        trainings: list[dict[str, Any]] = []
         for values in self.values:
             rows = ledger.scores(self.context_of(values).key, part=None, columns=(*_UNIT, *columns))
             trained = dict(_by_unit(rows, columns))  # every row of a unit tells the same
-            found += [row for unit, row in trained.items() if wanted(unit.subset) and _block(unit) in blocks]
-        latest = max((row["created"] for row in found), default=None)
-        return len(found), math.fsum(row["seconds"] for row in found), latest
+            trainings += [row for unit, row in trained.items() if wanted(unit.subset) and _block(unit) in blocks]
+        latest = max((row["created"] for row in trainings), default=None)
+        return len(trainings), math.fsum(row["seconds"] for row in trainings), latest
 
     def skills(
         self, ledger: Ledger, tasks: Mapping[str, Task], subsets: Sequence[Subset], control: str | None = None
@@ -133,8 +133,8 @@ class PerSubset:
         return [
             PackResult(
                 Pack(tuple(Unit(members, *block) for members in subsets)),
-                tuple(replace(one, seconds=seconds[one.unit]) for one in scores if _block(one.unit) == block),
-                tuple(one for one in attention if _block(one.unit) == block),
+                tuple(replace(row, seconds=seconds[row.unit]) for row in scores if _block(row.unit) == block),
+                tuple(row for row in attention if _block(row.unit) == block),
             )
             for block in self.blocks
         ]
@@ -232,8 +232,8 @@ def choose(skills: NDArray[np.float64], folds: Sequence[int]) -> NDArray[np.int6
     """
     fold = np.asarray(folds)
     chosen = np.zeros(skills.shape[1:], np.int64)
-    for one in np.unique(fold):
-        chosen[:, fold == one] = _first(skills, fold != one)[:, None]
+    for number in np.unique(fold):
+        chosen[:, fold == number] = _first(skills, fold != number)[:, None]
     return chosen
 
 
@@ -262,9 +262,9 @@ def counted(members: Iterable[str], tasks: Mapping[str, Task], control: str | No
 
 def _first(skills: NDArray[np.float64], judging: NDArray[np.bool_]) -> NDArray[np.int64]:
     failures = np.isnan(skills).sum(axis=2)
-    known = np.where(np.isnan(skills), 0.0, skills)[:, :, judging].sum(axis=2)
+    sum_of_finite = np.where(np.isnan(skills), 0.0, skills)[:, :, judging].sum(axis=2)
     number = (~np.isnan(skills[:, :, judging])).sum(axis=2)
-    mean = np.where(number > 0, known / np.maximum(number, 1), -np.inf)
+    mean = np.where(number > 0, sum_of_finite / np.maximum(number, 1), -np.inf)
     return np.asarray(np.lexsort((-mean, failures), axis=0)[0], np.int64)
 
 

@@ -107,14 +107,14 @@ def run(
 
 
 def figures(
-    study: Study, found: list[Trial], folder: Path, save: Callable[[Any, Path], Path], name: str = "tuning"
+    study: Study, trials: list[Trial], folder: Path, save: Callable[[Any, Path], Path], name: str = "tuning"
 ) -> list[Path]:
     """Optuna's history of the study and the importance of its settings, as PNG files; [] for too few trials.
 
     `save` writes an axis that was made with pyplot to a file and closes its figure.
     """
-    values = {canonical(trial.values): trial.value(study) for trial in found}
-    whole = [trial for trial in found if math.isfinite(values[canonical(trial.values)])]
+    values = {canonical(trial.values): trial.value(study) for trial in trials}
+    whole = [trial for trial in trials if math.isfinite(values[canonical(trial.values)])]
     if len(whole) < 2:
         return []
     space = _distributions(study)
@@ -344,11 +344,11 @@ class _Distinct(OptunaSearch):  # type: ignore[misc]
             under_way = {canonical(values) for values in self._asked.values()}
             if self._progress.whole() + len(under_way) + len(self._lost) >= self._of.trials:
                 return tune.search.Searcher.FINISHED if not under_way else None
-            found = super().suggest(trial_id)
-            values = _ordered(self._of, found["settings"])
+            suggestion = super().suggest(trial_id)
+            values = _ordered(self._of, suggestion["settings"])
             if self._progress.trial(values).missing(self._of) and canonical(values) not in under_way | self._lost:
                 self._asked[trial_id] = values
-                return found
+                return suggestion
             self._tell(trial_id, values)
             del self._ot_trials[trial_id]
             self._completed_trials.discard(trial_id)
@@ -366,20 +366,20 @@ class _Distinct(OptunaSearch):  # type: ignore[misc]
 
     def _tell(self, trial_id: str, values: Mapping[str, Any]) -> None:
         value = self._progress.trial(values).value(self._of)
-        known = math.isfinite(value)
-        super().on_trial_complete(trial_id, {_VALUE: value} if known else None, error=not known)
+        whole = math.isfinite(value)
+        super().on_trial_complete(trial_id, {_VALUE: value} if whole else None, error=not whole)
 
 
 def _distributions(study: Study) -> dict[str, optuna.distributions.BaseDistribution]:
-    found: dict[str, optuna.distributions.BaseDistribution] = {}
+    space: dict[str, optuna.distributions.BaseDistribution] = {}
     for name, allowed in study.space.items():
         if not isinstance(allowed, Mapping):
-            found[name] = optuna.distributions.CategoricalDistribution(allowed)
+            space[name] = optuna.distributions.CategoricalDistribution(allowed)
         elif isinstance(study.base[name], int):
-            found[name] = optuna.distributions.IntDistribution(allowed["low"], allowed["high"], log=allowed["log"])
+            space[name] = optuna.distributions.IntDistribution(allowed["low"], allowed["high"], log=allowed["log"])
         else:
-            found[name] = optuna.distributions.FloatDistribution(allowed["low"], allowed["high"], log=allowed["log"])
-    return found
+            space[name] = optuna.distributions.FloatDistribution(allowed["low"], allowed["high"], log=allowed["log"])
+    return space
 
 
 def _quiet_study() -> optuna.Study:
