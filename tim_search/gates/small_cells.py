@@ -192,7 +192,8 @@ def _task(task: Mapping[str, Any], n: Count, part_sizes: Sequence[Count], small:
     rests = [_minus(of, value) for of, value in zip(carrying, counts, strict=bool(carrying))]
     rests += [_minus(labelled, of) for of in carrying]
     of_parts = [part["labelled"] for part in parts]
-    without = [_minus(size, of) for size, of in zip(part_sizes, of_parts, strict=True)] if parts else []
+    # A size that is hidden already tells nothing more of what was told beside it.
+    without = [size - of for size, of in zip(part_sizes, of_parts, strict=False) if type(size) is type(of) is int]
     for part in parts:
         if part["positive"] is not None:
             rests += [_minus(part["labelled"], part["positive"])]
@@ -201,7 +202,9 @@ def _task(task: Mapping[str, Any], n: Count, part_sizes: Sequence[Count], small:
     every = [labelled, _minus(n, labelled), *counts, *carrying, *rests, *of_parts, *without]
     show: Shower = functools.partial(count, small=small)
     if few(every, small):
-        fine = _in_least_steps(small, lambda way: few(every, 0) or _task_in_doubt(task, n, part_sizes, way, small))
+        fine = _in_least_steps(
+            small, lambda way: few([*every, *part_sizes], 0) or _task_in_doubt(task, n, part_sizes, way, small)
+        )
         if fine is None:
             parts, task = [], {**task, "parts": []}
             fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, (), way, small))
