@@ -24,8 +24,9 @@ Precision: TypeAlias = Literal["float32", "tf32", "float64"]
 
 
 #: Fewest updates of a training whose length a search file leaves open, and the smallest minibatch that is taken for it
-#: (docs/networks.md has the evidence). M3H's own cohort gets about 470 at the paper's setting, SUPPORT2 345.
-FEWEST_UPDATES, SMALLEST_BATCH = 300, 16
+#: (docs/networks.md has the evidence: with fewer a network has not begun to learn, with many more a small cohort is
+#: learnt by heart). M3H's own cohort gets about 470 at the paper's setting, SUPPORT2 345.
+FEWEST_UPDATES, SMALLEST_BATCH = 150, 16
 
 # Bounds, far above what anyone trains: a larger number is a slip, and would end in a lack of memory or never.
 #: Features of a layer, side of a patch.

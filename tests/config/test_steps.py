@@ -41,16 +41,16 @@ def test_a_training_makes_enough_updates(settings: type, rows: int) -> None:
 
 
 def test_smaller_minibatches_come_first() -> None:
-    assert automatic(M3HSettings, 956) == {"batch_size": 32, "epochs": 15}
-    assert automatic(M3HSettings, 100) == {"batch_size": 16, "epochs": 43}
+    assert automatic(M3HSettings, 956) == {"batch_size": 64, "epochs": 15}
+    assert automatic(M3HSettings, 100) == {"batch_size": 16, "epochs": 22}
 
 
 @pytest.mark.parametrize("text", ["", "training: {batch_size: auto}", "training: {epochs: auto, batch_size: auto}"])
 def test_what_is_left_open_is_filled_and_written_down(cohort: Path, tmp_path: Path, text: str) -> None:
     search = resolved(cohort, tmp_path, text)
-    assert (search.settings.batch_size, search.settings.epochs) == (16, 15)
-    assert search.file.training == {"batch_size": 16, "epochs": 15}
-    assert json.loads(search.context.settings)["batch_size"] == 16
+    assert (search.settings.batch_size, search.settings.epochs) == (32, 15)
+    assert search.file.training == {"batch_size": 32, "epochs": 15}
+    assert json.loads(search.context.settings)["batch_size"] == 32
 
 
 def test_a_number_in_the_file_is_taken(cohort: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_search_that_was_begun_keeps_its_settings(cohort: Path, tmp_path: Path
 
 
 def test_tuning_tries_minibatches_around_the_chosen(cohort: Path, tmp_path: Path) -> None:
-    assert config.study(resolved(cohort, tmp_path)).space["batch_size"] == [16, 32]
+    assert config.study(resolved(cohort, tmp_path)).space["batch_size"] == [32, 64]
     own = resolved(cohort, tmp_path, "tuning: {space: {learning_rate: [0.001, 0.01]}}")
     assert list(config.study(own).space) == ["learning_rate"]
-    assert config.study(resolved(cohort, tmp_path, "tuning: {}")).space["batch_size"] == [16, 32]
+    assert config.study(resolved(cohort, tmp_path, "tuning: {}")).space["batch_size"] == [32, 64]
