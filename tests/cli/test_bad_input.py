@@ -394,10 +394,10 @@ def test_a_malformed_command_ends_with_2_says_what_to_do_and_writes_nothing(
 
 def no_tasks(_: Path) -> None:
     from tim_search.ledger.table import ScoreTable
-    from tim_search.tim import scores as tim
+    from tim_search.tim import choice
 
     nothing = ScoreTable((), ((0, 0),), np.zeros((0, 0), bool), np.zeros((0, 1, 0)), np.zeros((0, 1), bool))
-    tim._checked_options(nothing, "exact", None, 0.95, 0.1, False)
+    choice.checked_options(nothing, "exact", None, 0.95, 0.1, False)
 
 
 def no_group(_: Path) -> None:

@@ -252,7 +252,7 @@ def test_a_choice_is_kept_and_read_back(tmp_path: Path) -> None:
     def trial(rate: float, value: float, members: tuple[str, ...] = ("a",)) -> choices.Trial:
         return choices.Trial({"rate": rate, "width": 8}, {(members, 0, name): value for name in members})
 
-    manifest = Manifest("s", "c", replace(CONTEXT, settings=Settings(rate=0.3, width=8).text), (), (), {}, (), ())
+    manifest = Manifest("s", "c", replace(CONTEXT, settings=Settings(rate=0.3, width=8).text), (), (), {"kind": "exact"}, (), ())
     manifest.write(tmp_path)
     assert choices.chosen(tmp_path, ["a"]) == {"rate": 0.3, "width": 8, "epochs": 3}  # nothing was tuned
     choices.write(tmp_path, of, [trial(0.1, 0.2), trial(0.3, 0.4)])

@@ -134,6 +134,7 @@ def test_scores_of_a_pack_are_those_of_each_member_scored_alone_in_every_bit(coh
             fitted,
             values={name: value[member : member + 1].clone() for name, value in fitted.values.items()},
             layout=layout([unit.subset], cohort.tasks, fold, torch.device("cpu")),
+            history=fitted.history[:, member : member + 1],
         )
         found, weights = score_pack(Pack((unit,)), alone, cohort.tasks, fold)
         assert [row for row in scores if row.unit == unit] == found
