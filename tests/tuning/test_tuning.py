@@ -27,7 +27,7 @@ from tim_search.report.figures import save_and_close
 from tim_search.tuning import choices
 from tim_search.tuning import study as tuning
 from tim_search.tuning.choices import Study
-from tim_search.types import Interrupted, Resources
+from tim_search.types import Interrupted, Resources, Task
 
 #: Each start of a trial imports Tune and Optuna in a process of its own, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(900)
@@ -252,7 +252,9 @@ def test_a_choice_is_kept_and_read_back(tmp_path: Path) -> None:
     def trial(rate: float, value: float, members: tuple[str, ...] = ("a",)) -> choices.Trial:
         return choices.Trial({"rate": rate, "width": 8}, {(members, 0, name): value for name in members})
 
-    manifest = Manifest("s", "c", replace(CONTEXT, settings=Settings(rate=0.3, width=8).text), (), (), {"kind": "exact"}, (), ())
+    context = replace(CONTEXT, settings=Settings(rate=0.3, width=8).text)
+    tasks = (Task("a", "binary"),)
+    manifest = Manifest("s", "c", context, tasks, (), {"kind": "exact"}, ((0, 0),), ("a",))
     manifest.write(tmp_path)
     assert choices.chosen(tmp_path, ["a"]) == {"rate": 0.3, "width": 8, "epochs": 3}  # nothing was tuned
     choices.write(tmp_path, of, [trial(0.1, 0.2), trial(0.3, 0.4)])
