@@ -1,7 +1,7 @@
 """A trained combination as an MLflow model in a folder: signature, made-up example, requirements, model card.
 
 The folder is complete: `mlflow models serve` and `mlflow models predict` take it as it is, wherever tim-search is
-installed, and `tim_search.tracking.tracker` publishes it.
+installed, and `tim_search.tracking.Tracker` publishes it.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _OUTPUT_TYPES = {"probability": "double", "value": "double", "cluster": "long", 
 
 def versions() -> dict[str, str]:
     """Installed versions of what a model runs through, without build labels (2.13.0+cpu is 2.13.0)."""
-    found = {}
+    installed = {}
     for name in _RUNS_THROUGH:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name).partition("+")[0]
-    return found
+            installed[name] = version(name).partition("+")[0]
+    return installed
 
 
 def write(
