@@ -131,7 +131,7 @@ def test_ranks_are_signed_within_the_row_and_the_diagonal_is_zero() -> None:
     data = figures.heatmap_data(replaced(base, estimate=estimate))
     expected = np.array([[0, 2, 1, -1], [-1, 0, -2, -3], [1, 0, 0, NAN], [1, 2, 3, 0]])
     np.testing.assert_array_equal(data.cells, expected)
-    assert data.limit == 3
+    assert (data.limits == 3).all()
     assert data.numbers is not None
     assert data.numbers[0] == ("0", "+2", "+1", "\N{MINUS SIGN}1")
     assert data.numbers[2][3] == "", "no number where nothing is known"
@@ -141,11 +141,74 @@ def test_values_are_shown_in_as_many_digits_as_they_need() -> None:
     estimate = np.array([[NAN, 0.0031, -0.0124], [0.0007, NAN, NAN], [-0.0052, 0.0, NAN]])
     data = figures.heatmap_data(replaced(result(("a", "b", "c")), estimate=estimate), "value")
     np.testing.assert_array_equal(data.cells[~np.eye(3, dtype=bool)], estimate[~np.eye(3, dtype=bool)])
-    assert data.numbers == (("0", "+.0031", "−.0124"), ("+.0007", "0", ""), ("−.0052", "0", "0"))  # noqa: RUF001
-    # A large cell does not bleach the others.
-    bleached = np.where(np.eye(6, dtype=bool), NAN, 0.01)
+    assert data.numbers == (("0", "+.0031", "−.0124"), ("+.00070", "0", ""), ("−.0052", "0", "0"))  # noqa: RUF001
+
+
+def test_by_value_each_row_has_its_own_colours() -> None:
+    # Three metrics on three scales: the colours compare within a row, never between two.
+    estimate = np.array([[NAN, 0.02, -0.01, 0.0], [4e-5, NAN, 2e-5, NAN], [0.0, 0.0, NAN, 0.0], [5.0, 0.3, -0.3, NAN]])
+    base = replaced(result(("a", "b", "c", "d")), estimate=estimate, low=estimate - 1e-6, high=estimate + 1e-6)
+    data = figures.heatmap_data(base, "value")
+    assert data.shades[0, 1:3].tolist() == [1.0, pytest.approx(-0.5, abs=0.03)]
+    assert data.shades[1, [0, 2]].tolist() == [1.0, pytest.approx(0.5, abs=0.03)]
+    assert data.shades[2].tolist() == [0.0, 0.0, 0.0, 0.0]
+    assert np.isnan(data.shades[1, 3])
+    assert (data.limits > 0).all()
+    # Nor does one large cell bleach the others of a long row.
+    m = 40
+    bleached = np.where(np.eye(m, dtype=bool), NAN, 0.01)
     bleached[0, 1] = 5.0
-    assert figures.heatmap_data(replaced(result(), estimate=bleached), "value").limit < 0.02
+    names = tuple(map(str, range(m)))
+    fields = dict.fromkeys(("low", "high", "p_value", "se"), np.full((m, m), NAN))
+    wide = replaced(base, tasks=names, estimate=bleached, rejected=np.zeros((m, m), bool), **fields)
+    assert figures.heatmap_data(wide, "value").limits[0] < 0.02
+
+
+def test_overlaps_and_the_control_do_not_set_the_colours_of_a_row() -> None:
+    estimate = np.array([[NAN, 0.5, 0.01, 0.4], [0.1, NAN, 0.1, 0.1], [0.1, 0.1, NAN, 0.1], [0.1, 0.1, 0.1, NAN]])
+    base = replaced(result(("a", "b", "c", "d")), estimate=estimate, control="d")
+    data = figures.heatmap_data(base, "value", [("a", "b")])
+    assert data.limits[0] == pytest.approx(0.01)
+    assert data.shades[0, 1] == 0, "an overlap has no colour, only its hatching"
+    assert data.numbers is not None
+    assert data.numbers[0][1], "... and its number"
+
+
+def test_cells_without_evidence_are_pale_by_value() -> None:
+    estimate = np.where(np.eye(3, dtype=bool), NAN, 0.1)
+    low = np.array([[NAN, 0.05, -0.05], [NAN, NAN, 0.05], [-0.05, -0.2, NAN]])
+    found = np.zeros((3, 3), bool)
+    found[2, 1] = True
+    base = replaced(result(("a", "b", "c")), estimate=estimate, low=low, high=low + 0.1, rejected=found)
+    data = figures.heatmap_data(base, "value")
+    assert np.argwhere(data.muted).tolist() == [[0, 2], [1, 0], [2, 0]]
+    assert not figures.heatmap_data(base, "rank").muted.any(), "the paper's figure stays as it is"
+    ax = figures.draw_heatmap(data)
+    assert "pale: no interval without 0" in [text.get_text() for text in ax.get_legend().get_texts()]
+    drawn = ax.images[0].get_array()
+    assert drawn[0, 1] == 1.0
+    assert drawn[0, 2] == pytest.approx(figures.MUTED)
+
+
+def test_a_source_that_has_not_learnt_has_a_grey_row_with_the_word(tmp_path: Path) -> None:
+    sure = np.ones((6, 6))
+    base = replaced(result(), low=sure, high=2 * sure, rejected=sure.astype(bool))
+    kinds: tuple[figures.HeatmapKind, ...] = ("value", "rank")
+    for kind in kinds:
+        data = figures.heatmap_data(base, kind, [SIX[:2]], unlearnt={"hospdead", "phenotype", "not in this search"})
+        assert [name for name, grey in zip(data.tasks, data.unlearnt, strict=True) if grey] == ["hospdead", "phenotype"]
+        assert np.isnan(data.shades[data.unlearnt]).all()
+        assert not (data.discovered | data.excludes_zero | data.muted)[data.unlearnt].any()
+        assert data.discovered[1:5].sum() == 4 * 5 - 1
+        assert data.numbers is not None
+        assert set(data.numbers[0]) == {""}
+        ax = figures.draw_heatmap(data)
+        image = saved(ax, tmp_path)
+        assert [text.get_text() for text in ax.texts].count("has not learnt") == 2
+        x, y = ax.transData.transform((0.0, 0.35)) / figure_of(ax).bbox.size  # also on the diagonal
+        np.testing.assert_allclose(
+            image[int((1 - y) * len(image)), int(x * image.shape[1])], to_rgb(figures.MISSING), atol=0.01
+        )
 
 
 def test_the_title_keeps_the_name_of_a_restricted_score() -> None:
@@ -208,8 +271,9 @@ def test_colours_say_gain_loss_self_and_unknown(tmp_path: Path) -> None:
             return np.asarray(image[int((1 - y) * image.shape[0]), int(x * image.shape[1])])
 
         red, blue = shade(0, 1), shade(1, 0)
-        assert red[0] > red[2] + 0.2
-        assert blue[2] > blue[0] + 0.2
+        apart = 0.2 if kind == "rank" else 0.1  # by value these cells are pale: they have no interval
+        assert red[0] > red[2] + apart
+        assert blue[2] > blue[0] + apart
         np.testing.assert_allclose(shade(0, 0), (1, 1, 1), atol=0.01)
         np.testing.assert_allclose(shade(0, 2), to_rgb(figures.MISSING), atol=0.01)
         assert "not estimable" in [text.get_text() for text in ax.get_legend().get_texts()]
@@ -225,6 +289,8 @@ def test_the_legend_explains_what_is_there_and_nothing_else() -> None:
         "interval excludes 0",
         "overlapping targets: no finding",
     ]
+    by_value = figures.draw_heatmap(figures.heatmap_data(plain, "value"))
+    assert [text.get_text() for text in by_value.get_legend().get_texts()] == ["pale: no interval without 0"]
 
 
 @pytest.mark.parametrize(("kind", "m"), [("value", 2), ("rank", 6), ("value", 6), ("value", 12), ("rank", 44)])
@@ -299,7 +365,7 @@ def test_no_lines_at_all(tmp_path: Path) -> None:
 def test_all_scores_zero_or_unknown(tmp_path: Path) -> None:
     for value in (0.0, NAN):
         data = figures.heatmap_data(replaced(result(), estimate=np.full((6, 6), value)), "value")
-        assert data.limit > 0
+        assert (data.limits > 0).all()
         saved(figures.draw_heatmap(data), tmp_path)
 
 

@@ -24,20 +24,29 @@ ROC_PATIENTS = 20
 
 
 def heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
-    """The heatmap by rank, as the M3H paper draws it, and by value; that of a restricted score under its own name."""
+    """The heatmap by value, and by rank as the M3H paper draws it; that of a restricted score under its own name."""
     name = "heatmap" if result.size is None else "restricted-heatmap"
-    kinds: Sequence[figures.HeatmapKind] = ("rank", "value")
+    kinds: Sequence[figures.HeatmapKind] = ("value", "rank")
     return tuple(
         figures.save(
             figures.draw_heatmap(
                 figures.heatmap_data(
-                    result, kind, results.manifest.overlaps, results.tasks, search=results.manifest.name
+                    result,
+                    kind,
+                    results.manifest.overlaps,
+                    results.tasks,
+                    search=results.manifest.name,
+                    unlearnt=_not_learnt(results),
                 )
             ),
             results.folder / "figures" / f"{name}-{kind}.png",
         )
         for kind in kinds
     )
+
+
+def _not_learnt(results: SearchResults) -> tuple[str, ...]:
+    return tuple(name for name, judged in results.learnt.items() if judged.verdict == "has not learnt")
 
 
 def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from tim_search.gates.plain import number
 from tim_search.report import figures
 from tim_search.report.figures.attention import AttentionData
+from tim_search.report.figures.heatmap import HeatmapData
 from tim_search.report.wording import signed
 from tim_search.results.opened import SearchResults
 from tim_search.tim import agreement
@@ -25,9 +26,14 @@ def heatmap(
     overlaps: Iterable[tuple[str, str]],
     tasks: Mapping[str, Task],
     most: int,
+    unlearnt: Collection[str] = (),
 ) -> dict[str, Any]:
-    """A TIM heatmap as rows of cells, in the order and with the marks of the figure."""
-    data = figures.heatmap_data(result, kind, overlaps, tasks, most=most)
+    """A TIM heatmap as rows of cells, in the order, with the colours and the marks of the figure.
+
+    `unlearnt` are the sources whose networks have not learnt.
+    """
+    data = figures.heatmap_data(result, kind, overlaps, tasks, most=most, unlearnt=unlearnt)
+    shades = np.where(data.muted, figures.MUTED * data.shades, data.shades)
     order = [result.tasks.index(name) for name in data.tasks]
     rows = []
     for r, i in enumerate(order):
@@ -42,20 +48,42 @@ def heatmap(
                     "value": None if i == j or math.isnan(value) else value,
                     "diagonal": i == j,
                     "text": "" if i == j or data.numbers is None else data.numbers[r][c],
-                    "shade": 0 if math.isnan(value) else round(100 * min(abs(value) / data.limit, 1)),
+                    "shade": 0 if math.isnan(shades[r, c]) else round(100 * abs(shades[r, c])),
                     "helps": value > 0,
                     "mark": mark,
                     "hatched": bool(data.hatched[r, c]),
-                    "detail": "" if i == j else _cell_detail(result, i, j, metric, bool(data.hatched[r, c])),
+                    "detail": "" if i == j else _cell_detail(result, i, j, metric, _no_finding(data, r, c)),
                 }
             )
         rows.append(
-            {"name": data.tasks[r], "metric": metric, "department": tasks[data.tasks[r]].department, "cells": cells}
+            {
+                "name": data.tasks[r],
+                "metric": metric,
+                "department": tasks[data.tasks[r]].department,
+                "note": figures.NOT_LEARNT if data.unlearnt[r] else "",
+                "cells": cells,
+            }
         )
-    return {"kind": kind, "columns": list(data.tasks), "rows": rows, "control": result.control, "shades": "two"}
+    return {
+        "kind": kind,
+        "columns": list(data.tasks),
+        "rows": rows,
+        "control": result.control,
+        "shades": "two",
+        "hatched": bool(data.hatched.any()),
+        "muted": bool(data.muted.any()),
+        "unlearnt": bool(data.unlearnt.any()),
+    }
 
 
-def _cell_detail(result: TimResult, i: int, j: int, metric: str, hatched: bool) -> str:
+def _no_finding(data: HeatmapData, r: int, c: int) -> str:
+    """Why a cell is no finding whatever its numbers are; "" where it may be one."""
+    if data.unlearnt[r]:
+        return f"{data.tasks[r]} {figures.NOT_LEARNT}: no finding"
+    return "overlapping targets: no finding" if data.hatched[r, c] else ""
+
+
+def _cell_detail(result: TimResult, i: int, j: int, metric: str, no_finding: str) -> str:
     source, task, value = result.tasks[i], result.tasks[j], float(result.estimate[i, j])
     if not math.isfinite(value):
         return f"{source}, trained with {task}: cannot be estimated"
@@ -64,8 +92,8 @@ def _cell_detail(result: TimResult, i: int, j: int, metric: str, hatched: bool) 
         words.append(f"{result.confidence:.0%} interval {signed(result.low[i, j])} to {signed(result.high[i, j])}")
     if math.isfinite(result.p_value[i, j]):
         words.append(f"p {result.p_value[i, j]:.2g}")
-    if hatched:
-        words.append("overlapping targets: no finding")
+    if no_finding:
+        words.append(no_finding)
     elif result.rejected[i, j]:
         words.append("discovery")
     words.append(f"{result.n_with[i, j]} subsets with {task}, {result.n_without[i, j]} without")
@@ -89,6 +117,7 @@ def attention(results: SearchResults, result: TimResult, shown: Sequence[str]) -
             "name": name,
             "metric": "",
             "department": results.tasks[name].department,
+            "note": "",
             "cells": [_attention_cell(data, r, c, size, low, high) for c in range(len(data.tasks))],
         }
         for r, name in enumerate(data.tasks)

@@ -18,7 +18,7 @@ from tim_search.report.figures.drawing import DPI, MAX_ROWS, MAX_TASKS_WITH_NUMB
 from tim_search.report.figures.expansion import draw_expansion, expansion_data
 from tim_search.report.figures.forest import draw_forest, forest_data
 from tim_search.report.figures.front import draw_front, front_data
-from tim_search.report.figures.heatmap import HeatmapKind, draw_heatmap, heatmap_data
+from tim_search.report.figures.heatmap import MUTED, NOT_LEARNT, HeatmapKind, draw_heatmap, heatmap_data
 from tim_search.report.figures.lines import convergence_data, draw_lines, profile_data
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "MAX_TASKS_WITH_NUMBERS",
     "MISSING",
     "MOST_WEIGHTS",
+    "MUTED",
+    "NOT_LEARNT",
     "HeatmapKind",
     "attention_data",
     "attention_size",

@@ -135,7 +135,7 @@ def draw_attention(data: AttentionData, ax: Axes | None = None) -> Axes:
     colours = mpl.colormaps["viridis_r"].with_extremes(bad=MISSING)
     norm = Normalize(float(finite.min()), float(finite.max()))
     image = drawing.draw_matrix(ax, others, colours, norm, data.tasks, data.tasks, data.departments)
-    drawing.white_diagonal(ax, m)
+    drawing.white_diagonal(ax, range(m))
     if m <= MAX_TASKS_WITH_NUMBERS:
         texts = [
             ["" if math.isnan(value) else f"{value:.3f}".removeprefix("0") for value in row] for row in data.weight

@@ -19,7 +19,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -131,9 +130,9 @@ def draw_matrix(
     return image
 
 
-def white_diagonal(ax: Axes, m: int) -> None:
-    """Cover the diagonal of a matrix of m tasks."""
-    for place in range(m):
+def white_diagonal(ax: Axes, rows: Iterable[int]) -> None:
+    """Cover the diagonal of a matrix in these rows."""
+    for place in rows:
         ax.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, facecolor="white", lw=0))
 
 
@@ -145,13 +144,13 @@ def print_numbers(
     norm: Normalize,
     hatched: NDArray[np.bool_],
 ) -> None:
-    """Numbers in cells, dark on light and light on dark; on hatched cells with a rim in the cell's colour."""
+    """Numbers in cells, dark on light and light on dark; on hatched cells with a field in the cell's colour behind."""
     for row, column in np.ndindex(cells.shape):
         value = cells[row, column]
         shade = colours(norm(value)) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
         text = ax.text(column, row, texts[row][column], ha="center", va="center", fontsize=8, color=ink_on(shade))
         if hatched[row, column]:
-            text.set_path_effects([withStroke(linewidth=3, foreground=shade)])
+            text.set_bbox({"facecolor": shade, "edgecolor": "none", "pad": 1.5})
 
 
 def ink_on(shade: tuple[float, float, float, float]) -> str:

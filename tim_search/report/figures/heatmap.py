@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -29,7 +29,13 @@ HeatmapKind: TypeAlias = Literal["rank", "value"]
 #: Pairs of tasks whose targets are nested or nearly the same.
 Overlaps: TypeAlias = Iterable[tuple[str, str]]
 
-HATCH, HATCH_INK = "////", "#808080"
+HATCH, HATCH_INK = "xxxx", "#4d4d4d"
+
+#: How much of its colour a cell keeps whose interval holds zero, or that has none.
+MUTED = 0.3
+
+#: What is written across the row of a source whose network has learnt nothing.
+NOT_LEARNT = "has not learnt"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +49,12 @@ class HeatmapData:
         row_labels: names of the rows; by value they carry the metric the row is measured in.
         kind: "rank" or "value".
         cells: float (M, M); NaN where not estimable; 0 on the diagonal.
-        limit: colours run from -limit (blue) to +limit (red).
+        limits: float (M,), by row: its colours run from -limit (blue) to +limit (red). By value each row has its own,
+            since rows are measured in metrics of their own; by rank all rows share one.
+        shades: float (M, M), the colours, -1 (blue) to +1 (red); 0 (none) for overlaps, NaN where nothing is to be
+            seen: not estimable, or a row that has not learnt.
+        muted: bool (M, M): by value, the interval holds zero or there is none, so that the colour is pale.
+        unlearnt: bool (M,): the row is of a source whose network has not learnt; it is grey and has no findings.
         numbers: (M, M) texts, or None when there are too many tasks to print them.
         hatched: bool (M, M): overlapping targets, no finding.
         excludes_zero: bool (M, M): the interval of the cell does not hold zero.
@@ -57,7 +68,10 @@ class HeatmapData:
     row_labels: tuple[str, ...]
     kind: HeatmapKind
     cells: NDArray[np.float64]
-    limit: float
+    limits: NDArray[np.float64]
+    shades: NDArray[np.float64]
+    muted: NDArray[np.bool_]
+    unlearnt: NDArray[np.bool_]
     numbers: tuple[tuple[str, ...], ...] | None
     hatched: NDArray[np.bool_]
     excludes_zero: NDArray[np.bool_]
@@ -72,12 +86,14 @@ def heatmap_data(
     tasks: Mapping[str, Task] | None = None,
     search: str = "",
     most: int = MOST_SHOWN,
+    unlearnt: Collection[str] = (),
 ) -> HeatmapData:
     """Lay a TIM result out as a heatmap.
 
     By rank: within a row and a sign, tasks are ranked by the size of their score; the largest gain gets the largest
     positive rank, the largest loss the most negative one (M3H paper, section 6.2). By value: the scores themselves; the
-    colours end at the 95th percentile of their sizes, so that one large cell does not bleach the others.
+    colours of a row end at the 95th percentile of its sizes, so that neither another row, whose metric is another one,
+    nor one large cell bleaches the others, and they are pale where the interval holds zero.
 
     Args:
         result: the scores; row = source task.
@@ -86,6 +102,7 @@ def heatmap_data(
         tasks: where given, tasks are grouped by department, and rows by value name their metric.
         search: name of the search, for the title.
         most: of more tasks than this the most telling are shown (`tim.most_telling`); ranks stay those among all.
+        unlearnt: sources whose networks have not learnt.
 
     Raises BadInput for another kind.
     """
@@ -104,11 +121,19 @@ def heatmap_data(
     cells = cells[at]
     cells[diagonal] = 0.0
     hatched = overlap_mask(names, overlaps)
-    plain = ~hatched & ~diagonal
+    grey = np.array([name in unlearnt for name in names])
+    plain = ~hatched & ~diagonal & ~grey[:, None]
     excludes_zero = ((np.asarray(result.low) > 0) | (np.asarray(result.high) < 0))[at] & plain
     discovered = np.asarray(result.rejected, bool)[at] & plain
-    limit = float(max(len(result.tasks) - 1, 1)) if kind == "rank" else _limit(cells, diagonal)
-    numbers = _numbers(cells, diagonal, kind) if len(names) <= MAX_TASKS_WITH_NUMBERS else None
+    if kind == "rank":
+        limits = np.full(len(names), max(len(result.tasks) - 1, 1), float)
+    else:
+        telling = ~hatched & ~diagonal & np.array([name != result.control for name in names])
+        limits = np.array([_limit(row[use]) or _limit(row) or 1.0 for row, use in zip(cells, telling, strict=True)])
+    shades = np.where(hatched, 0.0, np.clip(cells / limits[:, None], -1, 1))
+    shades[grey] = np.nan
+    muted = plain & ~excludes_zero & ~discovered & np.isfinite(cells) & (kind == "value")
+    numbers = _numbers(cells, grey, kind) if len(names) <= MAX_TASKS_WITH_NUMBERS else None
     part = f"the {len(names)} most telling of {len(result.tasks)} tasks" if len(names) < len(result.tasks) else ""
     return HeatmapData(
         title=" · ".join(text for text in (search, f"{result.label}, by {kind}", part) if text),
@@ -116,7 +141,10 @@ def heatmap_data(
         row_labels=tuple(placing.with_metric(name, tasks) if kind == "value" else name for name in names),
         kind=kind,
         cells=cells,
-        limit=limit,
+        limits=limits,
+        shades=shades,
+        muted=muted,
+        unlearnt=grey,
         numbers=numbers,
         hatched=hatched,
         excludes_zero=excludes_zero,
@@ -125,27 +153,54 @@ def heatmap_data(
     )
 
 
-def _limit(cells: NDArray[np.float64], diagonal: NDArray[np.bool_]) -> float:
-    """The 95th percentile of the cells' sizes, or the largest where that is zero."""
-    sizes = np.abs(cells[np.isfinite(cells) & ~diagonal])
-    return float(np.quantile(sizes, 0.95)) or float(sizes.max()) if sizes.any() else 1.0
+def _limit(cells: NDArray[np.float64]) -> float:
+    """The 95th percentile of the cells' sizes, or the largest where that is zero; 0 where all are zero or unknown."""
+    sizes = np.abs(cells[np.isfinite(cells)])
+    return float(np.quantile(sizes, 0.95)) or float(sizes.max()) if sizes.any() else 0.0
 
 
 def draw_heatmap(data: HeatmapData, ax: Axes | None = None) -> Axes:
     """Draw a heatmap on `ax`, or on a figure of its own."""
     m = len(data.tasks)
     ax = ax or drawing.matrix_axis(m)
-    colours = mpl.colormaps["RdBu_r"].with_extremes(bad=MISSING)
-    norm = Normalize(-data.limit, data.limit)
-    image = drawing.draw_matrix(ax, data.cells, colours, norm, data.tasks, data.row_labels, data.departments)
+    colours, norm = mpl.colormaps["RdBu_r"].with_extremes(bad=MISSING), Normalize(-1, 1)
+    shades = np.where(data.muted, MUTED * data.shades, data.shades)
+    image = drawing.draw_matrix(ax, shades, colours, norm, data.tasks, data.row_labels, data.departments)
     ax.set_xlabel("trained together with")
     ax.set_ylabel("source task: whose score changes")
-    drawing.white_diagonal(ax, m)
-    for row, column in zip(*np.nonzero(data.hatched), strict=True):
-        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch=HATCH, edgecolor=HATCH_INK, lw=0))
+    drawing.white_diagonal(ax, np.flatnonzero(~data.unlearnt).tolist())
+    hatched = data.hatched & ~data.unlearnt[:, None]
+    for row, column in zip(*np.nonzero(hatched), strict=True):
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch=HATCH, edgecolor=HATCH_INK, lw=0.8))
     if data.numbers is not None:
-        drawing.print_numbers(ax, data.numbers, data.cells, colours, norm, data.hatched)
+        drawing.print_numbers(ax, data.numbers, shades, colours, norm, hatched)
+    for row in np.flatnonzero(data.unlearnt).tolist():
+        ax.text((m - 1) / 2, row, NOT_LEARNT, ha="center", va="center", fontsize=8, style="italic", color=INK)
 
+    handles = _draw_marks(ax, data, [colours(norm(shade)) for shade in shades.ravel()])
+    if data.muted.any():
+        handles.append(Patch(facecolor=colours(norm(MUTED)), label="pale: no interval without 0"))
+    if hatched.any():
+        meaning = "overlapping targets: no finding"
+        handles.append(Patch(facecolor="white", edgecolor=HATCH_INK, hatch=HATCH, lw=0.8, label=meaning))
+    if np.isnan(data.cells).any():
+        handles.append(Patch(facecolor=MISSING, label="not estimable"))
+    drawing.write_title(ax, data.title, handles, columns=2 if m < 10 else 4)
+    ax.set(xlim=(-0.5, m - 0.5), ylim=(m - 0.5, -0.5))
+
+    bar = drawing.colour_bar(ax, image, m)
+    if data.kind == "rank":
+        ends = f"{data.limits.max():.0f}"
+        bar.set_ticks([-1, 0, 1], labels=[f"\N{MINUS SIGN}{ends}", "0", f"+{ends}"])
+        bar.set_label("rank within the row: red helps, blue harms")
+    else:
+        bar.set_ticks([-1, 0, 1], labels=["harms", "0", "helps"])
+        bar.set_label("TIM score beside the largest of its row")
+    return ax
+
+
+def _draw_marks(ax: Axes, data: HeatmapData, shades: Sequence[tuple[float, float, float, float]]) -> list[Artist]:
+    """Dots for discoveries and rings for intervals without zero, on cells of these colours; returns their legend."""
     handles: list[Artist] = []
     offset, size = (0.36, 22.0) if data.numbers is not None else (0.0, 11.0)
     for where, filled, meaning in (
@@ -154,34 +209,27 @@ def draw_heatmap(data: HeatmapData, ax: Axes | None = None) -> Axes:
     ):
         if where.any():
             rows, columns = np.nonzero(where)
-            inks = [drawing.ink_on(colours(norm(value))) for value in data.cells[where]]
+            inks = [drawing.ink_on(shades[place]) for place in np.flatnonzero(where).tolist()]
             faces = inks if filled else ["none"] * len(inks)
             ax.scatter(columns + offset, rows - offset, s=size, c=faces, edgecolors=inks, linewidths=0.9)
             face = INK if filled else "none"
             handles.append(Line2D([], [], marker="o", ls="none", ms=math.sqrt(size), mec=INK, mfc=face, label=meaning))
-    if data.hatched.any():
-        meaning = "overlapping targets: no finding"
-        handles.append(Patch(facecolor="white", edgecolor=HATCH_INK, hatch=HATCH, lw=0, label=meaning))
-    if np.isnan(data.cells).any():
-        handles.append(Patch(facecolor=MISSING, label="not estimable"))
-    drawing.write_title(ax, data.title, handles, columns=2 if m < 10 else 4)
-    ax.set(xlim=(-0.5, m - 0.5), ylim=(m - 0.5, -0.5))
-
-    beyond = np.nanmax(np.abs(data.cells), initial=0) > data.limit
-    bar = drawing.colour_bar(ax, image, m, extend="both" if beyond else "neither")
-    if data.kind == "rank":
-        ends = f"{data.limit:.0f}"
-        bar.set_ticks([-data.limit, 0, data.limit], labels=[f"\N{MINUS SIGN}{ends}", "0", f"+{ends}"])
-        bar.set_label("rank within the row: red helps, blue harms")
-    else:
-        bar.set_label("TIM score: change of the source's metric")
-    return ax
+    return handles
 
 
-def _numbers(cells: NDArray[np.float64], diagonal: NDArray[np.bool_], kind: HeatmapKind) -> tuple[tuple[str, ...], ...]:
-    """Signed texts without a leading zero, in as many digits as the typical cell needs."""
-    sizes = np.abs(cells[np.isfinite(cells) & ~diagonal])
-    typical = float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
+def _numbers(cells: NDArray[np.float64], unlearnt: NDArray[np.bool_], kind: HeatmapKind) -> tuple[tuple[str, ...], ...]:
+    """Signed texts without a leading zero; none in rows that have not learnt.
+
+    By value a row has as many digits as its typical cell needs: the next one may be measured on another scale.
+    """
+    return tuple(
+        ("",) * len(row) if grey else _row_numbers(row, kind) for row, grey in zip(cells, unlearnt, strict=True)
+    )
+
+
+def _row_numbers(row: NDArray[np.float64], kind: HeatmapKind) -> tuple[str, ...]:
+    sizes = np.abs(row[np.isfinite(row) & (row != 0)])
+    typical = float(np.median(sizes)) if len(sizes) else 1.0
     decimals = 0 if kind == "rank" else min(max(1 - math.floor(math.log10(typical)), 2), 5)
 
     def text(value: float) -> str:
@@ -192,4 +240,4 @@ def _numbers(cells: NDArray[np.float64], diagonal: NDArray[np.bool_], kind: Heat
             return "0"
         return ("+" if value > 0 else "\N{MINUS SIGN}") + (digits.removeprefix("0") if decimals else digits)
 
-    return tuple(tuple(text(float(value)) for value in row) for row in cells)
+    return tuple(text(float(value)) for value in row)
