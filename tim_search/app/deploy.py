@@ -153,7 +153,7 @@ def _publish(
         results.manifest.published_id(results.folder, search.tracking_uri),
         cohort=results.manifest.cohort,
         context=search.context.key,
-        kept=f"The model is whole in {place}.",
+        unharmed=f"The model is whole in {place}.",
         again="MLflow can serve it from there.",
         beside=True,
         warn=warn,

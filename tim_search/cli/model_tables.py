@@ -123,7 +123,7 @@ def test_scores(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             f"{row['value']:.4f}" if measured else Text(row["why"], style="dim"),
             f"{row['sd']:.4f}" if measured and row["sd"] is not None else "",
             f"{row['low']:.4f} to {row['high']:.4f}" if measured and row["low"] is not None else "",
-            small_cells.told(row["rows"]),
+            small_cells.grouped(row["rows"]),
         )
     return table
 
@@ -143,7 +143,7 @@ def extension(task: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]
     for row in rows:
         table.add_row(
             f"{row['share']:.3g}" if row["share"] < 0.01 else f"{row['share']:.0%}",
-            f"{small_cells.told(row['rows'])} ({small_cells.told(row['patients'])} patients)",
+            f"{small_cells.grouped(row['rows'])} ({small_cells.grouped(row['patients'])} patients)",
             row["metric"] if row["primary"] else Text(row["metric"], style="dim"),
             cell(row, "pretrained"),
             cell(row, "scratch"),

@@ -64,7 +64,7 @@ def few(values: Iterable[Count], small: int) -> bool:
     return any(isinstance(value, str) or 0 < value < small for value in values)
 
 
-def told(value: Count) -> str:
+def grouped(value: Count) -> str:
     """For a table: thousands are grouped."""
     return value if isinstance(value, str) else f"{value:,}"
 
@@ -127,20 +127,20 @@ def _filters_in_doubt(filters: Sequence[Any], n: Count, show: Shower, small: int
     if isinstance(n, str) or any(a < b for a, b in itertools.pairwise(filters)):
         return True
     cells = np.array([*(a - b for a, b in itertools.pairwise(filters)), filters[-1]])
-    told = np.triu(np.ones((len(cells), len(cells)), np.int64))
+    visible = np.triu(np.ones((len(cells), len(cells)), np.int64))
     intervals = [interval(value, show) for value in filters]
     if filters[-1] == n:
         intervals[-1] = (n, n)
-    return suppression.open_to_doubt(cells, told, intervals, np.eye(len(cells), dtype=np.int64), small)
+    return suppression.open_to_doubt(cells, visible, intervals, np.eye(len(cells), dtype=np.int64), small)
 
 
 def _parts_in_doubt(parts: Sequence[Any], show: Shower, small: int) -> bool:
     """Whether each part stays in doubt, though all parts together are told exactly."""
     cells, each = np.array(parts, np.int64), np.eye(len(parts), dtype=np.int64)
-    told = np.concatenate([each, np.ones((1, len(parts)), np.int64)])
+    visible = np.concatenate([each, np.ones((1, len(parts)), np.int64)])
     total = int(cells.sum())
     whole_interval = interval(total, functools.partial(count, small=small))
-    return suppression.open_to_doubt(cells, told, [*(interval(v, show) for v in parts), whole_interval], each, small)
+    return suppression.open_to_doubt(cells, visible, [*(interval(v, show) for v in parts), whole_interval], each, small)
 
 
 def of_training(training: Mapping[str, Any], small: int) -> dict[str, Any]:
@@ -163,16 +163,16 @@ def _modality(modality: Mapping[str, Any], n: Count, small: int) -> dict[str, An
     there = _minus(n, absent)
     show = _shower([absent, there], small, lambda show: _parts_in_doubt([absent, there], show, small))
     # As telling as how many lack a value is how many have one, where that can be had.
-    known = not isinstance(show(absent), str)
+    absent_shown = not isinstance(show(absent), str)
     columns = {
         name: _shower(
-            [value, *([_minus(there, value)] if known else [])],
+            [value, *([_minus(there, value)] if absent_shown else [])],
             small,
-            lambda show, value=value: not known or _parts_in_doubt([value, there - value], show, small),  # type: ignore[misc]
+            lambda show, value=value: not absent_shown or _parts_in_doubt([value, there - value], show, small),  # type: ignore[misc]
         )(value)
         for name, value in missing.items()
     }
-    hidden = not known or any(isinstance(value, str) for value in columns.values())
+    hidden = not absent_shown or any(isinstance(value, str) for value in columns.values())
     # A share of exact counts is no news; of hidden ones it would tell them, since it has as many digits as it needs.
     shares = {"missing": None if hidden else modality["missing"]}
     if "mean_steps" in modality:
@@ -276,12 +276,12 @@ def _task_in_doubt(task: Mapping[str, Any], n: Any, part_sizes: Sequence[Any], s
     inner[:, -1] = 0
     of_part = [np.eye(len(table), dtype=np.int64)[:, [row]] for row in range(len(table))]
     of_class = [np.eye(table.shape[1], dtype=np.int64)[[column]] for column in range(table.shape[1])]
-    told = [inner, *(whole * column for column in of_class[:-1]), *(inner * row for row in of_part)]
-    told += [row * of_class[1] for row in of_part] if by_part else []
-    secret = [*told, *((whole - inner) * row for row in of_part), whole - inner]
+    visible = [inner, *(whole * column for column in of_class[:-1]), *(inner * row for row in of_part)]
+    visible += [row * of_class[1] for row in of_part] if by_part else []
+    secret = [*visible, *((whole - inner) * row for row in of_part), whole - inner]
     secret += [row * of_class[0] for row in of_part] if by_part else []
     exact = [whole * row for row in of_part]
-    if not _in_doubt(table, told, exact, secret, show, small):
+    if not _in_doubt(table, visible, exact, secret, show, small):
         return False
     return all(
         _in_doubt(
@@ -298,14 +298,14 @@ def _task_in_doubt(task: Mapping[str, Any], n: Any, part_sizes: Sequence[Any], s
 
 def _in_doubt(
     table: NDArray[np.int64],
-    told: Sequence[NDArray[np.int64]],
+    visible: Sequence[NDArray[np.int64]],
     exact: Sequence[NDArray[np.int64]],
     secret: Sequence[NDArray[np.int64]],
     show: Shower,
     small: int,
 ) -> bool:
-    """`suppression.open_to_doubt` for masks of a table (P, K): sums told by `show`, told exactly, and secret."""
-    rows = [np.asarray(masks, np.int64).reshape(len(masks), table.size) for masks in (told, exact, secret)]
+    """`suppression.open_to_doubt` for masks of a table (P, K): sums shown by `show`, told exactly, and secret."""
+    rows = [np.asarray(masks, np.int64).reshape(len(masks), table.size) for masks in (visible, exact, secret)]
     sums = [int(value) for value in rows[0] @ table.ravel()]
     intervals = [interval(value, show) for value in sums]
     intervals += [interval(int(value), functools.partial(count, small=small)) for value in rows[1] @ table.ravel()]

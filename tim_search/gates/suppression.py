@@ -20,12 +20,12 @@ Interval = Callable[[int], tuple[int, int]]
 _PAIRS = 60_000  # moves of two patients that are looked at, of more a fixed sample
 
 
-def open_to_doubt(cells: Ints, told: Ints, intervals: Sequence[tuple[int, int]], secret: Ints, small: int) -> bool:
+def open_to_doubt(cells: Ints, visible: Ints, intervals: Sequence[tuple[int, int]], secret: Ints, small: int) -> bool:
     """Whether every count from 1 to `small` - 1 could also be another one of these.
 
     Args:
         cells: (A,) the counts of a table that everything else is a sum of.
-        told: (T, A) coefficients; row t tells that told[t] @ cells lies in intervals[t].
+        visible: (T, A) coefficients; row t tells that visible[t] @ cells lies in intervals[t].
         intervals: (least, largest) of each row.
         secret: (S, A) coefficients of the sums that must not be known where they are small.
         small: below which a count is hidden.
@@ -35,10 +35,10 @@ def open_to_doubt(cells: Ints, told: Ints, intervals: Sequence[tuple[int, int]],
     if not hidden.any():
         return True
     steps = _steps(len(cells))
-    sums, least, largest = told @ cells, *np.array(intervals, np.int64).reshape(-1, 2).T
+    sums, least, largest = visible @ cells, *np.array(intervals, np.int64).reshape(-1, 2).T
     pending = hidden.copy()
     for moves in (steps, _pairs(steps)):
-        now = sums + moves @ told.T
+        now = sums + moves @ visible.T
         possible = ((now >= least) & (now <= largest)).all(axis=1) & (cells + moves >= 0).all(axis=1)
         others = values + moves[possible] @ secret.T
         pending &= ~((others != values) & (others > 0) & (others < small)).any(axis=0)

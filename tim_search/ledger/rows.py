@@ -192,9 +192,9 @@ class LedgerRows:
 
     def in_one_file(self) -> tuple[Any, FileRows]:
         """(Arrow table, its runs) as `parquet` takes them."""
-        told = {name: self.runs[name].combine_chunks() for name in RUN_COLUMNS[self.kind]}
-        found = runs_of(self.kind, self.counts, self.subsets.take(self.subset), told)
-        return self.arrow(SCHEMAS[self.kind].names), found
+        columns = {name: self.runs[name].combine_chunks() for name in RUN_COLUMNS[self.kind]}
+        file_runs = runs_of(self.kind, self.counts, self.subsets.take(self.subset), columns)
+        return self.arrow(SCHEMAS[self.kind].names), file_runs
 
     def sheet(self) -> Sheet:
         """Scores as plain arrays; needs the columns task, status and score."""
@@ -225,25 +225,25 @@ class LedgerRows:
 
 def joined(kind: str, files: Mapping[str, FileRows]) -> LedgerRows:
     """The rows of these files, in the order of their names."""
-    found = [files[name] for name in sorted(files)]
-    if not found:
+    in_order = [files[name] for name in sorted(files)]
+    if not in_order:
         empty = SCHEMAS[kind].empty_table()
         runs = empty.select(list(RUN_COLUMNS[kind]))
         none = np.zeros(0, np.int32)
         return LedgerRows(kind, empty, runs, np.zeros(0, np.int64), none, none, Subsets.of(()))
-    tasks = tuple(sorted(set().union(*(each.tasks for each in found))))
-    masks = [_aligned(each, tasks) for each in found]
+    tasks = tuple(sorted(set().union(*(each.tasks for each in in_order))))
+    masks = [_aligned(each, tasks) for each in in_order]
     packed = binary(np.concatenate(masks)).dictionary_encode()
     width = masks[0].shape[1]
     distinct = np.frombuffer(packed.dictionary.buffers()[1] or b"", np.uint8, len(packed.dictionary) * width)
-    told = pa.concat_tables([each.runs.select(list(RUN_COLUMNS[kind])) for each in found]).unify_dictionaries()
+    runs = pa.concat_tables([each.runs.select(list(RUN_COLUMNS[kind])) for each in in_order]).unify_dictionaries()
     return LedgerRows(
         kind,
-        pa.concat_tables([each.table for each in found]).unify_dictionaries(),
-        told,
-        np.concatenate([np.asarray(each.runs["rows"]) for each in found]).astype(np.int64),
+        pa.concat_tables([each.table for each in in_order]).unify_dictionaries(),
+        runs,
+        np.concatenate([np.asarray(each.runs["rows"]) for each in in_order]).astype(np.int64),
         np.asarray(packed.indices).astype(np.int32, copy=False),
-        np.repeat(np.arange(len(found), dtype=np.int32), [each.runs.num_rows for each in found]),
+        np.repeat(np.arange(len(in_order), dtype=np.int32), [each.runs.num_rows for each in in_order]),
         Subsets(tasks, distinct.reshape(-1, width)),
     )
 

@@ -77,22 +77,22 @@ class ScoreTable:
     def of(self, units: Collection[Unit]) -> ScoreTable:
         """The table as if these units alone had been trained; units it does not hold are passed over."""
         layer = {block: index for index, block in enumerate(self.blocks)}
-        kept = np.zeros_like(self.trained)
+        chosen = np.zeros_like(self.trained)
         for unit in units:
             if unit.subset in self.rows and (unit.seed, unit.fold) in layer:
-                kept[self.rows[unit.subset], layer[unit.seed, unit.fold]] = True
-        kept &= self.trained
-        rows = np.flatnonzero(kept.any(axis=1))
-        kept = kept[rows]
+                chosen[self.rows[unit.subset], layer[unit.seed, unit.fold]] = True
+        chosen &= self.trained
+        rows = np.flatnonzero(chosen.any(axis=1))
+        chosen = chosen[rows]
         replicates = self.replicates
         if replicates is not None:
-            replicates = np.where(kept[:, :, None, None], replicates[rows], np.float32(np.nan))
+            replicates = np.where(chosen[:, :, None, None], replicates[rows], np.float32(np.nan))
         return ScoreTable(
             self.tasks,
             self.blocks,
             self.membership[rows],
-            np.where(kept[:, :, None], self.scores[rows], np.nan),
-            kept,
+            np.where(chosen[:, :, None], self.scores[rows], np.nan),
+            chosen,
             replicates,
         )
 
@@ -135,7 +135,7 @@ def score_table(
     ids = np.fromiter(map(id, objects), np.int64, len(objects))
     _, first, same = np.unique(ids, return_index=True, return_inverse=True)
     numbers: dict[Subset, int] = {}
-    known = [numbers.setdefault(tuple(sorted(objects[at])), len(numbers)) for at in first.tolist()]
+    number_of_object = [numbers.setdefault(tuple(sorted(objects[at])), len(numbers)) for at in first.tolist()]
     codes, words = frame["task"].factorize()
     every = sorted(set().union(words, *numbers))
     place = {name: index for index, name in enumerate(every)}
@@ -154,7 +154,7 @@ def score_table(
             tuple(every),
             membership,
             np.ones(n, np.int64),
-            np.array(known, np.int32)[same] if n else np.zeros(0, np.int32),
+            np.array(number_of_object, np.int32)[same] if n else np.zeros(0, np.int32),
             frame["seed"].to_numpy(np.int64),
             frame["fold"].to_numpy(np.int64),
             np.array([place[word] for word in words], np.int32)[codes] if n else np.zeros(0, np.int32),
@@ -184,14 +184,14 @@ def lay_out(sheet: Sheet, tasks: Sequence[str], blocks: Sequence[tuple[int, int]
     first = np.full(len(sheet.membership), -1)
     order = np.flatnonzero(used)[::-1]
     first[sheet.subset[order]] = order
-    known = np.flatnonzero(first >= 0)
-    known = known[np.argsort(first[known])]
+    present = np.flatnonzero(first >= 0)
+    present = present[np.argsort(first[present])]
     row = np.full(len(sheet.membership), -1)
-    row[known] = np.arange(len(known))
+    row[present] = np.arange(len(present))
 
-    shape = (len(known), len(blocks), len(tasks))
-    membership = np.zeros((len(known), len(tasks)), bool)
-    membership[:, column[column >= 0]] = sheet.membership[known][:, column >= 0]
+    shape = (len(present), len(blocks), len(tasks))
+    membership = np.zeros((len(present), len(tasks)), bool)
+    membership[:, column[column >= 0]] = sheet.membership[present][:, column >= 0]
     scores = np.full(shape, np.nan)
     trained = np.zeros(shape[:2], bool)
     start = (row[sheet.subset] * len(blocks) + layer) * len(tasks)

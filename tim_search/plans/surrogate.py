@@ -257,16 +257,16 @@ def _fit(table: ScoreTable) -> list[_Predictor | None]:
     # To 1 %, which no prediction depends on: how many threads or which machine sums must not change what is proposed.
     variances = Variances(*(float(np.exp(np.round(np.log(value), 2))) if value > 0 else 0.0 for value in fitted))
     levelled = [_levelled(table, i, game) if game else None for i, game in enumerate(games)]
-    return [estimators.predictor(one[0], variances, one[1]) if one else None for one in levelled]
+    return [estimators.predictor(game[0], variances, game[1]) if game else None for game in levelled]
 
 
 def _levelled(table: ScoreTable, i: int, game: estimators.CodedScores) -> tuple[estimators.CodedScores, Array]:
     """The game of a source with the level of its scores put back, and the mean level of the blocks in its basis."""
     scores = table.scores[:, :, i]
     scores = scores[table.membership[:, i] & np.isfinite(scores).any(axis=1)]
-    known = np.isfinite(scores)
-    shares = known / known.sum(axis=1, keepdims=True)
-    present = known.any(axis=0)
+    finite = np.isfinite(scores)
+    shares = finite / finite.sum(axis=1, keepdims=True)
+    present = finite.any(axis=0)
     level = (present / present.sum()) @ np.linalg.pinv(shares, rcond=1e-9) @ game.nuisance
     return estimators.CodedScores(game.codes, game.nuisance, mean(scores), game.shares), level
 

@@ -39,7 +39,7 @@ def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs:
     environment.filters |= {
         "cell": lambda text: for_terminal(text).replace("|", "\\|"),
         "count": _count,
-        "grouped": small_cells.told,
+        "grouped": small_cells.grouped,
         "named": _named,
         "score": lambda value: "unknown" if value is None else f"{value:.3f}",
     }
@@ -58,4 +58,4 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _count(number: small_cells.Count) -> str:
-    return f"fewer than {FEWEST}" if isinstance(number, int) and 0 < number < FEWEST else small_cells.told(number)
+    return f"fewer than {FEWEST}" if isinstance(number, int) and 0 < number < FEWEST else small_cells.grouped(number)

@@ -33,18 +33,18 @@ class Agreement:
 
 
 def rank_agreement(
-    one: NDArray[np.float64], other: NDArray[np.float64], leave_out: NDArray[np.bool_] | None = None
+    own: NDArray[np.float64], other: NDArray[np.float64], leave_out: NDArray[np.bool_] | None = None
 ) -> Agreement:
     """Compare two float (M, M) maps; the diagonal, NaN in either and `leave_out` (bool (M, M)) take no part."""
-    m = len(one)
-    used = np.isfinite(one) & np.isfinite(other) & ~np.eye(m, dtype=bool)
+    m = len(own)
+    used = np.isfinite(own) & np.isfinite(other) & ~np.eye(m, dtype=bool)
     if leave_out is not None:
         used &= ~leave_out
     rows = np.full(m, np.nan)
     drawn: list[NDArray[np.float64]] = []
     rng = np.random.default_rng(0)
     for i in range(m):
-        first, second = _standard(one[i, used[i]]), _standard(other[i, used[i]])
+        first, second = _standard(own[i, used[i]]), _standard(other[i, used[i]])
         if len(first) < _FEWEST or not first.any() or not second.any():
             continue
         rows[i] = first @ second

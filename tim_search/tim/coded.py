@@ -29,11 +29,11 @@ def coded_scores(source: Source, sliced: bool) -> CodedScores | None:
 
     None with too few rows.
     """
-    known = np.isfinite(source.scores)
-    n = len(known)
+    finite = np.isfinite(source.scores)
+    n = len(finite)
     if n < 2 * MIN_ROWS or not source.members.shape[1]:
         return None
-    shares = known / known.sum(axis=1, keepdims=True)
+    shares = finite / finite.sum(axis=1, keepdims=True)
     values, directions = np.linalg.eigh(shares.T @ shares)
     real = values > 1e-9 * values[-1]
     nuisance = shares @ (directions[:, real] / np.sqrt(values[real]))
@@ -63,8 +63,8 @@ def chosen_rows(rows: NDArray[np.int64], at_most: int) -> NDArray[np.int64]:
 
 def block_offsets(scores: Array) -> Array:
     """Level of each block (blocks,): least squares of a model with one effect a subset and one a block."""
-    known = np.isfinite(scores)
-    counts = np.maximum(known.sum(axis=1), 1)
-    within = np.where(known, scores - mean(scores)[:, None], 0.0).sum(axis=0)
-    system = np.diag(known.sum(axis=0).astype(float)) - (known / counts[:, None]).T @ known
+    finite = np.isfinite(scores)
+    counts = np.maximum(finite.sum(axis=1), 1)
+    within = np.where(finite, scores - mean(scores)[:, None], 0.0).sum(axis=0)
+    system = np.diag(finite.sum(axis=0).astype(float)) - (finite / counts[:, None]).T @ finite
     return np.asarray(np.linalg.pinv(system, rcond=1e-9, hermitian=True) @ within)

@@ -151,10 +151,10 @@ def least_squares(game: CodedScores) -> Linear | None:
     else:
         # A row that alone determines a coefficient has no residual; HC3 is undefined, the classical error is not.
         variance = (inverse**2).sum(axis=0) * (residual @ residual) / max(df, 1)
-    known = (np.einsum("kl,lk->k", information, gram) > 1 - 1e-6)[r:]
+    identified = (np.einsum("kl,lk->k", information, gram) > 1 - 1e-6)[r:]
     weights = 2 * inverse[:, r:].T
-    weights[~known] = np.nan
-    return Linear(weights, 2 * np.sqrt(variance[r:]), np.full(len(known), float(df)), residual)
+    weights[~identified] = np.nan
+    return Linear(weights, 2 * np.sqrt(variance[r:]), np.full(len(identified), float(df)), residual)
 
 
 class Mixed(NamedTuple):
@@ -306,9 +306,9 @@ def planned_error(game: CodedScores, variances: Variances, noise: float) -> Arra
         return np.full(q, np.nan)
     solve, _ = _covariance(game)(variances)
     information = np.linalg.pinv(x.T @ solve(x), rcond=1e-12, hermitian=True)
-    known = _identified(x, np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64))[-q:]
+    identified = _identified(x, np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64))[-q:]
     variance = np.maximum(np.diag(information)[-q:] - variances.main / q, 0.0)
-    return np.where(known, 2 * np.sqrt(noise * variance), np.nan)
+    return np.where(identified, 2 * np.sqrt(noise * variance), np.nan)
 
 
 def shared_by_blocks(game: CodedScores, weights: Array, block_variance: float) -> Array:
@@ -332,10 +332,10 @@ def _generalised(game: CodedScores, vw: Array, vz: Array, vy: Array, c: float) -
     beta = inverse @ game.scores
     rank = int(np.linalg.matrix_rank(x, tol=1e-8))
     noise = max(float(game.scores @ (vy - vx @ beta)), 0.0) / (n - rank)
-    known = _identified(x, np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64))[r:]
+    identified = _identified(x, np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64))[r:]
     variance = np.maximum(np.diag(information)[r:] - c, 0.0)
-    weights = np.where(known[:, None], 2 * inverse[r:], np.nan)
-    df = np.full(len(known), float(n - rank))
+    weights = np.where(identified[:, None], 2 * inverse[r:], np.nan)
+    df = np.full(len(identified), float(n - rank))
     return Linear(weights, 2 * np.sqrt(noise * variance), df, game.scores - x @ beta)
 
 

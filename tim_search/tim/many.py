@@ -81,7 +81,7 @@ class _Sums(NamedTuple):
     `counts` (k, M) rows, `level` (k, M) mean scores, less `shift` (M,), one of the scores, which keeps digits;
     `products` (k, 1 + M, M): scores, less `shift`, times 1 and the codes; `draws` (k, 1 + M, M, R) the same of the
     replicates; `live` (M,): 0 for a source all of whose scores are equal within its blocks, else 1; `constant` (M,):
-    all are equal; `members`, `known`, of each block (M, words) of bits: which rows hold a task, and which score it.
+    all are equal; `members`, `scored_bits`, of each block (M, words), bits: which rows hold a task, which score it.
     """
 
     counts: Array
@@ -92,7 +92,7 @@ class _Sums(NamedTuple):
     live: Array
     constant: NDArray[np.bool_]
     members: Sequence[Words]
-    known: Sequence[Words]
+    scored_bits: Sequence[Words]
 
 
 class _Fit(NamedTuple):
@@ -125,15 +125,15 @@ def least_squares(given: Apart) -> list[Summary]:
         for b, (first, stop) in enumerate(pairwise(ends))
         for start in range(first, stop, PART)
     ]
-    found: list[Summary] = []
+    summaries: list[Summary] = []
     with ThreadPoolExecutor(max(1, min(8, _cores()))) as threads:
         sums = _sums(given, parts, threads)
         together = max(1, STATE // (m * m))
         for start in range(0, m, together):
             sources = range(start, min(start + together, m))
             fits = list(threads.map(lambda i: _fit(sums, i), sources))
-            found += _errors(given, parts, sums, start, fits, threads)
-    return found
+            summaries += _errors(given, parts, sums, start, fits, threads)
+    return summaries
 
 
 def _cores() -> int:
@@ -157,15 +157,15 @@ def _sums(given: Apart, parts: Sequence[tuple[int, Rows]], threads: ThreadPoolEx
     def of(part: tuple[int, Rows]) -> tuple[int, Array, Array, Array, Array, Words, Words]:
         b, rows = part
         members, scores = given.members[rows], given.scores[rows]
-        known = np.isfinite(scores)
-        y = np.where(known, scores - shift, 0.0)
+        finite = np.isfinite(scores)
+        y = np.where(finite, scores - shift, 0.0)
         codes = np.hstack([np.ones((len(rows), 1)), np.where(members, 1.0, -1.0)])
-        extremes = np.stack([np.where(known, y, np.inf).min(axis=0), np.where(known, y, -np.inf).max(axis=0)])
+        extremes = np.stack([np.where(finite, y, np.inf).min(axis=0), np.where(finite, y, -np.inf).max(axis=0)])
         draws = np.zeros((1 + m, m, 0))
         if given.replicates is not None:
-            values = np.where(known[:, :, None], given.replicates[rows] - shift[:, None], 0.0)
+            values = np.where(finite[:, :, None], given.replicates[rows] - shift[:, None], 0.0)
             draws = (codes.T @ values.reshape(len(rows), -1)).reshape(1 + m, m, width)
-        return b, known.sum(axis=0), codes.T @ y, extremes, draws, _words(members), _words(known)
+        return b, finite.sum(axis=0), codes.T @ y, extremes, draws, _words(members), _words(finite)
 
     counts, products, draws = np.zeros((k, m)), np.zeros((k, 1 + m, m)), np.zeros((k, 1 + m, m, width))
     lowest, highest = np.full((k, m), np.inf), np.full((k, m), -np.inf)
@@ -213,7 +213,7 @@ def _fit(sums: _Sums, i: int) -> _Fit:
     level, draws, n_with = np.zeros(r + q), np.zeros((r + q, sums.draws.shape[3])), np.zeros(q)
     scale = 1 / np.sqrt(sums.counts[used, i])
     for at, b in enumerate(used.tolist()):
-        rows, together = sums.counts[b, i], _together(sums.members[b][others] & sums.known[b][i])
+        rows, together = sums.counts[b, i], _together(sums.members[b][others] & sums.scored_bits[b][i])
         each = together.diagonal()
         n_with += each
         linear = 2 * each - rows
@@ -285,11 +285,11 @@ def _errors(
         total, rest, highest = np.zeros((g, 1 + m + len(first))), np.zeros(g), np.zeros(g)
         for some, codes in _chunks(given.members, rows):
             scores = given.scores[some, mine].T
-            known = np.isfinite(scores)
-            y = live * (np.where(known, scores, 0.0) - sums.shift[mine, None] - sums.level[b, mine, None])
-            residual = np.where(known, y - predicted[b] @ codes[: 1 + m], 0.0)
+            finite = np.isfinite(scores)
+            y = live * (np.where(finite, scores, 0.0) - sums.shift[mine, None] - sums.level[b, mine, None])
+            residual = np.where(finite, y - predicted[b] @ codes[: 1 + m], 0.0)
             plain = codes.astype(kind, copy=False)
-            leverage = np.where(known, low @ plain[: 1 + m] + high @ plain[1 + m :], 0.0)
+            leverage = np.where(finite, low @ plain[: 1 + m] + high @ plain[1 + m :], 0.0)
             with np.errstate(divide="ignore", invalid="ignore"):
                 weights = (residual / (1.0 - leverage.astype(float))) ** 2
             total += weights @ codes.T
@@ -308,7 +308,7 @@ def _errors(
         if highest.max(initial=0.0) < CLEAR:
             break
 
-    found: list[Summary] = []
+    summaries: list[Summary] = []
     for at, fit in enumerate(fits):
         r = len(fit.used)
         full = np.zeros((m, m))
@@ -319,8 +319,8 @@ def _errors(
         meat[range(r), range(r)] = fit.scale**2 * by_block[fit.used, at, 0]
         meat[:r, r:] = fit.scale[:, None] * by_block[fit.used, at][:, 1 + fit.others]
         meat[r:, :r] = meat[:r, r:].T
-        found.append(_summary(fit, meat, float(rest[at]), float(highest[at])))
-    return found
+        summaries.append(_summary(fit, meat, float(rest[at]), float(highest[at])))
+    return summaries
 
 
 def _chunks(members: NDArray[np.bool_], rows: Rows) -> Iterator[tuple[Rows, Array]]:

@@ -34,9 +34,9 @@ def rows_of_many(
     """Rows of least squares where `sampled_rows` gives these too, and what else is told of the sources; else None."""
     m = given.members.shape[1]
     scored = np.zeros((given.n_blocks, m), np.int64)
-    known = np.isfinite(given.scores)
+    finite = np.isfinite(given.scores)
     for b in range(given.n_blocks):
-        scored[b] = known[given.block == b].sum(axis=0)
+        scored[b] = finite[given.block == b].sum(axis=0)
     sliced = bool(((scored > 0).sum(axis=0) > 1).any())
     if method != "ols":
         if sum(model_cost(n, given.n_blocks, m - 1, sliced) for n in scored.sum(axis=0).tolist()) <= MODEL_COST:
@@ -45,7 +45,7 @@ def rows_of_many(
     shared: list[float | None] = [None] * m
     # The variances keep one core busy, the sums of least squares the others.
     with ThreadPoolExecutor(1) as aside:
-        thin = [_thinned_source(given, i, known[:, i]) for i in range(m)] if sliced else []
+        thin = [_thinned_source(given, i, finite[:, i]) for i in range(m)] if sliced else []
         variances = aside.submit(block_variances, thin) if sliced else None
         fits = many.least_squares(given)
         shared = variances.result() if variances else shared
@@ -54,9 +54,9 @@ def rows_of_many(
     return rows, [Outline(fit.n, fit.n_with, fit.constant) for fit in fits]
 
 
-def _thinned_source(given: Apart, i: int, known: Mask) -> Source:
+def _thinned_source(given: Apart, i: int, finite: Mask) -> Source:
     """`thinned` of source i, whose other rows are never laid out."""
-    scored = np.flatnonzero(known)
+    scored = np.flatnonzero(finite)
     rows = chosen_rows(scored, MODEL_ROWS)
     scores = np.full((len(rows), given.n_blocks), np.nan)
     scores[np.arange(len(rows)), given.block[rows]] = given.scores[rows, i] - given.scores[scored[:1], i]

@@ -142,22 +142,22 @@ def masked(row: Row, keep: Mask) -> Row:
 
 def mean(values: Array) -> Array:
     """Mean over the last axis of what is not NaN; NaN where nothing is left."""
-    known = np.isfinite(values)
-    count = known.sum(axis=-1)
-    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    finite = np.isfinite(values)
+    count = finite.sum(axis=-1)
+    return np.where(count > 0, np.where(finite, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
 def variance_of_mean(values: Array) -> Array:
     """Variance of the mean over the first axis, from the spread of what is not NaN; NaN with fewer than two values."""
-    known = np.isfinite(values)
-    count = known.sum(axis=0)
-    deviation = np.where(known, values - mean(np.moveaxis(values, 0, -1)), 0.0)
+    finite = np.isfinite(values)
+    count = finite.sum(axis=0)
+    deviation = np.where(finite, values - mean(np.moveaxis(values, 0, -1)), 0.0)
     variance = (deviation**2).sum(axis=0) / np.maximum(count - 1, 1) / np.maximum(count, 1)
     return np.where(count > 1, variance, np.nan)
 
 
 def spread(draws: Array) -> Array:
     """Standard deviation over bootstrap draws (q, R) -> (q,); NaN unless half of them are known."""
-    known = np.isfinite(draws)
-    error = np.sqrt(variance_of_mean(draws.T) * known.sum(axis=1))
-    return np.where(2 * known.sum(axis=1) >= max(draws.shape[1], 4), error, np.nan)
+    finite = np.isfinite(draws)
+    error = np.sqrt(variance_of_mean(draws.T) * finite.sum(axis=1))
+    return np.where(2 * finite.sum(axis=1) >= max(draws.shape[1], 4), error, np.nan)

@@ -151,9 +151,9 @@ def _sampled_row(
     q = source.members.shape[1]
     if fit is None or game is None:
         return no_row(q)
-    known = np.isfinite(source.scores)
-    counts = known.sum(axis=1)
-    present = known.any(axis=0)
+    finite = np.isfinite(source.scores)
+    counts = finite.sum(axis=1)
+    present = finite.any(axis=0)
     n_blocks = int(present.sum())
     seed, df_seed = np.full(q, np.nan), np.full(q, float(max(n_blocks - 1, 1)))
     if game.shares.shape[1] > 1 and block_variance is not None:
@@ -166,7 +166,7 @@ def _sampled_row(
     patients, n_draws = np.full(q, np.nan), 0
     if source.replicates is not None:
         n_draws = source.replicates.shape[2]
-        values = np.where(known[:, :, None], source.replicates, 0.0).sum(axis=1) / counts[:, None]
+        values = np.where(finite[:, :, None], source.replicates, 0.0).sum(axis=1) / counts[:, None]
         patients = spread(fit.weights @ values)
     return with_total(fit.weights @ game.scores, fit, (seed, df_seed), (patients, n_draws), distinct_folds)
 
@@ -177,14 +177,14 @@ def _shared_by_blocks(source: Source, fit: Linear) -> Array:
     The variance that treats blocks as clusters, less what errors independent from run to run contribute to it (these
     are in the residuals already).
     """
-    known = np.isfinite(source.scores)
-    counts = known.sum(axis=1)
-    n_blocks = int(known.any(axis=0).sum())
+    finite = np.isfinite(source.scores)
+    counts = finite.sum(axis=1)
+    n_blocks = int(finite.any(axis=0).sum())
     # The weights are free of the nuisance columns, so the level of a block cancels in its part of the estimate.
     y = source.scores - block_offsets(source.scores)
-    spread = np.where(known, y - mean(y)[:, None], 0.0)
-    deviation = np.where(known, spread + fit.residual[:, None], 0.0) / counts[:, None]
-    parts = (fit.weights @ deviation)[:, known.any(axis=0)]
+    spread = np.where(finite, y - mean(y)[:, None], 0.0)
+    deviation = np.where(finite, spread + fit.residual[:, None], 0.0) / counts[:, None]
+    parts = (fit.weights @ deviation)[:, finite.any(axis=0)]
     clustered = n_blocks / (n_blocks - 1) * ((parts - parts.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
 
     repeated = counts > 1

@@ -63,7 +63,7 @@ class Tracker:
             they are now).
         experiment: name of the MLflow experiment.
         again: how to publish later, for the warning.
-        kept: what is not lost when MLflow fails, for the warning.
+        unharmed: what is not lost when MLflow fails, for the warning.
         beside: the search itself does not run now: not entered as a context manager, its run keeps status and settings.
         warn: takes the one warning.
     """
@@ -79,13 +79,13 @@ class Tracker:
         settings: Mapping[str, Any] | None = None,
         experiment: str = EXPERIMENT,
         again: str = "To publish later, start the same search again when that is mended; nothing is trained twice.",
-        kept: str = "The search goes on and loses nothing: scores are in the ledger, tables and figures in the output "
-        "folder.",
+        unharmed: str = "The search goes on and loses nothing: scores are in the ledger, tables and figures in the "
+        "output folder.",
         beside: bool = False,
         warn: Callable[[str], None] = _log.warning,
     ) -> None:
         self.missed: list[str] = []
-        self._uri, self._experiment, self._again, self._warn = uri, experiment, f"{kept} {again}", warn
+        self._uri, self._experiment, self._again, self._warn = uri, experiment, f"{unharmed} {again}", warn
         self._beside = beside
         self._settings = dict(settings or {})
         self._tags = {"search": search, "search_id": search_id, "cohort": cohort, "context": context}

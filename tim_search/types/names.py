@@ -27,7 +27,7 @@ def overlap_mask(names: Sequence[str], overlaps: Iterable[tuple[str, str]]) -> N
     """Bool (M, M): the two tasks are a flagged pair, in either order; pairs with other tasks are passed over."""
     place = {name: index for index, name in enumerate(names)}
     mask = np.zeros((len(names), len(names)), bool)
-    for one, other in overlaps:
-        if one in place and other in place:
-            mask[place[one], place[other]] = mask[place[other], place[one]] = True
+    for first, second in overlaps:
+        if first in place and second in place:
+            mask[place[first], place[second]] = mask[place[second], place[first]] = True
     return mask
