@@ -298,7 +298,7 @@ def test_verdicts_say_what_was_found() -> None:
     untrained = dataclasses.replace(blank, gain=confirmation.UNKNOWN)
     alone = dataclasses.replace(untrained, chosen=())
     said = [
-        confirmation.verdict(one, rejected)
+        confirmation.verdict(dataclasses.replace(one, rejected=rejected))
         for one, rejected in (
             (blank, True), (worse, True), (beaten, True), (blank, False), (unclear, False), (untrained, False),
             (alone, False),

@@ -235,7 +235,10 @@ def _combinations(
                 f"score. Run it to its end: tim-search run {results.folder / 'search.yaml'} --out {results.folder}; or "
                 "name a combination with --subset a+b."
             )
-        best = {source: predicted(results.table, source, results.control) for source in sources}
+        best = {
+            source: (source,) if source in results.not_learnt else predicted(results.table, source, results.control)
+            for source in sources
+        }
         return (*_worth_confirming(best), rule)
     expansions, _ = results.expand(rule, sources=sources)
     waiting = [expansion for expansion in expansions if not expansion.complete]

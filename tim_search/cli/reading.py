@@ -175,8 +175,8 @@ def expand(
     results = opened.open_search(folder)
     options: dict[str, Any] = {"beam": beam, "max_size": max_size, "tolerance": tolerance, "sources": source}
     plan = results.greedy(rule.value if rule else None, **options)
-    rows = plain(expansion.rows(plan.result(results.table)))
-    sharing = plan.sharing(results.table)
+    expansions, sharing = results.expand(rule.value if rule else None, **options)
+    rows = plain(expansion.rows(expansions))
 
     def content() -> dict[str, Any]:
         saved = {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
 from tim_search.ledger.table import ScoreTable
@@ -85,6 +85,13 @@ class Expansion:
     reason: str
     trainings_alone: int
     complete: bool
+
+    def alone(self, reason: str) -> Expansion:
+        """The same where no combination may be named, for this reason."""
+        nothing: dict[str, Any] = {"gain": 0.0, "low": math.nan, "high": math.nan, "holds": False, "spread": "nothing"}
+        return replace(
+            self, best=(self.source,), score=self.single_score, leader=None, steps=(), reason=reason, **nothing
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from tim_search.gates.plain import write_json
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.storage import LedgerWarning
@@ -28,12 +30,13 @@ from tim_search.plans.sequential import sizes
 from tim_search.results import grouping
 from tim_search.results.grouping import Grouping
 from tim_search.results.learnt import Learnt, learnt
+from tim_search.results.verdicts import Verdict, verdicts
 from tim_search.tim import scores as tim
 from tim_search.tim.result import TimResult
 from tim_search.tim.row import Method
 from tim_search.tuning import per_subset
 from tim_search.tuning.per_subset import PerSubset
-from tim_search.types import BadInput, Finding, Task
+from tim_search.types import BadInput, Finding, Task, some
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +113,21 @@ class SearchResults:
         """What the reference models say of each task alone; {} of a search without them."""
         return learnt(self.table, self.ledger, self.manifest.context, self.tasks, self.control)
 
+    @property
+    def not_learnt(self) -> tuple[str, ...]:
+        """The tasks that the network alone has not learnt: nothing that others change in them is a finding."""
+        return tuple(name for name, judged in self.learnt.items() if judged.verdict == "has not learnt")
+
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The one verdict on each source task (`results.verdicts`); raises BadInput for a damaged confirmation."""
+        # Imported here: pandas, which the scores can be read without.
+        from tim_search.results.confirmation import tested
+
+        metrics = {name: task.metric for name, task in self.tasks.items()}
+        expansions, _ = self.expand("lower_bound")
+        return verdicts(expansions, metrics, tested(self), self.learnt, sampled=self.plan.sample is not None)
+
     def tim(self, method: Method | Literal["auto"] = "auto", **options: Any) -> TimResult:
         """TIM scores of what is trained so far; options as of `tim_search.tim.scores.from_table`.
 
@@ -147,7 +165,16 @@ class SearchResults:
         return steps
 
     def _estimated(self, table: ScoreTable, method: Method | Literal["auto"], **options: Any) -> TimResult:
-        return tim.from_table(table, method, overlaps=self.manifest.overlaps, control=self.control, **options)
+        result = tim.from_table(table, method, overlaps=self.manifest.overlaps, control=self.control, **options)
+        behind = [name in self.not_learnt for name in result.tasks]
+        if not any(behind):
+            return result
+        note = (
+            f"Not learnt alone: {some(self.not_learnt)}. What other tasks change there is no finding, so these rows "
+            "have no discoveries and no best combination."
+        )
+        rejected = result.rejected & ~np.array(behind)[:, None]
+        return replace(result, rejected=rejected, notes=(note, *result.notes))
 
     def group(self, models: int | None = None, **options: Any) -> Grouping:
         """The models to deploy; arguments as of `grouping.group`. Raises BadInput before it can be told."""
@@ -165,9 +192,16 @@ class SearchResults:
         return expander(self.plan, tuple(sources), tasks, **settings)
 
     def expand(self, rule: expansion.Rule | None = None, **options: Any) -> tuple[list[Expansion], Sharing]:
-        """The expansion of every source from what is trained so far, and the trainings that sharing saved."""
+        """The expansion of every source from what is trained so far, and the trainings that sharing saved.
+
+        A source that has not learnt keeps to itself: no combination is named.
+        """
         plan = self.greedy(rule, **options)
-        return plan.result(self.table), plan.sharing(self.table)
+        expansions = [
+            each.alone(f"{each.source} has not learnt") if each.source in self.not_learnt else each
+            for each in plan.result(self.table)
+        ]
+        return expansions, plan.sharing(self.table)
 
     def status(self) -> dict[str, Any]:
         """How far the search is: plain values for people and machines.

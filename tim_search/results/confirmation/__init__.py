@@ -14,7 +14,7 @@ whoever confirms the sources one by one makes as many of them as who names all a
 from __future__ import annotations
 
 from tim_search.results.confirmation.asked import FIRST_SEED, NAME, Asked, fresh_seeds, needed, read
-from tim_search.results.confirmation.confirmed import FDR, Confirmed, confirmed, rows, verdict
+from tim_search.results.confirmation.confirmed import FDR, Confirmed, confirmed, rows, tested, verdict
 from tim_search.results.confirmation.contrast import UNKNOWN, Contrast, contrast
 from tim_search.results.confirmation.words import caveats
 
@@ -33,5 +33,6 @@ __all__ = [
     "needed",
     "read",
     "rows",
+    "tested",
     "verdict",
 ]

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,11 @@ import pandas as pd
 from tim_search.results import readings
 from tim_search.results.confirmation.asked import Asked, Comparison, read
 from tim_search.results.confirmation.contrast import UNKNOWN, Array, Contrast, contrast
-from tim_search.results.opened import SearchResults
 from tim_search.tim.result import discoveries
 from tim_search.types import FINAL_FOLD, Subset, joined, subset
+
+if TYPE_CHECKING:
+    from tim_search.results.opened import SearchResults
 
 #: Discoveries among all comparisons are controlled at this false discovery rate, as those of the heatmap.
 FDR = 0.10
@@ -58,19 +60,38 @@ class Confirmed:
     rejected: bool
     verdict: str
 
+    @property
+    def outcome(self) -> Literal["confirmed", "refuted", "open"]:
+        """What the test patients decide; "open" where they do not, or have not been asked.
+
+        A combination is confirmed where its interval lies above zero and it stands among all comparisons that were
+        made, and refuted where its interval lies below zero.
+        """
+        if self.rejected and self.gain.low > 0:
+            return "confirmed"
+        return "refuted" if self.gain.high < 0 else "open"
+
 
 def confirmed(results: SearchResults) -> tuple[Confirmed, ...]:
     """What the ledger's test scores say, for every source in the order of the search; () where nothing was confirmed.
 
-    A source has its latest comparison. The false discovery rate is that of all comparisons which confirmations of
-    this folder made. Those that a later choice has replaced, and those that only the log of test readings knows any
-    more, count as tests that found nothing, which can only make discoveries fewer: were they discoveries that nobody
-    sees, asking for one true gain again and again would make discoveries of others. Sources for which no combination
-    was chosen have NaN for scores. Raises BadInput for a damaged record.
+    A source has its latest comparison (see `tested`). Sources for which no combination was chosen have NaN for scores.
+    """
+    return tuple(comparisons[0] for comparisons in tested(results).values())
+
+
+def tested(results: SearchResults) -> dict[str, tuple[Confirmed, ...]]:
+    """Every comparison of each source, the latest first, in the order of the search; {} where nothing was confirmed.
+
+    Where the latest choice was to stay alone, that comes first, with NaN for scores. The false discovery rate is that
+    of all comparisons which confirmations of this folder made. Those that a later choice has replaced, and those that
+    only the log of test readings knows any more, count as tests that found nothing, which can only make discoveries
+    fewer: were they discoveries that nobody sees, asking for one true gain again and again would make discoveries of
+    others. Raises BadInput for a damaged record.
     """
     asked = read(results.folder)
     if asked is None:
-        return ()
+        return {}
     every = (asked, *asked.earlier)
     frames = _frames(results, every)
     compared: dict[Comparison, Confirmed] = {}
@@ -91,13 +112,15 @@ def confirmed(results: SearchResults) -> tuple[Confirmed, ...]:
     p_values = np.array([source.gain.p_value if key in shown else 1.0 for key, source in compared.items()])
     p_values = np.append(p_values, np.ones(forgotten))
     rejected = dict(zip(compared, discoveries(p_values, FDR).tolist(), strict=False))
-    return tuple(
-        _judged(_confirmed(name, task.metric, (), asked, {}, math.nan), False)
-        if (last := latest[name]) is None
-        else _judged(compared[last], rejected[last])
+    judged = {key: _judged(source, rejected[key]) for key, source in compared.items()}
+    return {
+        name: (
+            *(() if latest[name] else (_judged(_confirmed(name, task.metric, (), asked, {}, math.nan), False),)),
+            *(comparison for comparison in judged.values() if comparison.source == name),
+        )
         for name, task in results.tasks.items()
         if name in latest
-    )
+    }
 
 
 def only_in_the_log(asked: Asked, log: Iterable[Mapping[str, object]]) -> set[tuple[str, Subset, tuple[int, ...]]]:
@@ -227,20 +250,21 @@ def _validation_gain(results: SearchResults, source: str, chosen: Subset) -> flo
 
 
 def _judged(source: Confirmed, rejected: bool) -> Confirmed:
-    return replace(source, rejected=rejected, verdict=verdict(source, rejected))
+    judged = replace(source, rejected=rejected)
+    return replace(judged, verdict=verdict(judged))
 
 
-def verdict(source: Confirmed, rejected: bool) -> str:
-    """What the test patients say of a source, in words; `rejected` whether no difference is rejected."""
+def verdict(source: Confirmed) -> str:
+    """What the test patients say of a source, in words."""
     if not source.chosen:
         return "no combination was chosen: the task stays alone"
     if not math.isfinite(source.gain.value):
         return "not trained yet, or its trainings failed"
-    if rejected and source.gain.value > 0:
+    if source.outcome == "confirmed":
         better = source.over_ensemble.value <= 0
         beside = ", but an ensemble of single-task models does as well or better" if better else ""
         return f"confirmed: the gain holds on untouched patients{beside}"
-    if rejected:
+    if source.outcome == "refuted":
         return "refuted: the combination is worse on untouched patients"
     if source.gain.low > 0:
         return "not confirmed: above zero by itself, but not among so many comparisons"
