@@ -39,7 +39,8 @@ def cohort(seed: int, signal: float) -> Cohort:
     """1,500 patients, two modalities of 20 inputs, three binary tasks and a regression, each of five inputs."""
     dice = np.random.default_rng(seed)
     inputs = dice.normal(size=(PATIENTS, 2 * INPUTS))
-    labels, tasks = {}, []
+    labels: dict[str, Any] = {}
+    tasks: list[Task] = []
     for number in range(4):
         weights = np.zeros(2 * INPUTS)
         weights[dice.choice(2 * INPUTS, 5, replace=False)] = dice.choice([-1, 1], 5) * signal

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tim_search.types import BadInput as BadInput
     from tim_search.types import TimSearchError as TimSearchError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Public name -> (module, name there).
 _PUBLIC = {
