@@ -35,7 +35,7 @@ from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import lay_out
 from tim_search.ledger.tables import Tables
 from tim_search.loop import run as search
-from tim_search.loop.run import Event
+from tim_search.loop.tally import Event
 from tim_search.plans.static import StaticPlan
 from tim_search.tim import scores as tim
 from tim_search.types import Context, Pack, PackResult, Resources, Score, Task, product_version

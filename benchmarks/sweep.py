@@ -43,7 +43,8 @@ from tim_search.app import runner
 from tim_search.config.sections import ExactDesign, ResourcesSection
 from tim_search.executors.ray_executor import RayExecutor
 from tim_search.ledger.ledger import Ledger
-from tim_search.loop.run import Event, run
+from tim_search.loop.run import run
+from tim_search.loop.tally import Event
 from tim_search.plans.static import StaticPlan
 from tim_search.types import Context, Pack, PackResult, Resources, Score, Subset, Task, subset
 from tim_search.types.columns import Subsets

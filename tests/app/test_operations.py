@@ -21,7 +21,7 @@ from tim_search.app import publishing, search_folder
 from tim_search.loop import events
 from tim_search.loop.events import EventLog
 from tim_search.loop.manifest import Manifest
-from tim_search.loop.run import Event
+from tim_search.loop.tally import Event
 from tim_search.results import opened
 from tim_search.types import BadInput
 

@@ -24,7 +24,7 @@ from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger, LedgerError
 from tim_search.ledger.table import ScoreTable, score_table
 from tim_search.loop import run as search
-from tim_search.loop.run import Event, SearchOutcome
+from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans.contract import Plan
 from tim_search.plans.greedy import Greedy
 from tim_search.plans.static import StaticPlan

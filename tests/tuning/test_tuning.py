@@ -22,7 +22,7 @@ from tim_search.executors.contract import WorkerError
 from tim_search.ledger import storage
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop.manifest import Manifest
-from tim_search.loop.run import Event
+from tim_search.loop.tally import Event
 from tim_search.report.figures import save_and_close
 from tim_search.tuning import choices
 from tim_search.tuning import study as tuning

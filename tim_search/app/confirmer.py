@@ -21,7 +21,7 @@ from tim_search.app.opening import check_named, check_seeds, check_tasks, reopen
 from tim_search.app.publishing import tracker_of, write_table
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop import run as loop
-from tim_search.loop.run import Event, SearchOutcome
+from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans import expansion, static, surrogate
 from tim_search.report import gallery
 from tim_search.report import page as report

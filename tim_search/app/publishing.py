@@ -15,7 +15,7 @@ from tim_search import config
 from tim_search.app.opening import check_named
 from tim_search.gates.files import write_durably
 from tim_search.loop.manifest import Manifest
-from tim_search.loop.run import Event, SearchOutcome
+from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans import expansion
 from tim_search.plans.contract import progress
 from tim_search.report import gallery

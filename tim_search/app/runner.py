@@ -21,7 +21,7 @@ from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as loop
 from tim_search.loop.events import EventLog
-from tim_search.loop.run import Event, SearchOutcome
+from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans import power, static
 from tim_search.plans.contract import Plan
 from tim_search.results import opened

@@ -12,7 +12,7 @@ from tim_search.app.publishing import tracker_of, write_table
 from tim_search.app.runner import settle
 from tim_search.app.search_folder import manifest_of
 from tim_search.ledger.ledger import Ledger
-from tim_search.loop.run import Event
+from tim_search.loop.tally import Event
 from tim_search.report import figures
 from tim_search.tuning import choices
 from tim_search.tuning.per_subset import PerSubset

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from tim_search.cli import console
-from tim_search.loop.run import Event
+from tim_search.loop.tally import Event
 from tim_search.types import duration
 
 

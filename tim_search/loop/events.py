@@ -1,8 +1,8 @@
 """The structured log of a search: one JSON object a line in `log.jsonl` of its folder, for machines and for afterwards.
 
 Every line has `time` (UTC, ISO 8601), `event`, `pid` and `host`; the events of the loop have the fields of
-`tim_search.loop.run.Event`, a "start" says what is run, a "warning" what was warned of, an "end" how it ended. A log is
-for readers only: nothing is ever read back from it, and one that cannot be written stops nothing.
+`tim_search.loop.tally.Event`, a "start" says what is run, a "warning" what was warned of, an "end" how it ended. A log
+is for readers only: nothing is ever read back from it, and one that cannot be written stops nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tim_search.loop.run import Event
+from tim_search.loop.tally import Event
 from tim_search.types import TimSearchError
 
 NAME = "log.jsonl"

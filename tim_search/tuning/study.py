@@ -40,7 +40,7 @@ from tim_search.executors.ray_nodes import check, room
 from tim_search.executors.ray_start import connected
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
-from tim_search.loop.run import Event
+from tim_search.loop.tally import Event
 from tim_search.tuning import choices
 from tim_search.tuning.choices import Study, Trial
 from tim_search.types import Interrupted, PackResult, Resources, TimSearchError, TrainerFactory, Unit, canonical

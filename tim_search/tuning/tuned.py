@@ -17,7 +17,7 @@ from tim_search.executors.contract import Executor, WithSettings
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import COLUMNS, ScoreTable, score_table
 from tim_search.loop import run as search
-from tim_search.loop.run import Event, SearchOutcome
+from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans.contract import Plan, progress
 from tim_search.plans.static import StaticPlan
 from tim_search.tuning.per_subset import PerSubset

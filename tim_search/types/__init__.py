@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
+from tim_search.types.columns import Sheet
+from tim_search.types.errors import BadInput, Finding, Interrupted, OutOfMemory, TimSearchError
+from tim_search.types.metrics import ALLOWED, KINDS, METRIC_WORDS, METRICS, Kind
 from tim_search.types.names import joined, overlap_mask, parted, partners
 from tim_search.types.nouns import (
-    ALLOWED,
     FINAL_FOLD,
-    KINDS,
-    METRIC_WORDS,
-    METRICS,
-    MOST_ATTENDED,
-    Attention,
-    BadInput,
     Context,
-    Curve,
-    Finding,
-    Interrupted,
-    Kind,
-    OutOfMemory,
     Pack,
-    PackResult,
     Part,
-    Resources,
     Score,
-    Sheet,
     Status,
     Subset,
     Task,
-    TimSearchError,
-    Trainer,
-    TrainerFactory,
     Unit,
     canonical,
     digest,
-    duration,
-    failed,
-    near,
-    product_version,
-    some,
     subset,
 )
+from tim_search.types.training import (
+    MOST_ATTENDED,
+    Attention,
+    Curve,
+    PackResult,
+    Resources,
+    Trainer,
+    TrainerFactory,
+    failed,
+)
+from tim_search.types.words import duration, near, product_version, some
 
 __all__ = [
     "ALLOWED",

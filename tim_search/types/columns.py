@@ -1,4 +1,4 @@
-"""Subsets and units of a large search as columns of numbers: some ten bytes a unit, where a `Unit` takes 170.
+"""Subsets, units and scores of a large search as columns of numbers: some ten bytes a unit, where a `Unit` takes 170.
 
 A search may ask for a million units, of which a few hundred are in flight. To whoever reads them, `Subsets` and `Units`
 are sequences of the values that `tim_search.types` has; a value is made when it is looked at.
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tim_search.types import Subset, Unit
+from tim_search.types.nouns import Subset, Unit
 
 _CHUNK = 65_536  # subsets that are laid out as names or as membership at a time
 
@@ -206,3 +206,29 @@ def _packed(subsets: Sequence[Subset], place: Mapping[str, int]) -> Masks:
     members = np.zeros((len(subsets), len(place)), bool)
     members[np.repeat(np.arange(len(subsets)), lengths), np.fromiter(places, np.int64, int(lengths.sum()))] = True
     return np.packbits(members, axis=1, bitorder="little")
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """Scores as plain arrays: R runs of adjacent rows of one unit, N rows, S distinct subsets.
+
+    Attributes:
+        tasks: names of all tasks, sorted.
+        membership: bool (S, tasks).
+        counts: int64 (R,), rows of each run.
+        subset: int32 (R,), place of the run's subset in `membership`.
+        seed, fold: int64 (R,).
+        task: int32 (N,), place among `tasks`.
+        score: float64 (N,); NaN where the unit failed.
+        replicates: (how many each row has (N,), all of them in the order of the rows), None where not read.
+    """
+
+    tasks: tuple[str, ...]
+    membership: NDArray[np.bool_] = field(repr=False)
+    counts: NDArray[np.int64] = field(repr=False)
+    subset: NDArray[np.int32] = field(repr=False)
+    seed: NDArray[np.int64] = field(repr=False)
+    fold: NDArray[np.int64] = field(repr=False)
+    task: NDArray[np.int32] = field(repr=False)
+    score: NDArray[np.float64] = field(repr=False)
+    replicates: tuple[NDArray[Any], NDArray[np.float32]] | None = field(default=None, repr=False)
