@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tim_search.config.files import dump, load, read
-from tim_search.config.resolving import ResolvedSearch, check, resolve, study, tracking_uri
+from tim_search.config.resolved import ResolvedSearch
+from tim_search.config.resolving import check, resolve, study, tracking_uri
 from tim_search.config.sections import SearchFile
 from tim_search.config.workers import confirming, cost, room_here, training
 

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tim_search.config.resolved import ResolvedSearch
 from tim_search.config.sections import ResourcesSection, SearchFile
 from tim_search.types import Resources, Subset, TrainerFactory
 
 if TYPE_CHECKING:
     from model.cohorts.cohort import Cohort
-    from tim_search.config.resolving import ResolvedSearch
 
 
 def training(search: ResolvedSearch) -> tuple[TrainerFactory, Any]:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tim_search.ledger.table import ScoreTable, empty
-from tim_search.types import Unit
+from tim_search.types import Subset, Unit
 from tim_search.types.columns import Units
 
 if TYPE_CHECKING:
     from tim_search.plans.expansion import Expander
-    from tim_search.plans.static import StaticPlan
 
 #: Beyond these a setting of a plan (sets, tasks, rounds, proposals) and a number of blocks are mistakes, not wishes.
 MOST, MOST_BLOCKS = 10_000, 10_000
@@ -50,7 +49,7 @@ class Plan(ABC):
         return None
 
     @property
-    def sample(self) -> StaticPlan | None:
+    def sample(self) -> Listed | None:
         """All subsets of a sampled design, which the TIM scores of a whole matrix rest on; None for other designs."""
         return None
 
@@ -67,6 +66,21 @@ class Plan(ABC):
             settings: to be used in place of the plan's own (see `Greedy`).
         """
         return None
+
+
+class Listed(Plan):
+    """A plan whose subsets are known beforehand, in their order; `sliced`: each block trains subsets of its own."""
+
+    subsets: Sequence[Subset]
+    sliced: bool
+
+    @abstractmethod
+    def units(self, blocks: Sequence[tuple[int, int]]) -> Units:
+        """All units of the search in these blocks."""
+
+    @abstractmethod
+    def first(self, number: int) -> Listed:
+        """The plan of its first subsets, at most this number of them."""
 
 
 def progress(plan: Plan, table: ScoreTable, held: set[Unit]) -> tuple[int, int]:

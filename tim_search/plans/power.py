@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from tim_search.ledger.table import ScoreTable
-from tim_search.plans.static import StaticPlan
+from tim_search.plans.contract import Listed
 from tim_search.tim import estimators
 from tim_search.tim import scores as tim
 from tim_search.tim.coded import coded_scores, is_sliced
@@ -47,9 +47,7 @@ def pilot_size(n_tasks: int, n_blocks: int) -> int:
     return 2 * (n_tasks + n_blocks) + SPARE
 
 
-def power(
-    pilot: ScoreTable, design: StaticPlan, blocks: Sequence[tuple[int, int]], control: str | None = None
-) -> Power:
+def power(pilot: ScoreTable, design: Listed, blocks: Sequence[tuple[int, int]], control: str | None = None) -> Power:
     """The smallest score of each source that a design will tell from zero in four of five searches.
 
     Args:
@@ -97,7 +95,7 @@ def power(
     return Power(smallest, units, tuple(notes))
 
 
-def _planned(design: StaticPlan, tasks: Sequence[str], i: int, n_blocks: int, with_blocks: bool) -> CodedScores:
+def _planned(design: Listed, tasks: Sequence[str], i: int, n_blocks: int, with_blocks: bool) -> CodedScores:
     """The game of one source that a design will make, without scores."""
     members = np.array([[name in subset for name in tasks] for subset in map(set, design.subsets)])
     rows = np.flatnonzero(members[:, i])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tim_search.ledger.table import ScoreTable
-from tim_search.plans.contract import Plan
+from tim_search.plans.contract import Listed
 from tim_search.types import BadInput, Subset, Unit
 from tim_search.types.columns import Subsets, Units
 
@@ -17,7 +17,7 @@ MOST_UNITS = 10**8
 
 
 @dataclass(frozen=True)
-class StaticPlan(Plan):
+class StaticPlan(Listed):
     """Subsets that are known beforehand.
 
     Attributes:
