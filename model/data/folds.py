@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.cohorts.cohort import Cohort, Modality, text
+from model.data import few_patients
 from model.data.preprocess import fit
 from tim_search.types import FINAL_FOLD, BadInput, Task
 
@@ -141,9 +142,14 @@ def supervised_tasks(tasks: Sequence[Task]) -> tuple[str, ...]:
     return tuple(sorted(task.name for task in tasks if task.kind != "clustering"))
 
 
-def target_scale(labels: NDArray[np.float64], learn: NDArray[np.bool_]) -> tuple[float, float]:
-    """(mean, spread) of a regression task's labels in the training rows; (0, 1) where there is none."""
+def target_scale(labels: NDArray[np.float64], learn: NDArray[np.bool_], few: int = 0) -> tuple[float, float]:
+    """(mean, spread) of a regression task's labels in the training rows; (0, 1) where there is none.
+
+    With `few` neither tells a count of fewer patients (`model.data.few_patients`).
+    """
     sample = labels[np.isfinite(labels) & learn]
+    if few:
+        return few_patients.scale_of_labels(np.asarray(sample, np.float64), few, len(labels))
     mean, spread = (float(sample.mean()), float(sample.std())) if len(sample) else (0.0, 1.0)
     return mean, spread if spread > 0 else 1.0
 
@@ -197,12 +203,13 @@ def load_fold(
     device: torch.device,
     replicates: int,
     stop_share: float = 0.0,
+    few: int = 0,
 ) -> Fold:
     """Fold `fold` of the cohort's training part: its rows validate, the other folds' rows train.
 
     `FINAL_FOLD` trains on the whole training part, and the test patients take the place of the validation rows. The
     preprocessing and the scale of the regression targets are fitted on the training rows alone, those that
-    `stop_share` sets aside among them.
+    `stop_share` sets aside among them; with `few` such that neither tells a count of fewer patients.
 
     Raises:
         BadInput: the cohort has no such fold.
@@ -214,10 +221,10 @@ def load_fold(
         )
     learn = cohort.split.train(fold)
     judge = cohort.split.test if fold == FINAL_FOLD else cohort.split.validation(fold)
-    matrices = fit(cohort, learn).transform(cohort)
+    matrices = fit(cohort, learn, few).transform(cohort)
     names = list(cohort.modalities)
     present = np.stack([cohort.modalities[name].present for name in names], axis=1)
-    targets, labelled = _targets(cohort, learn)
+    targets, labelled = _targets(cohort, learn, few)
     steps = measured_steps(cohort.modalities)
 
     def rows(chosen: NDArray[np.bool_]) -> Rows:
@@ -240,7 +247,7 @@ def load_fold(
     return Fold(rows(learn & ~set_aside), rows(judge), supervised, weights, first, stopping)
 
 
-def _targets(cohort: Cohort, learn: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _targets(cohort: Cohort, learn: NDArray[np.bool_], few: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`Rows.targets` and `Rows.labelled` of all samples, (n_columns, n); values are scaled on the rows `learn`."""
     first, count = target_rows(cohort.tasks)
     targets = np.zeros((count, len(cohort)))
@@ -248,7 +255,7 @@ def _targets(cohort: Cohort, learn: NDArray[np.bool_]) -> tuple[NDArray[np.float
     for name, row in first.items():
         values = np.asarray(cohort.labels[name], dtype=np.float64)
         if cohort.tasks[name].kind == "regression":
-            mean, spread = target_scale(values, learn)
+            mean, spread = target_scale(values, learn, few)
             values = (values - mean) / spread
         by_label = values.reshape(len(cohort), -1).T  # one row, or one a label
         given = np.isfinite(by_label)

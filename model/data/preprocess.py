@@ -8,6 +8,8 @@
   all zeros;
 - where 1 % or more of the training rows lack it: one more column, 1 where it was measured and 0 where not.
 
+What is fitted can be fitted so that it tells no count of few patients (`few`): see `model.data.few_patients`.
+
 Sequences and images are standardised by channel, 0 where not measured; a constant channel is 1 where measured. Rows
 that lack a modality are exactly 0 throughout, as a value at the mean is too: networks are told who lacks what by
 `Modality.present`.
@@ -22,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.cohorts.cohort import Bools, Cohort, Modality
+from model.data import few_patients
 
 #: Standardised values are clipped here. Laboratory values have heavy tails (SUPPORT2: up to 20 standard deviations),
 #: and a single such value would otherwise set the size of a gradient step.
@@ -91,20 +94,29 @@ class Preprocessor:
         return {name: _apply(self.transforms[name], modality) for name, modality in modalities.items()}
 
 
-def fit(cohort: Cohort, rows: Bools) -> Preprocessor:
-    """Fit on the rows where `rows` (bool (n,)) is true; no other row is looked at."""
+def fit(cohort: Cohort, rows: Bools, few: int = 0) -> Preprocessor:
+    """Fit on the rows where `rows` (bool (n,)) is true; no other row is looked at.
+
+    Args:
+        few: no count of fewer rows can be had from what is fitted; 0 fits exactly.
+    """
     if not rows.any():
         raise ValueError("preprocessing needs at least one training row")
-    return Preprocessor({name: _fit(modality, rows & modality.present) for name, modality in cohort.modalities.items()})
+    return Preprocessor({
+        name: _fit(modality, rows & modality.present, few) for name, modality in cohort.modalities.items()
+    })  # fmt: skip
 
 
-def _fit(modality: Modality, rows: Bools) -> Transform:
+def _fit(modality: Modality, rows: Bools, few: int) -> Transform:
     """Fit one modality on the training rows that have it."""
     values = modality.values[rows]
     if modality.kind == "image":
         values = np.moveaxis(values, 1, -1)
     flat = values.reshape(-1, values.shape[-1])
     mean, scale, measured = _moments(flat)
+    if few:
+        by_sample = values.reshape(len(values), -1, flat.shape[1])
+        mean, scale = few_patients.moments(by_sample, mean, scale, few, len(rows))
     names = modality.columns or tuple(f"channel {index}" for index in range(flat.shape[1]))
     categorical = [index for index, name in enumerate(modality.columns) if name in modality.levels]
     if modality.kind != "vector":
@@ -113,12 +125,9 @@ def _fit(modality: Modality, rows: Bools) -> Transform:
         mean, scale = np.where(scale > 0, mean, mean - 1), np.where(scale > 0, scale, 1.0)
         return Transform(modality.kind, modality.columns, np.arange(len(names)), mean, scale, (), (), names)
     numeric = np.array([index for index in np.flatnonzero(scale > 0) if index not in set(categorical)], np.int64)
-    levels = tuple(
-        (index, code)
-        for index in categorical
-        for code in np.unique(flat[~np.isnan(flat[:, index]), index]).astype(int).tolist()
-    )
-    gaps = tuple(np.flatnonzero((measured > 0) & (len(flat) - measured >= max(1, FEWEST_GAPS * len(flat)))).tolist())
+    levels = tuple((index, code) for index in categorical for code in few_patients.levels(flat[:, index], few))
+    lacking = len(flat) - measured >= max(1, few, FEWEST_GAPS * len(flat))
+    gaps = tuple(np.flatnonzero((measured >= max(1, few)) & lacking).tolist())
     outputs = (
         *(names[index] for index in numeric),
         *(f"{names[index]}={modality.levels[names[index]][code]}" for index, code in levels),

@@ -108,7 +108,7 @@ def prepare(model: DeployedModel, cohort: Cohort, task: str) -> Cohort:
         labels={name: cohort.labels[name] for name in names if name in cohort.labels},
         classes={name: cohort.classes[name] for name in names if name in cohort.classes},
     )
-    fitted = fit(seen, cohort.split.train(FINAL_FOLD)).transforms
+    fitted = fit(seen, cohort.split.train(FINAL_FOLD), _few(model)).transforms
     for name, before in model.preprocessor.transforms.items():
         now = fitted[name]
         same = before.names == now.names and before.levels == now.levels
@@ -286,13 +286,14 @@ def extend(model: DeployedModel, cohort: Cohort, task: str, device: torch.device
             raise BadInput(f"training {task} from the model diverged with seed {seed}. Train a model anew.")
         members.append(Member({name: value.cpu() for name, value in fitted.values.items()}, {}, (task,)))
     kind = cohort.tasks[task].kind
+    scale = {task: target_scale(cohort.labels[task], learn, _few(model))} if kind == "regression" else {}
     training = model.about["training"]
     count = label_counts(cohort.tasks[task], cohort.labels[task][chosen])
     return replace(
         model,
         tasks={**model.tasks, task: cohort.tasks[task]},
         classes={**model.classes, **({task: cohort.classes[task]} if task in cohort.classes else {})},
-        scales={**model.scales, **({task: target_scale(cohort.labels[task], learn)} if kind == "regression" else {})},
+        scales={**model.scales, **scale},
         members=(*model.members, *members),
         about={**model.about, "training": {**training, "labels": {**training["labels"], task: count}}},
     )
@@ -321,7 +322,14 @@ def _only(cohort: Cohort, tasks: Sequence[str]) -> Cohort:
 def _load(cohort: Cohort, fold: int, model: DeployedModel, device: torch.device) -> Fold:
     settings = model.settings
     dtype = DTYPES[settings.precision]
-    return load_fold(cohort, fold, dtype=dtype, device=device, replicates=0, stop_share=settings.stop_share)
+    return load_fold(
+        cohort, fold, dtype=dtype, device=device, replicates=0, stop_share=settings.stop_share, few=_few(model)
+    )
+
+
+def _few(model: DeployedModel) -> int:
+    """Of fewer patients than this the preprocessing of the model tells no count; 0 of one that was fitted exactly."""
+    return int(model.about.get("rounded_for_small_cells", 0))
 
 
 def _new_rows(

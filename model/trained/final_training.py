@@ -66,6 +66,7 @@ def train(
     seeds: Sequence[int] = (0,),
     device: str = "auto",
     threads: int = 1,
+    few: int = 0,
 ) -> DeployedModel:
     """Fit a combination on the whole training part; the labels of the test patients are masked before anything else.
 
@@ -74,6 +75,8 @@ def train(
         subset: the tasks of the combination; `source` is one of them.
         seeds: one member is trained with each.
         device, threads: see `TrainingPayload`.
+        few: the preprocessing and the scales that the model is trained and published with tell no count of fewer
+            patients (`model.data.few_patients`).
 
     Raises:
         BadInput: the network does not support the cohort, or training diverged.
@@ -84,14 +87,16 @@ def train(
     blind = replace(cohort, labels=labels)
     learn = blind.split.train(FINAL_FOLD)
     payload = TrainingPayload(blind, network, settings, device, threads)
-    fold = PackTrainer(payload).fold(FINAL_FOLD)
+    fold = PackTrainer(payload).fold(FINAL_FOLD, few)
     tasks = {name: blind.tasks[name] for name in subset}
-    preprocessor = fit(blind, learn)
+    preprocessor = fit(blind, learn, few)
     return DeployedModel(
         source=source,
         tasks=tasks,
         classes={name: blind.classes[name] for name in tasks if name in blind.classes},
-        scales={name: target_scale(labels[name], learn) for name, task in tasks.items() if task.kind == "regression"},
+        scales={
+            name: target_scale(labels[name], learn, few) for name, task in tasks.items() if task.kind == "regression"
+        },
         network=network,
         settings=settings,
         inputs=tuple(_inputs(modality, preprocessor) for modality in blind.modalities.values()),
@@ -103,6 +108,7 @@ def train(
             "fingerprint": cohort.fingerprint,
             "split": cohort.split.digest,
             "seeds": list(seeds),
+            "rounded_for_small_cells": few,
             "training": {
                 "rows": int(learn.sum()),
                 "patients": len(np.unique(cohort.patients[learn])),

@@ -85,10 +85,10 @@ class PackTrainer:
         other._folds = self._folds
         return other
 
-    def fold(self, number: int) -> Fold:
-        """The prepared fold; from memory after the first call."""
+    def fold(self, number: int, few: int = 0) -> Fold:
+        """The prepared fold; from memory after the first call. `few`: see `load_fold`."""
         settings = self._payload.settings
-        key = (number, settings.precision, settings.replicates, settings.stop_share)
+        key = (number, settings.precision, settings.replicates, settings.stop_share, few)
         if key not in self._folds:
             self._folds[key] = load_fold(
                 self._payload.cohort,
@@ -97,6 +97,7 @@ class PackTrainer:
                 device=self._device,
                 replicates=settings.replicates,
                 stop_share=settings.stop_share,
+                few=few,
             )
         return self._folds[key]
 

@@ -89,10 +89,10 @@ def train(
     settings = replace(search.settings, **choices.chosen(results.folder, chosen))
     note(f"Training {' + '.join(chosen)} on the whole training part with {seeds} seed{'s' if seeds > 1 else ''}")
     network, device, threads = search.context.network, search.file.device, max(1, int(search.resources.cpus))
-    model = fit(search.cohort, network, settings, chosen, source, tuple(range(seeds)), device, threads)
+    small = search.file.small_cells
+    model = fit(search.cohort, network, settings, chosen, source, tuple(range(seeds)), device, threads, few=small)
     readings.log(results.folder, "train", source=source, subset=list(chosen), seeds=list(range(seeds)))
     note("Judging it on the test patients")
-    small = search.file.small_cells
     scores = [
         {**plain(asdict(row)), "rows": small_cells.near(row.rows, small)} for row in evaluate(model, search.cohort)
     ]
