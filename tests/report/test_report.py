@@ -22,6 +22,7 @@ import pytest
 from model.cohorts.manifest import describe
 from model.sources.synthetic import haim_like
 from tests.support import fake_trainer
+from tests.support.references import search_with_references
 from tim_search import config
 from tim_search.app import search_folder
 from tim_search.executors.serial import SerialExecutor
@@ -181,6 +182,44 @@ def test_it_says_what_the_search_holds(folder: Path) -> None:
     assert json.loads((folder / "versions.json").read_text())["torch"] in text
 
 
+def test_the_answer_comes_first(tmp_path: Path) -> None:
+    results = search_with_references(tmp_path, 0.7)
+    text = text_of(tmp_path)
+    page = Page(text)
+    assert [name for name in page.ids if name in ("answer", "heatmap", "learnt", "words")] == [
+        "answer", "heatmap", "learnt", "words"
+    ]  # fmt: skip
+    for verdict in results.verdicts.values():
+        assert " ".join(verdict.sentence.split()) in page.text.replace(" : ", ": ")
+    assert "None is surely behind them" in page.text
+    assert "have not learnt" not in page.text
+    assert text.index('data-panel="value"') < text.index('data-panel="rank"')
+
+
+def test_networks_that_have_not_learnt_are_told_first(tmp_path: Path) -> None:
+    context = Context("cohort", "columns", "split", "m3h", '{"batch_size":256,"epochs":3,"learning_rate":0.001}')
+    results = search_with_references(tmp_path, 0.8, context)
+    facts = report.content(results)
+    by_value, by_rank = facts["maps"]
+    assert [row["note"] for row in by_value["rows"]] == ["has not learnt", "", ""] == [
+        row["note"] for row in by_rank["rows"]
+    ]  # fmt: skip
+    assert {cell["shade"] for cell in by_value["rows"][0]["cells"]} == {0}
+    assert not any(cell["mark"] for cell in by_value["rows"][0]["cells"])
+    assert "a has not learnt: no finding" in by_value["rows"][0]["cells"][1]["detail"]
+    assert facts["references"]["not_learnt"] == ["a"]
+    assert "3 epochs, minibatches of 256" in facts["references"]["advice"][0]
+    assert "training: {batch_size: 64, epochs: 6}" in facts["references"]["advice"][0]
+    page = Page(report.page(facts))
+    assert page.text.index("1 of 1 networks have not learnt") < page.text.index("A row is a source task")
+
+
+def test_wide_tables_scroll_in_themselves(folder: Path) -> None:
+    """A table that is wider than a phone scrolls in its own frame, and not the page."""
+    text = re.sub(r"<script>.*?</script>", "", text_of(folder), flags=re.S)
+    assert len(re.findall(r"<table\b", text)) == len(re.findall(r'<div class="scroll"[^>]*>\s*<table\b', text)) > 5
+
+
 def test_two_at_once_do_not_stand_in_each_others_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page is written aside under a name of its own, made durable, then put in its place."""
     synced = []
@@ -196,8 +235,10 @@ def test_two_at_once_do_not_stand_in_each_others_way(folder: Path, monkeypatch: 
 
 def test_the_tables_inside_are_those_of_the_search(folder: Path) -> None:
     links = [link for link in Page(text_of(folder)).links if (link["href"] or "").startswith("data:")]
-    assert [link["download"] for link in links] == ["small-tim.csv", "small-expansion.csv", "small-attention.csv"]
-    rows = list(csv.DictReader(io.StringIO(base64.b64decode((links[0]["href"] or "").split(",")[1]).decode())))
+    assert [link["download"] for link in links] == [
+        f"small-{name}.csv" for name in ("verdicts", "tim", "expansion", "attention")
+    ]
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode((links[1]["href"] or "").split(",")[1]).decode())))
     expected = opened.open_search(folder).tim().frame()
     assert [(row["source"], row["task"]) for row in rows] == [(row["source"], row["task"]) for row in expected]
     assert [float(row["estimate"]) for row in rows] == [row["estimate"] for row in expected]

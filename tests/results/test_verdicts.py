@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from tests.support.references import search_with_references
 from tim_search.ledger import Ledger
-from tim_search.loop.manifest import Manifest
 from tim_search.plans.expansion import Candidate, Expansion
 from tim_search.results import confirmation, opened
 from tim_search.results.confirmation import UNKNOWN, Confirmed, Contrast
 from tim_search.results.learnt import Behind, Learnt
 from tim_search.results.verdicts import Verdict, verdict
-from tim_search.types import Context, Pack, PackResult, Score, Subset, Task, Unit
-from tim_search.types.references import context_of
+from tim_search.types import Subset
 
 NAN = math.nan
 
@@ -111,45 +108,13 @@ def test_a_sample_says_how_to_go_on() -> None:
 
 # ------------------------------------------------------------------------------------------------ in a search folder
 
-CONTEXT = Context("cohort", "columns", "split", "m3h", '{"replicates":30}')
-BLOCKS = ((0, 0), (1, 1), (2, 2), (3, 3))
-
-
-def searched(folder: Path, linear: float | None) -> opened.SearchResults:
-    """A search of all subsets of a, b, c in which b helps a by 0.05; alone a reaches 0.7, a linear model `linear`."""
-    tasks = {name: Task(name, "binary") for name in "abc"}
-    manifest = Manifest("s", "made up", CONTEXT, tuple(tasks.values()), (), {"kind": "exact"}, BLOCKS, tuple(tasks))
-    manifest.write(folder)
-    ledger = manifest.open_ledger(folder)
-    subsets = [members for size in (1, 2, 3) for members in itertools.combinations("abc", size)]
-    dice = np.random.default_rng(0)
-    with ledger.writer_lock():
-        for block in BLOCKS:
-            for members in subsets:
-                unit, rows = Unit(members, *block), []
-                for name in members:
-                    level = 0.7 + 0.05 * (name == "a" and "b" in members) + dice.normal(0, 0.002)
-                    rows.append(scored(unit, name, level, dice))
-                ledger.append(PackResult(Pack((unit,)), tuple(rows)), CONTEXT)
-            if linear is not None:
-                for reference, level in (("none", 0.5), ("linear", linear)):
-                    unit = Unit(("a",), 0, block[1])
-                    row = scored(unit, "a", level, dice)
-                    ledger.append(PackResult(Pack((unit,)), (row,)), context_of(reference, CONTEXT))  # type: ignore[arg-type]
-    return opened.open_search(folder)
-
-
-def scored(unit: Unit, task: str, level: float, dice: np.random.Generator) -> Score:
-    draws = tuple((level + dice.normal(0, 0.002, 30)).tolist())
-    return Score(unit, task, "auroc", "validation", level, replicates=draws)
-
 
 def found(results: opened.SearchResults) -> Verdict:
     return results.verdicts["a"]
 
 
 def test_a_search_that_has_learnt_keeps_its_discovery(tmp_path: Path) -> None:
-    results = searched(tmp_path, 0.70)
+    results = search_with_references(tmp_path, 0.70)
     assert results.not_learnt == ()
     assert results.tim().rejected[0, 1]
     assert found(results).words == "promising with b (not confirmed)"
@@ -158,7 +123,7 @@ def test_a_search_that_has_learnt_keeps_its_discovery(tmp_path: Path) -> None:
 
 
 def test_a_source_that_has_not_learnt_has_no_discovery_and_no_combination(tmp_path: Path) -> None:
-    results = searched(tmp_path, 0.80)
+    results = search_with_references(tmp_path, 0.80)
     assert results.not_learnt == ("a",)
     result = results.tim()
     assert not result.rejected[0].any()
@@ -172,7 +137,7 @@ def test_a_source_that_has_not_learnt_has_no_discovery_and_no_combination(tmp_pa
 
 
 def test_a_search_without_references_has_verdicts_too(tmp_path: Path) -> None:
-    results = searched(tmp_path, None)
+    results = search_with_references(tmp_path, None)
     assert results.learnt == {}
     assert found(results).kind == "promising"
     assert isinstance(results.ledger, Ledger)

@@ -36,17 +36,13 @@ def heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
                     results.manifest.overlaps,
                     results.tasks,
                     search=results.manifest.name,
-                    unlearnt=_not_learnt(results),
+                    unlearnt=results.not_learnt,
                 )
             ),
             results.folder / "figures" / f"{name}-{kind}.png",
         )
         for kind in kinds
     )
-
-
-def _not_learnt(results: SearchResults) -> tuple[str, ...]:
-    return tuple(name for name, judged in results.learnt.items() if judged.verdict == "has not learnt")
 
 
 def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, ...]:

@@ -26,9 +26,11 @@ from tim_search.gates.plain import plain
 from tim_search.plans import expansion
 from tim_search.plans.expansion import Expansion
 from tim_search.report import records, wording
-from tim_search.report.chapters import asked, cohort, maps, sources
+from tim_search.report.chapters import answer, asked, cohort, maps, sources
 from tim_search.results import summary
 from tim_search.results.opened import SearchResults
+from tim_search.results.training_length import training_length
+from tim_search.results.verdicts import Verdict
 from tim_search.tim.result import MOST_SHOWN, TimResult, most_telling
 from tim_search.types import BadInput, duration, product_version
 
@@ -102,28 +104,36 @@ def content(
     dropped = [f"{column['modality']}.{column['column']}" for column in record["dropped"]] if record else []
     shown = most_telling(result, most, overlaps)
     attention = maps.attention(results, result, shown)
-    confirmed, certain = [plain(row) for row in confirmation], by_rule["lower_bound"]
+    confirmed, verdicts = [plain(row) for row in confirmation], results.verdicts
+    advised = _not_contradicted(by_rule["lower_bound"], verdicts)
     return {
         "name": manifest.name,
         "label": result.label,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "version": product_version(),
         "facts": asked.key_facts(result, status),
-        "may": wording.may(result, tasks, overlaps, certain, confirmed),
-        "may_not": wording.may_not(result, tasks, overlaps, status, certain, dropped, confirmed),
+        "may": wording.may(result, tasks, overlaps, advised, confirmed),
+        "may_not": wording.may_not(result, tasks, overlaps, status, advised, dropped, confirmed),
         "notes": short["notes"],
         "status": status,
         "asked": asked.asked(results),
         "cohort": cohort.cohort(record, small) if record else None,
         "small": small,
-        "maps": [maps.heatmap(result, kind, overlaps, tasks, most) for kind in ("value", "rank")],
+        "verdicts": answer.verdicts(verdicts),
+        "references": answer.references(results),
+        "length": str(training_length(results)),
+        "maps": [maps.heatmap(result, kind, overlaps, tasks, most, results.not_learnt) for kind in ("value", "rank")],
         "attention": attention,
         "sources": [
-            sources.source(row, result, paper, confirmed)
+            sources.source(row, result, paper, confirmed, verdicts[row["source"]].words)
             for row, paper in zip(short["sources"], by_rule["paper"], strict=True)
             if row["source"] in set(shown)
         ],
-        "others": [sources.line(row) for row in short["sources"] if row["source"] not in set(shown)],
+        "others": [
+            sources.line(row, verdicts[row["source"]].words)
+            for row in short["sources"]
+            if row["source"] not in set(shown)
+        ],
         "several": len(result.tasks),
         "fold": _UNFOLDED,
         "sharing": short["sharing"],
@@ -132,16 +142,19 @@ def content(
         "cost": asked.cost(results),
         "settings": asked.settings(results),
         "context": {key: getattr(manifest.context, key) for key in ("key", "cohort", "columns", "split", "network")},
-        "versions": {
-            "search made by tim-search": manifest.version,
-            **records.versions(results.folder),
-        },
-        "tables": _tables(result, shown, by_rule, attention, confirmed),
+        "versions": {"search made by tim-search": manifest.version, **records.versions(results.folder)},
+        "tables": _tables(result, verdicts, shown, by_rule, attention, confirmed),
     }
+
+
+def _not_contradicted(expansions: Sequence[Expansion], verdicts: Mapping[str, Verdict]) -> list[Expansion]:
+    """The expansions without those whose combination the test patients leave open or refute."""
+    return [each for each in expansions if not each.holds or verdicts[each.source].kind in ("promising", "confirmed")]
 
 
 def _tables(
     result: TimResult,
+    verdicts: Mapping[str, Verdict],
     shown: Sequence[str],
     by_rule: Mapping[str, Sequence[Expansion]],
     attention: Mapping[str, Any] | None,
@@ -150,6 +163,9 @@ def _tables(
     """The tables that the page holds, each as a link."""
     rows = [{"rule": rule, **row} for rule, expansions in by_rule.items() for row in expansion.rows(expansions)]
     return [
+        _download(
+            "verdicts.csv", "the verdict on each source task", [plain(each.record()) for each in verdicts.values()]
+        ),
         _scores(result, shown),
         _download("expansion.csv", "best combinations by both rules", rows),
         *([_download("attention.csv", "attention", attention["rows"])] if attention else []),

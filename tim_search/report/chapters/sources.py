@@ -13,11 +13,11 @@ from tim_search.types import METRIC_WORDS, joined
 
 
 def source(
-    row: Mapping[str, Any], result: TimResult, paper: Expansion, confirmation: Sequence[Mapping[str, Any]]
+    row: Mapping[str, Any], result: TimResult, paper: Expansion, confirmation: Sequence[Mapping[str, Any]], verdict: str
 ) -> dict[str, Any]:
     """Helpers and harmers with bars, the tree of the expansion, and what the confirmation said.
 
-    Of many helpers and harmers as many of the best as of the worst.
+    Of many helpers and harmers as many of the best as of the worst. `verdict` is that of the source, in words.
     """
     shown, half = row["helpers"], figures.MAX_ROWS // 2
     if len(shown) > MOST_SHOWN:
@@ -43,26 +43,25 @@ def source(
         "metric_words": METRIC_WORDS.get(row["metric"], row["metric"]),
         "helpers": bars,
         "left_out": left_out,
+        "verdict": verdict,
         "limit": limit,
         "tree": _tree(paper),
         "confirmation": [confirmed for confirmed in confirmation if confirmed["source"] == row["source"]],
     }
 
 
-def line(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A source that has no chapter of its own: its best helper, worst harmer and certain combination."""
-    helpers, lower = row["helpers"], row["lower_bound"]
+def line(row: Mapping[str, Any], verdict: str) -> dict[str, Any]:
+    """A source that has no chapter of its own: its best helper, worst harmer and verdict in words."""
+    helpers = row["helpers"]
     gains = [helper for helper in helpers if helper["estimate"] > 0][:1]
     losses = [helper for helper in helpers if helper["estimate"] < 0][-1:]
-    better = lower["holds"] and lower["size"] > 1
     return {
         "source": row["source"],
         "metric": METRIC_WORDS.get(row["metric"], row["metric"]),
         "alone": row["single_score"],
         "helper": gains[0] if gains else None,
         "harmer": losses[0] if losses else None,
-        "best": lower["best"] if better else None,
-        "gain": lower["gain"] if better else None,
+        "verdict": verdict,
     }
 
 
