@@ -394,7 +394,7 @@ def test_a_model_that_cannot_be_written(model, extended, cohort, tmp_path: Path,
     (tmp_path / "there").mkdir()
     table = [{"primary": True, "pretrained": 0.7, "share": 1.0, "seeds": 1}]
     with pytest.raises(BadInput, match=r"is there already\. Name a new folder"):
-        extension._save(extended, cohort, "dec", table, None, tmp_path / "there")
+        extension._save(extended, cohort, "dec", table, None, tmp_path / "there", extension._record(cohort, 0))
     bare = {name: value for name, value in model.about.items() if name != "scores"}
     monkeypatch.setattr(model_folder, "load", lambda folder: dataclasses.replace(model, about=bare))
     with pytest.raises(BadInput, match="has no test scores to put on a card"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tim_search import config
 from tim_search.app.model_folder import write_model
 from tim_search.app.opening import check_named, check_seeds, check_tasks, reopen
-from tim_search.gates import small_cells
+from tim_search.gates import small_cells, told_counts
 from tim_search.gates.plain import plain
 from tim_search.plans import expansion
 from tim_search.results import opened, readings
@@ -78,6 +78,7 @@ def train(
         BadInput: no such source or tasks, a search that has not come as far, a cohort that is no longer the search's,
             or a training that diverged.
     """
+    from model.cohorts.manifest import describe
     from model.trained.final_training import evaluate
     from model.trained.final_training import train as fit
 
@@ -93,10 +94,13 @@ def train(
     model = fit(search.cohort, network, settings, chosen, source, tuple(range(seeds)), device, threads, few=small)
     readings.log(results.folder, "train", source=source, subset=list(chosen), seeds=list(range(seeds)))
     note("Judging it on the test patients")
+    record = small_cells.of_cohort(describe(search.cohort), small)
     scores = [
-        {**plain(asdict(row)), "rows": small_cells.near(row.rows, small)} for row in evaluate(model, search.cohort)
+        {**plain(asdict(row)), "rows": told_counts.of_test(row.task, row.rows, record, small)}
+        for row in evaluate(model, search.cohort)
     ]
-    facts = {"reason": reason, "settings": asdict(settings), "scores": scores}
+    training = told_counts.of_training(model.about["training"], record, small, settings.stop_share)
+    facts = {"reason": reason, "settings": asdict(settings), "scores": scores, "training": training}
     model = replace(model, about={**_facts(results, search, source, chosen, model.about), **facts})
     place, text = _keep(results.folder / "models", source, model)
     note("Publishing it to MLflow")
@@ -115,10 +119,8 @@ def _facts(
     """What a model says of the search that it comes from, beside what its training wrote (`about`)."""
     from tim_search.tracking import pyfunc
 
-    small = search.file.small_cells
     return {
         **about,
-        "training": small_cells.of_training(about["training"], small),
         "source": source,
         "subset": list(chosen),
         "overlaps": [pair for pair in results.manifest.overlaps if set(pair) <= set(chosen)],
@@ -126,7 +128,7 @@ def _facts(
         "search_id": results.manifest.published_id(results.folder, search.tracking_uri),
         "context": search.context.key,
         "network": search.context.network,
-        "small_cells": small,
+        "small_cells": search.file.small_cells,
         "readings": len(readings.read(results.folder)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": pyfunc.versions(),

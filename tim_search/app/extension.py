@@ -16,7 +16,7 @@ from tim_search import config
 from tim_search.app import model_folder
 from tim_search.app.opening import check_named, check_seeds
 from tim_search.app.publishing import write_table
-from tim_search.gates import small_cells
+from tim_search.gates import small_cells, told_counts
 from tim_search.gates.plain import number, plain
 from tim_search.results import readings
 from tim_search.types import FINAL_FOLD, BadInput, Interrupted
@@ -84,15 +84,14 @@ def extend(
     above = folder.resolve().parent.parent
     search = above if (above / "search.yaml").is_file() else None
     _check(folder, search, shares, seeds, test, cohort, out)
-    model = model_folder.load(folder)
-    if out is not None and "scores" not in model.about:
-        raise BadInput(f"{folder}: has no test scores to put on a card. Name a folder that `tim-search train` wrote.")
+    model = _load(folder, out)
     note(f"Reading the cohort {cohort or model.about['cohort']}")
     seen = prepare(model, _open(search, cohort, (*model.tasks, task)), task)
     file = _file(folder, task)
     rows: list[dict[str, Any]] = []
     place = None
     small = model.about.get("small_cells", 0)
+    record = _record(seen, small)
     if test:
         assert search is not None
         readings.log(search, "extend", model=folder.name, task=task, seeds=list(range(seeds)))
@@ -100,17 +99,33 @@ def extend(
         for seed in range(seeds):
             fold = FINAL_FOLD if test else seed % seen.split.n_folds
             note(f"Training {task} from both starts, seed {seed}, " + ("test patients" if test else f"fold {fold}"))
-            rows += [plain(asdict(row)) for row in compare(model, seen, task, shares, seed, fold)]
+            reached = map(asdict, compare(model, seen, task, shares, seed, fold))
+            rows += [told_counts.of_extension(plain(row), task, record, small) for row in reached]
             write_table(file, _hidden(rows, small), "Bring the model to a folder you may write to.")
         table = summarise(rows)
         if out is not None:
             note(f"Adding {task} to the model")
-            place = _save(fit(model, seen, task), seen, task, table, search if test else None, out)
+            place = _save(fit(model, seen, task), seen, task, table, search if test else None, out, record)
     except KeyboardInterrupt:
         done = f"The seeds that were done are in {file}." if rows else "No seed was done."
         raise Interrupted(f"Stopped. {done}") from None
-    notes = tuple(_notes(model, seen, task, test))
-    return Extension(task, tuple(_hidden(rows, small)), tuple(_hidden(table, small)), file, place, notes)
+    shown, short = (tuple(_hidden(each, small)) for each in (rows, table))
+    return Extension(task, shown, short, file, place, tuple(_notes(model, seen, task, test)))
+
+
+def _load(folder: Path, out: Path | None) -> DeployedModel:
+    """The model; raises BadInput where an extended one is to be written and this one was not judged."""
+    model = model_folder.load(folder)
+    if out is not None and "scores" not in model.about:
+        raise BadInput(f"{folder}: has no test scores to put on a card. Name a folder that `tim-search train` wrote.")
+    return model
+
+
+def _record(cohort: Cohort, small: int) -> dict[str, Any]:
+    """What may be told of a cohort."""
+    from model.cohorts.manifest import describe
+
+    return small_cells.of_cohort(describe(cohort), small)
 
 
 def _hidden(rows: Sequence[dict[str, Any]], small: int) -> list[dict[str, Any]]:
@@ -196,7 +211,13 @@ def _open(search: Path | None, cohort: str | None, tasks: Sequence[str]) -> Coho
 
 
 def _save(
-    model: DeployedModel, cohort: Cohort, task: str, table: Sequence[dict[str, Any]], search: Path | None, out: Path
+    model: DeployedModel,
+    cohort: Cohort,
+    task: str,
+    table: Sequence[dict[str, Any]],
+    search: Path | None,
+    out: Path,
+    record: dict[str, Any],
 ) -> Path:
     """Write the extended model; its new task's score is that of the test patients where those were asked for."""
     from model.trained.final_training import evaluate
@@ -207,7 +228,8 @@ def _save(
     small = facts.get("small_cells", 0)
     if search is not None:
         readings.log(search, "extend", model=out.name, task=task, seeds=model.about["seeds"])
-        scores = [{**asdict(row), "rows": small_cells.near(row.rows, small)} for row in evaluate(model, cohort, [task])]
+        judged = evaluate(model, cohort, [task])
+        scores = [{**asdict(row), "rows": told_counts.of_test(task, row.rows, record, small)} for row in judged]
         facts["readings"] = len(readings.read(search))
     else:
         held_out = "" if best["pretrained"] is None else f" {best['pretrained']:.3f}"
@@ -227,7 +249,9 @@ def _save(
                 "why": why,
             }
         ]
-    facts["training"] = small_cells.of_training(model.about["training"], small)
+    labels = model.about["training"]["labels"]
+    labels = {**labels, task: told_counts.labels_of(task, labels[task], record, small)}
+    facts["training"] = {**model.about["training"], "labels": labels}
     facts["scores"] = [*model.about["scores"], *({**row, "value": number(row["value"])} for row in scores)]
     added = [pair for pair in cohort.overlaps if task in pair]
     facts["overlaps"] = [*model.about["overlaps"], *map(list, added)]

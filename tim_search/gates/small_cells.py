@@ -143,21 +143,6 @@ def _parts_in_doubt(parts: Sequence[Any], show: Shower, small: int) -> bool:
     return suppression.open_to_doubt(cells, visible, [*(interval(v, show) for v in parts), whole_interval], each, small)
 
 
-def of_training(training: Mapping[str, Any], small: int) -> dict[str, Any]:
-    """What a model keeps of its training rows (`deployed.train`), every count of labels and of inputs rounded."""
-    if not small:
-        return dict(training)
-    return {
-        **{key: count(training[key], small) for key in ("rows", "patients")},
-        "stopping": near(training.get("stopping", 0), small),
-        "labels": {
-            name: {key: near(value, small) for key, value in counts.items()}
-            for name, counts in training["labels"].items()
-        },
-        "present": {name: near(value, small) for name, value in training["present"].items()},
-    }
-
-
 def _modality(modality: Mapping[str, Any], n: Count, small: int) -> dict[str, Any]:
     absent, missing = modality["absent"], modality["column_missing"]
     there = _minus(n, absent)
