@@ -2,13 +2,22 @@
 
 import os
 import sys
-from pathlib import Path
 
-# Python puts the current folder first on the path here, where a `torch.py` would run in place of the library.
-if sys.path[:1] in ([""], [os.getcwd()]) and Path(__file__).resolve().parents[1] != Path.cwd().resolve():
-    del sys.path[0]
 
-from tim_search.cli import main
+def _without_current_folder() -> None:
+    """Take the current folder off the path, where Python puts it first here and a `torch.py` would run in its place."""
+    try:
+        here = os.getcwd()
+    except OSError:  # a folder that was removed
+        here = ""
+    copy = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    if sys.path[:1] in ([""], [here]) and (not here or copy != os.path.realpath(here)):
+        del sys.path[0]
+
+
+_without_current_folder()
+
+from tim_search.cli import main  # noqa: E402  (after the path has been cleared)
 
 if __name__ == "__main__":
     main()

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import ROOT
 from tests.support.searches import Call, trained_search, write_search
 from tim_search import tracking
 from tim_search.app import publishing, search_folder
@@ -116,15 +116,7 @@ def test_watching_sees_a_search_to_its_end(tmp_path: Path) -> None:
 
 
 def test_watching_ends_with_ctrl_c(started: Path) -> None:
-    command = [sys.executable, "-m", "tim_search", "status", str(started), "--watch", "--every", "60"]
-    watcher = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background of a shell ignore Ctrl-C, and what they start would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    watcher = started_to_be_stopped(started, "-m", "tim_search", "status", str(started), "--watch", "--every", "60")
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == "4 of 7 units, 0 failed\n"
     watcher.send_signal(signal.SIGINT)
@@ -134,42 +126,86 @@ def test_watching_ends_with_ctrl_c(started: Path) -> None:
     assert "Traceback" not in err
 
 
+#: Runs the command line; what opens the file of this name waits there, as on a slow disk, and says so.
+SLOW_DISK = """
+import sys
+from tim_search.gates import files
+
+opened, waits_for = files.open_regular, sys.argv.pop(1)
+
+def slow(path, *more):
+    if str(path).endswith(waits_for):
+        print("waits", flush=True)
+        exec("import time; time.sleep(60)")  # Python keeps in mind that it was interrupted in a text
+    return opened(path, *more)
+
+files.open_regular = slow
+from tim_search.__main__ import main
+main()
+"""
+
+
+def started_to_be_stopped(folder: Path, *command: str) -> subprocess.Popen[str]:
+    """A command of Python's in a folder, which a signal stops also where those who test ignore it."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # Tests that run in the background of a shell ignore Ctrl-C, and what they start would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "waits", "number"),
     [
         ("check s.yaml", "s.yaml", signal.SIGINT),
         ("check s.yaml", "s.yaml", signal.SIGTERM),
-        ("run s.yaml", "s.yaml", signal.SIGINT),
-        ("report out", "out/search.json", signal.SIGINT),
-        ("tim out", "out/search.json", signal.SIGINT),
+        pytest.param("run s.yaml", "s.yaml", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("report out", "out/search.json", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("tim out", "out/search.json", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("confirm out", "out/search.json", signal.SIGINT, marks=pytest.mark.slow),  # imports torch and Ray
-        ("cohort export ward copy", "ward/cohort.yaml", signal.SIGINT),
+        pytest.param("cohort export ward copy", "ward/cohort.yaml", signal.SIGINT, marks=pytest.mark.slow),
     ],
 )
 def test_any_command_tells_that_it_was_interrupted(
     tmp_path: Path, arguments: str, waits: str, number: signal.Signals
 ) -> None:
-    """A command that waits for its input is stopped there: a file that never ends, as one on a slow disk."""
+    """A command that waits for its input is stopped there, also in the middle of an `exec` of Python's."""
     path = tmp_path / waits
     path.parent.mkdir(exist_ok=True)
-    os.mkfifo(path)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "tim_search", *arguments.split()],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    with open(path, "wb"):  # opens once the command has opened it
-        time.sleep(0.05)  # it may not have come to reading yet
-        running.send_signal(number)
-        out, err = running.communicate(timeout=60)
-    assert running.returncode == 130
+    path.write_text("{}")
+    running = started_to_be_stopped(tmp_path, "-c", SLOW_DISK, waits, *arguments.split())
+    assert running.stdout is not None
+    assert running.stdout.readline() == "waits\n"
+    running.send_signal(number)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
     assert out == ""
-    told = err.splitlines()[-1]
-    assert told == "stopped: Interrupted; nothing is lost. The same command can be run again."
+    assert err.splitlines()[-1] == "stopped: Interrupted; nothing is lost. The same command can be run again."
     assert "Traceback" not in err
+
+
+def test_an_interruption_while_modules_are_loaded_is_told(tmp_path: Path) -> None:
+    """A library that is being loaded may swallow a KeyboardInterrupt, or make an error of its own of it."""
+    (tmp_path / "typer.py").write_text(
+        "import time\nprint('loading', flush=True)\ntry:\n    time.sleep(60)\nexcept BaseException:\n"
+        "    raise ImportError('half loaded')\n"
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from tim_search.cli import main; main()"
+        running = started_to_be_stopped(tmp_path, "-c", code, "status", "out")
+        assert running.stdout is not None
+        assert running.stdout.readline() == "loading\n"
+        running.send_signal(number)
+        assert running.communicate(timeout=60) == (
+            "",
+            "stopped: Interrupted before anything was done. The same command can be run again.\n",
+        )
+        assert running.returncode == 130
 
 
 # -------------------------------------------------------------------- checking

@@ -599,3 +599,28 @@ def test_the_surrogate_is_a_design(tmp_path: Path) -> None:
     assert (found.plan.rounds, found.plan.largest) == (3, 3)
     assert found.design["rule"] == "paper"
     assert config.load(write(tmp_path, "cohort: support2\ndesign: surrogate\n")).design == sections.SurrogateDesign()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"out: {'x' * 300}", "line 2, out: The path xxx.*at most 255 are possible. Choose another name."),
+        (f"ledger: {'x' * 300}", "line 2, ledger: The path xxx.*at most 255 are possible"),
+        (f"ledger: {'x/' * 3000}", "line 2, ledger: The path x/x.*at most 4096 are possible"),
+        (f"name: {'x' * 300}", "line 2, name: expected a name of up to 100 letters"),
+        (
+            "tracking_uri: http://host:999999",
+            r"line 2, tracking_uri: http://host:999999: expected http\(s\)://host:port",
+        ),
+        ("tracking_uri: http://[::1:5000/", "line 2, tracking_uri: .*: expected http.*Correct it."),
+        ("tracking_uri: http://me:hush@host:99999", "line 2, tracking_uri: http://host:99999: expected"),
+    ],
+)
+def test_names_and_hosts_that_nothing_can_have(tmp_path: Path, line: str, words: str) -> None:
+    message = refusal(tmp_path, f"cohort: support2\n{line}\n")
+    assert re.search(words, message), message
+    assert "hush" not in message
+
+
+def test_a_cohort_of_a_name_that_no_folder_can_have(tmp_path: Path) -> None:
+    assert "at most 255 are possible" in refusal(tmp_path, f"cohort: {'x' * 300}\n")

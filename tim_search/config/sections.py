@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from tim_search.gates import reading, urls
+from tim_search.gates import files, reading, urls
 from tim_search.ledger import storage
 from tim_search.tuning.space import TuningSection
 from tim_search.types import BadInput
@@ -57,6 +57,26 @@ def _left_out(value: Any) -> Any:
     return _names(value)
 
 
+def _path(value: Any) -> Any:
+    """A path that a file can have stays; another is an error."""
+    if isinstance(value, str | Path):
+        try:
+            files.checked_path(value)
+        except BadInput as error:
+            raise _error(str(error).removesuffix(".")) from None
+    return value
+
+
+def _tracking_uri(value: Any) -> Any:
+    """A URI stays; one whose host or port nobody can have is an error."""
+    if isinstance(value, str) and value.startswith("http"):
+        try:
+            urls.Recipient.of(value)
+        except BadInput as error:
+            raise _error(str(error).removesuffix(" Correct it.").rstrip(".") + ". Correct it") from None
+    return value
+
+
 def _ledger(value: Any) -> Any:
     """A path, or a URL that stays text; a URL that is no place for a ledger is an error."""
     if value is None or isinstance(value, Path):
@@ -64,7 +84,7 @@ def _ledger(value: Any) -> Any:
     if not isinstance(value, str):
         raise _error(f"expected a folder, or s3://bucket/prefix, got {reading.short(value)}. Change it")
     if not storage.is_url(value):
-        return Path(value)
+        return Path(_path(value))
     try:
         storage.check(value, "the search file")
     except BadInput as error:
@@ -274,11 +294,14 @@ _KEYS = (
 class SearchFile(_Section):
     """A search file. Only `cohort` has no default; after `load` every path in it is absolute."""
 
-    cohort: str = Field(min_length=1, description="`support2` (built in) or the path of a cohort folder")
+    cohort: Annotated[str, BeforeValidator(_path)] = Field(
+        min_length=1, description="`support2` (built in) or the path of a cohort folder"
+    )
     name: str = Field(
         default="search",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="a name of letters, digits, `.`, `_` and `-`",
+        max_length=100,  # folders and files are named by it
+        description="a name of up to 100 letters, digits, `.`, `_` and `-`",
     )
     tasks: Annotated[_Tasks | None, BeforeValidator(_names)] = Field(
         default=None, description="`all`, a list of task names or {all_but: [...]}"
@@ -322,7 +345,9 @@ class SearchFile(_Section):
     address: str | None = Field(
         default=None, min_length=1, description="a Ray address such as auto or ray://head:10001"
     )
-    out: Path | None = Field(default=None, description="a folder for everything the search writes")
+    out: Annotated[Path | None, BeforeValidator(_path)] = Field(
+        default=None, description="a folder for everything the search writes"
+    )
     ledger: Annotated[Path | str | None, BeforeValidator(_ledger)] = Field(
         default=None, description="a folder for the ledger, or s3://bucket/prefix"
     )
@@ -333,7 +358,7 @@ class SearchFile(_Section):
         le=MOST_SUBSETS,
         description="a whole number, 0 or 3 and more: counts of fewer patients are in nothing that is written",
     )
-    tracking_uri: str | None = Field(
+    tracking_uri: Annotated[str | None, BeforeValidator(_tracking_uri)] = Field(
         default=None,
         pattern=r"^(https?://[^\s/]|sqlite:////)\S+$",
         description="an MLflow URI: http(s)://host:port or sqlite:////absolute/path/mlflow.db",
