@@ -222,7 +222,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("resources: {cpus: 0}", ["resources.cpus: expected a number above 0", "got 0"]),
         ("capacity: lots", ["capacity: expected a whole number", "'lots'"]),
         ("device: gpu", ["device: expected auto, cpu, cuda or cuda:0 to cuda:99, got 'gpu'"]),
-        ("name: a/b", ["name: expected a name of letters", "'a/b'"]),
+        ("name: a/b", ["name: expected a name of up to 100 letters", "'a/b'"]),
         ("tracking_uri: here", ["tracking_uri: expected an MLflow URI", "'here'"]),
         ("tracking_uri: https://me:word@host", ["tracking_uri: ", "may hold no password"]),
         ("cohort: twice", ["line 2: the key cohort stands twice"]),
@@ -606,7 +606,7 @@ def test_the_surrogate_is_a_design(tmp_path: Path) -> None:
     [
         (f"out: {'x' * 300}", "line 2, out: The path xxx.*at most 255 are possible. Choose another name."),
         (f"ledger: {'x' * 300}", "line 2, ledger: The path xxx.*at most 255 are possible"),
-        (f"ledger: {'x/' * 3000}", "line 2, ledger: The path x/x.*at most 4096 are possible"),
+        (f"ledger: {'x/' * 3000}", "line 2, ledger: The path x/x.*at most 4,096 are possible"),
         (f"name: {'x' * 300}", "line 2, name: expected a name of up to 100 letters"),
         (
             "tracking_uri: http://host:999999",
