@@ -18,6 +18,7 @@ from tests.support import ROOT
 from tests.support.searches import Call, trained_search, write_search
 from tim_search import tracking
 from tim_search.app import publishing, search_folder
+from tim_search.ledger.ledger import Ledger
 from tim_search.loop import events
 from tim_search.loop.events import EventLog
 from tim_search.loop.manifest import Manifest
@@ -113,6 +114,23 @@ def test_watching_sees_a_search_to_its_end(tmp_path: Path) -> None:
     assert re.fullmatch(r"(\d of 7 units, 0 failed(, .*)?\n)+", out)
     assert out.splitlines()[-1].startswith("7 of 7 units")
     assert watcher.returncode == 0
+
+
+def test_a_look_at_a_search_that_trains_is_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units that are written between two readings of the ledger are not counted both as trained and as waiting."""
+    folder = trained_search(tmp_path / "small", n_subsets=2)
+    lacking, grown = Ledger.lacking, []
+
+    def grows(ledger: Ledger, *about: Any) -> Any:
+        answer = lacking(ledger, *about)
+        if not grown:
+            grown.append(True)
+            trained_search(folder)
+        return answer
+
+    monkeypatch.setattr(Ledger, "lacking", grows)
+    status = opened.open_search(folder).status()
+    assert (status["trained"], status["waiting"], status["finished"]) == (7, 0, True)
 
 
 def test_watching_ends_with_ctrl_c(started: Path) -> None:
@@ -225,7 +243,6 @@ def test_check_tells_what_is_missing_and_what_failed(call: Call, started: Path, 
 def test_check_takes_a_ledger_alone(call: Call, finished: Path, bucket: str) -> None:
     code, out, _ = call("check", finished / "ledger", "--json")
     assert (code, json.loads(out)["findings"]) == (0, [])
-    from tim_search.ledger.ledger import Ledger
 
     ledger = Ledger(f"{bucket}/ledger")
     ledger.absorb(Ledger(finished / "ledger"))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tim_search.gates.plain import write_json
-from tim_search.ledger.ledger import Ledger
+from tim_search.ledger.ledger import Ledger, Progress
 from tim_search.ledger.storage import LedgerWarning
 from tim_search.ledger.table import ScoreTable, lay_out
 from tim_search.loop.manifest import Manifest
@@ -37,6 +37,8 @@ from tim_search.tim.row import Method
 from tim_search.tuning import per_subset
 from tim_search.tuning.per_subset import PerSubset
 from tim_search.types import BadInput, Finding, Task, some
+
+_LOOKS = 5  # at a ledger that is written into at every one of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,8 +215,7 @@ class SearchResults:
         """
         manifest = self.manifest
         planned = manifest.planned_units
-        waiting = self._waiting()
-        held = self.ledger.progress(manifest.context.key, self.tasks.keys(), manifest.blocks)
+        held, waiting = self._standing()
         reasons = self.ledger.failures(manifest.context.key) if held.failed else {}
         seconds, latest, tuning = held.seconds, held.latest, None
         if self.own is not None:
@@ -256,8 +257,8 @@ class SearchResults:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LedgerWarning)  # the files it would warn of are findings already
             key = self.manifest.context.key
-            waiting, failures = self._waiting(), self.ledger.failures(key)
-            held = self.ledger.progress(key, self.tasks.keys(), self.manifest.blocks).trained
+            progress, waiting = self._standing()
+            held, failures = progress.trained, self.ledger.failures(key)
         if waiting:
             problem = f"{waiting} units that the search asks for at present are not in it ({held} are)."
             fix = f"Run the search to train them: tim-search run {self.folder / 'search.yaml'} --out {self.folder}"
@@ -266,6 +267,16 @@ class SearchResults:
             fix = "They are final; to train them again, search into a new ledger."
             findings.append(Finding(self.ledger.place, f"{count} units failed: {reason}.", fix, "warning"))
         return findings
+
+    def _standing(self) -> tuple[Progress, int]:
+        """(what the ledger holds, units that it lacks) at one moment, also while the search writes into it."""
+        for _ in range(_LOOKS):
+            files = self.ledger.storage.names("scores")
+            waiting = self._waiting()
+            held = self.ledger.progress(self.manifest.context.key, self.tasks.keys(), self.manifest.blocks)
+            if self.ledger.storage.names("scores") == files:
+                break
+        return held, waiting
 
     def _waiting(self) -> int:
         """Units that the plan asks for at present and the ledger lacks."""
