@@ -57,8 +57,8 @@ def cohort(seed: int, signal: float) -> Cohort:
     return make_cohort(f"made-{seed}", range(PATIENTS), range(PATIENTS), modalities, tasks, labels)
 
 
-def verdicts(subject: Cohort, settings: M3HSettings) -> list[str]:
-    """The verdict of each task."""
+def verdicts(subject: Cohort, settings: M3HSettings) -> list[tuple[str, str]]:
+    """(kind, verdict) of each task."""
     context = Context(subject.fingerprint, subject.columns_digest, subject.split.digest, "m3h", settings.text)
     tasks = subject.tasks
     executor: Any = SerialExecutor(trainer, TrainingPayload(subject, "m3h", settings), tasks)
@@ -73,7 +73,8 @@ def verdicts(subject: Cohort, settings: M3HSettings) -> list[str]:
                 )
                 run(plan, ledger, context_of(reference, context), tasks, folds_of(BLOCKS), own, 8)
         table = score_table(ledger.scores(context.key, columns=COLUMNS), tuple(tasks), BLOCKS, replicates=True)
-        return [answer.verdict for answer in learnt(table, ledger, context, tasks).values()]
+        answers = learnt(table, ledger, context, tasks).values()
+        return [(tasks[answer.task].kind, answer.verdict) for answer in answers]
 
 
 def main() -> None:
@@ -88,11 +89,12 @@ def main() -> None:
     for situation, expected in EXPECTED.items():
         settings = M3HSettings(batch_size=256, epochs=2) if situation == "too few updates" else by_default
         signal = 0.0 if situation == "nothing to learn" else 0.7
-        counts = Counter(verdict for seed in range(cohorts) for verdict in verdicts(cohort(seed, signal), settings))
-        right = counts[expected] / counts.total()
-        print(
-            json.dumps({"situation": situation, "expected": expected, **counts, "right": round(right, 3)}), flush=True
-        )
+        given = Counter(answer for seed in range(cohorts) for answer in verdicts(cohort(seed, signal), settings))
+        for kind in ("binary", "regression"):
+            counts = {verdict: number for (of, verdict), number in given.items() if of == kind}
+            right = counts.get(expected, 0) / sum(counts.values())
+            row = {"situation": situation, "kind": kind, "expected": expected, **counts, "right": round(right, 3)}
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
