@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -89,8 +90,8 @@ def modules(folder: str) -> list[Path]:
     return sorted(path for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
 
 
-def imported(path: Path) -> Iterator[tuple[str, bool, int]]:
-    """(full name, whether at module level, line) of every import that runs; `if TYPE_CHECKING` blocks do not."""
+def imported(path: Path, *, for_types: bool = False) -> Iterator[tuple[str, bool, int]]:
+    """(full name, whether at module level, line) of every import that runs; `for_types`: those for types too."""
 
     def walk(nodes: list[ast.stmt] | list[ast.AST], top: bool) -> Iterator[tuple[str, bool, int]]:
         for node in nodes:
@@ -101,7 +102,7 @@ def imported(path: Path) -> Iterator[tuple[str, bool, int]]:
                 assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
                 for alias in node.names:
                     yield f"{node.module}.{alias.name}", top, node.lineno
-            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not for_types:
                 yield from walk(node.orelse, top)
             else:
                 inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
@@ -155,13 +156,13 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 def test_no_circle_of_modules() -> None:
-    """Also none through imports inside functions; a package's `__init__` counts where names are taken from it."""
+    """Also none inside functions or for types; a package's `__init__` counts where names are taken from it."""
     names = {module_name(path) for path in PRODUCT}
     edges: dict[str, set[str]] = {}
     for path in PRODUCT:
         edges[module_name(path)] = {
             target
-            for name, _, _ in imported(path)
+            for name, _, _ in imported(path, for_types=True)
             if (target := _module_of(name, names)) and target != module_name(path)
         }
     done: set[str] = set()
@@ -208,6 +209,58 @@ def test_networks_import_a_training_stack_alone(path: Path) -> None:
         assert library in allowed, f"{path.name}:{line}: the networks may not import {name}"
         if library == "tim_search":
             assert package(name) in MODEL_KNOWS, f"{path.name}:{line}: the networks know {MODEL_KNOWS} alone"
+
+
+#: A file is read in one sitting, a function on one screen.
+FILE_LINES, FUNCTION_LINES = 450, 60
+#: Places that may be longer, and why.
+LONGER: dict[str, str] = {}
+
+#: Words that say nothing of what a name holds.
+VAGUE = {"found", "one", "known", "told", "kept", "said", "made"}
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=module_name)
+def test_files_and_functions_can_be_read(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    sizes = {module_name(path): (len(text.splitlines()), FILE_LINES)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            sizes[f"{module_name(path)}.{node.name}"] = (lines, FUNCTION_LINES)
+    long = {name: lines for name, (lines, most) in sizes.items() if lines > most and name not in LONGER}
+    assert not long, "split along a real seam, or add a reason to LONGER"
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=module_name)
+def test_names_say_what_they_hold(path: Path) -> None:
+    vague = [
+        f"{path.name}:{node.lineno}: {name}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (name := _bound(node)) in VAGUE
+    ]
+    assert not vague
+
+
+def _bound(node: ast.AST) -> str | None:
+    """The name that a node binds: a variable that is assigned, or an argument."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.id
+    return node.arg if isinstance(node, ast.arg) else None
+
+
+def test_the_page_shows_the_tree_as_it_is() -> None:
+    text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `((?:tim_search|model)\.\w+)` \|", text, re.MULTILINE)) == ORDER
+
+
+def test_the_reading_path_is_an_hour_long() -> None:
+    text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    path = [(name, int(lines)) for name, lines in re.findall(r"^\| `(\S+\.py)` \|.*\| (\d+) \|$", text, re.MULTILINE)]
+    assert len(path) > 5
+    for name, lines in path:
+        assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) == lines, f"{name} in docs/structure.md"
+    assert sum(lines for _, lines in path) <= 1500
 
 
 @pytest.mark.parametrize("path", modules("jobs"), ids=lambda path: path.stem)

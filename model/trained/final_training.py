@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,19 +110,28 @@ def train(
             "split": cohort.split.digest,
             "seeds": list(seeds),
             "rounded_for_small_cells": few,
-            "training": {
-                "rows": int(learn.sum()),
-                "patients": len(np.unique(cohort.patients[learn])),
-                "stopping": 0 if fold.stopping is None else len(fold.stopping),
-                "labels": {
-                    name: label_counts(task, labels[name][learn])
-                    for name, task in tasks.items()
-                    if task.kind != "clustering"
-                },
-                "present": {name: int(modality.present[learn].sum()) for name, modality in cohort.modalities.items()},
-            },
+            "training": _trained_on(cohort, tasks, labels, learn, fold),
         },
     )
+
+
+def _trained_on(
+    cohort: Cohort,
+    tasks: Mapping[str, Task],
+    labels: Mapping[str, NDArray[np.float64]],
+    learn: Bools,
+    fold: Fold,
+) -> dict[str, Any]:
+    """How many rows, patients, labels and values of each modality a model was trained on."""
+    return {
+        "rows": int(learn.sum()),
+        "patients": len(np.unique(cohort.patients[learn])),
+        "stopping": 0 if fold.stopping is None else len(fold.stopping),
+        "labels": {
+            name: label_counts(task, labels[name][learn]) for name, task in tasks.items() if task.kind != "clustering"
+        },
+        "present": {name: int(modality.present[learn].sum()) for name, modality in cohort.modalities.items()},
+    }
 
 
 def _member(payload: TrainingPayload, fold: Fold, subset: Subset, seed: int) -> Member:

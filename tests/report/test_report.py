@@ -36,6 +36,7 @@ from tim_search.report import figures, gallery, records, wording
 from tim_search.report import page as report
 from tim_search.report.chapters import asked, sources
 from tim_search.results import opened
+from tim_search.results.verdicts import verdicts
 from tim_search.tim import agreement
 from tim_search.tim import scores as tim
 from tim_search.tim.result import TimResult, most_telling
@@ -189,7 +190,7 @@ def test_the_answer_comes_first(tmp_path: Path) -> None:
     assert [name for name in page.ids if name in ("answer", "heatmap", "learnt", "words")] == [
         "answer", "heatmap", "learnt", "words"
     ]  # fmt: skip
-    for verdict in results.verdicts.values():
+    for verdict in verdicts(results).values():
         assert " ".join(verdict.sentence.split()) in page.text.replace(" : ", ": ")
     assert "None is surely behind them" in page.text
     assert "have not learnt" not in page.text

@@ -14,7 +14,7 @@ from tim_search.plans.expansion import Candidate, Expansion
 from tim_search.results import confirmation, opened
 from tim_search.results.confirmation import UNKNOWN, Confirmed, Contrast
 from tim_search.results.learnt import Behind, Learnt
-from tim_search.results.verdicts import Verdict, verdict
+from tim_search.results.verdicts import Verdict, verdict, verdicts
 from tim_search.types import Subset
 
 NAN = math.nan
@@ -110,7 +110,7 @@ def test_a_sample_says_how_to_go_on() -> None:
 
 
 def found(results: opened.SearchResults) -> Verdict:
-    return results.verdicts["a"]
+    return verdicts(results)["a"]
 
 
 def test_a_search_that_has_learnt_keeps_its_discovery(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_search_that_has_learnt_keeps_its_discovery(tmp_path: Path) -> None:
     assert results.tim().rejected[0, 1]
     assert found(results).words == "promising with b (not confirmed)"
     assert found(results).advised == ("a", "b")
-    assert list(results.verdicts) == ["a", "b", "c"]
+    assert list(verdicts(results)) == ["a", "b", "c"]
 
 
 def test_a_source_that_has_not_learnt_has_no_discovery_and_no_combination(tmp_path: Path) -> None:

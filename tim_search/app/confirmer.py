@@ -7,7 +7,7 @@ workers and ledger as a search, and writes down every reading of the test patien
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -101,18 +101,14 @@ def confirm(
     """
     check_named(address=address, by=None if all(groups) else "")
     check_seeds(seeds, 5)
-    if not 1 <= draws <= MOST_DRAWS:
-        raise BadInput(f"--draws: expected a whole number from 1 to {MOST_DRAWS}, got {draws}. 1000 is the default.")
+    _check_draws(draws)
     results = opened.open_search(folder)
     search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code)
     chosen, alone, used_rule = _combinations(results, rule, sources, given)
     together = subset(name for name in search.tasks if name != results.control)
     needed = confirmation.needed(chosen, together)
     runner.settle(search, needed, address, on_event)
-    settings = {
-        members: replace(search.settings, **{**values, "replicates": draws})
-        for members, values in choices.settings(results.folder, needed).items()
-    }
+    settings = _settings(search, results.folder, needed, draws)
     asked = confirmation.Asked(
         rule=used_rule,
         chosen=chosen,
@@ -125,6 +121,19 @@ def confirm(
     ).after(_before(results.folder))
     outcome = _train(search, results, asked, settings, address, on_event)
     return _written(opened.open_search(folder), search, asked, outcome, warn)
+
+
+def _check_draws(draws: int) -> None:
+    if not 1 <= draws <= MOST_DRAWS:
+        raise BadInput(f"--draws: expected a whole number from 1 to {MOST_DRAWS}, got {draws}. 1000 is the default.")
+
+
+def _settings(search: config.ResolvedSearch, folder: Path, subsets: Iterable[Subset], draws: int) -> dict[Subset, Any]:
+    """The network's settings for each subset: those tuned for it, with as many patient-bootstrap draws."""
+    return {
+        members: replace(search.settings, **{**values, "replicates": draws})
+        for members, values in choices.settings(folder, subsets).items()
+    }
 
 
 def _written(

@@ -92,8 +92,7 @@ def extend(
     place = None
     small = model.about.get("small_cells", 0)
     record = _record(seen, small)
-    if test:
-        assert search is not None
+    if test and search is not None:
         readings.log(search, "extend", model=folder.name, task=task, seeds=list(range(seeds)))
     try:
         for seed in range(seeds):

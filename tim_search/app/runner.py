@@ -32,7 +32,7 @@ from tim_search.types import BadInput, Subset, TrainerFactory, product_version
 
 
 def run_search(
-    found: config.ResolvedSearch,
+    search: config.ResolvedSearch,
     address: str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     warn: Callable[[str], None] = print,
@@ -40,7 +40,7 @@ def run_search(
     """Run a search to its end, or go on with it: what its ledger holds is not trained again.
 
     Args:
-        found: the search (`tim_search.resolve_search`).
+        search: as `tim_search.resolve_search` gives it.
         address: of a Ray cluster; overrides the search file's.
         on_event: told about progress.
         warn: takes warnings about MLflow, which never stop a search.
@@ -50,15 +50,15 @@ def run_search(
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
     check_named(address=address)
-    if found.awaits_tuning:
+    if search.awaits_tuning:
         raise BadInput(
-            f"search {found.file.name}: its file asks for tuning, and {found.out} keeps no choice made with these "
+            f"search {search.file.name}: its file asks for tuning, and {search.out} keeps no choice made with these "
             "settings. Tune it first (`tim-search tune`, or `tuning.tune`), then resolve the search again."
         )
-    manifest = prepare(found)
-    ledger = Ledger(found.ledger)
+    manifest = prepare(search)
+    ledger = Ledger(search.ledger)
     log = EventLog(
-        found.out,
+        search.out,
         warn,
         search=manifest.name,
         context=manifest.context.key,
@@ -70,7 +70,7 @@ def run_search(
         log.warning(message)
         warn(message)
 
-    tracker = tracker_of(manifest, found.out, found.tracking_uri, caution, capacity=found.capacity)
+    tracker = tracker_of(manifest, search.out, search.tracking_uri, caution, capacity=search.capacity)
     written: tuple[tuple[Path, ...], tuple[Path, ...]] = ((), ())
 
     def tell(event: Event) -> None:
@@ -81,16 +81,16 @@ def run_search(
         completed = event.round if event.kind == "done" else event.round - 1
         if event.kind == "done" or (event.kind == "round" and completed > 0):
             try:
-                written = publish(opened.open_search(found.out), tracker, completed, event)
+                written = publish(opened.open_search(search.out), tracker, completed, event)
             except (OSError, BadInput) as error:
                 caution(f"The figures and tables of round {completed} are not whole: {error} The ledger is whole.")
 
-    with log, tracker, contextlib.closing(ray_executor(found, config.training(found), address)) as executor:
-        references.train(found, executor)
-        outcome = _search(found, found.plan, executor, tell)
-        if found.own is not None:
-            publish_tuning(found, tracker)
-    return Finished(opened.open_search(found.out), outcome, *written, tuple(tracker.missed))
+    with log, tracker, contextlib.closing(ray_executor(search, config.training(search), address)) as executor:
+        references.train(search, executor)
+        outcome = _search(search, search.plan, executor, tell)
+        if search.own is not None:
+            publish_tuning(search, tracker)
+    return Finished(opened.open_search(search.out), outcome, *written, tuple(tracker.missed))
 
 
 def ray_executor(

@@ -30,7 +30,7 @@ from tim_search.report.chapters import answer, asked, cohort, maps, sources
 from tim_search.results import summary
 from tim_search.results.opened import SearchResults
 from tim_search.results.training_length import training_length
-from tim_search.results.verdicts import Verdict
+from tim_search.results.verdicts import Verdict, verdicts
 from tim_search.tim.result import MOST_SHOWN, TimResult, most_telling
 from tim_search.types import BadInput, duration, product_version
 
@@ -104,8 +104,8 @@ def content(
     dropped = [f"{column['modality']}.{column['column']}" for column in record["dropped"]] if record else []
     shown = most_telling(result, most, overlaps)
     attention = maps.attention(results, result, shown)
-    confirmed, verdicts = [plain(row) for row in confirmation], results.verdicts
-    advised = _not_contradicted(by_rule["lower_bound"], verdicts)
+    confirmed, by_source = [plain(row) for row in confirmation], verdicts(results)
+    advised = _not_contradicted(by_rule["lower_bound"], by_source)
     return {
         "name": manifest.name,
         "label": result.label,
@@ -119,7 +119,7 @@ def content(
         "asked": asked.asked(results),
         "cohort": cohort.cohort(record, small) if record else None,
         "small": small,
-        "verdicts": answer.verdicts(verdicts),
+        "verdicts": answer.verdicts(by_source),
         "references": answer.references(results),
         "length": str(training_length(results)),
         "maps": [maps.heatmap(result, kind, overlaps, tasks, most, results.not_learnt) for kind in ("value", "rank")],

@@ -30,7 +30,6 @@ from tim_search.plans.sequential import sizes
 from tim_search.results import grouping
 from tim_search.results.grouping import Grouping
 from tim_search.results.learnt import Learnt, learnt
-from tim_search.results.verdicts import Verdict, verdicts
 from tim_search.tim import scores as tim
 from tim_search.tim.result import TimResult
 from tim_search.tim.row import Method
@@ -119,16 +118,6 @@ class SearchResults:
     def not_learnt(self) -> tuple[str, ...]:
         """The tasks that the network alone has not learnt: nothing that others change in them is a finding."""
         return tuple(name for name, judged in self.learnt.items() if judged.verdict == "has not learnt")
-
-    @cached_property
-    def verdicts(self) -> dict[str, Verdict]:
-        """The one verdict on each source task (`results.verdicts`); raises BadInput for a damaged confirmation."""
-        # Imported here: pandas, which the scores can be read without.
-        from tim_search.results.confirmation import tested
-
-        metrics = {name: task.metric for name, task in self.tasks.items()}
-        expansions, _ = self.expand("lower_bound")
-        return verdicts(expansions, metrics, tested(self), self.learnt, sampled=self.plan.sample is not None)
 
     def tim(self, method: Method | Literal["auto"] = "auto", **options: Any) -> TimResult:
         """TIM scores of what is trained so far; options as of `tim_search.tim.scores.from_table`.

@@ -17,16 +17,17 @@ The kinds, in the order in which they are asked for:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tim_search.plans.expansion import Expansion
+from tim_search.results.confirmation import Confirmed, tested
 from tim_search.results.learnt import Learnt
 from tim_search.types import METRIC_WORDS, Subset, joined
 
 if TYPE_CHECKING:
-    from tim_search.results.confirmation import Confirmed
+    from tim_search.results.opened import SearchResults
 
 Kind: TypeAlias = Literal["keep alone", "promising", "confirmed", "refuted", "unclear", "has not learnt"]
 
@@ -150,20 +151,22 @@ def verdict(
     return of(*_untested(expansion, sampled))
 
 
-def verdicts(
-    expansions: Sequence[Expansion],
-    metrics: Mapping[str, str],
-    tests: Mapping[str, Sequence[Confirmed]],
-    learnt: Mapping[str, Learnt],
-    *,
-    sampled: bool = False,
-) -> dict[str, Verdict]:
-    """The verdict on every source, in the order of the expansions; arguments by source, as of `verdict`."""
+def verdicts(results: SearchResults) -> dict[str, Verdict]:
+    """The verdict on every source of a search, in their order.
+
+    Raises:
+        BadInput: the record of a confirmation is damaged.
+    """
+    tests, sampled = tested(results), results.plan.sample is not None
     return {
         each.source: verdict(
-            each, metrics[each.source], tests.get(each.source, ()), learnt.get(each.source), sampled=sampled
+            each,
+            results.tasks[each.source].metric,
+            tests.get(each.source, ()),
+            results.learnt.get(each.source),
+            sampled=sampled,
         )
-        for each in expansions
+        for each in results.expand("lower_bound")[0]
     }
 
 

@@ -38,7 +38,7 @@ def _values(given: Any) -> Any:
     if isinstance(given, dict) and {"low", "high"} <= set(given) <= {"low", "high", "log"}:
         numbers = [given["low"], given["high"]]
         if isinstance(given.get("log", False), bool) and all(
-            type(one) in (int, float) and math.isfinite(one) for one in numbers
+            type(end) in (int, float) and math.isfinite(end) for end in numbers
         ):
             return given
     raise _error(f"expected a list of values or {{low: 1, high: 2, log: true}}, got {reading.short(given)}")

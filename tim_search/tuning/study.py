@@ -321,15 +321,15 @@ class _Distinct(OptunaSearch):  # type: ignore[misc]
         self._of, self._progress = study, progress
         self._asked: dict[str, dict[str, Any]] = {}
         self._lost: set[str] = set()  # combinations whose process was lost too often
-        known = [(trial, trial.value(study)) for trial in progress.trials()]
-        known = [(trial, value) for trial, value in known if math.isfinite(value)]
+        valued = [(trial, trial.value(study)) for trial in progress.trials()]
+        answered = [(trial, value) for trial, value in valued if math.isfinite(value)]
         super().__init__(
             {f"settings/{name}": space for name, space in _distributions(study).items()},
             metric=_VALUE,
             mode="max",
             seed=study.seed,
-            points_to_evaluate=[{f"settings/{name}": v for name, v in trial.values.items()} for trial, _ in known],
-            evaluated_rewards=[value for _, value in known],
+            points_to_evaluate=[{f"settings/{name}": v for name, v in trial.values.items()} for trial, _ in answered],
+            evaluated_rewards=[value for _, value in answered],
         )
         for trial in progress.trials():
             if trial.missing(study):

@@ -47,7 +47,7 @@ class HeatmapData:
             shown ones are the most telling.
         tasks: M names in the order drawn: by department where there are departments, a negative control last.
         row_labels: names of the rows; by value they carry the metric the row is measured in.
-        kind: "rank" or "value".
+        kind: "rank" or "value"; raises BadInput for another one.
         cells: float (M, M); NaN where not estimable; 0 on the diagonal.
         limits: float (M,), by row: its colours run from -limit (blue) to +limit (red). By value each row has its own,
             since rows are measured in metrics of their own; by rank all rows share one.
@@ -103,8 +103,6 @@ def heatmap_data(
         search: name of the search, for the title.
         most: of more tasks than this the most telling are shown (`tim.most_telling`); ranks stay those among all.
         unlearnt: sources whose networks have not learnt.
-
-    Raises BadInput for another kind.
     """
     if kind not in ("rank", "value"):
         raise BadInput(f"heatmap: kind must be 'rank' or 'value', got {kind!r}.")
@@ -114,43 +112,53 @@ def heatmap_data(
     names = tuple(shown[index] for index in placed)
     order = [result.tasks.index(name) for name in names]
     at = np.ix_(order, order)
-    estimate = np.asarray(result.estimate, float)
     diagonal = np.eye(len(names), dtype=bool)
-    cells = rank_heatmap(estimate).astype(float) if kind == "rank" else estimate.copy()
-    cells[~np.isfinite(estimate)] = np.nan
-    cells = cells[at]
-    cells[diagonal] = 0.0
+    cells = np.where(diagonal, 0.0, _cells(result, kind)[at])
     hatched = overlap_mask(names, overlaps)
     grey = np.array([name in unlearnt for name in names])
     plain = ~hatched & ~diagonal & ~grey[:, None]
     excludes_zero = ((np.asarray(result.low) > 0) | (np.asarray(result.high) < 0))[at] & plain
     discovered = np.asarray(result.rejected, bool)[at] & plain
-    if kind == "rank":
-        limits = np.full(len(names), max(len(result.tasks) - 1, 1), float)
-    else:
-        telling = ~hatched & ~diagonal & np.array([name != result.control for name in names])
-        limits = np.array([_limit(row[use]) or _limit(row) or 1.0 for row, use in zip(cells, telling, strict=True)])
-    shades = np.where(hatched, 0.0, np.clip(cells / limits[:, None], -1, 1))
-    shades[grey] = np.nan
+    limits = _limits(result, names, kind, cells, ~hatched & ~diagonal)
+    shades = np.where(grey[:, None], np.nan, np.where(hatched, 0.0, np.clip(cells / limits[:, None], -1, 1)))
     muted = plain & ~excludes_zero & ~discovered & np.isfinite(cells) & (kind == "value")
-    numbers = _numbers(cells, grey, kind) if len(names) <= MAX_TASKS_WITH_NUMBERS else None
-    part = f"the {len(names)} most telling of {len(result.tasks)} tasks" if len(names) < len(result.tasks) else ""
     return HeatmapData(
-        title=" · ".join(text for text in (search, f"{result.label}, by {kind}", part) if text),
+        title=_title(search, result, kind, len(names)),
         tasks=names,
-        row_labels=tuple(placing.with_metric(name, tasks) if kind == "value" else name for name in names),
+        row_labels=tuple(placing.with_metric(name, tasks) for name in names) if kind == "value" else names,
         kind=kind,
         cells=cells,
         limits=limits,
         shades=shades,
         muted=muted,
         unlearnt=grey,
-        numbers=numbers,
+        numbers=_numbers(cells, grey, kind) if len(names) <= MAX_TASKS_WITH_NUMBERS else None,
         hatched=hatched,
         excludes_zero=excludes_zero,
         discovered=discovered,
         departments=departments,
     )
+
+
+def _cells(result: TimResult, kind: HeatmapKind) -> NDArray[np.float64]:
+    """(M, M) scores, or their ranks; NaN where there is no score."""
+    estimate = np.asarray(result.estimate, float)
+    return np.where(np.isfinite(estimate), rank_heatmap(estimate) if kind == "rank" else estimate, np.nan)
+
+
+def _title(search: str, result: TimResult, kind: HeatmapKind, n_shown: int) -> str:
+    part = f"the {n_shown} most telling of {len(result.tasks)} tasks" if n_shown < len(result.tasks) else ""
+    return " · ".join(text for text in (search, f"{result.label}, by {kind}", part) if text)
+
+
+def _limits(
+    result: TimResult, names: Sequence[str], kind: HeatmapKind, cells: NDArray[np.float64], telling: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Where the colours of each row end (n,): at the highest rank; by value see `_limit`, telling cells first."""
+    if kind == "rank":
+        return np.full(len(names), max(len(result.tasks) - 1, 1), float)
+    telling = telling & np.array([name != result.control for name in names])
+    return np.array([_limit(row[use]) or _limit(row) or 1.0 for row, use in zip(cells, telling, strict=True)])
 
 
 def _limit(cells: NDArray[np.float64]) -> float:
