@@ -124,16 +124,7 @@ def content(
         "length": str(training_length(results)),
         "maps": [maps.heatmap(result, kind, overlaps, tasks, most, results.not_learnt) for kind in ("value", "rank")],
         "attention": attention,
-        "sources": [
-            sources.source(row, result, paper, confirmed, verdicts[row["source"]].words)
-            for row, paper in zip(short["sources"], by_rule["paper"], strict=True)
-            if row["source"] in set(shown)
-        ],
-        "others": [
-            sources.line(row, verdicts[row["source"]].words)
-            for row in short["sources"]
-            if row["source"] not in set(shown)
-        ],
+        **_sources(short["sources"], result, by_rule["paper"], confirmed, by_source, shown),
         "several": len(result.tasks),
         "fold": _UNFOLDED,
         "sharing": short["sharing"],
@@ -143,13 +134,32 @@ def content(
         "settings": asked.settings(results),
         "context": {key: getattr(manifest.context, key) for key in ("key", "cohort", "columns", "split", "network")},
         "versions": {"search made by tim-search": manifest.version, **records.versions(results.folder)},
-        "tables": _tables(result, verdicts, shown, by_rule, attention, confirmed),
+        "tables": _tables(result, by_source, shown, by_rule, attention, confirmed),
     }
 
 
 def _not_contradicted(expansions: Sequence[Expansion], verdicts: Mapping[str, Verdict]) -> list[Expansion]:
     """The expansions without those whose combination the test patients leave open or refute."""
     return [each for each in expansions if not each.holds or verdicts[each.source].kind in ("promising", "confirmed")]
+
+
+def _sources(
+    rows: Sequence[Mapping[str, Any]],
+    result: TimResult,
+    paper: Sequence[Expansion],
+    confirmed: Sequence[Mapping[str, Any]],
+    verdicts: Mapping[str, Verdict],
+    shown: Sequence[str],
+) -> dict[str, list[Any]]:
+    """A chapter for each source that is `shown`, a line for each of the others."""
+    chapters, lines = list[Any](), list[Any]()
+    for row, expanded in zip(rows, paper, strict=True):
+        words = verdicts[row["source"]].words
+        if row["source"] in shown:
+            chapters.append(sources.source(row, result, expanded, confirmed, words))
+        else:
+            lines.append(sources.line(row, words))
+    return {"sources": chapters, "others": lines}
 
 
 def _tables(
