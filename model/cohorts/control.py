@@ -12,10 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from model.cohorts.cohort import Cohort
-from tim_search.types import BadInput, Task, digest
-
-#: What the name of a control ends with.
-SUFFIX = "_permuted"
+from tim_search.types import BadInput, Task
+from tim_search.types.control import SUFFIX, fingerprint
 
 
 def control_of(tasks: Mapping[str, Task]) -> str | None:
@@ -51,7 +49,7 @@ def with_control(cohort: Cohort, task: str) -> Cohort:
             f"control: the cohort {cohort.name} has a task {name} already. Rename it, or write `control: false` in the "
             "design of the search."
         )
-    key = digest(["permuted control", cohort.fingerprint, cohort.split.digest, task])
+    key = fingerprint(cohort.fingerprint, cohort.split.digest, task)
     rng = np.random.default_rng(int(key, 16))
     given = np.asarray(cohort.labels[task], np.float64)
     labels = given.copy()

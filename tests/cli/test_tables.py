@@ -85,17 +85,19 @@ def test_a_status_counts_the_tasks_it_does_not_name() -> None:
 def test_a_comparison_of_many_tasks_shows_what_is_certain_first() -> None:
     tasks = [f"t{k:02d}" for k in range(22)]
     cells = [
-        {"source": a, "task": b, "first": 0.01, "second": 0.01, "certain": [False, False]}
+        {"source": a, "task": b, "first": 0.01, "second": 0.01, "certain": [False, False], "discovery": [False, False]}
         for a in tasks
         for b in tasks
         if a != b
     ]
-    cells[400]["certain"] = [True, True]
+    cells[400] |= {"certain": [True, True], "discovery": [True, False]}
     cells[300] |= {"first": 0.9, "second": None}
     content = {"searches": ["one", "two"], "tasks": tasks, "cells": cells, "rows": dict.fromkeys(tasks), "notes": []}
     text = told(score_tables.comparison({**content, "agreement": None, "same_sign": None}))
     assert "the 40 clearest of 462" in " ".join(text.split())
     assert "+0.0100*" in text
+    assert "+0.0100\N{DEGREE SIGN}" in text
+    assert "* a discovery" in text
     assert len(text.splitlines()) < 80
     few = {
         **content,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.references import search_with_references
 from tests.support.searches import Call, trained_search
 from tim_search.results import comparison, opened
-from tim_search.types import BadInput
+from tim_search.results.merge import differences, merge
+from tim_search.types import BadInput, Context
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,63 @@ def test_the_command_tells_both(two: tuple[Path, Path], call: Call) -> None:
     code, out, _ = call("compare", *two)
     assert code == 0
     assert "side by side" in out
+
+
+def test_discoveries_and_certain_cells_have_marks_of_their_own(tmp_path: Path, call: Call) -> None:
+    """`b` helps `a` by ten times its error: a discovery; others are certain by luck at most."""
+    results = search_with_references(tmp_path, 0.7)
+    both = comparison.compare(results, results)
+    result = results.tim()
+    np.testing.assert_array_equal(both.discovery[0], result.rejected)
+    np.testing.assert_array_equal(both.certain[1], (result.low > 0) | (result.high < 0))
+    assert both.discovery[:, 0, 1].all()
+    cell = next(cell for cell in both.record()["cells"] if (cell["source"], cell["task"]) == ("a", "b"))
+    assert (cell["discovery"], cell["certain"]) == ([True, True], [True, True])
+    lines = call("compare", tmp_path, tmp_path)[1].splitlines()
+    assert any(" b " in line and line.count("*") == 2 for line in lines)
+    alone = call("tim", tmp_path)[1]
+    for mark in ("* a discovery", "\N{DEGREE SIGN} certain by itself, no discovery"):
+        assert any(mark in line for line in lines)
+        assert mark in alone
+
+
+def test_differing_lengths_of_training_are_told_in_words(tmp_path: Path) -> None:
+    short, long = (
+        search_with_references(
+            tmp_path / name, 0.7, Context("c", "d", "s", "m3h", json.dumps({"batch_size": 64, "epochs": epochs}))
+        )
+        for name, epochs in (("short", 3), ("long", 40))
+    )
+    record = {"parts": [{"part": "test", "samples": 50}, *({"part": f"fold {k}", "samples": 100} for k in range(5))]}
+    (tmp_path / "short" / "cohort.json").write_text(json.dumps(record))
+    note = next(note for note in comparison.compare(short, long).notes if "length" in note)
+    assert "about 21 updates, 3 epochs, minibatches of 64 against 40 epochs, minibatches of 64" in note
+    assert "depends on how long networks train" in note
+    assert not any("length" in note for note in comparison.compare(short, short).notes)
+
+
+def test_what_has_not_learnt_is_told(tmp_path: Path) -> None:
+    ours, theirs = (search_with_references(tmp_path / name, level) for name, level in (("one", 0.7), ("two", 0.8)))
+    assert [note for note in comparison.compare(ours, theirs).notes if "not learnt a" in note]
+
+
+def test_a_control_that_joined_is_no_other_cohort(tmp_path: Path) -> None:
+    plain = opened.open_search(trained_search(tmp_path / "plain", design="exact"))
+    sampled = trained_search(tmp_path / "sampled", design={"sampled": {"n": 10}})
+    joined = opened.open_search(sampled)
+    assert joined.control == "hospdead_permuted"
+    assert plain.manifest.context.cohort != joined.manifest.context.cohort
+    for notes in (comparison.compare(plain, joined).notes, comparison.compare(joined, plain).notes):
+        assert any("The cohort is the same; the negative control hospdead_permuted joined" in note for note in notes)
+        assert not any("cohorts differ" in note for note in notes)
+    ours, theirs = plain.manifest, joined.manifest
+    assert differences(ours.context, theirs.context, ours.control, theirs.control) == [
+        "the negative control hospdead_permuted, which only one of them has"
+    ]
+    with pytest.raises(BadInput, match="differ in the negative control hospdead_permuted, which only one of them has"):
+        merge([str(plain.folder), str(sampled)], str(tmp_path / "out"))
+    other = replace(plain.manifest.context, cohort="another one")
+    assert differences(other, theirs.context, None, theirs.control) == ["the cohort's content"]
 
 
 def test_bad_input_is_told(two: tuple[Path, Path], call: Call, tmp_path: Path) -> None:

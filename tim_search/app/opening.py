@@ -35,7 +35,9 @@ def reopen(
     file = config.load(results.folder / "search.yaml", allow_code=allow_code)
     search = config.resolve(file, results.folder, allow_code=allow_code)
     if search.context != results.manifest.context:
-        differ = "; ".join(merge.differences(results.manifest.context, search.context))
+        differ = "; ".join(
+            merge.differences(results.manifest.context, search.context, results.control, search.design.get("control"))
+        )
         raise BadInput(
             f"{results.folder} holds the search {results.manifest.name!r} with another context: {differ} differ. "
             f"The cohort {search.cohort.name} or the training settings are no longer those of the search, so "

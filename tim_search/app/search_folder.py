@@ -48,7 +48,9 @@ def check_folder(search: config.ResolvedSearch) -> None:
     else:
         earlier = Manifest.read(search.out)
         if earlier.context != search.context:
-            differ = "; ".join(merge.differences(earlier.context, search.context))
+            differ = "; ".join(
+                merge.differences(earlier.context, search.context, earlier.control, search.design.get("control"))
+            )
             raise BadInput(
                 f"{search.out} holds the search {earlier.name!r} with another context: {differ} differ. Scores of two "
                 "contexts do not compare. Name another output folder with --out, or go back to the earlier settings "

@@ -17,6 +17,12 @@ from tim_search.tim.result import TimResult, surest
 #: Characters a column of the TIM matrix takes; a matrix that does not fit the terminal is shown as a list.
 _CELL = 11
 
+#: What the marks of scores mean, in every table.
+MARKS = (
+    "* a discovery: Benjamini-Hochberg at a false discovery rate of 10 %.",
+    "\N{DEGREE SIGN} certain by itself, no discovery: its 95 % interval excludes 0, as one in twenty does by luck.",
+)
+
 
 def matrix(result: TimResult, width: int, overlaps: Iterable[tuple[str, str]] = ()) -> RenderableType:
     """The TIM scores, row = source task; as a list where the terminal is too narrow for the matrix.
@@ -38,7 +44,7 @@ def _cell(result: TimResult, i: int, j: int) -> Text:
     value = float(result.estimate[i, j])
     if not np.isfinite(value):
         return Text("-", style="dim")
-    mark = "*" if result.rejected[i, j] else ""
+    mark = _mark(bool(result.rejected[i, j]), bool(result.low[i, j] > 0 or result.high[i, j] < 0))
     return Text(f"{value:+.4f}{mark}", style=colour(value))
 
 
@@ -88,13 +94,18 @@ def _score_row(result: TimResult, i: int, j: int) -> tuple[Text, Text, str]:
     return task, _cell(result, i, j), span
 
 
+def _mark(discovery: bool, certain: bool) -> str:
+    """The mark of a score in every table; "" where it has none."""
+    return "*" if discovery else "\N{DEGREE SIGN}" if certain else ""
+
+
 def _notes(result: TimResult) -> list[Text]:
-    lines = ["* a discovery: Benjamini-Hochberg at a false discovery rate of 10 %.", *result.notes]
+    lines = [*MARKS, *result.notes]
     return [Text(f"  {line}", style="dim") for line in lines]
 
 
 def comparison(content: Mapping[str, Any]) -> Group:
-    """Two searches side by side: `comparison.Comparison.record`. A score marked * has an interval without zero."""
+    """Two searches side by side: `comparison.Comparison.record`, marked like the scores of one search."""
     first, second = content["searches"]
     table = plain_table("TIM scores side by side", "source task", "trained with", first, second, "ranks agree")
 
@@ -102,7 +113,8 @@ def comparison(content: Mapping[str, Any]) -> Group:
         value = cell[which]
         if value is None:
             return Text("")
-        return Text(f"{value:+.4f}", style=colour(value)).append("*" if cell["certain"][place] else " ")
+        mark = _mark(cell["discovery"][place], cell["certain"][place])
+        return Text(f"{value:+.4f}", style=colour(value)).append(mark or " ")
 
     shown = content["cells"]
     if len(content["tasks"]) > MOST_SOURCES:
@@ -128,12 +140,13 @@ def comparison(content: Mapping[str, Any]) -> Group:
             f"{content['agreement']:+.2f} on average; as far from 0 by chance: {content['chance']:.2f}"
         )
     if content["same_sign"] is not None:
-        facts["same sign"] = f"{content['same_sign']:.0%} of the cells that are certain in both"
-    return Group(table, pairs({**facts, **{f"note {n}": text for n, text in enumerate(content["notes"], 1)}}))
+        facts["same sign"] = f"{content['same_sign']:.0%} of the cells whose intervals exclude 0 in both"
+    marks = [Text(f"  {line}", style="dim") for line in MARKS]
+    return Group(table, *marks, pairs({**facts, **{f"note {n}": text for n, text in enumerate(content["notes"], 1)}}))
 
 
 def _clearest(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The cells of a comparison that are certain in both searches, then in one, then the largest of their rows."""
+    """The cells with intervals without zero in both searches, then in one, then the largest of their rows."""
     largest: dict[str, float] = {}
     for cell in cells:
         largest[cell["source"]] = max(largest.get(cell["source"], 1e-300), abs(cell["first"] or 0.0))

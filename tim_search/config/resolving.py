@@ -16,6 +16,7 @@ from tim_search.tuning import choices, per_subset, space
 from tim_search.tuning.choices import Study
 from tim_search.tuning.space import TuningSection
 from tim_search.types import BadInput, Context, Finding, Resources, Subset, subset
+from tim_search.types.control import SUFFIX
 
 if TYPE_CHECKING:
     from model.cohorts.cohort import Cohort
@@ -181,7 +182,7 @@ class _Opened(NamedTuple):
 def _open(search: SearchFile, allow_code: bool) -> _Opened:
     """The cohort of a search file, or what is wrong with the file; raises BadInput for a cohort that cannot be read."""
     # Imported here: a cohort needs pandas and pyarrow, which reading a search file does not.
-    from model.cohorts.control import SUFFIX, control_of, with_control
+    from model.cohorts.control import control_of, with_control
     from model.sources.opening import open_cohort
 
     settings, findings = network.settings(search.network, search.training, {}, allow_code)

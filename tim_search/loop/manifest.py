@@ -70,6 +70,11 @@ class Manifest:
     version: str = field(default_factory=product_version)
     created: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
+    @property
+    def control(self) -> str | None:
+        """The task with permuted labels, if the search has one."""
+        return self.design.get("control")
+
     def write(self, folder: str | Path) -> Path:
         """Write `search.json` into an output folder, whole or not at all; returns its path."""
         plain = asdict(self)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from tim_search.gates.plain import number
 from tim_search.results.opened import SearchResults
+from tim_search.results.training_length import training_length
 from tim_search.tim.agreement import Agreement, rank_agreement
 from tim_search.tim.result import TimResult
-from tim_search.types import BadInput, overlap_mask
+from tim_search.types import BadInput, control, overlap_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Comparison:
         tasks: M shared tasks, in the order of the first search.
         estimate: float64 (2, M, M), row = source task; NaN where not estimable.
         certain: bool (2, M, M), whether the interval excludes zero.
+        discovery: bool (2, M, M), whether the effect is a discovery of its search (see `TimResult.rejected`).
         agreement: of the ranks, row by row; pairs of overlapping targets take no part.
         same_sign: share of the cells certain in both that have one sign; NaN where there is none.
         notes: what the reader must know, in words.
@@ -36,6 +38,7 @@ class Comparison:
     tasks: tuple[str, ...]
     estimate: NDArray[np.float64]
     certain: NDArray[np.bool_]
+    discovery: NDArray[np.bool_]
     agreement: Agreement
     same_sign: float
     notes: tuple[str, ...]
@@ -56,7 +59,8 @@ class Comparison:
                     "task": self.tasks[j],
                     "first": number(self.estimate[0, i, j]),
                     "second": number(self.estimate[1, i, j]),
-                    "certain": [bool(self.certain[0, i, j]), bool(self.certain[1, i, j])],
+                    "certain": self.certain[:, i, j].tolist(),
+                    "discovery": self.discovery[:, i, j].tolist(),
                 }
                 for i in m
                 for j in m
@@ -83,26 +87,53 @@ def compare(first: SearchResults, second: SearchResults) -> Comparison:
     a, b = first.manifest, second.manifest
     names = (a.name, b.name) if a.name != b.name else (str(first.folder), str(second.folder))
     parts = [_part(result, tasks) for result in (ours, theirs)]
-    estimate, certain = (np.stack(each) for each in zip(*parts, strict=True))
+    estimate, certain, discovery = (np.stack(each) for each in zip(*parts, strict=True))
     overlapping = overlap_mask(tasks, (*a.overlaps, *b.overlaps))
     both = certain.all(0) & ~overlapping & ~np.eye(len(tasks), dtype=bool)
     same = np.sign(estimate[0]) == np.sign(estimate[1])
+    notes = _notes(first, second)
+    if ours.label != theirs.label:
+        notes.insert(0, f"The scores are not the same quantity: {ours.label} against {theirs.label}.")
+    agreement = rank_agreement(estimate[0], estimate[1], overlapping)
+    same_sign = float(same[both].mean()) if both.any() else np.nan
+    return Comparison(names, tasks, estimate, certain, discovery, agreement, same_sign, tuple(notes))
+
+
+def _notes(first: SearchResults, second: SearchResults) -> list[str]:
+    """In what the two searches differ, and what that means for whoever compares them."""
+    a, b = first.manifest, second.manifest
     notes = []
     if a.context.cohort != b.context.cohort:
-        notes.append("The cohorts differ: what is compared is two populations as well.")
+        if control.joined_only_one(a.context, b.context, a.control, b.control):
+            notes.append(
+                f"The cohort is the same; the negative control {a.control or b.control} joined in one search only, so "
+                "that its subsets have one more task to hold."
+            )
+        else:
+            notes.append("The cohorts differ: what is compared is two populations as well.")
     elif (a.context.columns, a.context.split) != (b.context.columns, b.context.split):
         notes.append("The input columns or the split differ.")
-    if ours.label != theirs.label:
-        notes.append(f"The scores are not the same quantity: {ours.label} against {theirs.label}.")
     if a.context.network != b.context.network:
         notes.append(f"The networks differ: {a.context.network} against {b.context.network}.")
-    agreement = rank_agreement(estimate[0], estimate[1], overlapping)
-    return Comparison(
-        names, tasks, estimate, certain, agreement, float(same[both].mean()) if both.any() else np.nan, tuple(notes)
-    )
+    ours, theirs = training_length(first), training_length(second)
+    if ours != theirs:
+        notes.append(
+            f"The trainings differ in length: {ours} against {theirs}. What a task gives to another depends on how "
+            "long networks train, so a difference between the searches may be no more than that."
+        )
+    notes += [
+        f"{results.folder}: the network has not learnt {', '.join(results.not_learnt)}, so nothing is found there."
+        for results in (first, second)
+        if results.not_learnt
+    ]
+    return notes
 
 
-def _part(result: TimResult, tasks: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _part(
+    result: TimResult, tasks: tuple[str, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Scores, whether their intervals exclude zero, and discoveries (M, M) of the tasks in common."""
     at = np.ix_(*[[result.tasks.index(name) for name in tasks]] * 2)
     estimate = np.asarray(result.estimate, float)[at]
-    return estimate, ((np.asarray(result.low) > 0) | (np.asarray(result.high) < 0))[at]
+    certain = (np.asarray(result.low) > 0) | (np.asarray(result.high) < 0)
+    return estimate, certain[at], np.asarray(result.rejected, bool)[at]

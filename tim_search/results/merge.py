@@ -17,7 +17,7 @@ from tim_search.ledger.ledger import Ledger
 from tim_search.loop.manifest import Manifest
 from tim_search.plans import from_design as plans
 from tim_search.results.opened import small_cells_of
-from tim_search.types import BadInput, Context, Unit, canonical
+from tim_search.types import BadInput, Context, Unit, canonical, control
 
 _WORDS: Mapping[str, str] = {
     "cohort": "the cohort's content",
@@ -105,14 +105,22 @@ def _steps(place: str) -> tuple[str, ...]:
     return tuple(place.rstrip("/").split("/")) if storage.is_url(place) else Path(place).resolve().parts
 
 
-def differences(ours: Context, theirs: Context) -> list[str]:
-    """In words, what differs between two contexts; of their settings, which."""
+def differences(
+    ours: Context, theirs: Context, our_control: str | None = None, their_control: str | None = None
+) -> list[str]:
+    """In words, what differs between two contexts; of their settings, which.
+
+    With the names of their searches' negative controls, a cohort that a control has joined is told as no other cohort.
+    """
     words = []
+    joined = control.joined_only_one(ours, theirs, our_control, their_control)
     for item in fields(Context):
         a, b = getattr(ours, item.name), getattr(theirs, item.name)
         if a == b:
             continue
-        if item.name == "settings" and (named := _settings(a, b)):
+        if item.name == "cohort" and joined:
+            words.append(f"the negative control {our_control or their_control}, which only one of them has")
+        elif item.name == "settings" and (named := _settings(a, b)):
             words.append(f"{_WORDS['settings']} ({named})")
         elif item.name == "network":
             words.append(f"the network ({a} and {b})")
@@ -177,7 +185,7 @@ def _manifest(manifests: Mapping[str, Manifest]) -> Manifest | None:
     (place, first), *others = manifests.items()
     for other_place, other in others:
         if other.context != first.context:
-            reasons = "; ".join(differences(first.context, other.context))
+            reasons = "; ".join(differences(first.context, other.context, first.control, other.control))
             raise BadInput(f"{place} and {other_place} differ in {reasons}. Scores of two contexts do not compare.")
         if {task.name for task in other.tasks} != {task.name for task in first.tasks}:
             apart = {task.name for task in first.tasks} ^ {task.name for task in other.tasks}

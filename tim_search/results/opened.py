@@ -62,7 +62,7 @@ class SearchResults:
     @property
     def control(self) -> str | None:
         """The task with permuted labels, if the search has one."""
-        return self.manifest.design.get("control")
+        return self.manifest.control
 
     @cached_property
     def own(self) -> PerSubset | None:
