@@ -23,7 +23,7 @@ from model.training.trainer import TrainingPayload, trainer
 from tim_search.executors.contract import WithSettings
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
-from tim_search.ledger.table import COLUMNS, score_table
+from tim_search.ledger.table import lay_out
 from tim_search.loop.run import run
 from tim_search.plans.static import StaticPlan
 from tim_search.results.learnt import learnt
@@ -72,7 +72,7 @@ def verdicts(subject: Cohort, settings: M3HSettings) -> list[tuple[str, str]]:
                     WithSettings(executor, settings_of(reference, context)),
                 )
                 run(plan, ledger, context_of(reference, context), tasks, folds_of(BLOCKS), own, 8)
-        table = score_table(ledger.scores(context.key, columns=COLUMNS), tuple(tasks), BLOCKS, replicates=True)
+        table = lay_out(ledger.sheet(context.key, replicates=True), tuple(tasks), BLOCKS)
         answers = learnt(table, ledger, context, tasks).values()
         return [(tasks[answer.task].kind, answer.verdict) for answer in answers]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tim_search.ledger.table import empty, score_table
+from tests.support.ledgers import score_table
+from tim_search.ledger.table import empty
 from tim_search.types import Unit
 
 ROWS = [

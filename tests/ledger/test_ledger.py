@@ -28,10 +28,10 @@ from numpy.testing import assert_array_equal
 
 from tests.support import ROOT
 from tests.support.fake_trainer import CONTEXT, TASKS, value
-from tests.support.ledgers import KEY, SUBSETS, plain, result, units
+from tests.support.ledgers import KEY, SUBSETS, plain, result, score_table, units
 from tim_search.ledger import Ledger, LedgerError, LedgerWarning, upkeep
 from tim_search.ledger import ledger as ledger_module
-from tim_search.ledger.table import lay_out, score_table
+from tim_search.ledger.table import lay_out
 from tim_search.types import Pack, PackResult, Score, Unit, failed
 
 OTHER = replace(CONTEXT, settings='{"width":4}')

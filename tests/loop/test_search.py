@@ -19,10 +19,11 @@ import pytest
 
 from tests.support import ROOT, fake_trainer
 from tests.support.fake_trainer import CONTEXT, TASKS, Behaviour, value
+from tests.support.ledgers import score_table
 from tim_search.executors.contract import Executor
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger, LedgerError
-from tim_search.ledger.table import ScoreTable, score_table
+from tim_search.ledger.table import ScoreTable
 from tim_search.loop import run as search
 from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans.contract import Plan

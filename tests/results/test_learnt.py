@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.ledgers import score_table
 from tim_search.ledger import Ledger
-from tim_search.ledger.table import COLUMNS, score_table
 from tim_search.results.learnt import Learnt, learnt
 from tim_search.types import Context, Pack, PackResult, Score, Task, Unit
 from tim_search.types.references import context_of
@@ -38,7 +38,7 @@ def verdict(folder: Path, alone: float | None, sd: float = 0.005, task: str = "a
         for number, (reference, level) in enumerate(references.items()):
             key = context_of("k-means" if reference == "k_means" else reference, CONTEXT)  # type: ignore[arg-type]
             ledger.append(rows(task, ((0, 0), (0, 1)), level, sd, 2 + number), key)
-    table = score_table(ledger.scores(CONTEXT.key, columns=COLUMNS), tuple(TASKS), BLOCKS, replicates=True)
+    table = score_table(ledger.scores(CONTEXT.key), tuple(TASKS), BLOCKS, replicates=True)
     return learnt(table, ledger, CONTEXT, TASKS)[task]
 
 

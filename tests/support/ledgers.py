@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import chain, combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tests.support.fake_trainer import CONTEXT, TASKS, Behaviour, FakeTrainer
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.storage import Storage
+from tim_search.ledger.table import ScoreTable, lay_out
 from tim_search.loop.manifest import Manifest
-from tim_search.types import Context, Pack, PackResult, Unit
+from tim_search.types import Context, Pack, PackResult, Sheet, Subset, Unit
 
 SUBSETS = [members for size in (1, 2, 3) for members in combinations("abcdef", size)]
 KEY = ["context", "subset", "seed", "fold", "part", "task", "metric"]
@@ -86,3 +89,55 @@ class Mortal:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+
+def score_table(
+    frame: pd.DataFrame,
+    tasks: Sequence[str],
+    blocks: Sequence[tuple[int, int]] | None = None,
+    *,
+    replicates: bool = False,
+) -> ScoreTable:
+    """A table from rows of a frame, row by row: what `lay_out` must give from a sheet.
+
+    Args:
+        frame: rows of one context with columns subset (sequence of str), seed, fold, task, score, status, and
+            replicates (sequence of float) where asked for; primary validation rows only (see `Ledger.scores`).
+        tasks: M task names; rows of subsets with a task outside them are left out.
+        blocks: (seed, fold) pairs to lay out; None takes all that occur, sorted.
+        replicates: also lay out the bootstrap replicates; rows without them are NaN.
+    """
+    objects = frame["subset"].tolist()
+    # Rows of one subset mostly share one object (see `Ledger.scores`): Python works once a subset, not once a row.
+    ids = np.fromiter(map(id, objects), np.int64, len(objects))
+    _, first, same = np.unique(ids, return_index=True, return_inverse=True)
+    numbers: dict[Subset, int] = {}
+    number_of_object = [numbers.setdefault(tuple(sorted(objects[at])), len(numbers)) for at in first.tolist()]
+    codes, words = frame["task"].factorize()
+    every = sorted(set().union(words, *numbers))
+    place = {name: index for index, name in enumerate(every)}
+    membership = np.zeros((len(numbers), len(every)), bool)
+    for index, key in enumerate(numbers):
+        membership[index, [place[name] for name in key]] = True
+    good = (frame["status"] == "ok").to_numpy(bool)
+    drawn = None
+    if replicates and "replicates" in frame:
+        draws = [() if draw is None else draw for draw in frame["replicates"]]
+        lengths = np.fromiter(map(len, draws), np.int64, len(draws))
+        drawn = lengths, np.fromiter(chain.from_iterable(draws), np.float32, int(lengths.sum()))
+    n = len(frame)
+    return lay_out(
+        Sheet(
+            tuple(every),
+            membership,
+            np.ones(n, np.int64),
+            np.array(number_of_object, np.int32)[same] if n else np.zeros(0, np.int32),
+            frame["seed"].to_numpy(np.int64),
+            frame["fold"].to_numpy(np.int64),
+            np.array([place[word] for word in words], np.int32)[codes] if n else np.zeros(0, np.int32),
+            np.where(good, frame["score"].to_numpy(float), np.nan),
+            drawn,
+        ),
+        tasks,
+        blocks,
+    )

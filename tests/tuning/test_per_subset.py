@@ -23,10 +23,11 @@ from hypothesis.extra.numpy import arrays
 
 from tests.support import ROOT
 from tests.support.fake_trainer import CONTEXT, TASKS, begun_under
+from tests.support.ledgers import score_table
 from tests.support.tuned_trainer import Payload, Settings, reached, trainer
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
-from tim_search.ledger.table import ScoreTable, score_table
+from tim_search.ledger.table import ScoreTable
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans.contract import Plan, progress

@@ -11,7 +11,7 @@ from tim_search import config
 from tim_search.config import designs
 from tim_search.executors.packing import packs
 from tim_search.ledger.ledger import Ledger
-from tim_search.ledger.table import COLUMNS, score_table
+from tim_search.ledger.table import lay_out
 from tim_search.plans import power
 from tim_search.types.columns import Subsets
 
@@ -30,7 +30,7 @@ def forecast(search: config.ResolvedSearch) -> dict[str, Any]:
     """
     context, tasks, own = search.context.key, tuple(search.tasks), search.own
     ledger = Ledger(search.ledger)
-    table = score_table(ledger.scores(context, columns=COLUMNS), tasks, search.blocks, replicates=True)
+    table = lay_out(ledger.sheet(context, replicates=True), tasks, search.blocks)
     wanted = search.plan.ask(table)
     # Where every subset tries all combinations of settings, a unit is that many trainings.
     tried = [context] if own is None else [own.context_of(values).key for values in own.values]
@@ -104,7 +104,7 @@ def _power(search: config.ResolvedSearch, ledger: Ledger) -> dict[str, Any] | No
     design = search.plan.sample
     if design is None:
         return None
-    pilot = score_table(ledger.scores(search.context.key, columns=COLUMNS), tuple(search.tasks), replicates=True)
+    pilot = lay_out(ledger.sheet(search.context.key, replicates=True), tuple(search.tasks))
     answer = power.power(pilot, design, search.blocks, search.design.get("control"))
     return {
         "smallest": answer.smallest,

@@ -9,21 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tim_search.types import Sheet, Subset, Unit
 from tim_search.types.columns import Subsets
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-#: Columns of the ledger that `score_table` reads, replicates among them.
-COLUMNS = ("subset", "seed", "fold", "task", "score", "status", "replicates")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,60 +105,14 @@ def empty(tasks: Sequence[str], blocks: Sequence[tuple[int, int]]) -> ScoreTable
     )
 
 
-def score_table(
-    frame: pd.DataFrame,
-    tasks: Sequence[str],
-    blocks: Sequence[tuple[int, int]] | None = None,
-    *,
-    replicates: bool = False,
-) -> ScoreTable:
-    """Lay ledger rows out as a `ScoreTable`.
+def lay_out(sheet: Sheet, tasks: Sequence[str], blocks: Sequence[tuple[int, int]] | None = None) -> ScoreTable:
+    """Scores as a `ScoreTable`.
 
     Args:
-        frame: rows of one context with columns subset (sequence of str), seed, fold, task, score, status, and
-            replicates (sequence of float) where asked for; primary validation rows only (see `Ledger.scores`).
-        tasks: M task names; rows of subsets with a task outside them are left out.
+        sheet: of one context, primary scores only (see `Ledger.sheet`).
+        tasks: M task names; subsets with a task outside them are left out.
         blocks: (seed, fold) pairs to lay out; None takes all that occur, sorted.
-        replicates: also lay out the bootstrap replicates; rows without them are NaN.
     """
-    objects = frame["subset"].tolist()
-    # Rows of one subset mostly share one object (see `Ledger.scores`): Python works once a subset, not once a row.
-    ids = np.fromiter(map(id, objects), np.int64, len(objects))
-    _, first, same = np.unique(ids, return_index=True, return_inverse=True)
-    numbers: dict[Subset, int] = {}
-    number_of_object = [numbers.setdefault(tuple(sorted(objects[at])), len(numbers)) for at in first.tolist()]
-    codes, words = frame["task"].factorize()
-    every = sorted(set().union(words, *numbers))
-    place = {name: index for index, name in enumerate(every)}
-    membership = np.zeros((len(numbers), len(every)), bool)
-    for index, key in enumerate(numbers):
-        membership[index, [place[name] for name in key]] = True
-    good = (frame["status"] == "ok").to_numpy(bool)
-    drawn = None
-    if replicates and "replicates" in frame:
-        draws = [() if draw is None else draw for draw in frame["replicates"]]
-        lengths = np.fromiter(map(len, draws), np.int64, len(draws))
-        drawn = lengths, np.fromiter(chain.from_iterable(draws), np.float32, int(lengths.sum()))
-    n = len(frame)
-    return lay_out(
-        Sheet(
-            tuple(every),
-            membership,
-            np.ones(n, np.int64),
-            np.array(number_of_object, np.int32)[same] if n else np.zeros(0, np.int32),
-            frame["seed"].to_numpy(np.int64),
-            frame["fold"].to_numpy(np.int64),
-            np.array([place[word] for word in words], np.int32)[codes] if n else np.zeros(0, np.int32),
-            np.where(good, frame["score"].to_numpy(float), np.nan),
-            drawn,
-        ),
-        tasks,
-        blocks,
-    )
-
-
-def lay_out(sheet: Sheet, tasks: Sequence[str], blocks: Sequence[tuple[int, int]] | None = None) -> ScoreTable:
-    """Lay scores out as a `ScoreTable`: `score_table` for millions of rows (see `Ledger.sheet`)."""
     tasks = tuple(tasks)
     if blocks is None:
         pairs = np.unique(np.column_stack([sheet.seed, sheet.fold]), axis=0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tim_search.ledger.ledger import Ledger
-from tim_search.ledger.table import COLUMNS, ScoreTable, score_table
+from tim_search.ledger.table import ScoreTable, lay_out
 from tim_search.types import Context, Task
 from tim_search.types.references import REFERENCES, Reference, context_of, folds_of, tasks_of
 
@@ -76,11 +76,10 @@ def learnt(
         control: the negative control, which is not judged.
     """
     by_reference = {
-        reference: score_table(
-            ledger.scores(context_of(reference, context).key, part=None, columns=COLUMNS),
+        reference: lay_out(
+            ledger.sheet(context_of(reference, context).key, part=None, replicates=True),
             tasks_of(reference, tasks, control),
             folds_of(table.blocks),
-            replicates=True,
         )
         for reference in REFERENCES
         if tasks_of(reference, tasks, control)

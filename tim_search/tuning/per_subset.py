@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tim_search.ledger.ledger import Ledger
-from tim_search.ledger.table import score_table
+from tim_search.ledger.table import lay_out
 from tim_search.types import Attention, Context, Pack, PackResult, Score, Subset, Task, Unit, canonical
 
 if TYPE_CHECKING:
@@ -99,8 +99,19 @@ class PerSubset:
         self, ledger: Ledger, tasks: Mapping[str, Task], subsets: Sequence[Subset], control: str | None = None
     ) -> NDArray[np.float64]:
         """(V, len(subsets), blocks) mean skill of each unit's tasks; NaN where one failed or is not trained yet."""
-        frames = self._frames(ledger, subsets, (*_UNIT, "task", "score", "status", "primary"))
-        return self._skills(frames, tasks, subsets, control)
+        skills = np.full((len(self.values), len(subsets), len(self.blocks)), np.nan)
+        for number, values in enumerate(self.values):
+            # Every part: which patients judge a unit follows from its fold.
+            table = lay_out(ledger.sheet(self.context_of(values).key, part=None), tuple(tasks), self.blocks)
+            for row, members in enumerate(subsets):
+                if members in table.rows:
+                    reached = table.scores[table.rows[members]]
+                    each = [
+                        skill(tasks[name].metric, reached[:, table.tasks.index(name)])
+                        for name in counted(members, tasks, control)
+                    ]
+                    skills[number, row] = np.mean(each, axis=0)
+        return skills
 
     def answers(
         self, ledger: Ledger, tasks: Mapping[str, Task], subsets: Sequence[Subset], control: str | None = None
@@ -110,8 +121,8 @@ class PerSubset:
         Each row is that of the chosen combination, but for `seconds`: the time that all combinations took, because so
         much was the price of the answer.
         """
-        frames = self._frames(ledger, subsets, _SCORE)
-        chosen = choose(self._skills(frames, tasks, subsets, control), [fold for _, fold in self.blocks])
+        frames = self._frames(ledger, subsets)
+        chosen = choose(self.skills(ledger, tasks, subsets, control), [fold for _, fold in self.blocks])
         taken = {
             Unit(members, *block): int(chosen[row, layer])
             for row, members in enumerate(subsets)
@@ -168,33 +179,17 @@ class PerSubset:
             for row, (members, at) in enumerate(zip(subsets, best(skills).tolist(), strict=True))
         ]
 
-    def _frames(self, ledger: Ledger, subsets: Sequence[Subset], columns: Sequence[str]) -> list[pd.DataFrame]:
+    def _frames(self, ledger: Ledger, subsets: Sequence[Subset]) -> list[pd.DataFrame]:
         """The rows of the subsets in the blocks, a frame for each combination."""
         wanted, blocks = set(subsets), set(self.blocks)
         frames = []
         for values in self.values:
             # Every part: which patients judge a unit follows from its fold.
-            rows = ledger.scores(self.context_of(values).key, primary=False, part=None, columns=columns)
+            rows = ledger.scores(self.context_of(values).key, primary=False, part=None, columns=_SCORE)
             units = zip(*(rows[name].tolist() for name in _UNIT), strict=True)
             inside = [tuple(members) in wanted and (seed, fold) in blocks for members, seed, fold in units]
             frames.append(rows[np.array(inside, bool)])
         return frames
-
-    def _skills(
-        self, frames: Sequence[pd.DataFrame], tasks: Mapping[str, Task], subsets: Sequence[Subset], control: str | None
-    ) -> NDArray[np.float64]:
-        skills = np.full((len(self.values), len(subsets), len(self.blocks)), np.nan)
-        for number, frame in enumerate(frames):
-            table = score_table(frame[frame["primary"]], tuple(tasks), self.blocks)
-            for row, members in enumerate(subsets):
-                if members in table.rows:
-                    reached = table.scores[table.rows[members]]
-                    each = [
-                        skill(tasks[name].metric, reached[:, table.tasks.index(name)])
-                        for name in counted(members, tasks, control)
-                    ]
-                    skills[number, row] = np.mean(each, axis=0)
-        return skills
 
 
 def of(context: Context) -> PerSubset | None:

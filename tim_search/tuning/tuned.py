@@ -15,7 +15,7 @@ from typing import Literal
 
 from tim_search.executors.contract import Executor, WithSettings
 from tim_search.ledger.ledger import Ledger
-from tim_search.ledger.table import COLUMNS, ScoreTable, score_table
+from tim_search.ledger.table import ScoreTable, lay_out
 from tim_search.loop import run as search
 from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans.contract import Plan, progress
@@ -155,8 +155,7 @@ class _Events:
 
 
 def _table(own: PerSubset, ledger: Ledger, tasks: Mapping[str, Task]) -> ScoreTable:
-    rows = ledger.scores(own.context.key, part=None, columns=COLUMNS)
-    return score_table(rows, tuple(tasks), own.blocks, replicates=True)
+    return lay_out(ledger.sheet(own.context.key, part=None, replicates=True), tuple(tasks), own.blocks)
 
 
 def _batches(subsets: Sequence[Subset], size: int) -> Iterator[tuple[Subset, ...]]:
