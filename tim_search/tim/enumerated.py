@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from tim_search.tim import estimators
-from tim_search.tim.estimators import Array, Linear
-from tim_search.tim.row import Row, Source, mean, spread, variance_of_mean, with_total
+from tim_search.tim.estimators import Array
+from tim_search.tim.paired import paired_error
+from tim_search.tim.row import Row, Source, mean, spread
 
 
-def enumerated_row(source: Source, size: int, distinct_folds: bool) -> Row:
+def enumerated_row(source: Source, size: int) -> Row:
     """Exact or restricted scores in each block, and their mean over the blocks that have them."""
     q = source.members.shape[1]
     weights, complete = estimators.enumerated(source.members, size)
@@ -17,27 +18,17 @@ def enumerated_row(source: Source, size: int, distinct_folds: bool) -> Row:
     each = np.full((source.scores.shape[1], q), np.nan)
     for b, y in enumerate(source.scores.T):
         each[b, complete] = _weighted(weights, used, y[:, None])[complete, 0]
-    present = np.isfinite(each)
-    n_present = present.sum(axis=0)
-    patients, n_draws = np.full(q, np.nan), 0
+    draws = None
     if source.replicates is not None:
-        n_draws = source.replicates.shape[2]
-        draws = np.zeros((q, n_draws))
-        for b, values in enumerate(source.replicates.transpose(1, 0, 2)):
-            draws += np.where(present[b][:, None], _weighted(weights, used, values), 0.0)
-        patients = spread(draws / np.maximum(n_present, 1)[:, None])
-    patients[n_present == 0] = np.nan
-    sampling = np.where(n_present > 0, 0.0, np.nan)
-    row = with_total(
-        mean(each.T),
-        Linear(weights, sampling, np.full(q, np.inf), np.zeros(len(source.members))),
-        (np.sqrt(variance_of_mean(each)), np.maximum(n_present - 1.0, 1.0)),
-        (patients, n_draws),
-        distinct_folds,
-    )
-    unknown = np.isnan(row.seed) & np.isnan(row.patients)
-    row.variances[1:, unknown] = np.nan
-    return row
+        draws = np.stack([_weighted(weights, used, values) for values in source.replicates.transpose(1, 0, 2)])
+        draws = np.where(np.isfinite(each)[:, :, None], draws, np.nan)
+    error, estimate = paired_error(each, draws), mean(each.T)
+    patients = np.full(q, np.nan) if draws is None else spread(mean(np.moveaxis(draws, 0, -1)))
+    seen, unseen = np.fmax(error.between, error.shown), np.where(np.isnan(error.variance), np.nan, error.unseen)
+    unseen = np.where(np.isnan(unseen) & np.isfinite(seen), 0.0, unseen)
+    variances = np.stack([np.where(np.isfinite(estimate), 0.0, np.nan), seen, unseen])
+    dfs = np.stack([np.full(q, np.inf), error.block_df, error.draw_df])
+    return Row(estimate, np.sqrt(error.between), patients, variances, dfs, error)
 
 
 def enumerated_second(source: Source) -> Array:

@@ -16,10 +16,11 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 
 from tim_search.ledger.table import ScoreTable
 from tim_search.tim.estimators import Array, Linear
+from tim_search.tim.paired import PairedError
 
 Mask: TypeAlias = NDArray[np.bool_]
 Method: TypeAlias = Literal["exact", "restricted", "blup", "gls", "ols", "msr"]
@@ -29,7 +30,8 @@ class Row(NamedTuple):
     """One source's cells: the estimate (q,), the errors of seeds and of patients (q,), and what the total adds up.
 
     `variances` and `dfs` (3, q) are the squared errors that enter the total, of subset sampling, seeds and patients,
-    and their degrees of freedom.
+    and their degrees of freedom. Where all subsets were trained the estimate is a mean over blocks: `paired` then holds
+    what its interval and its test are made of.
     """
 
     estimate: Array
@@ -37,6 +39,7 @@ class Row(NamedTuple):
     patients: Array
     variances: Array
     dfs: Array
+    paired: PairedError | None = None
 
     @property
     def sampling(self) -> Array:
@@ -129,15 +132,25 @@ def degrees_of_freedom(rows: Sequence[Row]) -> list[Array]:
 
 def tail(row: Row, df: Array) -> Array:
     """P(t < -|estimate| / se), (q,); one half for an estimate of exactly 0."""
+    if row.paired is not None:
+        return row.paired.p_value(row.estimate) / 2
     total = row.total
     ratio = np.divide(abs(row.estimate), total, out=np.full(len(total), np.inf), where=total != 0)
     ratio = np.where(row.estimate == 0, 0.0, ratio)
     return np.where(np.isnan(total), np.nan, stdtr(df, -ratio))
 
 
+def half_width(row: Row, df: Array, confidence: float) -> Array:
+    """Half of the interval (q,), with `df` degrees of freedom where the row is no mean over blocks."""
+    if row.paired is not None:
+        return row.paired.half_width(confidence)
+    return np.asarray(row.total * stdtrit(df, (1 + confidence) / 2))
+
+
 def masked(row: Row, keep: Mask) -> Row:
-    """The row with NaN in the cells that are not kept."""
-    return Row(*(np.where(keep, values, np.nan) for values in row))
+    """The sampled row with NaN in the cells that are not kept."""
+    estimate, seed, patients, variances, dfs = (np.where(keep, values, np.nan) for values in row[:5])
+    return Row(estimate, seed, patients, variances, dfs)
 
 
 def mean(values: Array) -> Array:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 from threadpoolctl import threadpool_limits
 
 from tim_search.ledger.table import ScoreTable
@@ -23,7 +22,7 @@ from tim_search.tim.enumerated import enumerated_row, enumerated_second
 from tim_search.tim.estimators import Array
 from tim_search.tim.many_rows import apart_of, rows_of_many
 from tim_search.tim.result import TimResult, discoveries, label_of
-from tim_search.tim.row import Method, Outline, Row, degrees_of_freedom, masked, outline, source_of, tail
+from tim_search.tim.row import Method, Outline, Row, degrees_of_freedom, half_width, masked, outline, source_of, tail
 from tim_search.tim.sampled import sampled_rows
 from tim_search.types import overlap_mask, some
 
@@ -82,7 +81,7 @@ def compute(table: ScoreTable, asked: Question) -> TimResult:
 
     estimate, se = _square([row.estimate for row in rows]), _square([row.total for row in rows])
     df, df_tests = _degrees_of_freedom(rows, methods), _degrees_of_freedom(tests, methods)
-    half = se * stdtrit(_square(df), (1 + asked.confidence) / 2)
+    half = _square([half_width(row, free, asked.confidence) for row, free in zip(rows, df, strict=True)])
     p_value = _square([2 * tail(row, free) for row, free in zip(tests, df_tests, strict=True)])
     parts = {name: _square([getattr(row, name) for row in rows]) for name in ("sampling", "seed", "patients")}
     notes += caveats(table, outlines, methods, asked.size, estimate, p_value, asked.interactions)
@@ -135,7 +134,7 @@ def _estimated(table: ScoreTable, asked: Question, distinct_folds: bool, notes: 
         method, rows, tests, second = sampled_rows(sources, method, size, distinct_folds, notes)
         return _Estimated([method] * m, rows, list(tests), second, outlines, n_subsets)
     methods: list[Method] = [method] * m
-    rows = [enumerated_row(source, size or m, distinct_folds) for source in sources]
+    rows = [enumerated_row(source, size or m) for source in sources]
     tests = list(rows)
     second = [enumerated_second(source) for source in sources] if asked.interactions else []
     if asked.lost:
