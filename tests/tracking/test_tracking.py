@@ -121,6 +121,27 @@ def test_the_newest_heatmap_is_the_last_published(store: str, tmp_path: Path) ->
     )
 
 
+def test_the_answer_of_many_tasks_with_odd_names(store: str) -> None:
+    names = [f"task {k} (50 %)" for k in range(300)]
+    with Tracker(store, "many", "id-many") as tracker:
+        tracker.answer(
+            "x" * 10_000,
+            [{"source": name, "verdict": "unclear"} for name in names],
+            {
+                f"{kind}.{name}": 0.5
+                for kind in ("alone", "best", "reference.linear", "reference.none")
+                for name in names
+            },
+        )
+    assert tracker.missed == []
+    (row,) = [one for one in searches(store).to_dict("records") if one["search"] == "many"]
+    data = MlflowClient(tracking_uri=store).get_run(row["run_id"]).data
+    assert len(data.metrics) == 1200
+    assert data.metrics["reference.linear.task 299 _50 __"] == 0.5
+    assert data.tags["verdict.task 0 _50 __"] == "unclear"
+    assert len(data.tags["mlflow.note.content"]) == 6000
+
+
 def test_a_started_search_goes_on_in_the_same_run_and_keeps_its_first_parameters(store: str) -> None:
     with Tracker(store, "resumed", "id-4", settings={"budget": 100}) as tracker:
         tracker.metrics({"units_done": 1}, step=1)
@@ -535,6 +556,20 @@ def test_a_server_takes_and_gives_and_dies_in_the_middle(
     warnings: list[str] = []
     with server(server_folder, port) as process, Tracker(uri, "remote", "id-1", warn=warnings.append) as tracker:
         tracker.heatmap(result(1), [figure(tmp_path)], round=1)
+        tracker.answer("old words", [{"source": "a", "verdict": "unclear"}], {"alone.a": 0.1})
+        tracker.answer(
+            "a: **keep alone**", [{"source": "a", "verdict": "keep alone"}], {"alone.a": 0.7, "best.a": float("nan")}
+        )
+        client = MlflowClient(tracking_uri=uri)
+        (run,) = client.search_runs(
+            [client.get_experiment_by_name("tim-search").experiment_id],
+            "metrics.`alone.a` > 0.5 and tags.kind = 'search'",
+        )
+        assert run.data.tags["mlflow.note.content"] == "a: **keep alone**"
+        assert run.data.tags["verdict.a"] == "keep alone"
+        assert run.data.metrics == {"alone.a": 0.7}, "the newest of each, and what is not known is left out"
+        kind = client.get_experiment_by_name("tim-search").tags["mlflow.experimentKind"]
+        assert kind == "custom_model_development", "MLflow's pages open under model training"
         tracker.ledger(pd.DataFrame({"score": [0.5]}))
         newest = newest_heatmap(uri, "remote", tmp_path / "fetched")
         assert newest.figures["heatmap_rank.png"].read_bytes() == figure(tmp_path).read_bytes()

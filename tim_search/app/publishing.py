@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tim_search import config
+from tim_search.app import answer
 from tim_search.app.opening import check_named
 from tim_search.gates.files import write_durably
 from tim_search.loop.manifest import Manifest
@@ -118,6 +119,7 @@ def publish(
         write_table(results.folder / "tables" / "expansion.csv", expansion.rows(expansions)),
     )
     tracker.metrics({"units_done": event.done, "units_failed": event.failed, "seconds": event.seconds}, completed)
+    tracker.answer(answer.description(results), *answer.values(results))
     tracker.heatmap(result, heatmaps, completed)
     tracker.expansion(expansions, sharing, expanded)
     tracker.ledger(results.ledger.scores(results.manifest.context.key, primary=False, part=None))

@@ -29,7 +29,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -40,8 +40,12 @@ from tim_search.types import BadInput
 
 #: Tag of the experiments that hold searches, so that queries need not look into all others.
 MARK = "tim_search"
+#: Tags of a new experiment: MLflow's pages open its runs as trainings of models, and not as traces of language models.
+_EXPERIMENT_TAGS = {MARK: "1", "mlflow.experimentKind": "custom_model_development"}
 #: MLflow cuts longer values of tags and parameters, with a warning only.
 MAX_VALUE = 6000
+#: What MLflow takes at once.
+_MOST_METRICS, _MOST_TAGS = 1000, 100
 #: Folder of the artifacts, beside a SQLite database.
 ARTIFACTS = "mlartifacts"
 
@@ -263,7 +267,9 @@ def experiment(client: MlflowClient, uri: str, name: str, warn: Callable[[str], 
     path, there = sqlite_path(uri), client.get_experiment_by_name(name)
     if there is None:
         artifacts = (path.parent / ARTIFACTS).as_uri() if path is not None else None
-        there = client.get_experiment(client.create_experiment(name, artifact_location=artifacts, tags={MARK: "1"}))
+        there = client.get_experiment(
+            client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS)
+        )
     elif there.lifecycle_stage == "deleted":
         raise OSError(
             f"its experiment {name} is deleted. Restore it: MLFLOW_TRACKING_URI={redacted_url(uri)} mlflow experiments "
@@ -348,8 +354,21 @@ def fetch(client: MlflowClient, uri: str, run: Run, name: str, destination: str)
 def log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> None:
     """Log numbers of a run; what is not finite is left out."""
     now = int(time.time() * 1000)
-    finite = [Metric(key, float(value), now, step) for key, value in values.items() if math.isfinite(value)]
-    client.log_batch(run_id, metrics=finite)
+    finite = [Metric(_key(key), float(value), now, step) for key, value in values.items() if math.isfinite(value)]
+    for start in range(0, len(finite), _MOST_METRICS):
+        client.log_batch(run_id, metrics=finite[start : start + _MOST_METRICS])
+
+
+def set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    """Set tags of a run; longer values than MLflow keeps are cut."""
+    tags = [RunTag(_key(key), value[:MAX_VALUE]) for key, value in values.items()]
+    for start in range(0, len(tags), _MOST_TAGS):
+        client.log_batch(run_id, tags=tags[start : start + _MOST_TAGS])
+
+
+def _key(name: str) -> str:
+    """A key as MLflow takes it: of 250 letters, digits and some signs at most."""
+    return re.sub(r"[^/\w.\- :]", "_", name)[:250]
 
 
 # A SQLite database ----------------------------------------------------------------------------------------------------

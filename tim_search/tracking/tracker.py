@@ -111,6 +111,24 @@ class Tracker:
         """Numbers of the search so far (units done, failed, seconds) at a round; what is not finite is left out."""
         self._try(f"the figures of round {step}", lambda: store.log_metrics(self._mlflow, self._run_id, values, step))
 
+    def answer(self, description: str, verdicts: Sequence[Mapping[str, Any]], scores: Mapping[str, float]) -> None:
+        """What the search says, at its own run: shown, sorted and compared in MLflow's pages.
+
+        Args:
+            description: Markdown, in place of an earlier one.
+            verdicts: one row a source task, with its source and its verdict in words: the table verdicts.json and a tag
+                verdict.SOURCE each.
+            scores: by metric, such as alone.TASK, best.TASK and reference.linear.TASK; what is not finite is left out.
+        """
+
+        def publish() -> None:
+            tags = {f"verdict.{row['source']}": str(row["verdict"]) for row in verdicts}
+            store.set_tags(self._mlflow, self._run_id, {"mlflow.note.content": description, **tags})
+            store.log_metrics(self._mlflow, self._run_id, scores, 0)
+            self._mlflow.log_dict(self._run_id, {"verdicts": [dict(row) for row in verdicts]}, "verdicts.json")
+
+        self._try("the answer of the search", publish)
+
     def ledger(self, rows: pd.DataFrame) -> None:
         """All scores so far as one artifact of the parent run, ledger/ledger.parquet, in place of an earlier one."""
 
