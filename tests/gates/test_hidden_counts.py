@@ -142,3 +142,25 @@ def test_a_limit_under_which_nothing_stays_in_doubt_is_refused(tmp_path: Path, l
     path.write_text(f"cohort: support2\nsmall_cells: {json.dumps(limit)}\n")
     with pytest.raises(BadInput, match="small_cells"):
         config.load(path)
+
+
+@given(records(), st.sampled_from((3, 5, 10)), st.sampled_from((11, 20, 35)))
+@settings(max_examples=15, deadline=None)
+def test_a_record_that_was_hidden_can_be_hidden_further(record: dict[str, Any], stored: int, small: int) -> None:
+    """What stands behind the texts is not known then; of each count the page tells the side of the limit at most."""
+    further = small_cells.of_cohort(small_cells.of_cohort(record, stored), small)
+    assert learnt(attacked(further, small), small) == []
+    assert small_cells.of_cohort(further, small) == further
+    shown_cohort(further, small)
+
+
+def test_a_hidden_record_tells_sides_where_a_page_hides_more() -> None:
+    parts = [{"part": str(k), "labelled": 100, "positive": 7} for k in range(10)]
+    parts[0]["positive"] = 2
+    task = {"name": "t", "labelled": 1000, "classes": [["no", 935], ["yes", 65]], "parts": parts}
+    sizes = [{"part": str(k), "samples": 100, "patients": 100} for k in range(10)]
+    record = {"samples": 1000, "patients": 1000, "filters": [], "parts": sizes, "modalities": [], "tasks": [task]}
+    (hidden,) = small_cells.of_cohort(record, 5)["tasks"]
+    assert hidden["parts"][0]["positive"] == "<5"
+    (further,) = small_cells.of_cohort(small_cells.of_cohort(record, 5), 11)["tasks"]
+    assert further == task | {"labelled": "≥11", "classes": [["no", "≥11"], ["yes", "≥11"]], "parts": []}

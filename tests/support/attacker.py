@@ -37,6 +37,8 @@ class Attack:
         if isinstance(shown, int):
             return shown, shown
         number = int(re.sub(r"\D", "", shown))
+        if shown.startswith("≥"):
+            return number, np.inf
         if shown.startswith("<"):
             return 1, number - 1
         half = 10 * -(-self.small // 10) * self.coarser / 2

@@ -87,13 +87,16 @@ def of_cohort(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
     filters = [value for _, value in cohort["filters"]]
     # What a filter took away is a count too.
     taken = [abs(a - b) for a, b in itertools.pairwise(filters)] if not few(filters, 0) else filters
-    filtered = _shower([*filters, *taken], small, lambda show: _filters_in_doubt(filters, n, show, small))
+    filtered = _shower([*filters, *taken], small, n, lambda show: _filters_in_doubt(filters, n, show, small))
     of_parts = {key: [part[key] for part in cohort["parts"]] for key in ("samples", "patients")}
     split: Shower | None = functools.partial(count, small=small)
-    if few([*of_parts["samples"], *of_parts["patients"]], small):
+    every_part = [*of_parts["samples"], *of_parts["patients"]]
+    if few(every_part, 0):
+        split = _again(every_part, small, n)
+    elif few(every_part, small):
         split = _in_least_steps(
             small,
-            lambda show: all(few(values, 0) or _parts_in_doubt(values, show, small) for values in of_parts.values()),
+            lambda show: all(_parts_in_doubt(values, show, small) for values in of_parts.values()),
         )
     parts = cohort["parts"] if split else []
     return {
@@ -107,13 +110,32 @@ def of_cohort(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
     }
 
 
-def _shower(values: Sequence[Count], small: int, in_doubt: Callable[[Shower], bool]) -> Shower:
+def _shower(values: Sequence[Count], small: int, n: Count, in_doubt: Callable[[Shower], bool]) -> Shower:
     """How to tell counts that belong together: exactly, or where one is small in the least steps that leave doubt."""
+    if few(values, 0):
+        return _again(values, small, n)
     if not few(values, small):
-        return lambda value: count(value, small)
-    exact = not any(isinstance(value, str) for value in values)  # else hidden before, by what nobody knows here
-    show = _in_least_steps(small, lambda way: not exact or in_doubt(way))
-    return show or (lambda value: f"<{small}" if value else 0)
+        return functools.partial(count, small=small)
+    return _in_least_steps(small, in_doubt) or (lambda value: f"<{small}" if value else 0)
+
+
+def _again(values: Sequence[Count], small: int, n: Count) -> Shower:
+    """How to tell counts of which some were hidden before, of n samples: as they stand, where they are hidden enough.
+
+    Where they are not, nobody can try the steps of rounding here, for what was hidden is not known. So of each count
+    only the side of the limit is told, which leaves every sum open, if the samples are enough for it.
+    """
+    if all(count(value, small) == value for value in values):
+        return functools.partial(count, small=small)
+    if isinstance(n, str) or n > small * (len(values) + 1):
+        return functools.partial(_side, small=small)
+    return lambda value: "≥1" if value else 0
+
+
+def _side(value: Count, small: int) -> Count:
+    """On which side of the limit a count lies; 0 is told."""
+    shown = count(value, small)
+    return shown if shown == 0 or (isinstance(shown, str) and shown.startswith("<")) else f"≥{small}"
 
 
 def _in_least_steps(small: int, in_doubt: Callable[[Shower], bool]) -> Shower | None:
@@ -146,13 +168,14 @@ def _parts_in_doubt(parts: Sequence[Any], show: Shower, small: int) -> bool:
 def _modality(modality: Mapping[str, Any], n: Count, small: int) -> dict[str, Any]:
     absent, missing = modality["absent"], modality["column_missing"]
     there = _minus(n, absent)
-    show = _shower([absent, there], small, lambda show: _parts_in_doubt([absent, there], show, small))
+    show = _shower([absent, there], small, n, lambda show: _parts_in_doubt([absent, there], show, small))
     # As telling as how many lack a value is how many have one, where that can be had.
     absent_shown = not isinstance(show(absent), str)
     columns = {
         name: _shower(
             [value, *([_minus(there, value)] if absent_shown else [])],
             small,
+            n,
             lambda show, value=value: not absent_shown or _parts_in_doubt([value, there - value], show, small),  # type: ignore[misc]
         )(value)
         for name, value in missing.items()
@@ -186,10 +209,12 @@ def _task(task: Mapping[str, Any], n: Count, part_sizes: Sequence[Count], small:
     # One hidden count of a task could be had from its others and their sum.
     every = [labelled, _minus(n, labelled), *counts, *carrying, *rests, *of_parts, *without]
     show: Shower = functools.partial(count, small=small)
-    if few(every, small):
-        fine = _in_least_steps(
-            small, lambda way: few([*every, *part_sizes], 0) or _task_in_doubt(task, n, part_sizes, way, small)
-        )
+    if few([*every, *part_sizes, n], 0):
+        show = _again(every, small, n)
+        if any(show(value) != value for value in every):
+            parts, task = [], {**task, "parts": []}
+    elif few(every, small):
+        fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, part_sizes, way, small))
         if fine is None:
             parts, task = [], {**task, "parts": []}
             fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, (), way, small))
