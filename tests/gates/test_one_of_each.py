@@ -9,9 +9,7 @@ import pytest
 
 from tests.support import ROOT
 
-PRODUCT = sorted(
-    path for folder in ("tim_search", "model") for path in (ROOT / folder).rglob("*.py") if "tracking" not in path.parts
-)
+PRODUCT = sorted(path for folder in ("tim_search", "model") for path in (ROOT / folder).rglob("*.py"))
 GATES = ROOT / "tim_search" / "gates"
 
 #: Calls that make a file or a name durable: `os.<name>`, and `<path>.<name>` with the target as the one argument.
@@ -30,6 +28,16 @@ def durable_calls(path: Path) -> list[str]:
             if of_os or of_path:
                 calls.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}")
     return calls
+
+
+def whole_readings(path: Path) -> list[str]:
+    """Where a module reads a path whole by itself."""
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr in ("read_text", "read_bytes")
+    ]
 
 
 def user_patterns(path: Path) -> list[str]:
@@ -54,5 +62,17 @@ def test_urls_are_redacted_by_the_gate_alone(path: Path) -> None:
         assert user_patterns(path) == [], "use tim_search.gates.urls"
 
 
+#: What reads files that no one else wrote: the machine's own.
+OWN = {"ledger/drivers.py", "networks/registry.py", "training/cost.py"}
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_received_files_are_opened_by_the_gate_alone(path: Path) -> None:
+    """`read_text` of a pipe never ends, and of a device fills the memory."""
+    if path.parent != GATES and "/".join(path.parts[-2:]) not in OWN:
+        assert whole_readings(path) == [], "use tim_search.gates.files, plain or yaml"
+
+
 def test_the_walk_finds_what_it_looks_for() -> None:
     assert durable_calls(GATES / "files.py")
+    assert whole_readings(ROOT / "tim_search" / "ledger" / "drivers.py")

@@ -250,8 +250,12 @@ def _minus(whole: Count, part: Count) -> Count:
     return whole - part
 
 
+_DIGITS = 40  # of the longest count that is a text
+
+
 def _number(text: str) -> int:
-    return int(re.sub(r"\D", "", text))
+    """The number in a count that is a text; 0, which is hidden like one, where a file of others holds none."""
+    return int(re.sub(r"\D", "", text[:_DIGITS]) or 0)
 
 
 def _step(small: int) -> int:

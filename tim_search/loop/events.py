@@ -65,7 +65,9 @@ class EventLog:
         time = datetime.now(UTC).isoformat("T", "milliseconds")
         line = {"time": time, "event": event, **fields, "pid": os.getpid(), "host": socket.gethostname()}
         try:
-            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            # A folder that was received may hold a pipe here, which would be waited for, or a link to another file.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
+            handle = os.open(self._path, flags, 0o644)
             try:
                 os.write(handle, (json.dumps(line, ensure_ascii=False) + "\n").encode())
             finally:

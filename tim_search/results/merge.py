@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tim_search.gates.files import write_durably
+from tim_search.gates.plain import read_object
 from tim_search.ledger import storage
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop.manifest import Manifest
@@ -208,10 +209,10 @@ def _keep_record(folders: Iterable[Path], out: Path) -> None:
     strictest = max(limits, key=lambda folder: limits[folder] or 0)
     limit = limits[strictest] or 0
     try:
-        content = json.loads((strictest / "cohort.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_object(strictest / "cohort.json")
+    except BadInput:
         content = {}
-    fits = isinstance(content, dict) and content.get("small_cells", 0) == limit  # else it may tell what is to be hidden
+    fits = content.get("small_cells", 0) == limit  # else it may tell what is to be hidden
     record = {**(content if fits else {}), "small_cells": limit}
     write_durably(path, (canonical(record) + "\n").encode())
 

@@ -5,7 +5,6 @@ Needs neither the cohort nor the network nor Ray, and works at any moment, also 
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tim_search.gates.plain import write_json
+from tim_search.gates.plain import read_json, write_json
 from tim_search.ledger.ledger import Ledger, Progress
 from tim_search.ledger.storage import LedgerWarning
 from tim_search.ledger.table import ScoreTable, lay_out
@@ -292,10 +291,10 @@ def small_cells_of(folder: Path) -> int | None:
     # Imported here: pydantic, which the scores can be read without.
     from tim_search.gates import yaml
 
-    for name, read, without in (("cohort.json", json.loads, None), ("search.yaml", yaml.plain, 0)):
+    for name, read, without in (("cohort.json", read_json, None), ("search.yaml", lambda path: yaml.read(path)[0], 0)):
         try:
-            plain = read((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            plain = read(folder / name)
+        except (BadInput, OSError, ValueError):
             continue
         value = plain.get("small_cells", without) if isinstance(plain, dict) else None
         if type(value) is int and value >= 0:

@@ -11,7 +11,7 @@ import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tim_search.gates.files import append_durably
+from tim_search.gates.files import MOST_TEXT, append_durably, open_regular
 from tim_search.types import product_version
 
 FILE = "test-readings.jsonl"
@@ -52,14 +52,15 @@ def read(folder: Path) -> list[dict[str, object]]:
     """
     path = Path(folder) / FILE
     try:
-        lines = path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n")
+        with open_regular(path, MOST_TEXT) as file:
+            lines = file.read().decode(errors="replace").removesuffix("\n").split("\n")
     except FileNotFoundError:
         return []
     entries: list[dict[str, object]] = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if isinstance(entry, dict) and "command" in entry:
             entries.append(entry)

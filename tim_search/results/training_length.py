@@ -6,8 +6,10 @@ import json
 import math
 from dataclasses import dataclass
 
+from tim_search.gates.plain import read_object
 from tim_search.results.opened import SearchResults
 from tim_search.tuning import per_subset
+from tim_search.types import BadInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ def training_length(results: SearchResults) -> TrainingLength:
 def _training_rows(results: SearchResults) -> int | None:
     """Rows outside the test part and the validation fold, by the record of the cohort; None where it does not tell."""
     try:
-        parts = json.loads((results.folder / "cohort.json").read_text(encoding="utf-8"))["parts"]
+        parts = read_object(results.folder / "cohort.json")["parts"]
         folds: list[int] = [part["samples"] for part in parts if part["part"] != "test"]
         return max(1, round(sum(folds) * (1 - 1 / len(folds))))
-    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
+    except (BadInput, ValueError, TypeError, KeyError, OverflowError, ZeroDivisionError):
         return None

@@ -146,7 +146,9 @@ def one_process(path: Path | None, *, needed: bool) -> Iterator[None]:
             make_folder(path.parent)
             if path.exists() and not os.access(path, os.W_OK):
                 raise PermissionError(13, "Permission denied", str(path))
-        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(
+            path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+        )
     except OSError as error:
         if needed:
             why = f"{path} cannot be written ({error.strerror})"

@@ -7,7 +7,6 @@ installed, and `tim_search.tracking.Tracker` publishes it.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -26,6 +25,8 @@ import mlflow.pyfunc
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
+
+from tim_search.gates.plain import read_object
 
 #: Where the files of `model.trained.deployed.DeployedModel` lie in an MLflow model's folder.
 FILES = "artifacts/model"
@@ -111,8 +112,7 @@ def is_model(folder: Path) -> bool:
 
 def facts(folder: Path) -> dict[str, Any]:
     """What the model's model.json says."""
-    content: dict[str, Any] = json.loads((folder / FILES / "model.json").read_text(encoding="utf-8"))
-    return content
+    return read_object(folder / FILES / "model.json", "description of a model")
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tim_search.gates.files import explained, make_folder
+from tim_search.gates.files import explained, make_folder, move_durably
 from tim_search.gates.plain import parse_json, read_object
 from tim_search.gates.texts import for_terminal
 from tim_search.gates.urls import redacted_url
@@ -125,7 +125,7 @@ def newest_heatmap(
                 for name in row["figures"]:
                     copy = store.fetch(client, tracking_uri, runs[0], name, aside)
                     figures[copy.name] = folder / copy.name
-                    os.replace(copy, figures[copy.name])
+                    move_durably(copy, figures[copy.name])
     facts = {key: row[key] for key in ("search", "run_id", "round", "estimator", "label", "created")}
     return Heatmap(**facts, table=table, figures=figures)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tim_search.gates.plain import write_json
+from tim_search.gates.plain import read_object, write_json
 from tim_search.loop.manifest import Manifest
 from tim_search.tuning import per_subset
 from tim_search.tuning.per_subset import counted
@@ -274,18 +274,13 @@ def table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not {"base", "studies"} <= set(content):
-            raise ValueError("a part is missing")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadInput(
-            f"{path} cannot be used ({type(error).__name__}: {error}). Delete it and run `tim-search tune` again; "
-            "nothing that the ledger holds is trained again."
-        ) from error
-    return dict(content)
+    fix = "Delete it and run `tim-search tune` again; nothing that the ledger holds is trained again."
+    content = read_object(path, "record of tuning", fix)
+    if not {"base", "studies"} <= set(content):
+        raise BadInput(f"{path} cannot be used (a part is missing). {fix}")
+    return content
 
 
 def _counted(study: Study) -> set[str]:
