@@ -12,11 +12,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.support import ROOT, fake_trainer
 from tests.support.fake_trainer import TASKS
+from tim_search.executors import ray_executor, ray_start
 from tim_search.executors.ray_executor import RayExecutor
 from tim_search.types import BadInput, Resources
 
@@ -136,3 +139,23 @@ def test_a_payload_brings_the_folder_of_its_own_code_where_it_is_unpickled(
 def test_resources_that_no_cluster_has_are_bad_input(resources: Resources, said: str) -> None:
     with pytest.raises(BadInput, match=re.escape(said)):
         RayExecutor(fake_trainer.trainer, None, TASKS, resources)
+
+
+def test_ray_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise RuntimeError("no memory for the object store")
+
+    monkeypatch.setattr(ray_start.ray, "init", refuse)
+    with pytest.raises(BadInput, match="Ray on this machine cannot be used: RuntimeError: no memory for the object"):
+        ray_start.connect("local")
+
+
+def test_workers_that_no_machine_here_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = ray_executor.RayExecutor(None, None, {}, Resources(cpus=1000.0), "local")  # type: ignore[arg-type]
+    node = {"Alive": True, "Resources": {"CPU": 2.0}, "NodeID": "n"}
+    monkeypatch.setattr(ray_executor.ray, "is_initialized", lambda: True)
+    executor._owns_ray, executor._payload_ref = True, object()
+    executor._watch = SimpleNamespace(nodes=[node])  # type: ignore[assignment]
+    monkeypatch.setattr(executor, "_nodes", lambda: [node])
+    with pytest.raises(BadInput, match=r"each worker asks for 1000 CPU.*Ask for less"):
+        executor._start()

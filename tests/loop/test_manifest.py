@@ -14,7 +14,7 @@ import pytest
 from tests.support.fake_trainer import CONTEXT, TASKS
 from tim_search.loop.manifest import Manifest
 from tim_search.plans import from_design
-from tim_search.types import BadInput, Context
+from tim_search.types import BadInput, Context, Task
 
 MANIFEST = Manifest(
     name="demo",
@@ -180,3 +180,19 @@ def test_no_text_of_the_file_reaches_the_terminal_raw(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as raised:
         Manifest.read(tmp_path)
     assert "\x1b" not in str(raised.value)
+
+
+def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    manifest = Manifest(
+        "s",
+        "c",
+        Context("c", "d", "s", "m3h", "{}"),
+        (Task("a", "binary"), Task("b", "binary")),
+        (),
+        {"kind": "exact"},
+        ((0, 0),),
+        ("a",),
+    )
+    with pytest.raises(BadInput, match=r"cannot be written.*--out"):
+        manifest.write(tmp_path / "file")

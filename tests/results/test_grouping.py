@@ -340,3 +340,12 @@ def test_a_record_is_plain_and_the_front_can_be_drawn() -> None:
         assert data.chosen.sum() == 1
         assert figures.draw_front(data).get_xlabel() == "deployed models"
     assert any("near-identical" in note for note in pair.notes)
+
+
+def test_single_tasks_alone_are_more_models_than_are_looked_at() -> None:
+    m = 40
+    names = tuple(f"t{number:02}" for number in range(m))
+    scores = np.where(np.eye(m, dtype=bool), 0.7, np.nan)[:, None, :]
+    table = ScoreTable(names, ((0, 0),), np.eye(m, dtype=bool), scores, np.ones((m, 1), bool))
+    with pytest.raises(BadInput, match=r"candidate models of at most 10 tasks serve all 40 tasks.*train more"):
+        grouping.group(table, max_size=10)

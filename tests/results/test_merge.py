@@ -11,9 +11,10 @@ import pytest
 from tests.support.fake_trainer import CONTEXT, TASKS
 from tests.support.ledgers import MANIFEST, PAIRS, SUBSETS, Crash, Mortal, result, site
 from tim_search.ledger import Ledger, LedgerWarning, storage
+from tim_search.loop.manifest import Manifest
 from tim_search.results import opened
 from tim_search.results.merge import differences, merge
-from tim_search.types import BadInput, Context, Pack, Unit, failed
+from tim_search.types import BadInput, Context, Pack, Task, Unit, failed
 
 OTHER = replace(CONTEXT, cohort="cohort1", settings='{"width":4}')
 
@@ -156,3 +157,21 @@ def test_no_merge_writes_into_a_source(tmp_path: Path, out: str) -> None:
     with pytest.raises(BadInput, match="one of the sources, or lies inside of one"):
         merge([str(tmp_path / "a" / "ledger"), str(tmp_path / "b" / "ledger")], str(tmp_path / "a" / "ledger" / "x"))
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_ledger_without_a_score_is_not_merged(tmp_path: Path) -> None:
+    manifest = Manifest(
+        "s",
+        "c",
+        Context("c", "d", "s", "m3h", "{}"),
+        (Task("a", "binary"), Task("b", "binary")),
+        (),
+        {"kind": "exact"},
+        ((0, 0),),
+        ("a",),
+    )
+    for name in ("a", "b"):
+        manifest.write(tmp_path / name)
+    with pytest.raises(BadInput, match="holds no scores yet"):
+        merge([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

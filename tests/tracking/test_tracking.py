@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 
 from tests.support import ROOT
 from tests.support.mlflow_stores import figure, free_port, publish_round, result, server, stop, uri_of
+from tim_search import tracking
 from tim_search.ledger.table import ScoreTable
 from tim_search.plans.greedy import Greedy
 from tim_search.tim import scores as tim
@@ -740,3 +741,13 @@ def test_a_secret_in_a_uri_is_in_no_message() -> None:
         with Tracker(secret_uri, "demo", "id", warn=messages.append):
             pass
         assert "hid" not in messages[0]
+
+
+def test_a_run_without_a_model(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("other")).info.run_id
+    with pytest.raises(BadInput, match=f"The run {run} at .* has no model"):
+        tracking.fetch_model(uri, f"runs:/{run}", tmp_path / "model")

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from model.cohorts.cohort import Cohort
-from model.sources import haim, haim_features, haim_tasks
+from model.sources import haim, haim_features, haim_tables, haim_tasks
 from model.sources.haim_tables import KEYS, PATHOLOGIES, SOURCES
 from model.sources.opening import open_cohort
 from tests.support import haim_files
@@ -341,3 +341,10 @@ def test_a_table_is_read_within_its_memory(tmp_path: Path) -> None:
     unit = 1 if sys.platform == "darwin" else 1024
     assert n > 6000
     assert (peak - before) * unit < 400e6 + n / 45050 * 3e9
+
+
+def test_a_haim_table_without_anything_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "cxr.csv"
+    path.write_text("")
+    with pytest.raises(BadInput, match=r"cannot be read as CSV.*Download it again"):
+        haim_tables.header(path)
