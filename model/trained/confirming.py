@@ -7,6 +7,7 @@ weightings, and curves whose every point stands for several (see `tim_search.typ
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ from model.training.pack import Fitted
 from model.training.predicting import Predictions, predict
 from model.training.scores import labels_of
 from model.training.trainer import PackTrainer, TrainingPayload
+from tim_search.gates import small_cells
 from tim_search.types import BadInput, Curve, Pack, Score, Subset, Task, Trainer, Unit
 
 Array = NDArray[np.float64]
@@ -226,7 +228,11 @@ def _curves(
 def _by_quantile(
     unit: Unit, task: Task, kind: str, by: Array, other: Array, small: int, group: str = "all"
 ) -> list[Curve]:
-    """Means of both values within quantiles of the first; no curve where there would be too few patients."""
+    """Means of both values within quantiles of the first; no curve where there would be too few patients.
+
+    With `small` the sizes of the groups are rounded, since they add up to how many carry the label, and so are means of
+    observed values, whose digits tell by how many they were divided.
+    """
     order = np.argsort(by, kind="stable")
     for count in range(min(_GROUPS, len(by) // max(FEWEST, small)), 1, -1):
         parts = np.array_split(order, count)
@@ -235,8 +241,18 @@ def _by_quantile(
     else:
         return []
     x, y = ([float(values[part].mean()) for part in parts] for values in (by, other))
-    n = [float(len(part)) for part in parts]
+    n = [float(small_cells.rounded(len(part), small)) for part in parts]
+    if small and kind == "calibration":  # here y is observed, in a tail x is
+        y = [_in_steps(value, 1.0, len(by) // count) for value in y]
+    elif small:
+        x = [_in_steps(value, float(by.std()), len(by) // count) for value in x]
     return [Curve(unit, task.name, kind, group, tuple(x), tuple(y), tuple(n))]  # type: ignore[arg-type]
+
+
+def _in_steps(mean: float, spread: float, n: int) -> float:
+    """A mean over about n patients, in steps no finer than what one of them, `spread` away, would move it by."""
+    step = 2.0 ** math.ceil(math.log2(spread / n)) if spread else 1.0
+    return round(mean / step) * step
 
 
 def _few(hit: Array, small: int) -> bool:
@@ -260,7 +276,10 @@ def _roc(unit: Unit, task: Task, group: str, hit: Array, risk: Array, small: int
 def dense_cells(
     x: Array, y: Array, x_range: tuple[float, float], y_range: tuple[float, float], small: int = 0
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """Centres and counts of the cells of a grid that hold enough patients; values outside count at its rim."""
+    """Centres and counts of the cells of a grid that hold enough patients; values outside count at its rim.
+
+    With `small` the counts are rounded: where all cells are told, they add up to how many carry the label.
+    """
     x_range, y_range = ((low, high if high > low else low + 1.0) for low, high in (x_range, y_range))
     counts, x_edges, y_edges = np.histogram2d(
         np.clip(x, *x_range), np.clip(y, *y_range), bins=_CELLS, range=(x_range, y_range)
@@ -270,7 +289,7 @@ def dense_cells(
     return (
         tuple(centres[0][at[:, 0]].tolist()),
         tuple(centres[1][at[:, 1]].tolist()),
-        tuple(counts[at[:, 0], at[:, 1]].tolist()),
+        tuple(float(small_cells.rounded(int(count), small)) for count in counts[at[:, 0], at[:, 1]]),
     )
 
 
