@@ -26,7 +26,7 @@ from tests.support.mlflow_stores import server, uri_of
 from tim_search import tracking
 from tim_search.app import deploy, model_folder
 from tim_search.cli import commands as cli
-from tim_search.results import opened, readings
+from tim_search.results import confirmation, opened, readings, verdicts
 from tim_search.types import BadInput
 
 
@@ -366,3 +366,29 @@ def test_a_model_goes_to_a_remote_server_and_comes_back(folder: Path, server_fol
         )
         example = model_folder.load(str(made.folder)).predict(model_folder.load(str(made.folder)).example())
         assert float(done.stdout.split()[-1]) == pytest.approx(example["hospdead"].item())
+
+
+def refuting(folder: Path, members: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A confirmation that showed a combination to be worse than slos_log alone."""
+    worse = confirmation.Contrast(-0.05, -0.08, -0.02, 0.001)
+    test = confirmation.Confirmed(
+        "slos_log", "r2", members, 5, 0.2, 0.15, 0.01, 0.01, 0.0, 0.0, worse, confirmation.UNKNOWN,
+        confirmation.UNKNOWN, -25.0, 0.01, True, "refuted: the combination is worse on untouched patients",
+    )  # fmt: skip
+    monkeypatch.setattr(verdicts, "tested", lambda results: {"slos_log": (test,)})
+
+
+def test_a_refuted_combination_is_trained_only_despite_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = ("hospdead", "slos_log")
+    refuting(folder, members, monkeypatch)
+    given: list[str] = []
+    monkeypatch.setattr(tracking.Tracker, "model", lambda *arguments: given.append(arguments[-1]) or {})
+    with pytest.raises(BadInput, match=r"refuted for slos_log.*Train slos_log.*--despite"):
+        deploy.train(folder, "slos_log", members=members)
+    assert readings.read(folder) == []
+    results = opened.open_search(folder)
+    assert deploy._chosen(results, "slos_log", None, None)[0] == ("slos_log",), "the verdict advises to stay alone"
+    made = deploy.train(folder, "slos_log", members=members, despite=True)
+    card = (made.folder / "model_card.md").read_text(encoding="utf-8")
+    assert "Verdict of the search: slos_log: refuted with hospdead" in card
+    assert given == ["refuted with hospdead"]

@@ -65,6 +65,7 @@ def source(k: int) -> dict[str, Any]:
 
 def test_the_end_of_a_search_of_many_tasks_names_the_surest() -> None:
     content = {"sources": [source(k) for k in range(50)], "label": "sampled TIM", "notes": []}
+    content |= {"verdicts": [], "not_learnt": [], "references": []}
     text = told(search_tables.report({**content, "sharing": {"shared": 1, "alone": 2}}))
     assert "the 20 surest of 50 source" in text
     assert "Best combination of 20 of 50 source tasks" in text
@@ -122,3 +123,19 @@ def test_a_confirmation_of_many_sources_tells_the_surest() -> None:
     assert "s29: not confirmed" in text
     assert "s04" not in text
     assert "s04: not confirmed" in told(model_tables.confirmation(rows[:10], []))
+
+
+def test_the_first_lines_are_the_verdicts_and_what_has_not_learnt() -> None:
+    row = {"task": "a", "alone": 0.6, "none": 0.5, "linear": 0.8, "boosting": None, "k-means": None, "behind": -0.2}
+    content = {
+        "verdicts": [{"sentence": f"s{k}: keep alone."} for k in range(25)],
+        "not_learnt": ["Not learnt: a."],
+        "references": [{**row, "verdict": "has not learnt"}],
+    }
+    text = told(search_tables.answers(content))
+    assert text.startswith("Not learnt: a.")
+    assert "s0: keep alone." in text
+    assert "and 5 more" in text
+    assert "linear" in text
+    assert "boosting" not in text, "no task has it"
+    assert "0.600" in text

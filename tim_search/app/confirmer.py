@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from tim_search import config
-from tim_search.app import runner
+from tim_search.app import answer, runner
 from tim_search.app.opening import check_named, check_seeds, check_tasks, reopen
 from tim_search.app.publishing import tracker_of, write_table
 from tim_search.ledger.table import ScoreTable
@@ -27,6 +27,7 @@ from tim_search.report import gallery
 from tim_search.report import page as report
 from tim_search.results import confirmation, opened, readings
 from tim_search.results.opened import SearchResults
+from tim_search.results.verdicts import verdicts
 from tim_search.tuning import choices, tuned
 from tim_search.types import FINAL_FOLD, BadInput, Subset, subset
 
@@ -153,6 +154,9 @@ def _written(
         results.manifest, results.folder, search.tracking_uri, warn, beside=True, capacity=search.capacity
     )
     tracker.confirmation(rows, drawn)
+    judged = [each.record() for each in verdicts(results).values()]
+    write_table(results.folder / "tables" / "verdicts.csv", judged)
+    tracker.answer(answer.description(results), *answer.values(results))
     tracker.report(report.write(results, confirmation=rows))
     return Confirmation(results, rows, notes, outcome, drawn, table, tuple(tracker.missed))
 

@@ -19,8 +19,10 @@ from tim_search.gates import small_cells, told_counts
 from tim_search.gates.plain import plain
 from tim_search.plans import expansion
 from tim_search.results import opened, readings
+from tim_search.results.learnt import rows as learnt_rows
+from tim_search.results.verdicts import verdicts
 from tim_search.tuning import choices
-from tim_search.types import BadInput, Subset, subset
+from tim_search.types import BadInput, Subset, joined, subset
 
 if TYPE_CHECKING:
     from model.trained.deployed import DeployedModel
@@ -54,6 +56,7 @@ def train(
     *,
     rule: expansion.Rule | None = None,
     members: Sequence[str] | None = None,
+    despite: bool = False,
     seeds: int = 1,
     register: str | None = None,
     allow_code: bool = False,
@@ -67,16 +70,16 @@ def train(
     Args:
         folder: the output folder of the search.
         source: the task to predict as well as possible.
-        rule: of the greedy expansion; default: the search's own.
-        members: the combination itself, instead of the one the search chose; `source` is one of them.
+        rule: of the greedy expansion, to take its choice; default: what the verdict on the source advises.
+        members: the combination itself, instead of the advised one; `source` is one of them.
+        despite, allow_code: whether a refuted combination may be trained, and a network of one's own imported.
         seeds: so many networks are trained and their predictions averaged.
         register: name in MLflow's model registry.
-        allow_code: whether a network of one's own may be imported.
         note, warn: take lines about what is being done, and about MLflow, which never costs the model.
 
     Raises:
-        BadInput: no such source or tasks, a search that has not come as far, a cohort that is no longer the search's,
-            or a training that diverged.
+        BadInput: no such source or tasks, a search that has not come as far, a combination that a confirmation
+            refuted, a cohort that is no longer the search's, or a training that diverged.
     """
     from model.cohorts.manifest import describe
     from model.trained.final_training import evaluate
@@ -84,13 +87,14 @@ def train(
 
     results = opened.open_search(folder)
     chosen, reason = _chosen(results, source, rule, members)
+    judgement = _judgement(results, source, chosen, despite)
     check_seeds(seeds, 1)
     check_named(register=register)
     search = reopen(results, consequence="its choice does not hold for them", allow_code=allow_code, note=note)
     settings = replace(search.settings, **choices.chosen(results.folder, chosen))
     note(f"Training {' + '.join(chosen)} on the whole training part with {seeds} seed{'s' if seeds > 1 else ''}")
-    network, device, threads = search.context.network, search.file.device, max(1, int(search.resources.cpus))
-    small = search.file.small_cells
+    network, device, small = search.context.network, search.file.device, search.file.small_cells
+    threads = max(1, int(search.resources.cpus))
     model = fit(search.cohort, network, settings, chosen, source, tuple(range(seeds)), device, threads, few=small)
     readings.log(results.folder, "train", source=source, subset=list(chosen), seeds=list(range(seeds)))
     note("Judging it on the test patients")
@@ -99,14 +103,13 @@ def train(
         {**plain(asdict(row)), "rows": told_counts.of_test(row.task, row.rows, record, small)}
         for row in evaluate(model, search.cohort)
     ]
-    training = told_counts.of_training(model.about["training"], record, small, settings.stop_share)
-    facts = {"reason": reason, "settings": asdict(settings), "scores": scores, "training": training}
-    model = replace(model, about={**_facts(results, search, source, chosen, model.about), **facts})
+    facts = {"reason": reason, "settings": asdict(settings), "scores": scores}
+    facts["training"] = told_counts.of_training(model.about["training"], record, small, settings.stop_share)
+    model = replace(model, about={**_facts(results, search, source, chosen, model.about), **judgement, **facts})
     place, text = _keep(results.folder / "models", source, model)
     note("Publishing it to MLflow")
-    published, missed = _publish(results, search, place, source, chosen, scores, text, register, warn)
-    table = "rows.csv" if all(inputs.kind == "vector" for inputs in model.inputs) else "rows.parquet"
-    return Trained(place, source, chosen, tuple(scores), published, missed, table)
+    published, missed = _publish(results, search, place, model.about, text, register, warn)
+    return Trained(place, source, chosen, tuple(scores), published, missed, _rows_file(model))
 
 
 def _facts(
@@ -139,9 +142,7 @@ def _publish(
     results: opened.SearchResults,
     search: config.ResolvedSearch,
     place: Path,
-    source: str,
-    chosen: Subset,
-    scores: Sequence[dict[str, Any]],
+    about: Mapping[str, Any],
     text: str,
     register: str | None,
     warn: Callable[[str], None],
@@ -160,7 +161,8 @@ def _publish(
         beside=True,
         warn=warn,
     )
-    return tracker.model(place, source, chosen, scores, text, register), bool(tracker.missed)
+    facts = about["source"], about["subset"], about["scores"], text, register, about["verdict"]["verdict"]
+    return tracker.model(place, *facts), bool(tracker.missed)
 
 
 def _chosen(
@@ -175,6 +177,8 @@ def _chosen(
                 f"--subset: expected a combination that holds the source {source}, got {' + '.join(members)}. Add it."
             )
         return subset(members), "named by the user"
+    if rule is None and (verdict := verdicts(results, [source])[source]).kind != "unclear":
+        return verdict.advised, f"verdict {verdict.words}: {verdict.reason}"
     choice = results.expand(rule, sources=[source])[0][0]
     if not choice.complete:
         raise BadInput(
@@ -185,6 +189,30 @@ def _chosen(
     if choice.best == (source,):
         return choice.best, f"rule {used}: no combination beats the task alone"
     return choice.best, f"rule {used}: validation gain {choice.gain:+.4f} over the task alone, before confirmation"
+
+
+def _rows_file(model: DeployedModel) -> str:
+    """A name for rows to predict: a CSV file cannot hold sequences and images."""
+    return "rows.csv" if all(inputs.kind == "vector" for inputs in model.inputs) else "rows.parquet"
+
+
+def _judgement(results: opened.SearchResults, source: str, chosen: Subset, despite: bool) -> dict[str, Any]:
+    """What a model says of the verdict on its source, and of the reference models of its tasks.
+
+    Raises BadInput for a combination that a confirmation refuted, unless it is to be trained `despite` that.
+    """
+    verdict = verdicts(results, [source])[source]
+    if chosen in verdict.refuted and not despite:
+        raise BadInput(
+            f"{joined(chosen)}: expected a combination that holds on the test patients, got one that they refuted for "
+            f"{source} (tim-search confirm). Train {joined(verdict.advised)}, which the verdict advises, or this one "
+            "all the same with --despite."
+        )
+    return {
+        "verdict": plain(verdict.record()),
+        "verdict_words": verdict.sentence,
+        "references": plain([row for row in learnt_rows(results.learnt) if row["task"] in chosen]),
+    }
 
 
 def _keep(models: Path, source: str, model: DeployedModel) -> tuple[Path, str]:

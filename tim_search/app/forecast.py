@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tim_search import config
-from tim_search.config import designs
+from tim_search.app import references
+from tim_search.config import designs, steps
 from tim_search.executors.packing import packs
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import lay_out
@@ -26,7 +27,7 @@ def forecast(search: config.ResolvedSearch) -> dict[str, Any]:
     of what is to do (None for GPU workers where this machine has no GPU); power, the smallest TIM scores that a sampled
     design can tell from zero as far as the ledger's scores say (None for other designs): smallest (source -> score,
     None where they say too little), subsets, pilot_units, notes; too_few, why a sample cannot test its scores (None
-    where it can).
+    where it can); references, reference models that the ledger lacks; steps, what a training takes (`steps.length`).
     """
     context, tasks, own = search.context.key, tuple(search.tasks), search.own
     ledger = Ledger(search.ledger)
@@ -67,6 +68,8 @@ def forecast(search: config.ResolvedSearch) -> dict[str, Any]:
         "power": _power(search, ledger),
         "too_few": too_few(search),
         "wall_seconds": wall if wanted else 0.0,
+        "references": references.lacking(search),
+        "steps": steps.length(search),
     }
 
 

@@ -23,6 +23,7 @@ from tim_search.report import gallery
 from tim_search.report import page as report
 from tim_search.results import confirmation, opened
 from tim_search.results.opened import SearchResults
+from tim_search.results.verdicts import verdicts
 from tim_search.tracking import Tracker
 from tim_search.tuning import choices
 from tim_search.types import Interrupted
@@ -111,12 +112,15 @@ def publish(
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Write figures and tables of a completed round into the search folder and to MLflow; returns their paths."""
     result = results.tim()
-    expansions, sharing = results.expand()
+    # The rule of the verdicts, whatever the search itself goes by: figure, table and verdicts name the same.
+    expansions, sharing = results.expand("lower_bound")
     heatmaps = gallery.heatmaps(results, result)
     expanded = gallery.expansions(results, expansions)
+    judged = [each.record() for each in verdicts(results).values()]
     tables = (
         write_table(results.folder / "tables" / "tim.csv", result.frame()),
         write_table(results.folder / "tables" / "expansion.csv", expansion.rows(expansions)),
+        write_table(results.folder / "tables" / "verdicts.csv", judged),
     )
     tracker.metrics({"units_done": event.done, "units_failed": event.failed, "seconds": event.seconds}, completed)
     tracker.answer(answer.description(results), *answer.values(results))

@@ -168,10 +168,15 @@ def _trained_choice(
 def train(
     folder: Folder,
     source: Annotated[str, typer.Option(help="The task to predict; its best combination is trained.")],
-    rule: Annotated[RuleName | None, typer.Option(help="Rule that chooses the combination (see expand).")] = None,
+    rule: Annotated[
+        RuleName | None, typer.Option(help="Rule that chooses, in place of the verdict (see expand).")
+    ] = None,
     subset: Annotated[
         str | None, typer.Option(help="The combination itself, such as hospdead+dnr_later, instead of the chosen one.")
     ] = None,
+    despite: Annotated[
+        bool, typer.Option("--despite", help="Train the combination although a confirmation refuted it.")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Networks to train; their predictions are averaged.")] = 1,
     register: Annotated[str | None, typer.Option(help="Name in MLflow's model registry.")] = None,
     allow_code: AllowCode = False,
@@ -194,6 +199,7 @@ def train(
             source,
             rule=rule.value if rule else None,
             members=task_names(subset),
+            despite=despite,
             seeds=seeds,
             register=register,
             allow_code=allow_code,

@@ -27,14 +27,23 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how far a search is, from its ledger alone, also while it runs."""
+    from tim_search.cli import search_tables
     from tim_search.cli.tables import pairs
-    from tim_search.results import opened
+    from tim_search.results import opened, summary
 
     if watch:
         _watch(folder, every, as_json)
         return
-    content = opened.open_search(folder).status()
-    console.answer(as_json, lambda: content, lambda: [pairs(_status_rows(content))])
+    results = opened.open_search(folder)
+    content = results.status()
+    answers = summary.answers(results) if content["trained"] else {}
+
+    def view() -> Iterator[RenderableType]:
+        if answers:
+            yield search_tables.answers(answers)
+        yield pairs(_status_rows(content))
+
+    console.answer(as_json, lambda: {**answers, **content}, view)
     if not as_json:
         for reason, count in content["failures"].items():
             console.warn(f"{count} units failed: {reason}")
@@ -170,19 +179,21 @@ def expand(
     """Show the best combination of each source task, from the ledger alone: greedy, or what the surrogate found."""
     from tim_search.cli import search_tables
     from tim_search.plans import expansion
-    from tim_search.results import opened
+    from tim_search.results import opened, summary
 
     results = opened.open_search(folder)
     options: dict[str, Any] = {"beam": beam, "max_size": max_size, "tolerance": tolerance, "sources": source}
     plan = results.greedy(rule.value if rule else None, **options)
+    answers = summary.answers(results)
     expansions, sharing = results.expand(rule.value if rule else None, **options)
     rows = plain(expansion.rows(expansions))
 
     def content() -> dict[str, Any]:
         saved = {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved}
-        return {"rule": plan.rule, "expansions": rows, "sharing": saved}
+        return {**answers, "rule": plan.rule, "expansions": rows, "sharing": saved}
 
     def view() -> Iterator[RenderableType]:
+        yield search_tables.answers(answers)
         if any(row["single_score"] is not None or row["complete"] for row in rows):
             yield search_tables.expansions(rows, plan.rule, plan.title)
         if results.plan.sample is not None and not any(row["complete"] for row in rows):

@@ -22,6 +22,7 @@ from tim_search.cli.tables import (
     surest_rows,
 )
 from tim_search.types import duration, joined, parted
+from tim_search.types.references import REFERENCES
 
 
 def tuning(record: Mapping[str, Any]) -> Table:
@@ -123,6 +124,32 @@ NO_COMBINATIONS = (
 )
 
 
+def answers(content: Mapping[str, Any]) -> Group:
+    """The first lines: what has not learnt, one sentence a source, and each task beside its reference models.
+
+    Args:
+        content: of `summary.answers`.
+    """
+    lines = [Text(line, style="bold red") for line in content["not_learnt"]]
+    lines += [Text(row["sentence"]) for row in content["verdicts"][:MOST_SOURCES]]
+    if (more := len(content["verdicts"]) - MOST_SOURCES) > 0:
+        lines.append(Text(f"and {more} more, in tables/verdicts.csv and with --json", style="dim"))
+    return Group(*lines, *([references(content["references"])] if content["references"] else []))
+
+
+def references(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Each task alone beside its reference models, and whether the network has learnt; of many tasks the worst."""
+    shown = surest_rows(rows, lambda row: np.inf if row["behind"] is None else -row["behind"])
+    title = "Each task alone beside its reference models"
+    names_of = [name for name in REFERENCES if any(row[name] is not None for row in rows)]
+    table = plain_table(title, "task", "alone", *names_of, "verdict")
+    for row in shown:
+        scores = ("" if row[name] is None else f"{row[name]:.3f}" for name in ("alone", *names_of))
+        style = "bold red" if row["verdict"] == "has not learnt" else ""
+        table.add_row(Text(row["task"]), *scores, Text(row["verdict"], style=style))
+    return table
+
+
 def report(content: Mapping[str, Any]) -> Group:
     """The end of a run: helpers, combinations, and what the marks mean."""
     sharing = content["sharing"]
@@ -145,6 +172,7 @@ def report(content: Mapping[str, Any]) -> Group:
     else:
         best = Text(NO_COMBINATIONS)
     return Group(
+        answers(content),
         helpers(content["sources"], content["label"]),
         best,
         *dim_lines(marks),
@@ -165,6 +193,8 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "in the ledger": content["held"],
         "to be trained": f"{content['todo']}{' in the next round' if units is None else ''}",
         "by subset size": ", ".join(f"{size}: {count}" for size, count in content["by_size"].items()) or "none",
+        "reference models": f"{content['references']} to be trained",
+        "each training": _steps(content["steps"]),
         "packs": f"{content['packs']}, of at most {content['largest_pack']} units",
         "training time": duration(seconds) if seconds is not None else "not measured: this machine has no GPU",
     }
@@ -185,6 +215,13 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
     for name, value in power["smallest"].items():
         table.add_row("", Text(name), "too few scores yet" if value is None else f"{value:.2g}")
     return Group(pairs(rows), table, *dim_lines(power["notes"]))
+
+
+def _steps(steps: Mapping[str, Any]) -> str:
+    """How many steps a training makes, and whether the search file said so."""
+    words = f"{steps['epochs']} epochs of minibatches of {steps['batch_size']}, {steps['updates']} updates at most"
+    chosen = f" ({', '.join(steps['chosen'])} chosen for {steps['rows']} training rows)" if steps["chosen"] else ""
+    return words + chosen
 
 
 def _words(value: Any) -> str:

@@ -35,6 +35,7 @@ class ResolvedSearch:
         capacity: units a pack.
         untuned: the settings as the file has them, before tuning.
         choice: the tuned settings that `settings` holds; None where nothing was tuned, or not yet.
+        chosen_steps: settings that the search file left open (`config.steps`).
     """
 
     file: SearchFile
@@ -53,6 +54,7 @@ class ResolvedSearch:
     resources: Resources
     untuned: Any = None
     choice: Mapping[str, Any] | None = None
+    chosen_steps: tuple[str, ...] = ()
 
     @property
     def awaits_tuning(self) -> bool:

@@ -64,6 +64,7 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
         raise BadInput(files.refusal(f"search {search.name}", findings))
     names = tuple(cohort.tasks)
     folder = Path(out or search.out or Path("runs") / search.name).resolve()
+    left_open = steps.left_open(search.training, type(settings))
     search = steps.filled(search, type(settings), cohort, folder)
     settings, _ = network.settings(search.network, search.training, {}, allow_code)
     blocks = designs.begun(search, design, folder) or designs.usual_blocks(search, design, cohort.split.n_folds)
@@ -86,6 +87,7 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
         capacity=0,  # fixed below: it depends on what tuning chose
         resources=Resources(search.resources.cpus, search.resources.gpus, search.resources.workers),
         untuned=settings,
+        chosen_steps=left_open,
     )
     resolved = _tuned(resolved)
     every = [resolved.settings]

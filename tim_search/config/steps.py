@@ -12,6 +12,7 @@ from tim_search.tuning.space import PAPER
 
 if TYPE_CHECKING:
     from model.cohorts.cohort import Cohort
+    from tim_search.config.resolved import ResolvedSearch
 
 #: Settings that a search file may leave open, by `auto` or by silence.
 OPEN = ("batch_size", "epochs")
@@ -20,6 +21,23 @@ OPEN = ("batch_size", "epochs")
 def named(training: Mapping[str, Any]) -> dict[str, Any]:
     """The `training` section without what it leaves open."""
     return {name: value for name, value in training.items() if name not in OPEN or value != "auto"}
+
+
+def left_open(training: Mapping[str, Any], of_network: type[Any]) -> tuple[str, ...]:
+    """The settings that a `training` section leaves open, of those that the network has."""
+    filled_in = named(training)
+    return tuple(name for name in OPEN if name not in filled_in and name in of_network.__dataclass_fields__)
+
+
+def length(search: ResolvedSearch) -> dict[str, Any]:
+    """What a training takes: batch_size, epochs, updates (at most) and training rows, None where the network has no
+    such settings; chosen, the names of those that the search file left open."""
+    from model.networks.settings import updates
+
+    batch, epochs = (getattr(search.settings, name, None) for name in OPEN)
+    n = rows(search.cohort)
+    count = updates(n, batch, epochs) if batch and epochs else None
+    return {"batch_size": batch, "epochs": epochs, "updates": count, "rows": n, "chosen": list(search.chosen_steps)}
 
 
 def filled(search: SearchFile, of_network: type[Any], cohort: Cohort, folder: Path) -> SearchFile:
@@ -37,17 +55,17 @@ def filled(search: SearchFile, of_network: type[Any], cohort: Cohort, folder: Pa
     from model.networks.settings import automatic
 
     training = named(search.training)
-    left_open = [name for name in OPEN if name not in training and name in of_network.__dataclass_fields__]
-    if not left_open:
+    open_names = left_open(training, of_network)
+    if not open_names:
         return search.model_copy(update={"training": training})
     earlier = _begun(folder)
     if earlier is not None:
         # A file of version 0.1.0 said nothing where the network's own values were meant.
-        defaults = {name: of_network.__dataclass_fields__[name].default for name in left_open}
-        numbers = {name: earlier.get(name, defaults[name]) for name in left_open}
+        defaults = {name: of_network.__dataclass_fields__[name].default for name in open_names}
+        numbers = {name: earlier.get(name, defaults[name]) for name in open_names}
     else:
         numbers = automatic(of_network, rows(cohort))
-    update: dict[str, Any] = {"training": training | {name: numbers[name] for name in left_open}}
+    update: dict[str, Any] = {"training": training | {name: numbers[name] for name in open_names}}
     tuning = search.tuning
     if tuning is not None and "space" not in tuning.model_fields_set:
         update["tuning"] = tuning.model_copy(update={"space": space(update["training"], of_network)})

@@ -44,7 +44,7 @@ def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs:
         "score": lambda value: "unknown" if value is None else f"{value:.3f}",
     }
     return environment.get_template("card.md").render(
-        {"extended": (), **facts},
+        {"extended": (), "verdict_words": "", "references": (), **facts},
         scores=scores,
         inputs=inputs,
         stopping=facts["training"].get("stopping", 0),

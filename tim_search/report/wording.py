@@ -87,7 +87,7 @@ def _about_combinations(expansions: Sequence[Expansion], tasks: Mapping[str, Tas
 
 def _about_confirmed(confirmation: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     judged = [row for row in confirmation if row["chosen"]]
-    confirmed = [row for row in judged if row["rejected"] and (row["difference"] or 0) > 0]
+    confirmed = [row for row in judged if row["verdict"].startswith("confirmed")]
     matched = [row["source"] for row in confirmed if (gain := row.get("over_ensemble")) is not None and gain <= 0]
     yield (
         f"On the test patients, which no choice had seen, {len(confirmed)} of {len(judged)} chosen combinations "

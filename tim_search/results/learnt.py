@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,3 +153,20 @@ def _behind(first: NDArray[np.float64], second: NDArray[np.float64]) -> Behind:
         return Behind(value, math.nan, math.nan)
     half = float(stats.t.ppf(0.975, len(draws) - 1) * draws.std(ddof=1))
     return Behind(value, value - half, value + half)
+
+
+def rows(judged: Mapping[str, Learnt]) -> list[dict[str, Any]]:
+    """One flat record a task, for tables: its score alone, that of every reference, the verdict and the reason."""
+    return [
+        {
+            "task": task.task,
+            "alone": task.alone,
+            **{reference: task.references.get(reference, math.nan) for reference in REFERENCES},
+            "behind": task.behind.value,
+            "low": task.behind.low,
+            "high": task.behind.high,
+            "verdict": task.verdict,
+            "reason": task.reason,
+        }
+        for task in judged.values()
+    ]

@@ -11,7 +11,10 @@ import numpy as np
 
 from tim_search.gates.plain import number, plain
 from tim_search.plans import expansion
+from tim_search.results.advice import advice
+from tim_search.results.learnt import rows
 from tim_search.results.opened import SearchResults
+from tim_search.results.verdicts import verdicts
 from tim_search.tim import agreement
 from tim_search.tim.result import TimResult
 from tim_search.types import BadInput, Task, overlap_mask, parted
@@ -44,19 +47,22 @@ def helpers(result: TimResult, source: str, overlaps: Sequence[tuple[str, str]] 
 def report(results: SearchResults, result: TimResult | None = None) -> dict[str, Any]:
     """What a finished run tells: for every source its helpers and its best combination by both rules.
 
-    Keys: search, label, notes, stopping (None without a stopping rule); sources, a list of dicts: source, metric,
+    Keys: search, label; verdicts, one a source (`Verdict.record` with its `sentence`); not_learnt, which tasks have not
+    learnt, why and what to change, in words; references, a row a task (`learnt.rows`); notes, stopping (None without a
+    stopping rule); sources, a list of dicts: source, metric,
     single_score, helpers, and by rule (paper and lower_bound) a row of `expansion.rows` with `overlapping`, the
     partners whose targets overlap with the source's; sharing, the trainings of the shared expansion and of each source
     alone. `result` is what `results.tim()` gave, where it was asked already.
     """
     result = result or results.tim()
     by_rule = {rule: results.expand(rule) for rule in expansion.RULES}
-    rows = {rule: expansion.rows(expansions) for rule, (expansions, _) in by_rule.items()}
+    by_source = {rule: expansion.rows(expansions) for rule, (expansions, _) in by_rule.items()}
     design_rule = results.greedy().rule
     sharing = by_rule[design_rule][1]
     return {
         "search": results.manifest.name,
         "label": result.label,
+        **answers(results),
         "notes": [
             *result.notes,
             *_about_pairs(results, result),
@@ -73,9 +79,20 @@ def report(results: SearchResults, result: TimResult | None = None) -> dict[str,
                 "paper": _flagged(paper, results.manifest.overlaps),
                 "lower_bound": _flagged(lower, results.manifest.overlaps),
             }
-            for paper, lower in zip(rows["paper"], rows["lower_bound"], strict=True)
+            for paper, lower in zip(by_source["paper"], by_source["lower_bound"], strict=True)
         ],
         "sharing": {"shared": sharing.shared, "alone": sharing.total_alone, "saved": sharing.saved},
+    }
+
+
+def answers(results: SearchResults) -> dict[str, Any]:
+    """What every answer begins with: verdicts, not_learnt and references (see `report`)."""
+    return {
+        "verdicts": [
+            {**plain(verdict.record()), "sentence": verdict.sentence} for verdict in verdicts(results).values()
+        ],
+        "not_learnt": advice(results),
+        "references": plain(rows(results.learnt)),
     }
 
 

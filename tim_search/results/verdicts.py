@@ -151,8 +151,8 @@ def verdict(
     return of(*_untested(expansion, sampled))
 
 
-def verdicts(results: SearchResults) -> dict[str, Verdict]:
-    """The verdict on every source of a search, in their order.
+def verdicts(results: SearchResults, sources: Sequence[str] = ()) -> dict[str, Verdict]:
+    """The verdict on every source of a search, in their order; `sources` are other tasks to judge instead.
 
     Raises:
         BadInput: the record of a confirmation is damaged.
@@ -166,7 +166,7 @@ def verdicts(results: SearchResults) -> dict[str, Verdict]:
             results.learnt.get(each.source),
             sampled=sampled,
         )
-        for each in results.expand("lower_bound")[0]
+        for each in results.expand("lower_bound", sources=tuple(sources))[0]
     }
 
 

@@ -43,7 +43,7 @@ def publish(
         experiment_id,
         name=re.sub(r"[/:.%\"']", "_", f"{source}-model"),  # what MLflow allows in a name
         source_run_id=run_id,
-        tags={key: tags[key] for key in ("search", "search_id", "source", "subset")},
+        tags={key: tags[key] for key in ("search", "search_id", "source", "subset", "verdict") if key in tags},
         model_type="tim-search",
     )
     with tempfile.TemporaryDirectory() as aside:
@@ -62,7 +62,7 @@ def publish(
     return run_id, logged
 
 
-def register(client: MlflowClient, name: str, model: LoggedModel, run_id: str, card: str) -> str:
+def register(client: MlflowClient, name: str, model: LoggedModel, run_id: str, card: str, verdict: str = "") -> str:
     """Make a model the next version of a registered one, which is made where it is missing; returns `name/version`."""
     # Its location, not models:/m-...: MLflow looks that up at the process-wide tracking URI, which is the caller's.
     try:
@@ -71,7 +71,12 @@ def register(client: MlflowClient, name: str, model: LoggedModel, run_id: str, c
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     version = client.create_model_version(
-        name, model.artifact_location, run_id, model_id=model.model_id, description=card[:5000]
+        name,
+        model.artifact_location,
+        run_id,
+        tags={"verdict": verdict[: store.MAX_VALUE]} if verdict else {},
+        model_id=model.model_id,
+        description=card[:5000],
     )
     client.set_tag(run_id, "registered", f"{name}/{version.version}")
     return f"{name}/{version.version}"

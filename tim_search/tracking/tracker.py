@@ -191,7 +191,7 @@ class Tracker:
             figures,
             {"n_tasks": len(rows)},
             {f"gain.{row['source']}": row["difference"] for row in rows if row["difference"] is not None}
-            | {"confirmed": sum(bool(row.get("rejected")) and row["difference"] > 0 for row in rows)},
+            | {"confirmed": sum(str(row.get("verdict", "")).startswith("confirmed") for row in rows)},
         )
 
     def model(
@@ -202,6 +202,7 @@ class Tracker:
         scores: Sequence[Mapping[str, Any]],
         card: str,
         register: str | None = None,
+        verdict: str = "",
     ) -> dict[str, str]:
         """A trained combination as a nested run of kind "model" with its logged model; each call makes a new one.
 
@@ -211,6 +212,7 @@ class Tracker:
             scores: test scores, with task, metric, value, sd, low and high; table and metrics of the run.
             card: the model card, Markdown.
             register: name in the model registry; the model becomes its next version.
+            verdict: on the source, in words; a tag of the run, of the model and of its version in the registry.
 
         Returns:
             run_id, model_uri (models:/m-...) and registered ("name/version"), as far as it was published.
@@ -221,11 +223,11 @@ class Tracker:
             from tim_search.tracking import model_runs  # what MLflow's models need, which no search does
 
             chosen = {"source": source, "subset": joined(subset), "mlflow.parentRunId": self._run_id}
-            tags = {**self._tags, **chosen}
+            tags = {**self._tags, **chosen, **({"verdict": verdict} if verdict else {})}
             run_id, model = model_runs.publish(self._mlflow, self._experiment_id, tags, folder, scores, card)
             published.update(run_id=run_id, model_uri=f"models:/{model.model_id}")
             if register is not None:
-                published["registered"] = model_runs.register(self._mlflow, register, model, run_id, card)
+                published["registered"] = model_runs.register(self._mlflow, register, model, run_id, card, verdict)
 
         self._try(f"the model for {source}", publish)
         return published
