@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
-from tests.support.searches import Call, trained_search
+from tests.support.searches import Call, trained_search, write_search
 from tim_search import config
 from tim_search.ledger.ledger import Ledger
 from tim_search.types import BadInput
@@ -111,6 +111,49 @@ def test_secrets_of_the_environment_stay_there(
     for secret in ("hunter2", "hunter3", "hunter4", os.environ["AWS_SECRET_ACCESS_KEY"]):
         assert secret not in "".join(told)
         assert secret.encode() not in stored
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:hun%2Fter2@127.0.0.1:9",
+        "http://me:hun/ter2@127.0.0.1:9",
+        "http://me:hun ter2@127.0.0.1:9",
+        "http://127.0.0.1:9/?token=hunter2&x=1",
+        "postgresql://me:hunter2@127.0.0.1:9/mlflow?password=hunter2",
+    ],
+)
+def test_a_secret_in_the_tracking_uri_stays_in_the_environment(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    folder = trained_search(tmp_path / "small", n_subsets=1)
+    said = ""
+    for arguments in (("publish", folder, "--json"), ("status", folder, "--json"), ("check", folder, "--json")):
+        _, out, err = call(*arguments)
+        said += out + err
+    _, out, err = call("heatmap", "--search", "small", "--tracking-uri", uri)
+    said += out + err
+    for secret in ("hunter2", "ter2", "hun%2F"):
+        assert secret not in said
+        assert secret.encode() not in contents(folder)
+
+
+@pytest.mark.slow
+def test_a_secret_in_the_tracking_uri_is_in_no_log(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: None
+) -> None:
+    """Of a search that is run to its end: log.jsonl, versions.json, search.yaml and what the command says."""
+    path = write_search(
+        tmp_path / "s.yaml", tasks=["hospdead"], training={"epochs": 1, "width": 8, "replicates": 2}, blocks=1
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hun%2Fter2@127.0.0.1:9/?token=hunter3")
+    code, out, err = call("run", path, "--out", tmp_path / "out", "--json")
+    assert code == 0, err
+    stored = contents(tmp_path / "out").decode(errors="replace")
+    assert "127.0.0.1:9" in stored  # the warning is logged
+    for secret in ("hunter", "hun%2F", "ter2"):
+        assert secret not in out + err + stored
 
 
 @pytest.mark.parametrize(

@@ -596,9 +596,13 @@ def test_a_read_only_ledger_is_read_and_writing_it_says_what_to_do(closed: Path)
     assert ledger.done(CONTEXT.key) == set(units()[:5])
 
 
-def test_no_room_on_the_disk_is_said_so_and_harms_nothing(ledger: Ledger) -> None:
+@pytest.mark.parametrize("use", ["append(result(*units(1)), CONTEXT)", "compact()", "absorb(Ledger(sys.argv[1]))"])
+def test_no_room_on_the_disk_is_said_so_and_harms_nothing(ledger: Ledger, tmp_path: Path, use: str) -> None:
     """A limit of file size stands for a full disk: the kernel refuses a write half-way in either case."""
-    ledger.append(result(*units()[:5]), CONTEXT)
+    for number in range(5):
+        ledger.append(result(*units()[number : number + 1]), CONTEXT)
+    other = Ledger(tmp_path / "other")
+    other.append(result(*units(1)), CONTEXT)
     code = f"""
 import resource, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -609,11 +613,11 @@ from tim_search.ledger import Ledger, LedgerError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
-    Ledger({str(ledger.path)!r}).append(result(*units(1)), CONTEXT)
+    Ledger({str(ledger.path)!r}).{use}
 except LedgerError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(other.path)], capture_output=True, text=True)
     assert "the ledger cannot be used" in done.stdout, done.stderr
     assert "run the same command again" in done.stdout
     assert ledger.done(CONTEXT.key) == set(units()[:5])

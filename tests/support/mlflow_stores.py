@@ -55,8 +55,11 @@ def alive(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """`mlflow server` on the loopback, stopped by its process group at the end."""
+def server(folder: Path, port: int, *, keeps_artifacts: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    """`mlflow server` on the loopback, stopped by its process group at the end.
+
+    One that keeps no artifacts tells its clients to write them to a folder of theirs.
+    """
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_TRACKING")},
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -64,7 +67,12 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     }
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", uri_of(folder), "--artifacts-destination", str(folder / "artifacts")),
+        *("--backend-store-uri", uri_of(folder)),
+        *(
+            ("--artifacts-destination", str(folder / "artifacts"))
+            if keeps_artifacts
+            else ("--no-serve-artifacts", "--default-artifact-root", (folder / "artifacts").as_uri())
+        ),
     ]
     with (folder / f"server-{port}.log").open("ab") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -751,3 +751,20 @@ def test_a_run_without_a_model(tmp_path: Path) -> None:
     run = client.create_run(client.create_experiment("other")).info.run_id
     with pytest.raises(BadInput, match=f"The run {run} at .* has no model"):
         tracking.fetch_model(uri, f"runs:/{run}", tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_figures_that_land_on_this_machine_are_told(server_folder: Path, tmp_path: Path) -> None:
+    """A server without --serve-artifacts: what is published lies where nobody else can read it."""
+    port = free_port()
+    messages: list[str] = []
+    with (
+        server(server_folder, port, keeps_artifacts=False),
+        Tracker(f"http://127.0.0.1:{port}", "local", "id", warn=messages.append) as tracker,
+    ):
+        tracker.heatmap(result(), [figure(tmp_path)], round=1)
+        tracker.heatmap(result(2), [figure(tmp_path)], round=2)
+    assert tracker.missed == []
+    (warning,) = messages
+    assert "takes no figures and tables: they land on this machine" in warning
+    assert "--serve-artifacts" in warning
