@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from tests.support.limits import within
 from tests.support.searches import Call, trained_search
 from tim_search.loop.events import EventLog
-from tim_search.results import readings
+from tim_search.report import page
+from tim_search.report.records import RecordWarning
+from tim_search.results import opened, readings
 from tim_search.results.opened import small_cells_of
 from tim_search.types import BadInput
 
@@ -64,11 +67,11 @@ def test_logs_that_are_pipes_or_links_are_left_alone(received: Path) -> None:
     precious.write_text("mine")
     for spoil in (pipe, lambda path: (path.unlink(), path.symlink_to(precious))):
         spoil(received / "log.jsonl")
-        warnings: list[str] = []
-        with within(10, 4), EventLog(received, warnings.append) as log:
+        messages: list[str] = []
+        with within(10, 4), EventLog(received, messages.append) as log:
             log.warning("a word")
-        assert len(warnings) == 1
-        assert "cannot be written" in warnings[0]
+        assert len(messages) == 1
+        assert "cannot be written" in messages[0]
     assert precious.read_text() == "mine"
     pipe(received / readings.FILE)
     with within(10, 4), pytest.raises(BadInput, match="expected a file, got a pipe"):
@@ -82,6 +85,14 @@ def test_a_count_that_is_no_count_is_no_traceback(call: Call, received: Path, fi
         (received / "cohort.json").write_text(json.dumps({**plain, field: value, "small_cells": 10}))
         code, out, err = call("report", received)
         assert code == 0, out + err
+
+
+def test_pairs_that_are_none_leave_the_record_out(received: Path) -> None:
+    plain = json.loads((received / "cohort.json").read_text())
+    for pairs in ([[]], [["a"]], [["a", 1, 2]], ["ab"]):
+        (received / "cohort.json").write_text(json.dumps({**plain, "filters": pairs}))
+        with pytest.warns(RecordWarning, match=r"filters\[0\]: expected a list"):
+            page.write(opened.open_search(received))
 
 
 VALUES = st.recursive(
@@ -116,7 +127,8 @@ def test_any_value_anywhere_in_the_records(call: Call, original: Path, data: st.
         plain = value
     try:
         (original / name).write_text(json.dumps(plain))
-        with within(30, 4):
+        with within(30, 4), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what the page does without
             for command in ("status", "tim", "report"):
                 assert call(command, original)[0] in (0, 2)
     finally:

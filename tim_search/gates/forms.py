@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, TypeAlias
 
-#: What a value is to be: a type; several types in a tuple; `[form]` a list of such values; `{str: form}` an object of
+#: What a value is to be: a type; several types in a tuple; `[form]` a list of such values; `[form, form]` a list of
+#: exactly so many; `{str: form}` an object of
 #: such values; `{"name": form, ...}` an object with these fields and perhaps others, a name with "?" at its end being
 #: of a field that may be absent. A bool is no number, int is any whole number, float any finite number.
 Form: TypeAlias = Any
@@ -17,8 +18,9 @@ def conform(value: Any, form: Form, place: str = "") -> None:
     """Return where a value has a form; raise ValueError that names the first place where it has another."""
     if isinstance(form, list):
         _expect(isinstance(value, list), "a list", place)
+        _expect(len(form) in (1, len(value)), f"a list of {len(form)}", place)
         for index, item in enumerate(value):
-            conform(item, form[0], f"{place}[{index}]")
+            conform(item, form[index if len(form) > 1 else 0], f"{place}[{index}]")
     elif isinstance(form, dict):
         _expect(isinstance(value, dict), "an object", place)
         if str in form:
