@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tim_search import config
-from tim_search.config import designs, resolving
+from tim_search.config import designs, files, resolving
 from tim_search.config.sections import ExactDesign
 from tim_search.tuning.space import TuningSection
 from tim_search.types import BadInput
@@ -38,3 +39,10 @@ def test_exact_designs_end_somewhere() -> None:
     (finding,) = designs.misfits(ExactDesign(), names, len(names))
     assert finding.place == "design"
     assert f"up to {designs.EXACT_LIMIT} tasks" in finding.problem
+
+
+def test_a_search_file_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "search.yaml")
+    search, findings = files.read(tmp_path / "search.yaml")
+    assert search is None
+    assert "expected a file, got a pipe" in str(findings[0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import tempfile
 import threading
 from pathlib import Path
 
@@ -158,3 +160,11 @@ def test_texts_are_utf_8(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"a\xff")
     with pytest.raises(BadInput, match="search file in UTF-8"):
         files.read_text(tmp_path / "b", "search file")
+
+
+def test_a_socket_is_no_file() -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(folder) / "s"  # the path of a socket has at most 107 characters
+        listener.bind(str(path))
+        with pytest.raises(BadInput, match="expected a file, got a socket or a device"):
+            files.open_regular(path)

@@ -424,3 +424,8 @@ def test_half_written_files_are_no_files(tmp_path: Path) -> None:
         os.utime(path, (time.time() - age,) * 2)
     assert store.names("scores") == ["a"]
     assert store.leftovers("scores") == ["scores/.part-1.1-a.tmp"]
+
+
+def test_brackets_that_hold_no_address_are_refused() -> None:
+    with pytest.raises(BadInput, match="ledger: expected a folder"):
+        object_store.address_of("s3://[bucket/prefix")

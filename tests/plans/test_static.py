@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tim_search import designs
+from tim_search.plans import from_design
 from tim_search.plans.static import StaticPlan
 from tim_search.types import BadInput, Unit
 
@@ -36,3 +37,9 @@ def test_more_units_than_memory_holds_are_refused() -> None:
     plan = StaticPlan(designs.subsets(designs.exact(16), tuple(f"t{index:02d}" for index in range(16))))
     with pytest.raises(BadInput, match="at most 100,000,000 units; 65,535 subsets in 2,000 blocks are 131,070,000"):
         plan.units([(seed, 0) for seed in range(2000)])
+
+
+@pytest.mark.parametrize("design", [{"kind": "sized"}, {"kind": "sized", "k": "two"}, {"kind": 3}, {}])
+def test_a_design_of_another_form_makes_no_plan(design: dict[str, object]) -> None:
+    with pytest.raises(BadInput, match="Run the search again with its search file"):
+        from_design.make(design, ("a", "b"))

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -630,3 +631,8 @@ def test_a_task_with_a_long_name_of_folders_has_figures(tmp_path: Path) -> None:
     results = opened.open_search(tmp_path)
     paths = gallery.source(results, results.tim(), long)
     assert all(path.exists() and path.parent == tmp_path / "figures" for path in paths)
+
+
+def test_a_page_is_not_written_over_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="expected a page to write, got a folder"):
+        report.write(SimpleNamespace(folder=tmp_path), tmp_path)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from tim_search import tracking
 from tim_search.ledger.table import ScoreTable
 from tim_search.plans.greedy import Greedy
 from tim_search.tim import scores as tim
-from tim_search.tracking import Tracker, confirmed, heatmaps, models, newest_heatmap, searches
+from tim_search.tracking import Tracker, confirmed, heatmaps, models, newest_heatmap, queries, searches
 from tim_search.types import BadInput, Interrupted
 
 
@@ -768,3 +768,10 @@ def test_figures_that_land_on_this_machine_are_told(server_folder: Path, tmp_pat
     (warning,) = messages
     assert "takes no figures and tables: they land on this machine" in warning
     assert "--serve-artifacts" in warning
+
+
+@pytest.mark.parametrize("content", ['{"data": []}', '{"columns": ["a"], "data": [[1, 2]]}', '{"columns": 1}'])
+def test_a_table_that_mlflow_did_not_write_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "heatmap.json").write_text(content)
+    with pytest.raises(BadInput, match="expected a table of MLflow's log_table"):
+        queries._read_table(tmp_path / "heatmap.json")

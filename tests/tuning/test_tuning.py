@@ -27,7 +27,7 @@ from tim_search.report.figures import save_and_close
 from tim_search.tuning import choices
 from tim_search.tuning import study as tuning
 from tim_search.tuning.choices import Study
-from tim_search.types import Interrupted, Resources, Task
+from tim_search.types import BadInput, Interrupted, Resources, Task
 
 #: Each start of a trial imports Tune and Optuna in a process of its own, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(900)
@@ -274,3 +274,9 @@ def test_a_choice_is_kept_and_read_back(tmp_path: Path) -> None:
     (tmp_path / choices.FILE).write_text("{")
     with pytest.raises(choices.BadInput, match="Delete it and run"):
         choices.kept(tmp_path, of)
+
+
+def test_a_record_of_tuning_without_its_parts_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tuning.json").write_text('{"base": {}}')
+    with pytest.raises(BadInput, match=r"tuning\.json cannot be used \(a part is missing\)"):
+        choices.kept(tmp_path, study(folds=(0,), subsets=(("a",),)))
