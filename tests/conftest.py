@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from tests.support import ROOT
+
+# The same examples every time: what they find today they find for everybody. HYPOTHESIS_PROFILE=explore looks further.
+hypothesis_settings.register_profile("same", derandomize=True)
+hypothesis_settings.register_profile("explore")
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 if TYPE_CHECKING:
     from tests.support.searches import Call

@@ -36,7 +36,12 @@ def status(
         return
     results = opened.open_search(folder)
     content = results.status()
-    answers = summary.answers(results) if content["trained"] else {}
+    answers: dict[str, Any] = {}
+    if content["trained"]:
+        try:
+            answers = summary.answers(results)
+        except BadInput as error:  # how far the search is can be told whatever its confirmation looks like
+            console.warn(str(error))
 
     def view() -> Iterator[RenderableType]:
         if answers:

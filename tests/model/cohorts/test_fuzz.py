@@ -94,11 +94,13 @@ def test_values_of_the_description(tmp_path: Path, data: st.DataObject) -> None:
             at = at[key]
         action = data.draw(st.sampled_from(["replace", "remove", "add"]))
         if action == "replace":
-            at[last] = data.draw(ODD | PLAIN)
+            at[last] = copy.deepcopy(data.draw(ODD | PLAIN))  # a later edit must not change what is drawn again
         elif action == "remove":
             del at[last]
         elif isinstance(at, dict):
-            at[data.draw(st.sampled_from(["file", "levels", "shape", "excludes", "label", "prefix"]))] = data.draw(ODD)
+            at[data.draw(st.sampled_from(["file", "levels", "shape", "excludes", "label", "prefix"]))] = copy.deepcopy(
+                data.draw(ODD)
+            )
     text = yaml.dump(description)
     (root / "cohort.yaml").write_bytes(text.encode(errors="surrogatepass"))
     read_bounded(root)
