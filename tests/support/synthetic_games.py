@@ -42,7 +42,8 @@ class Game:
         """Scores of one training a subset: noise of this standard deviation, 30 % of its variance shared in a run."""
         shared = rng.normal(size=(len(membership), 1))
         own = rng.normal(size=membership.shape)
-        return self.scores(membership) + noise * (np.sqrt(0.3) * shared + np.sqrt(0.7) * own)
+        scores: Array = self.scores(membership) + noise * (np.sqrt(0.3) * shared + np.sqrt(0.7) * own)
+        return scores
 
 
 def saturating(n_tasks: int, seed: int, third_order: float = 0.0) -> Game:
