@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -50,11 +51,12 @@ def flat(rounds: Sequence[Sequence[Unit]]) -> list[Unit]:
     return [unit for units in rounds for unit in units]
 
 
-class PlanConformance:
-    """Subclasses give a plan over `TASKS`."""
+class PlanConformance(ABC):
+    """What every plan must do."""
 
+    @abstractmethod
     def plan(self) -> Plan:
-        raise NotImplementedError
+        """The plan that is put to the suite, over `TASKS`."""
 
     @pytest.fixture(scope="class")
     @classmethod
