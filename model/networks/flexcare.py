@@ -397,7 +397,8 @@ def member_bytes(shape: Shape, settings: FlexCareSettings) -> int:
         return rows * (layers * layer + tasks * c * (6 * e + 3 * e * f + 6 * d) + 2 * n * d)
 
     item = 8 if settings.precision == "float64" else 4
-    training = 7 * parameters + numbers(min(settings.batch_size, shape.rows[0]), 1, layers=settings.layers)
+    copies = 7 + bool(settings.average)
+    training = copies * parameters + numbers(min(settings.batch_size, shape.rows[0]), 1, layers=settings.layers)
     scoring = 4 * parameters + numbers(min(settings.evaluation_rows, shape.rows[1]), k, layers=1)
     return item * max(training, scoring)
 

@@ -338,9 +338,11 @@ def member_bytes(shape: Shape, settings: M3HSettings) -> int:
         min(settings.batch_size, rows[0]),
         min(settings.evaluation_rows, max(rows) if clustering else rows[1]),
     )
-    # Adam's two moments and the gradient stand beside the parameters; encoders keep all their hidden layers; of the
-    # contrastive term unit vectors, slopes and products stay; backward holds the gradients of the widest layers.
-    training = 4 * parameters + forward(batch) + batch * h * (4 * m + 2 * (m - 1)) + clustering * 2 * batch * d
+    # Adam's two moments, the gradient and an average stand beside the parameters; encoders keep all their hidden
+    # layers; of the contrastive term unit vectors, slopes and products stay; backward holds the gradients of the widest
+    # layers.
+    training = forward(batch) + batch * h * (4 * m + 2 * (m - 1)) + clustering * 2 * batch * d
+    training += (4 + bool(settings.average)) * parameters
     latents = 3 * sum(rows) * h * clustering  # also in double precision
     scoring = parameters + forward(score) + clustering * score * d + latents
     return item * max(training, scoring)

@@ -55,6 +55,11 @@ class TrainingSettings(Protocol):
     @property
     def replicates(self) -> int: ...
     @property
+    def average(self) -> int:
+        """Epochs over whose steps the weights are averaged, half of them after `epochs`; 0 keeps the last step's."""
+        ...
+
+    @property
     def evaluation_rows(self) -> int:
         """Rows a forward pass without gradients."""
         ...
@@ -164,6 +169,8 @@ class M3HSettings(_Common):
         rare: a binary task with fewer positives than this share starts from the bias log(n_pos / n_neg) (section 3.2).
         precision: of parameters and arithmetic, see `Precision`.
         replicates: scores under this many patient-bootstrap weightings are returned beside each score.
+        average: an even number of epochs over whose steps the weights are averaged; half of them come after the last of
+            `epochs`, so that the average stands for a training of `epochs` (docs/networks.md). 0 keeps the last step's.
     """
 
     width: int = 64
@@ -179,6 +186,7 @@ class M3HSettings(_Common):
     precision: Precision = "float32"
     replicates: int = 50
     attention_maximum: Literal["magnitude", "signed"] = _added("magnitude", before="magnitude")
+    average: int = _added(0, before=0)
 
     def __post_init__(self) -> None:
         # Every message names the field, what is allowed and what was given: the search file's reader passes it on.
@@ -230,7 +238,7 @@ class FlexCareSettings(_Common):
         patience: a task's rate is halved when its loss on the stopping rows has not fallen for so many epochs.
         stop_share: share of the training patients that is set aside to halve the rates and to choose the epoch, as the
             paper sets 1 in 8 aside; 0 keeps the last epoch. Validation rows and test patients never choose.
-        rare, precision, replicates: as of `M3HSettings`.
+        rare, precision, replicates, average: as of `M3HSettings`; `average` with `update: joint` alone.
     """
 
     width: int = 128
@@ -261,6 +269,7 @@ class FlexCareSettings(_Common):
     precision: Precision = "float32"
     replicates: int = 50
     weighted: Literal["whole", "prediction"] = _added("whole", before="prediction")
+    average: int = _added(0, before=0)
 
     def __post_init__(self) -> None:
         weights = all(math.isfinite(weight) and weight > 0 for weight in self.task_weights.values())
@@ -306,7 +315,7 @@ class OwnSettings(_Common):
 
     Attributes:
         width: features of each task's embedding.
-        epochs, batch_size, learning_rate, rare, precision, replicates: as of `M3HSettings`.
+        epochs, batch_size, learning_rate, rare, precision, replicates, average: as of `M3HSettings`.
     """
 
     width: int = 64
@@ -316,6 +325,7 @@ class OwnSettings(_Common):
     rare: float = 0.1
     precision: Precision = "float32"
     replicates: int = 50
+    average: int = _added(0, before=0)
 
     def __post_init__(self) -> None:
         _check(self, ())
@@ -344,6 +354,12 @@ def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
         ("rare", 0 <= settings.rare <= 1, "a share between 0 and 1"),
         ("precision", settings.precision in get_args(Precision), "float32, tf32 or float64"),
         ("replicates", 0 <= settings.replicates <= MOST_STEPS, f"a whole number from 0 to {MOST_STEPS}"),
+        (
+            "average",
+            settings.average % 2 == 0 and 0 <= settings.average < 2 * settings.epochs,
+            f"0 or an even number of epochs below {2 * settings.epochs} (twice `epochs`)",
+        ),
+        ("average", settings.average == 0 or settings.update == "joint", "0 unless update is joint"),
     )
     for name, holds, allowed in (*common, *rules):
         value = getattr(settings, name)

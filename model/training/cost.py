@@ -198,7 +198,7 @@ class _Timing:
 
     def __init__(self, network: Network, tasks: Mapping[str, Task], fold: Fold, settings: TrainingSettings) -> None:
         self.network, self._tasks, self._fold = network, tasks, fold
-        self._settings: Any = replace(cast(Any, settings), epochs=1)
+        self._settings: Any = replace(cast(Any, settings), epochs=1, average=0)
         schedule = schedule_of(network, settings)
         rows = settings.batch_size
         self._warm = self._first(rows)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.data.folds import Fold, Rows
 from model.data.seeding import batch_order
-from model.networks.contract import Dice, LossesInTurn, Network
+from model.networks.contract import Dice, LossesInTurn, Network, Parameters
 from model.networks.settings import TrainingSettings
 from model.training import replay
 from model.training.aligned_adam import AlignedAdam
@@ -24,7 +24,9 @@ from tim_search.types import Task
 
 @dataclass(frozen=True)
 class Lockstep:
-    """A schedule: passes over the training rows in an order that (seed, epoch) draws; the last epoch is kept.
+    """A schedule: passes over the training rows in an order that (seed, epoch) draws.
+
+    The weights of the last step are kept, or their average over the last epochs (`TrainingSettings.average`).
 
     Attributes:
         loss_by_loss: one step for each loss in turn instead of one on the total.
@@ -36,7 +38,7 @@ class Lockstep:
 
     def steps(self, fold: Fold, tasks: Mapping[str, Task], settings: TrainingSettings) -> float:
         """Minibatches of one training."""
-        return settings.epochs * -(-len(fold.train) // settings.batch_size)
+        return _epochs(settings) * -(-len(fold.train) // settings.batch_size)
 
     def fit(self, start: PackModel, tasks: Mapping[str, Task], fold: Fold, seed: int) -> Fitted:
         """Train a pack with Adam; each member's gradient reaches its own parameters only.
@@ -54,20 +56,58 @@ class Lockstep:
         else:
             adam = AlignedAdam(start.values, settings.learning_rate)
         training = _Training(start, seed, turns, adam)
-        history = torch.zeros(settings.epochs, members, dtype=torch.float64)
+        epochs = _epochs(settings)
+        history = torch.zeros(epochs, members, dtype=torch.float64)
         worth = _worth_replaying(members, device, start.network)
         replayed: Replayed | None = None
+        average: _Average | None = None
         with replay.aside(device) if worth else contextlib.nullcontext():
-            for epoch in range(settings.epochs):
+            for epoch in range(epochs):
+                if settings.average and epoch == epochs - settings.average:
+                    average = _Average(start.values)
                 order = batch_order(seed, epoch, len(fold.train)).to(fold.train.targets.device)
                 total = fold.train.inputs[0].new_zeros(members)
                 for number, rows in enumerate(fold.train.take(order).split(settings.batch_size)):
                     total += training.step(rows, epoch, number) if replayed is None else replayed(rows)
+                    if average is not None:
+                        average.add()
                 history[epoch] = total.double().cpu() / len(fold.train)
                 if worth and replayed is None:
                     replayed = Replayed(training.step, training.adam.state())
-        values = {name: value.detach() for name, value in start.values.items()}
+            values = {name: value.detach() for name, value in start.values.items()}
+            if average is not None:
+                values = dict(zip(values, average.mean(), strict=True))
         return Fitted(start.network, settings, start.layout, values, history)
+
+
+def _epochs(settings: TrainingSettings) -> int:
+    """Passes over the training rows: half of those that are averaged come after `epochs`, the middle of the average."""
+    return settings.epochs + settings.average // 2
+
+
+class _Average:
+    """The mean of a pack's parameters now and after each step that follows.
+
+    It only reads what a step leaves, recorded or not, and so stays outside what is recorded. A sum of two numbers
+    rounds alike wherever they lie in memory, which Adam's steps do not (`aligned_adam`), so it needs no more room.
+
+    Args:
+        values: each (K, ...); steps change them in place.
+    """
+
+    def __init__(self, values: Parameters) -> None:
+        self._values = [value.detach() for value in values.values()]
+        self._sums = [value.clone() for value in self._values]
+        self._count = 1
+
+    def add(self) -> None:
+        """After a step."""
+        torch._foreach_add_(self._sums, self._values)
+        self._count += 1
+
+    def mean(self) -> list[Tensor]:
+        """The means, in the order of the parameters."""
+        return [total.div_(self._count) for total in self._sums]
 
 
 class _Training:

@@ -6,6 +6,8 @@ The suite trains on the made-up folds of `tests/support/folds.py`, which have ab
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,8 @@ class NetworkConformance:
 
     network: Network
     settings: Any
+    #: Settings with which all losses make one step together.
+    jointly: Mapping[str, Any] = MappingProxyType({})
 
     def own(self, values: Parameters, plan: Layout, member: int, name: str) -> list[Tensor]:
         """A task's own parameters in a member: as a lifted network has them."""
@@ -110,6 +114,23 @@ class NetworkConformance:
         assert set(there) == set(back)
         for key, logits in there.items():
             np.testing.assert_allclose(back[key], logits, rtol=0, atol=1e-8)
+
+    def test_averaged_weights_are_the_mean_of_the_steps_around_the_last(self, fold: Fold) -> None:
+        # With one step an epoch a shorter training is a prefix of a longer one.
+        settings = dataclasses.replace(self.settings, **self.jointly, batch_size=len(fold.train), epochs=4)
+        steps = [
+            fit_pack(pack_of(SUBSETS), TASKS, fold, dataclasses.replace(settings, epochs=epochs), self.network)
+            for epochs in (2, 3, 4, 5, 6)
+        ]
+        found = fit_pack(pack_of(SUBSETS), TASKS, fold, dataclasses.replace(settings, average=4), self.network)
+        assert torch.equal(found.history, steps[-1].history)
+        for name, value in found.values.items():
+            mean = torch.stack([step.values[name] for step in steps]).mean(0)
+            torch.testing.assert_close(value, mean, rtol=0, atol=1e-12)
+        alone = fit_pack(pack_of(SUBSETS[1:2]), TASKS, fold, dataclasses.replace(settings, average=4), self.network)
+        here, there = self.said(found, fold.validation), self.said(alone, fold.validation)
+        for key, logits in there.items():
+            np.testing.assert_allclose(here[key], logits, rtol=0, atol=1e-8)
 
     def test_a_task_starts_from_the_same_place_in_every_subset(self, fold: Fold) -> None:
         starts = {}

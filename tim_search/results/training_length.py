@@ -20,12 +20,15 @@ class TrainingLength:
         epochs, batch_size: of the settings.
         rows: training rows of a fold, about: the counts of a cohort may be rounded.
         updates: steps of the optimiser on all of these rows.
+        average: epochs, half of them after the last of `epochs`, over whose steps the weights are averaged; 0 where the
+            last step's are kept.
     """
 
     epochs: int | None
     batch_size: int | None
     rows: int | None
     updates: int | None
+    average: int = 0
 
     def __str__(self) -> str:
         parts = []
@@ -35,6 +38,8 @@ class TrainingLength:
             parts.append(f"{self.epochs:,} epoch{'s' * (self.epochs != 1)}")
         if self.batch_size is not None:
             parts.append(f"minibatches of {self.batch_size:,}")
+        if self.average:
+            parts.append(f"weights averaged over {self.average} epochs around the last")
         return ", ".join(parts) or "not told"
 
 
@@ -43,12 +48,12 @@ def training_length(results: SearchResults) -> TrainingLength:
     settings = json.loads(results.manifest.context.settings)
     chosen = set(results.own.space) if results.own else set()
     settings = {name: value for name, value in settings.items() if name != per_subset.KEY and name not in chosen}
-    epochs, batch = (
-        value if isinstance(value := settings.get(name), int) else None for name in ("epochs", "batch_size")
+    epochs, batch, average = (
+        value if isinstance(value := settings.get(name), int) else None for name in ("epochs", "batch_size", "average")
     )
     rows = _training_rows(results)
     updates = None if None in (epochs, batch, rows) else epochs * math.ceil(rows / batch)  # type: ignore[operator]
-    return TrainingLength(epochs, batch, rows, updates)
+    return TrainingLength(epochs, batch, rows, updates, average or 0)
 
 
 def _training_rows(results: SearchResults) -> int | None:

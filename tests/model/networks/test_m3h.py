@@ -175,6 +175,14 @@ def test_packs_agree_with_training_alone_over_hundreds_of_steps(alike: bool, sub
     assert largest_gap(subsets[1:3], [subsets[::-1], subsets[1:3]], TASKS, fold, settings) <= (1e-12 if alike else 1e-8)
 
 
+def test_averaged_weights_round_alike_in_every_pack(alike: bool) -> None:
+    fold = make_fold(rows=149, dtype=torch.float32)
+    settings = dataclasses.replace(SETTINGS, precision="float32", width=16, epochs=12 if alike else 2, average=2)
+    subsets = [("ill", "rare"), ("cost", "stage"), ("ill", "ward"), ("stage", "ward"), ("cost", "stay")]
+    gap = largest_gap(subsets[1:3], [subsets[::-1], subsets[1:3]], TASKS, fold, settings)
+    assert gap == 0 if alike else gap <= 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("clustering", [False, True])

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -75,6 +76,7 @@ class TestFlexCare(NetworkConformance):
         stop_share=0.0,
         precision="float64",
     )
+    jointly = MappingProxyType({"update": "joint"})
 
     def own(self, values: Parameters, plan: Layout, member: int, name: str) -> list[Tensor]:
         slot = plan.names[member].index(name)

@@ -36,6 +36,7 @@ def test_a_search_of_0_1_0_keeps_its_key(name: str) -> None:
 def test_what_gives_other_scores_has_another_key() -> None:
     weights = {"a": 0.2}
     assert key(M3HSettings(attention_maximum="signed"), "m3h") != key(M3HSettings(), "m3h")
+    assert key(M3HSettings(average=2), "m3h") != key(M3HSettings(), "m3h")
     before = key(FlexCareSettings(task_weights=weights, weighted="prediction"), "flexcare")
     assert key(FlexCareSettings(task_weights=weights), "flexcare") != before
     # Where every weight is 1, what they multiply changes nothing.
@@ -60,6 +61,7 @@ class Further(OwnSettings):
         FlexCareSettings(task_weights={"a": 0.2}),
         FlexCareSettings(task_weights={"a": 0.2}, weighted="prediction"),
         Further(depth=3),
+        Further(average=2),
     ],
 )
 def test_settings_are_read_back_from_their_text(settings: Any) -> None:
@@ -76,3 +78,19 @@ def test_weights_that_0_1_0_wrote_are_read_as_it_read_them() -> None:
 def test_a_word_that_is_no_choice_is_told(settings: Any, field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}: expected .* or .*, got 'largest'"):
         settings(**{field: "largest"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "allowed"),
+    [
+        (M3HSettings, {"average": 3}, "0 or an even number of epochs below 30"),
+        (M3HSettings, {"average": -2}, "0 or an even number of epochs below 30"),
+        (M3HSettings, {"average": 4, "epochs": 2}, "0 or an even number of epochs below 4"),
+        (M3HSettings, {"average": 2, "update": "in_turn"}, "0 unless update is joint"),
+        (FlexCareSettings, {"average": 2}, "0 unless update is joint"),
+        (OwnSettings, {"average": 1}, "0 or an even number"),
+    ],
+)
+def test_weights_that_cannot_be_averaged_are_told(settings: Any, values: dict[str, Any], allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"average: expected {allowed}"):
+        settings(**values)

@@ -70,16 +70,18 @@ def assert_equal(here: Fitted, there: Fitted) -> None:
         assert torch.equal(value.nan_to_num(), there.values[name].nan_to_num()), name
 
 
-@pytest.mark.parametrize("update", ["joint", "sequential", "in_turn"])
-def test_a_replayed_pack_is_the_same(monkeypatch: pytest.MonkeyPatch, update: Any) -> None:
-    settings = dataclasses.replace(SETTINGS, update=update)
+@pytest.mark.parametrize(
+    ("update", "average"), [("joint", 0), ("joint", 2), ("joint", 6), ("sequential", 0), ("in_turn", 0)]
+)
+def test_a_replayed_pack_is_the_same(monkeypatch: pytest.MonkeyPatch, update: Any, average: int) -> None:
+    settings = dataclasses.replace(SETTINGS, update=update, average=average)
     record = Kept(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = train(monkeypatch, record, settings)
     assert_equal(found, train(monkeypatch, None, settings))
     # 150 rows: four whole minibatches and one of 22 rows; the first epoch goes step by step.
-    assert (record.recorded, record.replayed) == (2, 3 * 5)
+    assert (record.recorded, record.replayed) == (2, (3 + average // 2) * 5)
 
 
 def test_a_member_that_diverges_does_not_end_replaying(monkeypatch: pytest.MonkeyPatch) -> None:
