@@ -20,20 +20,13 @@ from torch.nn import functional as F
 from model.cohorts.cohort import Cohort
 from model.data.folds import Fold, Rows
 from model.data.seeding import generator, linear
+from model.networks.rounding import RUN
 from tim_search.types import Kind, Subset, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Parameters = dict[str, Tensor]
-
-#: Numbers, 64 bytes or more. A library's product can round by where in memory a matrix begins; at such a boundary it
-#: rounds alike at every place, so that a member's result is the same in every bit whatever its pack mates are.
-ALIGN = 16
-
-#: Rows. What is worked out number by number goes through in runs of two registers, 32 float32 at most; a function such
-#: as the sigmoid rounds otherwise in the remainder, which only lengths that are multiples of a run do not have.
-RUN = 32
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ from model.networks.contract import (
     Schedules,
     Shape,
     Shows,
-    head,
     supervised_losses,
 )
 from model.networks.flexcare_tokens import attention_mask, combinations_of, counts_of, existing
 from model.networks.settings import FlexCareSettings
 from model.networks.stacked import apply, apply_to_shared, experts_of, norm
+from model.networks.starts import Start
 from tim_search.types import Task
 
 _SPREAD = 0.02  # standard deviation of what tokens and positions start from
@@ -90,59 +90,44 @@ def initialise(
     layout: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: FlexCareSettings
 ) -> Parameters:
     """Starting parameters of a pack, each (K, ...); shared ones from (seed), a task's own from (seed, task)."""
-    d, members = settings.width, layout.members
-    like = fold.train.inputs[0]
+    d = settings.width
     shapes = [tuple(x.shape[1:]) for x in fold.train.inputs]
-    values: Parameters = {}
-
-    def store(name: str, value: Tensor) -> None:
-        values[name] = value.to(device=like.device, dtype=like.dtype).contiguous().requires_grad_()
-
-    def shared(name: str, outputs: int, inputs: int, *, bias: bool = True) -> None:
-        weight, offset = linear(seed, name, outputs=outputs, inputs=inputs)
-        store(f"{name}.weight", weight.expand(members, -1, -1))
-        if bias:
-            store(f"{name}.bias", offset.expand(members, -1))
+    start = Start(layout, fold, seed)
 
     def drawn(*names: object, shape: tuple[int, ...]) -> Tensor:
         return _SPREAD * torch.randn(*shape, generator=generator(seed, *names), dtype=torch.float64)
 
     def norm(name: str) -> None:
-        store(f"{name}.weight", torch.ones(members, d))
-        store(f"{name}.bias", torch.zeros(members, d))
+        start.alike(f"{name}.weight", torch.ones(d))
+        start.alike(f"{name}.bias", torch.zeros(d))
 
     for number, (shape, count) in enumerate(zip(shapes, counts_of(shapes, settings.patch), strict=True)):
-        shared(f"embed.{number}", d, shape[0] * settings.patch**2 if len(shape) == 3 else shape[-1])
-        store(f"position.{number}", drawn("position", number, shape=(count, d)).expand(members, -1, -1))
+        start.shared(f"embed.{number}", d, shape[0] * settings.patch**2 if len(shape) == 3 else shape[-1])
+        start.alike(f"position.{number}", drawn("position", number, shape=(count, d)))
     combos = combinations_of(len(shapes), settings.combinations)
-    tokens = torch.stack([drawn("combination", *c, shape=(d,)) for c in combos])
-    store("combination.token", tokens.expand(members, -1, -1))
+    start.alike("combination.token", torch.stack([drawn("combination", *c, shape=(d,)) for c in combos]))
     for layer in range(settings.layers):
-        shared(f"encoder.{layer}.query", d, d)
-        shared(f"encoder.{layer}.key_value", 2 * d, d)
-        shared(f"encoder.{layer}.out", d, d)
+        start.shared(f"encoder.{layer}.query", d, d)
+        start.shared(f"encoder.{layer}.key_value", 2 * d, d)
+        start.shared(f"encoder.{layer}.out", d, d)
         norm(f"encoder.{layer}.norm.0")
-        shared(f"encoder.{layer}.feed.in", settings.hidden, d)
-        shared(f"encoder.{layer}.feed.out", d, settings.hidden)
+        start.shared(f"encoder.{layer}.feed.in", settings.hidden, d)
+        start.shared(f"encoder.{layer}.feed.out", d, settings.hidden)
         norm(f"encoder.{layer}.norm.1")
     if settings.experts > 1:
         for name in ("router", "router.noise"):
-            shared(f"{name}.combination", settings.experts, d, bias=False)
-            shared(f"{name}.task", settings.experts, d, bias=False)
+            start.shared(f"{name}.combination", settings.experts, d, bias=False)
+            start.shared(f"{name}.task", settings.experts, d, bias=False)
     for part, outputs, inputs in (("in", settings.expert_hidden, d), ("out", d, settings.expert_hidden)):
         layers = [linear(seed, "expert", part, e, outputs=outputs, inputs=inputs) for e in range(settings.experts)]
-        store(f"expert.{part}.weight", torch.stack([w for w, _ in layers]).expand(members, -1, -1, -1))
-        store(f"expert.{part}.bias", torch.stack([b for _, b in layers]).expand(members, -1, -1))
-    shared("fusion.in", d, 2 * d, bias=False)
-    shared("fusion.out", 1, d, bias=False)
+        start.alike(f"expert.{part}.weight", torch.stack([weight for weight, _ in layers]))
+        start.alike(f"expert.{part}.bias", torch.stack([bias for _, bias in layers]))
+    start.shared("fusion.in", d, 2 * d, bias=False)
+    start.shared("fusion.out", 1, d, bias=False)
     norm("fusion.norm")
-    names = {task for row in layout.names for task in row}
-    token = {task: drawn("token", task, shape=(d,)) for task in names}
-    heads = {task: head(task, tasks, fold, seed, settings, layout.outputs, 2 * d) for task in names}
-    store("task.token", torch.stack([torch.stack([token[task] for task in row]) for row in layout.names]))
-    store("head.weight", torch.stack([torch.stack([heads[task][0] for task in row]) for row in layout.names]))
-    store("head.bias", torch.stack([torch.stack([heads[task][1] for task in row]) for row in layout.names]))
-    return values
+    start.by_task(slice(None), lambda task: (drawn("token", task, shape=(d,)),), "task.token")
+    start.heads(tasks, settings, 2 * d)
+    return start.values
 
 
 def by_slot(name: str) -> bool:

@@ -9,9 +9,8 @@ K members, B rows, h width, s supervised tasks and c clustering tasks a member, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +18,8 @@ from torch.nn import functional as F
 
 from model.cohorts.cohort import Cohort
 from model.data.folds import Fold, Rows
-from model.data.seeding import generator, linear
+from model.data.seeding import generator
 from model.networks.contract import (
-    ALIGN,
     Dice,
     Layout,
     Output,
@@ -29,11 +27,12 @@ from model.networks.contract import (
     S,
     Schedules,
     Shape,
-    head,
     supervised_losses,
 )
 from model.networks.contrastive import info_nce
+from model.networks.rounding import ALIGN, filled, own_linear
 from model.networks.settings import M3HSettings
+from model.networks.starts import Start
 from tim_search.types import Subset, Task
 
 TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
@@ -64,85 +63,35 @@ class Losses:
 
 def initialise(layout: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: M3HSettings) -> Parameters:
     """Starting parameters of a pack, each (K, ...); shared ones from (seed), a task's own from (seed, task)."""
-    h, members = settings.width, layout.members
+    h = settings.width
     widths = [x.shape[1] for x in fold.train.inputs]
-    like = fold.train.inputs[0]
-    values: Parameters = {}
-
-    def placed(value: Tensor) -> Tensor:
-        # Before it is laid out for all members: a large pack has gigabytes of them, made where they are used.
-        return value.to(device=like.device, dtype=like.dtype)
-
-    def store(name: str, value: Tensor) -> None:
-        values[name] = value.contiguous().requires_grad_()
-
-    def shared(name: str, outputs: int, inputs: int) -> None:
-        weight, bias = map(placed, linear(seed, name, outputs=outputs, inputs=inputs))
-        store(f"{name}.weight", weight.expand(members, -1, -1))
-        store(f"{name}.bias", bias.expand(members, -1))
-
-    def by_task(slots: slice, draw: Callable[[str], tuple[Tensor, ...]], *names: str) -> None:
-        """A tensor of each name, (K, slots, ...), from what is drawn once for every task."""
-        rows = [row[slots] for row in layout.names]
-        place_of = {task: place for place, task in enumerate(sorted({task for row in rows for task in row}))}
-        where = torch.tensor([[place_of[task] for task in row] for row in rows], device=like.device)
-        for name, drawn in zip(names, zip(*map(draw, place_of), strict=True), strict=True):
-            store(name, placed(torch.stack(drawn))[where])
-
-    def layer(name: str, slots: slice, outputs: int, inputs: int) -> None:
-        by_task(
-            slots,
-            lambda task: linear(seed, name, task, outputs=outputs, inputs=inputs),
-            f"{name}.weight",
-            f"{name}.bias",
-        )
-
+    start = Start(layout, fold, seed)
     for number, width in enumerate(widths):
-        shared(f"encoder.{number}.in", 2 * h, width)
-        shared(f"encoder.{number}.out", h, 2 * h)
-    shared("shared.in", h, h * len(widths))
-    shared("shared.out", h, h)
+        start.shared(f"encoder.{number}.in", 2 * h, width)
+        start.shared(f"encoder.{number}.out", h, 2 * h)
+    start.shared("shared.in", h, h * len(widths))
+    start.shared("shared.out", h, h)
     for name in ("query", "key", "value"):
-        shared(f"attention.{name}", h, h)
-    by_task(
+        start.shared(f"attention.{name}", h, h)
+    start.by_task(
         slice(None),
         lambda task: (torch.randn(h, generator=generator(seed, "token", task), dtype=torch.float64),),
         "attention.token",
     )
     if layout.supervised:
-        slots = slice(0, layout.supervised)
-        layer("task", slots, h, h)
-        by_task(slots, lambda task: head(task, tasks, fold, seed, settings, layout.outputs), "head.weight", "head.bias")
+        start.layers("task", slice(0, layout.supervised), h, h)
+        start.heads(tasks, settings)
     if layout.clustering:
         slots = slice(layout.supervised, None)
-        layer("autoencoder.encode", slots, h, h * len(widths))
-        layer("autoencoder.decode.in", slots, 2 * h, h)
-        layer("autoencoder.decode.out", slots, sum(widths), 2 * h)
-    return values
-
-
-class _Linear(torch.autograd.Function):
-    """Each member's own linear layer; a weight's gradient is made in the weight's own layout, not copied into it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        (above,) = upstream
-        below = torch.bmm(above, weight) if ctx.needs_input_grad[0] else None
-        return below, torch.bmm(above.transpose(1, 2), x), above.sum(1)
+        start.layers("autoencoder.encode", slots, h, h * len(widths))
+        start.layers("autoencoder.decode.in", slots, 2 * h, h)
+        start.layers("autoencoder.decode.out", slots, sum(widths), 2 * h)
+    return start.values
 
 
 def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
-    """Each member's own linear layer: (K, B, inputs) to (K, B, outputs); slots of one layer are laid side by side."""
-    weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
-    members = weight.shape[0]
-    product: Tensor = _Linear.apply(x, weight.reshape(members, -1, x.shape[2]), bias.reshape(members, -1))
-    return product
+    """Each member's own linear layer: (K, B, inputs) to (K, B, outputs)."""
+    return own_linear(x, values[f"{name}.weight"], values[f"{name}.bias"])
 
 
 def by_slot(name: str) -> bool:
@@ -206,16 +155,16 @@ def _attend(
     size, tasks, s, h = x.shape[1], layout.tasks, layout.supervised, x.shape[3]
     query = torch.baddbmm(
         own("attention.query.bias").unsqueeze(1),
-        _filled(own("attention.token")),
+        filled(own("attention.token")),
         own("attention.query.weight").transpose(1, 2),
     )[:, :tasks]  # (G, k, h)
     # One row would be a product of another kind, which rounds otherwise alone than in a pack: hence rows of zeros.
-    readers = torch.bmm(_filled(query), own("attention.key.weight"))[:, :tasks]  # K^T Q_i
+    readers = torch.bmm(filled(query), own("attention.key.weight"))[:, :tasks]  # K^T Q_i
     if s:
         head = own("head.weight")[:, :, :outputs].reshape(len(of), s * outputs, h)
-        votes_of = torch.bmm(_filled(head), own("attention.value.weight"))[:, : s * outputs]  # V^T w_i
+        votes_of = torch.bmm(filled(head), own("attention.value.weight"))[:, : s * outputs]  # V^T w_i
         readers = torch.cat([readers, votes_of], dim=1)
-    readers = _filled(readers)
+    readers = filled(readers)
     read = torch.bmm(x.reshape(len(of), size * tasks, h), readers.transpose(1, 2)).view(len(of), size, tasks, -1)
     offset = (query * own("attention.key.bias").unsqueeze(1)).sum(2)  # (G, k)
     agreement = read[..., :tasks].transpose(2, 3) + offset[:, None, :, None]  # M, (G, B, k, k)
@@ -233,11 +182,6 @@ def _attend(
     mixed = (attention[:, :, :s].transpose(2, 3).unsqueeze(4) * votes).sum(2)
     constant = (head * own("attention.value.bias").unsqueeze(1)).sum(2).view(len(of), s, 1, outputs)
     return attention, mixed.transpose(1, 2) + constant + own("head.bias")[:, :, None, :outputs]
-
-
-def _filled(x: Tensor) -> Tensor:
-    """(G, n, h) with rows of zeros up to a multiple of `ALIGN`."""
-    return F.pad(x, (0, 0, 0, -x.shape[1] % ALIGN))
 
 
 def _by_member(layout: Layout, groups: list[Tensor]) -> Tensor:
@@ -258,7 +202,7 @@ def _decode(values: Parameters, latents: Tensor) -> Tensor:
         )
         for name in ("in", "out")
     )
-    rebuilt: Tensor = _Linear.apply(_Linear.apply(x, *hidden).relu(), *out)
+    rebuilt = own_linear(own_linear(x, *hidden).relu(), *out)
     return rebuilt.view(members, slots, -1, rebuilt.shape[2])[:, :, :size]
 
 

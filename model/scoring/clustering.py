@@ -115,7 +115,7 @@ def nearest(points: Tensor, centres: Tensor) -> Tensor:
     """int64 (m, n): which centre of (m, k, h) each point of (m, n, h) is nearest to; of equally near ones the first."""
     parts = []
     for part in _chunks(points, points.shape[1] * centres.shape[1]):
-        # Copies begin where memory does: a product can round by where its matrices begin (`contract.ALIGN`).
+        # Copies begin where memory does: a product can round by where its matrices begin (`networks.rounding`).
         copies = (of[part].to(torch.float64, copy=True) for of in (points, centres))
         parts.append(_least(_half(*copies))[1])
     return torch.cat(parts).long()

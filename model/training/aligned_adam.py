@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.networks.contract import ALIGN, Parameters
+from model.networks.contract import Parameters
+from model.networks.rounding import ALIGN
 
 
 class AlignedAdam:
