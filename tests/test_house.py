@@ -80,6 +80,7 @@ WITHOUT_TORCH = {
     "model.cohorts.manifest",
     "model.networks.settings",
     "model.sources.support2",
+    "model.sources.diabetes130",
     "model.sources.own_table",
 }
 

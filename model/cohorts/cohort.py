@@ -1,7 +1,7 @@
 """What a cohort is: samples of patients, their modalities, their tasks and labels, and a stored split.
 
 A cohort is a value: arrays that nobody changes after they are read. It comes from a folder (`folder.py` reads,
-checks and writes it, docs/cohorts.md describes it), from the raw SUPPORT2 table (`model/sources/support2.py`) or from a
+checks and writes it, docs/cohorts.md describes it), from a raw table (`model/sources/support2.py`) or from a
 generator (`model/sources/synthetic.py`). Torch is not needed here; `model.data` turns a cohort into network inputs.
 """
 

@@ -215,7 +215,10 @@ def load(reader: Reader) -> dict[str, Any] | None:
 
 def _not_there(reader: Reader, path: Path, error: BadInput | OSError) -> None:
     """An error that says why cohort.yaml cannot be read, and what to name instead."""
-    place, fix = DESCRIPTION, 'Give the path of a cohort folder, or "support2"; docs/cohorts.md shows one.'
+    place, fix = (
+        DESCRIPTION,
+        'Give the path of a cohort folder, "support2" or "diabetes130"; docs/cohorts.md shows one.',
+    )
     if isinstance(error, BadInput):
         problem, fix = str(error).removeprefix(f"{path}: "), ""
     elif isinstance(error, IsADirectoryError):

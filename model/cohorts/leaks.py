@@ -22,6 +22,9 @@ from tim_search.types import Finding, some
 FILLER_SHARE, FILLER_FEWEST = 0.01, 5
 #: Rows of fewer inputs may be equal by chance.
 FEWEST_INPUTS = 8
+#: Where half of the columns or more have at most so many values, patients have equal rows by chance, and a share of the
+#: samples below this one has equal labels too.
+FEW_VALUES, BY_CHANCE = 10, 1e-3
 #: A modality that more than this share of the samples lack is worth a word.
 MOSTLY_ABSENT = 0.5
 #: Samples looked at.
@@ -102,15 +105,21 @@ def _repeated(cohort: Cohort) -> Iterator[Finding]:
         whole = np.array([hash(pair) for pair in zip(whole.tolist(), marks.tolist(), strict=True)], np.int64)
         if modality.kind == "vector" and len(modality.columns) >= FEWEST_INPUTS:
             yield from _fillers(cohort, modality, marks)
+    same = "inputs"
+    if coarse := _coarse(*cohort.modalities.values()):
+        same = "inputs and labels"
+        labels = np.column_stack([np.zeros(len(cohort)), *cohort.labels.values()])
+        pairs = zip(whole.tolist(), labels, strict=True)
+        whole = np.array([hash((mark, row.tobytes())) for mark, row in pairs], np.int64)
     rows = np.flatnonzero(measured >= FEWEST_INPUTS)
     _, group, size = np.unique(whole[rows], return_inverse=True, return_counts=True)
     again = size[group] > 1
-    if not again.any():
+    if not again.any() or (coarse and again.sum() < BY_CHANCE * len(cohort)):
         return
     rows, group = rows[again], group[again]
     n_strangers, n_straddling = _mixed(group, cohort.patients[rows]), _mixed(group, cohort.split.test[rows])
     example = ", ".join(str(key) for key in cohort.sample_ids[rows[group == group[0]]][:_NAMED].tolist())
-    problem = f"{len(rows)} samples have exactly the inputs of another one (e.g. {example})"
+    problem = f"{len(rows)} samples have exactly the {same} of another one (e.g. {example})"
     fix = "Keep one of each."
     if n_strangers:
         problem += f", {n_strangers} of them of another patient"
@@ -118,6 +127,18 @@ def _repeated(cohort: Cohort) -> Iterator[Finding]:
     if n_straddling:
         problem += f", {n_straddling} with one on the other side of the split"
     yield warning("samples", f"{problem}.", fix)
+
+
+def _coarse(*modalities: Modality) -> bool:
+    """Whether most columns have few values (a list of comorbidities): many patients then have equal rows by chance."""
+    if any(modality.kind != "vector" for modality in modalities):
+        return False
+    counts = []
+    for modality in modalities:
+        rows = np.flatnonzero(modality.present)
+        sample = modality.values[rows[:: max(1, len(rows) // 500)]]
+        counts += [len(np.unique(column[~np.isnan(column)])) for column in sample.T]
+    return bool(counts) and float(np.median(counts)) <= FEW_VALUES
 
 
 def _mixed(group: NDArray[np.int64], value: NDArray[np.int64] | Bools) -> int:
@@ -150,9 +171,7 @@ def _fillers(cohort: Cohort, modality: Modality, marks: NDArray[np.int64]) -> It
     n_patients = len(np.unique(cohort.patients[same]))
     if n_patients < max(FILLER_FEWEST, FILLER_SHARE * len(cohort.patient_ids)) or len(kinds) < 2:
         return
-    # Where every column has few values (a list of comorbidities), many patients do have equal rows.
-    sample = modality.values[rows[:: max(1, len(rows) // 500)]]
-    if np.median([len(np.unique(column[~np.isnan(column)])) for column in sample.T]) <= 10:
+    if _coarse(modality):
         return
     row = modality.values[same[0]]
     what = "zeros" if not np.nan_to_num(row).any() else "the same values"

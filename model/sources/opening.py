@@ -11,12 +11,15 @@ from model.cohorts.folder import read
 from model.cohorts.folder_reader import OUTSIDE
 from model.cohorts.folder_writer import write
 from model.cohorts.leaks import findings
-from model.sources.support2 import NAME, load
+from model.sources import diabetes130, support2
 from tim_search.types import BadInput, Finding
+
+#: The cohorts that ship with the product, by the name that opens them.
+BUILT_IN = {support2.NAME: support2.load, diabetes130.NAME: diabetes130.load}
 
 
 def open_cohort(reference: str | Path, tasks: Container[str] = ()) -> Cohort:
-    """The cohort behind a reference: "support2" (built in), or a folder with a cohort.yaml.
+    """The cohort behind a reference: "support2" or "diabetes130" (built in), or a folder with a cohort.yaml.
 
     Args:
         tasks: those that will be used, default all. One that is not may have too few labels to be scored.
@@ -60,6 +63,6 @@ def write_cohort(cohort: Cohort, path: str | Path) -> None:
 def _read(
     reference: str | Path, *, thorough: bool = False, tasks: Container[str] = ()
 ) -> tuple[Cohort | None, list[Finding]]:
-    if str(reference) == NAME:
+    if load := BUILT_IN.get(str(reference)):
         return load(), findings(load()) if thorough else []
     return read(Path(reference), thorough=thorough, wanted=tasks)

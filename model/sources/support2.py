@@ -8,42 +8,22 @@ and why; docs/cohorts.md prints that table. Origin, citation and licence are in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from model.cohorts.cohort import Cohort, Modality, make_cohort
+from model.sources.raw_columns import Column, modalities_of
 from tim_search.types import Task
 
 NAME = "support2"
 
 #: Predictions are made at the end of this study day.
 PREDICTION_DAY = 3
-
-Role = Literal["id", "input", "target", "unused"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """What became of a raw column.
-
-    Attributes:
-        role: "id", "input", "target" (a task is made from it, it is never an input) or "unused".
-        modality: of an input.
-        why: when it was known and what is done with it.
-        categories: levels of a categorical input, in order.
-    """
-
-    role: Role
-    modality: str = ""
-    why: str = ""
-    categories: tuple[str, ...] = ()
-
 
 _DISEASES = (
     "ARF/MOSF w/Sepsis", "CHF", "COPD", "Cirrhosis", "Colon Cancer", "Coma", "Lung Cancer", "MOSF w/Malig",
@@ -141,12 +121,6 @@ OVERLAPS: tuple[tuple[str, str], ...] = tuple(
 )
 
 
-def column_table() -> str:
-    """`COLUMNS` as a Markdown table."""
-    rows = [f"| `{name}` | {c.role} | {c.modality} | {c.why} |" for name, c in COLUMNS.items()]
-    return "\n".join(["| Raw column | Role | Modality | Why |", "|---|---|---|---|", *rows])
-
-
 def raw() -> pd.DataFrame:
     """The table as it is shipped: 9,105 rows, one a patient, 48 columns."""
     with (files("model") / "sources" / "files" / "support2" / "support2.parquet").open("rb") as stream:
@@ -184,29 +158,11 @@ def load() -> Cohort:
 
 
 def _modalities(table: pd.DataFrame) -> list[Modality]:
-    derived = {"adl": _limitations(table)}
     consumed = {source for sources in MADE.values() for source in sources}
-    result = []
-    for name in ("demographics", "physiology", "history", "prognosis"):
-        values: dict[str, NDArray[np.float64]] = {}
-        for column, decision in COLUMNS.items():
-            if decision.role != "input" or decision.modality != name or column in consumed:
-                continue
-            if decision.categories:
-                code = pd.Categorical(table[column], categories=list(decision.categories)).codes
-                if int((code < 0).sum()) != int(table[column].isna().sum()):
-                    raise ValueError(f"SUPPORT2 column {column} holds a level that is not listed")
-                values[column] = np.where(code < 0, np.nan, code.astype(np.float64))
-            else:
-                values[column] = table[column].to_numpy(np.float64)
-        if name == "history":
-            values |= derived
-        matrix = np.stack(list(values.values()), axis=1)
-        levels = {column: COLUMNS[column].categories for column in values if column in COLUMNS}
-        levels = {column: categories for column, categories in levels.items() if categories}
-        present = np.asarray(~np.isnan(matrix).all(axis=1))
-        result.append(Modality(name, "vector", tuple(values), matrix, levels, present))
-    return result
+    inputs = {name: c for name, c in COLUMNS.items() if c.role == "input" and name not in consumed}
+    # A column that is made here comes last in its modality.
+    inputs |= {name: Column("input", COLUMNS[sources[0]].modality) for name, sources in MADE.items()}
+    return modalities_of(table.assign(adl=_limitations(table)), inputs)
 
 
 def _limitations(table: pd.DataFrame) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from model.sources.opening import BUILT_IN
 from tests.support import ROOT
 from tim_search import config
 from tim_search.cli import running
@@ -40,6 +41,7 @@ def test_what_the_search_files_ask_for() -> None:
         trainings[path.stem] = found.plan.most(found.blocks)
     assert trainings == {
         "demo": 3 * 63,
+        "diabetes130": 3 * 31,
         "flexcare": 2 * 31,
         "tuned": 3 * 63,
         "twelve-pairs": 2 * 78,
@@ -49,8 +51,14 @@ def test_what_the_search_files_ask_for() -> None:
     }
 
 
-def test_the_demo_command_runs_the_demo_file() -> None:
-    assert config.load(ROOT / "jobs" / "demo.yaml") == running.demo_search()
+@pytest.mark.parametrize("cohort", list(running.Embedded))
+def test_the_demo_command_runs_the_demo_file(cohort: running.Embedded) -> None:
+    search = running.demo_search(cohort)
+    assert config.load(ROOT / "jobs" / f"{search.name}.yaml") == search
+
+
+def test_every_cohort_that_ships_has_a_demo() -> None:
+    assert [cohort.value for cohort in running.Embedded] == list(BUILT_IN)
 
 
 def test_a_relative_place_is_refused() -> None:

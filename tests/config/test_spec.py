@@ -61,8 +61,9 @@ def test_only_the_cohort_has_no_default(tmp_path: Path) -> None:
     assert search.cohort == "support2"
     assert search.name == "my-first-search"
     assert search.tasks is None
-    assert "cohort: expected `support2` (built in) or the path of a cohort folder, got nothing" in refusal(
-        tmp_path, "name: x\n"
+    assert (
+        "cohort: expected `support2` or `diabetes130` (built in) or the path of a cohort folder, got nothing"
+        in refusal(tmp_path, "name: x\n")
     )
 
 

@@ -35,10 +35,12 @@ class Modalities(StrEnum):
 
 @app.command(epilog="Example: tim-search cohort export support2 my-cohort")
 def export(
-    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="`support2`, or a cohort folder.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="`support2`, `diabetes130`, or a cohort folder.")
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist yet.")],
 ) -> None:
-    """Write a cohort as a folder of cohort.yaml and Parquet: the built-in one is a worked example of the format."""
+    """Write a cohort as a folder of cohort.yaml and Parquet: a built-in one is a worked example of the format."""
     from model.sources.opening import open_cohort, write_cohort
 
     cohort = open_cohort(reference)

@@ -312,9 +312,10 @@ def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[s
         from tim_search.ledger.ledger import Ledger
 
         return Ledger(place).check(), None
-    if path.is_dir() or path.name == "cohort.yaml" or place == "support2":
+    from model.sources.opening import BUILT_IN, inspect_cohort
+
+    if path.is_dir() or path.name == "cohort.yaml" or place in BUILT_IN:
         from model.cohorts.overlaps import overlap_matrix
-        from model.sources.opening import inspect_cohort
 
         console.note(f"Reading {path} and looking for leaks")
         cohort, findings = inspect_cohort(str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,23 @@ if TYPE_CHECKING:
     from tim_search.app.publishing import Finished
     from tim_search.config import ResolvedSearch, SearchFile
 
-DEMO_TASKS = ("hospdead", "dnr_later", "dzclass", "slos_log", "avtisst", "phenotype")
+
+class Embedded(StrEnum):
+    """The cohorts that ship with the product."""
+
+    support2 = "support2"
+    diabetes130 = "diabetes130"
+
+
+#: Of each embedded cohort: name, tasks and settings of its demo.
+_DEMOS: dict[Embedded, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    Embedded.support2: ("demo", ("hospdead", "dnr_later", "dzclass", "slos_log", "avtisst", "phenotype"), {}),
+    Embedded.diabetes130: (
+        "diabetes130",
+        ("readmit_30d", "died_or_hospice", "discharge_to", "los_log", "insulin_changed"),
+        {"epochs": 2},
+    ),
+}
 
 
 @app.command(epilog="Example: tim-search run jobs/twelve-pairs.yaml --out runs/pairs")
@@ -40,19 +57,26 @@ def run(
 
 @app.command(epilog="Example: tim-search demo --out runs/demo")
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything the search writes.")] = Path("runs/demo"),
+    cohort: Annotated[
+        Embedded, typer.Option("--cohort", help="SUPPORT2: 8,758 patients; or diabetes-130: 101,766 hospital stays.")
+    ] = Embedded.support2,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for what the search writes. Default: runs/ and its name.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the embedded search: SUPPORT2, six tasks of four problem classes, all their 63 subsets, a few minutes."""
-    console.note("Reading the embedded cohort SUPPORT2")
-    _run(demo_search(), out, None, as_json)
+    """Run a search of an embedded cohort, a few minutes: five or six tasks of different classes, all their subsets."""
+    console.note(f"Reading the embedded cohort {cohort}")
+    search = demo_search(cohort)
+    _run(search, out or Path("runs", search.name), None, as_json)
 
 
-def demo_search() -> SearchFile:
-    """The search of `tim-search demo`, the same as jobs/demo.yaml."""
+def demo_search(cohort: Embedded = Embedded.support2) -> SearchFile:
+    """The search of `tim-search demo`, the same as jobs/demo.yaml or jobs/diabetes130.yaml."""
     from tim_search.config.sections import ExactDesign, SearchFile
 
-    return SearchFile(cohort="support2", name="demo", tasks=DEMO_TASKS, design=ExactDesign(), blocks=3)
+    name, tasks, training = _DEMOS[cohort]
+    return SearchFile(cohort=cohort.value, name=name, tasks=tasks, training=training, design=ExactDesign(), blocks=3)
 
 
 @app.command(epilog="Example: tim-search tune jobs/tuned.yaml --out runs/tuned")

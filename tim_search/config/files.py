@@ -100,13 +100,13 @@ def dump(search: SearchFile) -> str:
 
 def _absolute(search: SearchFile, path: Path, *, named: bool) -> SearchFile:
     """Paths of a search file are relative to the folder it lies in; a file without a name is called by its own."""
-    from model.sources import support2
+    from model.sources.opening import BUILT_IN
 
     base = path.resolve().parent
     update: dict[str, Any] = {
         key: storage.below(base, value) for key in ("out", "ledger") if (value := getattr(search, key))
     }
-    if search.cohort != support2.NAME:
+    if search.cohort not in BUILT_IN:
         update["cohort"] = str((base / search.cohort).resolve())
     if not named:
         stem = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in path.stem)

@@ -295,7 +295,7 @@ class SearchFile(_Section):
     """A search file. Only `cohort` has no default; after `load` every path in it is absolute."""
 
     cohort: Annotated[str, BeforeValidator(_path)] = Field(
-        min_length=1, description="`support2` (built in) or the path of a cohort folder"
+        min_length=1, description="`support2` or `diabetes130` (built in) or the path of a cohort folder"
     )
     name: str = Field(
         default="search",

@@ -213,6 +213,16 @@ def test_equal_rows_and_whose_they_are() -> None:
     assert "another patient" not in found
 
 
+def test_equal_rows_of_few_values_are_chance_unless_the_labels_agree() -> None:
+    parts = sound()
+    parts["labs"] = np.random.default_rng(3).integers(0, 2, (N, len(INPUTS))).astype(float)
+    assert told(build(parts)) == []  # most of the 1,200 rows of 12 bits have an equal one
+    for name in ("labs", "died", "days", "ward"):
+        parts[name][700] = parts[name][3]
+    (found,) = told(build(parts))
+    assert "2 samples have exactly the inputs and labels of another one (e.g. 3, 700), 2 of them of another" in found
+
+
 def test_a_filler_is_found_and_many_equal_categories_are_not() -> None:
     parts = sound()
     parts["labs"][::9] = 0.0
