@@ -21,7 +21,7 @@ from model.sources.opening import open_cohort
 from tests.support import ROOT, fake_trainer, haim_files
 from tests.support.searches import TASKS, Call, trained_search, write_search
 from tim_search import __version__, config
-from tim_search.app import confirmer, runner, search_folder
+from tim_search.app import confirmer, forecast, runner, search_folder
 from tim_search.cli import cohort_cli, console, search_tables
 from tim_search.cli import commands as cli
 from tim_search.executors.serial import SerialExecutor
@@ -440,6 +440,14 @@ def test_a_second_driver_changes_nothing_in_the_folder_of_the_first(call: Call, 
 
 # ------------------------------------------------------------------------------------------------ plan, check, export
 
+#: Seconds that a start takes here; measuring them takes as long (see `test_a_start_takes_what_a_fresh_process_takes`).
+START = 7.0
+
+
+@pytest.fixture(autouse=True)
+def _start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "start_seconds", lambda search: START)
+
 
 def test_plan(call: Call, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"training": {"epochs": 1, "replicates": 0}, "blocks": 2}
@@ -449,7 +457,7 @@ def test_plan(call: Call, tmp_path: Path) -> None:
     assert (code, found["workers"]) == (0, 2)
     # Sums of the same numbers in another order: equal shares of two workers come out a rounding apart.
     least, most = found["worker_seconds"] / 2, found["worker_seconds"]
-    assert least * (1 - 1e-9) <= found["wall_seconds"] <= most * (1 + 1e-9)
+    assert least * (1 - 1e-9) <= found["wall_seconds"] - START <= most * (1 + 1e-9)
     assert (found["units"], found["todo"], found["held"]) == (14, 14, 0)
     assert found["by_size"] == {"1": 6, "2": 6, "3": 2}
     assert found["worker_seconds"] > 0
@@ -458,6 +466,25 @@ def test_plan(call: Call, tmp_path: Path) -> None:
     code, out, _ = call("plan", path, "--out", tmp_path / "out")
     assert code == 0
     assert "to be trained" in out
+    assert " 0 s" not in out
+    assert re.search(r"expected +about \d+ s with 1 worker of this machine's speed, 7 s of them", out)
+
+
+def test_plan_of_what_is_trained_already(call: Call, folder: Path) -> None:
+    code, out, _ = call("plan", folder / "search.yaml", "--out", folder)
+    assert code == 0
+    assert "none: all that is asked for is in the ledger" in out
+    assert " 0 s" not in out
+
+
+@pytest.mark.slow
+def test_a_start_takes_what_a_fresh_process_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = config.resolve(config.SearchFile(cohort="support2", tasks=TASKS))
+    monkeypatch.undo()  # the fixed number of the other tests
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    here = forecast.start_seconds(found)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert 0.5 < forecast.start_seconds(found) < here
 
 
 def test_plan_for_gpu_workers_measures_where_there_is_a_gpu(
@@ -471,7 +498,7 @@ def test_plan_for_gpu_workers_measures_where_there_is_a_gpu(
     monkeypatch.setattr("model.training.cost.gpus_here", lambda: 1)
     found = json.loads(call("plan", path, "--json", "--out", tmp_path / "out")[1])
     assert found["workers"] == 1, "one for each GPU, however many cores there are"
-    assert found["wall_seconds"] == pytest.approx(found["worker_seconds"])
+    assert found["wall_seconds"] == pytest.approx(found["worker_seconds"] + START)
     assert found["worker_seconds"] > 0
 
 

@@ -21,6 +21,7 @@ from tim_search.app.opening import check_named, check_seeds, check_tasks, reopen
 from tim_search.app.publishing import tracker_of, write_table
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop import run as loop
+from tim_search.loop import running
 from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans import expansion, static, surrogate
 from tim_search.report import gallery
@@ -101,30 +102,31 @@ def confirm(
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
     check_named(address=address, by=None if all(groups) else "")
-    check_seeds(seeds, 5)
-    _check_draws(draws)
+    _check_numbers(seeds, draws)
     results = opened.open_search(folder)
     search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code)
     chosen, alone, used_rule = _combinations(results, rule, sources, given)
     together = subset(name for name in search.tasks if name != results.control)
     needed = confirmation.needed(chosen, together)
-    runner.settle(search, needed, address, on_event)
-    settings = _settings(search, results.folder, needed, draws)
-    asked = confirmation.Asked(
-        rule=used_rule,
-        chosen=chosen,
-        alone=alone,
-        together=together,
-        seeds=confirmation.fresh_seeds(seeds, {seed for seed, _ in results.manifest.blocks}),
-        draws=draws,
-        contexts={members: replace(search.context, settings=value.text) for members, value in settings.items()},
-        groups=tuple(groups),
-    ).after(_before(results.folder))
-    outcome = _train(search, results, asked, settings, address, on_event)
-    return _written(opened.open_search(folder), search, asked, outcome, warn)
+    with running.AtWork(results.folder, results.manifest.name, "confirm", on_event) as at_work:
+        runner.settle(search, needed, address, at_work.tell)
+        settings = _settings(search, results.folder, needed, draws)
+        asked = confirmation.Asked(
+            rule=used_rule,
+            chosen=chosen,
+            alone=alone,
+            together=together,
+            seeds=confirmation.fresh_seeds(seeds, {seed for seed, _ in results.manifest.blocks}),
+            draws=draws,
+            contexts={members: replace(search.context, settings=value.text) for members, value in settings.items()},
+            groups=tuple(groups),
+        ).after(_before(results.folder))
+        outcome = _train(search, results, asked, settings, address, at_work.tell)
+        return _written(opened.open_search(folder), search, asked, outcome, warn)
 
 
-def _check_draws(draws: int) -> None:
+def _check_numbers(seeds: int, draws: int) -> None:
+    check_seeds(seeds, 5)
     if not 1 <= draws <= MOST_DRAWS:
         raise BadInput(f"--draws: expected a whole number from 1 to {MOST_DRAWS}, got {draws}. 1000 is the default.")
 

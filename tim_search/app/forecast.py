@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -23,8 +27,9 @@ def forecast(search: config.ResolvedSearch) -> dict[str, Any]:
     Keys: name, tasks, design, blocks; units of the whole search (None where the plan decides as it goes) and at_most,
     an upper bound of it; combinations of settings that each is trained with (1 unless every subset is tuned); held,
     units in the ledger; todo, trainings asked for now, packs and largest_pack of them, by_size (subset size ->
-    trainings); workers (those asked for, else what this machine can hold); worker_seconds and wall_seconds
-    of what is to do (None for GPU workers where this machine has no GPU); power, the smallest TIM scores that a sampled
+    trainings); workers (those asked for, else what this machine can hold); worker_seconds of what is to do,
+    start_seconds until the workers stand ready, and wall_seconds of both (None for GPU workers where this machine has
+    no GPU); power, the smallest TIM scores that a sampled
     design can tell from zero as far as the ledger's scores say (None for other designs): smallest (source -> score,
     None where they say too little), subsets, pilot_units, notes; too_few, why a sample cannot test its scores (None
     where it can); references, reference models that the ledger lacks; steps, what a training takes (`steps.length`).
@@ -50,6 +55,7 @@ def forecast(search: config.ResolvedSearch) -> dict[str, Any]:
             for pack in waiting
         ]
         seconds, wall = sum(each), _makespan(each, workers)
+    start = start_seconds(search) if wanted else 0.0
     return {
         "name": search.file.name,
         "tasks": list(tasks),
@@ -67,10 +73,22 @@ def forecast(search: config.ResolvedSearch) -> dict[str, Any]:
         "worker_seconds": seconds if wanted else 0.0,
         "power": _power(search, ledger),
         "too_few": too_few(search),
-        "wall_seconds": wall if wanted else 0.0,
+        "start_seconds": start,
+        "wall_seconds": None if wall is None and wanted else start + (wall or 0.0),
         "references": references.lacking(search),
         "steps": steps.length(search),
     }
+
+
+def start_seconds(search: config.ResolvedSearch) -> float:
+    """Seconds until the workers of a search stand ready, from what a fresh process takes on this machine to import it.
+
+    Ray's own processes take about as long again where they are not running yet.
+    """
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import ray, model.training.trainer"], check=False, capture_output=True)
+    running = search.file.address or os.environ.get("RAY_ADDRESS")
+    return (time.monotonic() - started) * (1 if running else 2)
 
 
 def _makespan(seconds: Sequence[float], workers: int) -> float | None:

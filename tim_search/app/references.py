@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from tim_search import config
 from tim_search.executors.contract import Executor, WithSettings
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as loop
+from tim_search.loop.tally import Event, EventKind
 from tim_search.plans.static import StaticPlan
 from tim_search.types import Context
 from tim_search.types.references import REFERENCES, context_of, folds_of, settings_of, tasks_of
@@ -16,13 +19,25 @@ from tim_search.types.references import REFERENCES, context_of, folds_of, settin
 _PACK = 4
 
 
-def train(search: config.ResolvedSearch, executor: Executor) -> int:
-    """Train the references that the ledger lacks; returns how many models were trained.
+def train(
+    search: config.ResolvedSearch, executor: Executor, on_event: Callable[[Event], None] = lambda event: None
+) -> int:
+    """Train the references that the ledger lacks, and tell each result; returns how many models were trained.
 
     Raises:
         Interrupted: as `loop.run`; what was trained is kept.
     """
-    trained = 0
+    trained, held, total, began = 0, 0, lacking(search), time.monotonic()
+
+    def tell(event: Event) -> None:
+        nonlocal held
+        if event.kind == "round":
+            held = event.done
+        if event.kind != "done":
+            kind: EventKind = "stopping" if event.kind == "stopping" else "references"
+            done, seconds = trained + event.done - held, time.monotonic() - began
+            on_event(replace(event, kind=kind, round=0, done=done, total=total, seconds=seconds))
+
     for settings, context, plan in _plans(search):
         outcome = loop.run(
             plan,
@@ -32,6 +47,7 @@ def train(search: config.ResolvedSearch, executor: Executor) -> int:
             folds_of(search.blocks),
             WithSettings(executor, settings),
             _PACK,
+            tell,
         )
         trained += outcome.trained
     return trained

@@ -20,6 +20,7 @@ from tim_search.executors.ray_executor import RayExecutor
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as loop
+from tim_search.loop import running
 from tim_search.loop.events import EventLog
 from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans import power, static
@@ -56,15 +57,8 @@ def run_search(
             "settings. Tune it first (`tim-search tune`, or `tuning.tune`), then resolve the search again."
         )
     manifest = prepare(search)
-    ledger = Ledger(search.ledger)
-    log = EventLog(
-        search.out,
-        warn,
-        search=manifest.name,
-        context=manifest.context.key,
-        ledger=ledger.place,
-        version=product_version(),
-    )
+    about = {"search": manifest.name, "context": manifest.context.key, "version": product_version()}
+    log = EventLog(search.out, warn, ledger=Ledger(search.ledger).place, **about)
 
     def caution(message: str) -> None:
         log.warning(message)
@@ -76,7 +70,7 @@ def run_search(
     def tell(event: Event) -> None:
         nonlocal written
         log.tell(event)
-        on_event(event)
+        at_work.tell(event)
         # A round that begins tells that the one before it is in the ledger.
         completed = event.round if event.kind == "done" else event.round - 1
         if event.kind == "done" or (event.kind == "round" and completed > 0):
@@ -85,8 +79,10 @@ def run_search(
             except (OSError, BadInput) as error:
                 caution(f"The figures and tables of round {completed} are not whole: {error} The ledger is whole.")
 
-    with log, tracker, contextlib.closing(ray_executor(search, config.training(search), address)) as executor:
-        references.train(search, executor)
+    executor = ray_executor(search, config.training(search), address)
+    at_work = running.AtWork(search.out, manifest.name, "run", on_event)
+    with at_work, log, tracker, contextlib.closing(executor):
+        references.train(search, executor, tell)
         outcome = _search(search, search.plan, executor, tell)
         if search.own is not None:
             publish_tuning(search, tracker)
@@ -176,7 +172,8 @@ def train_choice(
     """
     check_named(address=address)
     prepare(search)
-    with contextlib.closing(ray_executor(search, config.training(search), address)) as executor:
+    executor = ray_executor(search, config.training(search), address)
+    with running.AtWork(search.out, search.file.name, "group", on_event) as at_work, contextlib.closing(executor):
         while True:
             results = opened.open_search(search.out)
             choice = choose(results)
@@ -185,4 +182,4 @@ def train_choice(
             if not todo:
                 return choice
             on_choice(choice, todo)
-            _search(search, static.StaticPlan(todo), executor, on_event)
+            _search(search, static.StaticPlan(todo), executor, at_work.tell)

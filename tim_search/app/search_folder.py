@@ -71,7 +71,10 @@ def _prepare(search: config.ResolvedSearch) -> Manifest:
     manifest = manifest_of(search)
     manifest.write(search.out)
     # Paths are relative to the file, so the folder may be moved and its search still goes on in it.
-    again = search.file_with_blocks.model_copy(update={"out": Path()})
+    here: dict[str, object] = {"out": Path()}
+    if Path(search.file.cohort).is_relative_to(search.out):
+        here["cohort"] = os.path.relpath(search.file.cohort, search.out)
+    again = search.file_with_blocks.model_copy(update=here)
     write_durably(search.out / "search.yaml", config.dump(again).encode())
     small = search.file.small_cells
     record = small_cells.of_cohort(describe(search.cohort), small) | {"small_cells": small}

@@ -12,6 +12,7 @@ from tim_search.app.publishing import tracker_of, write_table
 from tim_search.app.runner import settle
 from tim_search.app.search_folder import manifest_of
 from tim_search.ledger.ledger import Ledger
+from tim_search.loop import running
 from tim_search.loop.tally import Event
 from tim_search.report import figures
 from tim_search.tuning import choices
@@ -43,8 +44,19 @@ def tune(
         Interrupted, LedgerError, WorkerError: see `tuning.run`; what was trained is in the ledger.
     """
     check_named(address=address)
-    if search.own is not None:
-        return _tune_own(search, search.own, subsets, address, on_event, warn)
+    with running.AtWork(search.out, search.file.name, "tune", on_event) as at_work:
+        if search.own is not None:
+            return _tune_own(search, search.own, subsets, address, at_work.tell, warn)
+        return _tune(search, subsets, address, at_work.tell, warn)
+
+
+def _tune(
+    search: config.ResolvedSearch,
+    subsets: Sequence[Subset],
+    address: str | None,
+    on_event: Callable[[Event], None],
+    warn: Callable[[str], None],
+) -> list[dict[str, Any]]:
     # Imported here: optuna and ray.tune, which take seconds and serve this alone.
     from tim_search.tuning.study import figures as study_figures
     from tim_search.tuning.study import run as run_study

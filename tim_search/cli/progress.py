@@ -1,4 +1,4 @@
-"""Progress bars, shown on a terminal alone."""
+"""Progress of what takes long: a bar on a terminal, and elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -14,42 +14,50 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from tim_search.cli import console
+from tim_search.loop.pace import EVERY, Pace, repeatedly
 from tim_search.loop.tally import Event
-from tim_search.types import duration
+
+
+class _Speed(ProgressColumn):
+    """The rate of a search and the time left, as they are at each look."""
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__()
+        self._pace = pace
+
+    def render(self, task: object) -> Text:
+        """`1.5/s, 40 s left`."""
+        return Text(self._pace.speed)
 
 
 @contextmanager
-def _bar(*last_columns: ProgressColumn | str) -> Iterator[Progress]:
-    """A bar with a spinner, what is being done, done / total, and more columns; nothing at all without a terminal."""
+def _bar(words: Callable[[], str], *last_columns: ProgressColumn | str) -> Iterator[Progress]:
+    """A bar with a spinner, what is being done, done / total, and more columns; without a terminal these words."""
     screen = console.error_output()
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, *last_columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
-        yield bar
+        if screen.is_terminal:
+            yield bar
+        else:
+            with repeatedly(EVERY, lambda: console.note(words())):
+                yield bar
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[Event], None]]:
-    """A progress bar (done / total, rate, time left) fed by a search's events."""
-    with _bar(TextColumn("{task.fields[rate]}")) as bar:
-        task = bar.add_task("starting Ray", total=None, rate="")
-        first: Event | None = None
+def progress(*, adaptive: bool = False) -> Iterator[Callable[[Event], None]]:
+    """A progress bar (done / total, rate, time left) fed by a search's events; `adaptive` as of `Pace`."""
+    pace = Pace("starting Ray", adaptive)
+    with _bar(lambda: pace.words, _Speed(pace)) as bar:
+        task = bar.add_task(pace.doing, total=None)
 
         def tell(event: Event) -> None:
-            nonlocal first
-            if event.kind == "round" and first is None:
-                first = event
-            rate = ""
-            if event.kind == "pack" and first is not None and event.done > first.done:
-                per_second = (event.done - first.done) / max(event.seconds - first.seconds, 1e-9)
-                rate = f"{per_second:.2g}/s, {duration((event.total - event.done) / per_second)} left"
+            pace.tell(event)
             if event.kind == "stopping":
                 bar.console.print(event.message)
-            training = "training" if event.round == 1 else f"training, round {event.round}"
-            begins = "starting Ray" if event.round == 1 else training
-            words = {"round": begins, "pack": training, "stopping": "stopping", "done": "figures and MLflow"}
-            bar.update(task, description=words[event.kind], completed=event.done, total=event.total, rate=rate)
+            bar.update(task, description=pace.doing, completed=pace.done, total=pace.total)
 
         yield tell
 
@@ -57,10 +65,13 @@ def progress() -> Iterator[Callable[[Event], None]]:
 @contextmanager
 def steps() -> Iterator[Callable[[str, int, int | None], None]]:
     """A progress bar fed with (what is done, rows done, rows in all or None)."""
-    with _bar("rows", TimeRemainingColumn()) as bar:
+    words = "starting"
+    with _bar(lambda: words, "rows", TimeRemainingColumn()) as bar:
         task = bar.add_task("starting", total=None)
 
         def tell(description: str, done: int, total: int | None) -> None:
+            nonlocal words
+            words = f"{description}: {done:,}{f' of {total:,}' if total else ''} rows"
             if bar.tasks[0].description != description:
                 bar.reset(task, description=description)
             bar.update(task, description=description, completed=done, total=total)

@@ -34,12 +34,11 @@ def status(
     if watch:
         _watch(folder, every, as_json)
         return
-    results = opened.open_search(folder)
-    content = results.status()
+    content = opened.status(folder)
     answers: dict[str, Any] = {}
-    if content["trained"]:
+    if content.get("trained"):
         try:
-            answers = summary.answers(results)
+            answers = summary.answers(opened.open_search(folder))
         except BadInput as error:  # how far the search is can be told whatever its confirmation looks like
             console.warn(str(error))
 
@@ -50,7 +49,7 @@ def status(
 
     console.answer(as_json, lambda: {**answers, **content}, view)
     if not as_json:
-        for reason, count in content["failures"].items():
+        for reason, count in content.get("failures", {}).items():
             console.warn(f"{count} units failed: {reason}")
 
 
@@ -60,26 +59,39 @@ def _watch(folder: Path, every: float, as_json: bool) -> None:
 
     first: tuple[float, int] | None = None
     last: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
     with console.interrupted("Stopped watching; the search itself is not touched."):
         while not last.get("finished"):
             if last:
                 time.sleep(every)
-            now, content = time.monotonic(), opened.open_search(folder).status()
-            trained, total = content["trained"], content["trained"] + content["waiting"]
-            first = first or (now, trained)
-            if content != last:
+            now, content = time.monotonic(), opened.status(folder)
+            if (news := _news(content)) == seen:
+                pass
+            elif as_json:
+                console.print_json(content, indent=None)
+            elif "trained" not in content:
+                console.print_line(_at_work_words(content["at_work"]))
+            else:
+                trained, total = content["trained"], content["trained"] + content["waiting"]
+                first = first or (now, trained)
                 rate = (trained - first[1]) / (now - first[0]) if trained > first[1] else 0.0
                 left = f", {rate:.2g}/s, {duration(content['waiting'] / rate)} left" if rate else ""
-                if as_json:
-                    console.print_json(content, indent=None)
-                else:
-                    console.print_line(f"{trained} of {total} units, {content['failed']} failed{left}")
-            last = content
+                console.print_line(f"{trained} of {total} units, {content['failed']} failed{left}")
+            last, seen = content, news
+
+
+def _news(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a status is worth another line: not that time has passed."""
+    at_work = content["at_work"] or {}
+    doing = {key: at_work[key] for key in ("running", "doing", "done") if key in at_work}
+    return {**content, "at_work": None} if "trained" in content else {**content, "at_work": doing}
 
 
 def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
     from tim_search.cli.tables import names
 
+    if "trained" not in content:
+        return {"search": content["name"], "running": _at_work_words(content["at_work"]), "finished": "no"}
     planned = "decided as it goes" if content["planned"] is None else content["planned"]
     return {
         "search": f"{content['name']} ({content['cohort']}, {content['network']}, {content['design']['kind']})",
@@ -91,11 +103,28 @@ def _status_rows(content: Mapping[str, Any]) -> dict[str, Any]:
         **({"trainings": _tuning_words(content["tuning"])} if content["tuning"] else {}),
         "units waiting": content["waiting"],
         "finished": "yes" if content["finished"] else "no",
+        "running": _at_work_words(content["at_work"]),
         "training time": duration(content["training_seconds"]),
         **({"stopping rule": content["stopping"]["reason"]} if content["stopping"] else {}),
         "last written": content["last_written"] or "never",
         "ledger": content["ledger"],
     }
+
+
+def _at_work_words(at_work: Mapping[str, Any] | None) -> str:
+    """Who is at work on a search, and how far he is; or who was, before he was ended without a word."""
+    if at_work is None or "pid" not in at_work:
+        return "no" if at_work is None else "yes"
+    amount = f", {at_work['done']:,} of {at_work['total']:,}" if at_work["total"] else ""
+    who = f"tim-search {at_work['what']}, process {at_work['pid']} on {at_work['host']}"
+    doing = f"{at_work['doing']}{amount}"
+    if at_work["running"]:
+        left = "" if at_work["seconds_left"] is None else f", {duration(at_work['seconds_left'])} left"
+        return f"yes: {who} since {at_work['since']} ({doing}{left})"
+    last = f"last heard of at {at_work['heard']} ({doing})"
+    if at_work["running"] is None:
+        return f"not known: {who}, {last}, is not at work in this folder as far as this machine can see"
+    return f"no: {who} was ended, {last}; the same command goes on"
 
 
 def _tuning_words(content: Mapping[str, Any]) -> str:

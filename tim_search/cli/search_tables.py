@@ -198,9 +198,14 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "packs": f"{content['packs']}, of at most {content['largest_pack']} units",
         "training time": duration(seconds) if seconds is not None else "not measured: this machine has no GPU",
     }
+    if not content["todo"]:
+        rows["training time"] = "none: all that is asked for is in the ledger"
     if wall is not None and seconds:
         workers = f"{content['workers']} worker{'s' * (content['workers'] != 1)}"
-        rows["expected"] = f"about {duration(wall)} with {workers} of this machine's speed"
+        rows["expected"] = (
+            f"about {duration(wall)} with {workers} of this machine's speed, {duration(content['start_seconds'])} of "
+            "them until all has started"
+        )
     if content["power"] is None:
         return pairs(rows)
     power = content["power"]

@@ -72,7 +72,8 @@ def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | No
         findings = network.tuned_values(search, lines)[1]
     if search is None or findings:
         return None, findings
-    return _absolute(search, path, named="name" in raw), []
+    search = absolute(search, path.resolve().parent)
+    return (search if "name" in raw else _named_after(search, path)), []
 
 
 def _about_folder(path: Path) -> str:
@@ -98,20 +99,22 @@ def dump(search: SearchFile) -> str:
     return yaml.dump(plain)
 
 
-def _absolute(search: SearchFile, path: Path, *, named: bool) -> SearchFile:
-    """Paths of a search file are relative to the folder it lies in; a file without a name is called by its own."""
+def absolute(search: SearchFile, base: Path) -> SearchFile:
+    """The same search with every path absolute; relative ones are taken from the folder `base`."""
     from model.sources.opening import BUILT_IN
 
-    base = path.resolve().parent
     update: dict[str, Any] = {
         key: storage.below(base, value) for key in ("out", "ledger") if (value := getattr(search, key))
     }
     if search.cohort not in BUILT_IN:
         update["cohort"] = str((base / search.cohort).resolve())
-    if not named:
-        stem = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in path.stem)
-        update["name"] = stem.strip("-") or "search"
     return search.model_copy(update=update)
+
+
+def _named_after(search: SearchFile, path: Path) -> SearchFile:
+    """The same search under the name of its file."""
+    stem = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in path.stem)
+    return search.model_copy(update={"name": stem.strip("-") or "search"})
 
 
 def refusal(source: str | Path, findings: Sequence[Finding]) -> str:

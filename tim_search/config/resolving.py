@@ -49,7 +49,7 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
     """Open the cohort and fix everything the search file leaves open.
 
     Args:
-        search: a search file.
+        search: a search file; where it was made in Python, its relative paths start in the current folder.
         out: the output folder; overrides the file's. Default: runs/NAME under the current folder.
         allow_code: whether a network of one's own may be imported.
 
@@ -59,6 +59,7 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
     # Imported here: torch.
     from model.networks.registry import identity
 
+    search = files.absolute(search, Path.cwd())
     cohort, settings, design, control, findings = _open(search, allow_code)
     if findings:
         raise BadInput(files.refusal(f"search {search.name}", findings))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from tim_search.types import PackResult
+
+EventKind: TypeAlias = Literal["references", "round", "pack", "stopping", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +17,10 @@ class Event:
     """Progress of a search.
 
     Attributes:
-        kind: "round" when a round of the plan begins, and every earlier round is in the ledger; "pack" when the result
-            of a pack is in the ledger; "stopping" when what is in flight is being finished before the search stops;
-            "done" when the plan has nothing more to ask.
+        kind: "references" when reference models are in the ledger, before the search itself begins: `done` and `total`
+            then count these models; "round" when a round of the plan begins, and every earlier round is in the ledger;
+            "pack" when the result of a pack is in the ledger; "stopping" when what is in flight is being finished
+            before the search stops; "done" when the plan has nothing more to ask.
         round: number of the round, from 1; rounds whose units the ledger held when the run began are counted.
         done: units of the search with a final answer, those the ledger held at the start included.
         total: units asked for so far; an adaptive plan raises it with every round.
@@ -26,7 +29,7 @@ class Event:
         message: one sentence for people; may be empty.
     """
 
-    kind: Literal["round", "pack", "stopping", "done"]
+    kind: EventKind
     round: int
     done: int
     total: int
@@ -113,6 +116,6 @@ class Tally:
             self._trained, self._failed, self._reused, self._repeated, self._rounds, seconds, self._peak_bytes
         )
 
-    def _tell(self, kind: Literal["round", "pack", "stopping", "done"], message: str = "") -> None:
+    def _tell(self, kind: EventKind, message: str = "") -> None:
         number, seconds = self._earlier_rounds + self._rounds, time.monotonic() - self._began
         self._on_event(Event(kind, number, self.done, self.total, self._failed, seconds, message))

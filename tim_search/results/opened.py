@@ -19,6 +19,7 @@ from tim_search.gates.plain import read_json, write_json
 from tim_search.ledger.ledger import Ledger, Progress
 from tim_search.ledger.storage import LedgerWarning
 from tim_search.ledger.table import ScoreTable, lay_out
+from tim_search.loop import running
 from tim_search.loop.manifest import Manifest
 from tim_search.plans import expansion
 from tim_search.plans import from_design as plans
@@ -199,7 +200,8 @@ class SearchResults:
         Keys: name, folder, ledger, cohort, network, design, blocks, tasks, planned, trained, failed, waiting, finished,
         training_seconds (sum over units), last_written (ISO 8601, UTC), failures (reason -> units), stopping (see
         `Plan.stopping`; None for designs without a stopping rule), tuning (None unless every subset has settings of its
-        own: combinations of settings, trainings with them that the ledger holds, and planned ones).
+        own: combinations of settings, trainings with them that the ledger holds, and planned ones), at_work (see
+        `loop.running.who`).
         """
         manifest = self.manifest
         planned = manifest.planned_units
@@ -237,6 +239,7 @@ class SearchResults:
             "failures": reasons,
             "stopping": self.stopping(),
             "tuning": tuning,
+            "at_work": running.who(self.folder),
         }
 
     def check(self) -> list[Finding]:
@@ -280,6 +283,21 @@ def open_search(folder: str | Path) -> SearchResults:
     folder = Path(folder).absolute()
     manifest = Manifest.read(folder)
     return SearchResults(folder, manifest, manifest.open_ledger(folder))
+
+
+def status(folder: str | Path) -> dict[str, Any]:
+    """`SearchResults.status` of a folder. While its search is being tuned, before there is one: name, folder, finished
+    (False) and at_work. Raises BadInput where neither is in it.
+    """
+    at_work = running.who(folder)
+    if at_work is None or "search" not in at_work or (Path(folder) / "search.json").exists():
+        return open_search(folder).status()
+    return {
+        "name": at_work["search"],
+        "folder": str(Path(folder).absolute()),
+        "finished": False,
+        "at_work": at_work,
+    }
 
 
 def small_cells_of(folder: Path) -> int | None:

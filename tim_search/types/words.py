@@ -15,7 +15,9 @@ def some(names: Sequence[str], most: int = 6) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`."""
+    """`45 s`, `12 min`, `3.4 h`; never `0 s`."""
+    if 0 < seconds < 1:
+        return "under 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
