@@ -1,6 +1,6 @@
 # make demo    install into .venv and run the embedded search: SUPPORT2, six tasks, all 63 subsets
 # make test    install into .venv and run the fast tests      make slow    the tests that take minutes
-# make wheel   dist/: what the nodes of cluster.yaml install
+# make wheel   dist/: source distribution and wheel, checked; the nodes of cluster.yaml install the wheel
 # make audit   the pinned versions against the advisory databases; says so where these cannot be reached
 # make lint    ruff: rules and formatting                     make types   mypy --strict
 #
@@ -36,7 +36,8 @@ types: $(INSTALLED)
 
 wheel: $(INSTALLED)
 	rm -rf dist build
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
 	cp constraints.txt dist/
 
 # In an environment of its own, so that the auditor changes nothing of what it audits. A version that no database was
