@@ -69,6 +69,10 @@ class Layout:
         """int64 (K,): for each member its place in the groups of `by_widest` one after another."""
         return torch.cat(tuple(self.by_widest.values())).argsort()
 
+    def in_order(self, groups: Sequence[Tensor]) -> Tensor:
+        """What was computed for each group of `by_widest`, one after another, in the order of the members."""
+        return groups[0] if len(groups) == 1 else torch.cat(tuple(groups)).index_select(0, self.from_widest)
+
     def holding(self, task: str) -> tuple[list[int], list[int]]:
         """The members that have a task, and the slot it sits in there."""
         places = [(member, names.index(task)) for member, names in enumerate(self.names) if task in names]
@@ -156,6 +160,17 @@ class LossesInTurn(PackLosses, Protocol):
     def in_turn(self, settings: Any) -> list[Tensor]:
         """(K,) losses in the order in which the steps take them, one more than there are tasks."""
         ...
+
+
+@dataclass(frozen=True)
+class SupervisedLosses:
+    """(K, s) losses of the supervised slots, of a network that has no other."""
+
+    supervised: Tensor
+
+    def by_member(self, settings: Any) -> Tensor:
+        """(K,) sum over the tasks."""
+        return self.supervised.sum(1)
 
 
 @dataclass(frozen=True)

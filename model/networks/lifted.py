@@ -27,6 +27,7 @@ from model.networks.contract import (
     S,
     Schedules,
     Shape,
+    SupervisedLosses,
     head,
     supervised_losses,
 )
@@ -87,17 +88,6 @@ class _Whole(nn.Module):
 
     def forward(self, inputs: tuple[Tensor, ...], present: Tensor) -> Tensor:
         return cast(Tensor, self.shared(inputs, present, self.parts))
-
-
-@dataclass(frozen=True)
-class SupervisedLosses:
-    """(K, s) losses of the supervised slots."""
-
-    supervised: Tensor
-
-    def by_member(self, settings: Any) -> Tensor:
-        """(K,) sum over the tasks."""
-        return self.supervised.sum(1)
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,8 @@ def forward(values: Parameters, layout: Layout, rows: Rows, settings: M3HSetting
     x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)  # (K, B, k, h), X_s of section 3.4
 
     read = [_attend(values, layout, x, of, width, settings) for width, of in layout.by_widest.items()]
-    attention = _by_member(layout, [weights for weights, _ in read])
-    logits = _by_member(layout, [F.pad(logits, (0, layout.outputs - logits.shape[3])) for _, logits in read])
+    attention = layout.in_order([weights for weights, _ in read])
+    logits = layout.in_order([F.pad(logits, (0, layout.outputs - logits.shape[3])) for _, logits in read])
 
     latents = x.new_zeros(members, size, 0, h)
     rebuilt = x.new_zeros(members, 0, size, sum(part.shape[-1] for part in rows.inputs))
@@ -182,13 +182,6 @@ def _attend(
     mixed = (attention[:, :, :s].transpose(2, 3).unsqueeze(4) * votes).sum(2)
     constant = (head * own("attention.value.bias").unsqueeze(1)).sum(2).view(len(of), s, 1, outputs)
     return attention, mixed.transpose(1, 2) + constant + own("head.bias")[:, :, None, :outputs]
-
-
-def _by_member(layout: Layout, groups: list[Tensor]) -> Tensor:
-    """What was computed for each group of `Layout.by_widest`, in the order of the members."""
-    if len(groups) == 1:
-        return groups[0]
-    return torch.cat(groups).index_select(0, layout.from_widest)
 
 
 def _decode(values: Parameters, latents: Tensor) -> Tensor:

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model.networks import flexcare, m3h
+from model.networks import flexcare, m3h, shared
 from model.networks.contract import Network
 from model.networks.lifted import Lifted, OwnNetwork
 from model.networks.settings import settings_class
 from tim_search.types import BadInput
 
-_BUILT_IN: dict[str, Network] = {"flexcare": flexcare, "m3h": m3h}
+_BUILT_IN: dict[str, Network] = {"flexcare": flexcare, "m3h": m3h, "shared": shared}
 
 
 def find(name: str, *, allow_code: bool = False) -> Network:

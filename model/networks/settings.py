@@ -341,6 +341,21 @@ class OwnSettings(_Common):
         return 0.0
 
 
+@dataclass(frozen=True)
+class SharedSettings(OwnSettings):
+    """Hard parameter sharing and its training.
+
+    Attributes:
+        layers: of the trunk that all tasks share.
+        width, epochs, batch_size, learning_rate, rare, precision, replicates: as of `M3HSettings`.
+    """
+
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        _check(self, (("layers", 1 <= self.layers <= MOST_LAYERS, f"a whole number from 1 to {MOST_LAYERS}"),))
+
+
 def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
     """Raise ValueError for the first rule (field, whether it holds, what is allowed) that does not hold.
 
@@ -370,7 +385,7 @@ def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
 #: The network of a search file that names none.
 DEFAULT_NETWORK = "m3h"
 
-NETWORKS: dict[str, type[Any]] = {"flexcare": FlexCareSettings, "m3h": M3HSettings}
+NETWORKS: dict[str, type[Any]] = {"flexcare": FlexCareSettings, "m3h": M3HSettings, "shared": SharedSettings}
 
 
 def settings_class(network: str) -> type[Any]:

@@ -137,7 +137,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("tasks: {allbut: [a]}", ["tasks.allbut: unknown key. Did you mean all_but?"]),
         ("tasks: 3", ["tasks: expected `all`, a list of task names or {all_but: [...]}, got 3"]),
         ("design: {greedy: {sources: {all_but: [a]}}}", ["greedy.sources: expected `all` or a list of task names"]),
-        ("network: resnet", ["line 2, network: expected one of flexcare, m3h", "'resnet'"]),
+        ("network: resnet", ["line 2, network: expected one of flexcare, m3h, shared", "'resnet'"]),
         ("training: {epoch: 3}", ["line 2, training.epoch: unknown key. Did you mean epochs?", "batch_size"]),
         ("training: {epochs: many}", ["training.epochs:", "integer", "'many'"]),
         ("training: {epochs: 0}", ["training.epochs: expected a whole number from 1 to 100000", "got 0"]),

@@ -172,7 +172,7 @@ def test_code_of_ones_own_runs_only_where_it_is_allowed(tmp_path: Path, monkeypa
     with pytest.raises(SystemExit, match="ran"):
         config.load("search.yaml", allow_code=True)
     for name, words in (
-        ("m4h", "expected one of flexcare, m3h"),
+        ("m4h", "expected one of flexcare, m3h, shared"),
         ("nowhere:Net", "cannot be imported"),
         ("pathlib:Nix", "cannot be imported"),
         ("pathlib:Path", "expected a subclass"),

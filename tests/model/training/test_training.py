@@ -295,7 +295,7 @@ def test_products_are_as_precise_as_the_settings_say_and_only_there(
 
 
 def test_an_unknown_network_lists_the_known_ones() -> None:
-    with pytest.raises(BadInput, match="expected one of flexcare, m3h, got 'm4h'"):
+    with pytest.raises(BadInput, match="expected one of flexcare, m3h, shared, got 'm4h'"):
         settings_class("m4h")
 
 
