@@ -30,7 +30,6 @@ READER = {"error", "warn"}
 #: (file, function) of rules that the fast tests do not break in their own process, and why.
 EXCUSED: dict[tuple[str, str], str] = {
     ("tim_search/ledger/tables.py", "read"): "hands on what `load` found, which has its own tests",
-    ("model/sources/own_table.py", "init"): "what pandas reads today it can write again; for kinds of columns to come",
 }
 
 

@@ -48,6 +48,10 @@ BESIDE = {
 
 #: Heavy libraries, and the packages that may import them.
 OWNERS: dict[str, set[str]] = {
+    "duckdb": {"model.sources"},
+    "openpyxl": {"model.sources"},
+    "pyreadstat": {"model.sources"},
+    "sqlalchemy": {"model.sources"},
     "torch": {"model.data", "model.scoring", "model.networks", "model.training", "model.trained"},
     "sklearn": {"model.training", "model.trained"},
     "ray": {"tim_search.executors", "tim_search.tuning"},
@@ -71,7 +75,7 @@ MODEL_KNOWS = {"tim_search.types", "tim_search.gates"}
 
 # What a machine with nothing but a training stack has: the networks import from here alone.
 MODEL_MAY_IMPORT = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "model", "tim_search"}
-MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"umap"}
+MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"umap", "duckdb", "openpyxl", "pyreadstat", "sqlalchemy"}
 # The networks need torch only where they compute; a cohort is read without it.
 WITHOUT_TORCH = {
     "model.cohorts.cohort",

@@ -6,6 +6,9 @@ import re
 
 #: Words of the name of a column that tells patients apart.
 PATIENT = ("patient", "subject", "person", "mrn", "pid", "pat")
+#: The last word of a sample id's name, and of an id's.
+SAMPLE = ("visit", "stay", "encounter", "admission", "hadm", "sample", "record", "case", "image")
+IDS = ("id", "icustayid", *(f"{word}id" for word in (*SAMPLE, *PATIENT)))
 
 #: How the names of columns that are known only afterwards begin, by parts of the name, and what they say.
 LATE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -49,3 +52,8 @@ def words(name: str) -> list[str]:
 def named_patient(column: str) -> bool:
     """Whether a column has the name of a patient id."""
     return any(word in PATIENT or word in ("patientid", "subjectid", "personid") for word in words(column))
+
+
+def named_id(column: str) -> bool:
+    """Whether a column has the name of an id."""
+    return named_patient(column) or words(column)[-1] in (*SAMPLE, *IDS)

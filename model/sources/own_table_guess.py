@@ -16,17 +16,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from model.cohorts.cohort import text
-from model.cohorts.column_names import PATIENT, late, named_patient, words
+from model.cohorts.column_names import IDS, SAMPLE, late, named_patient, words
 from model.cohorts.folder_features import MOST_LEVELS
 from model.cohorts.folder_reader import LONGEST_NAME
 from model.cohorts.overlaps import overlapping
+from model.sources.tables import Columns
+from model.sources.tables_pieces import Reading
 from tim_search.types import Kind, Task
 
 #: How the names of targets begin where somebody has marked them.
 MARKED = re.compile(r"(task|target|label|outcome|y)(__|_|\.|-)(?=.)", re.IGNORECASE)
-#: The last word of a sample id's name, and of an id's.
-SAMPLE = ("visit", "stay", "encounter", "admission", "hadm", "sample", "record", "case", "image")
-IDS = ("id", "icustayid", *(f"{word}id" for word in (*SAMPLE, *PATIENT)))
 #: A whole number with at most so many values is a class; as an input it may be a category.
 FEW_VALUES = 10
 #: A text with at most so many values is a class.
@@ -51,6 +50,7 @@ class Guess:
         left_out: column -> why.
         overlaps: pairs of tasks -> why.
         stratify: column, or "".
+        reading: what the table turned out to be.
     """
 
     sample_id: str
@@ -61,6 +61,7 @@ class Guess:
     left_out: Mapping[str, str]
     overlaps: Mapping[tuple[str, str], str]
     stratify: str
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,16 @@ class GuessedTask:
     why: str = ""
 
 
-def guess_columns(table: pd.DataFrame) -> Guess:
-    """What each column of a table may be."""
+def guess_columns(table: pd.DataFrame | Columns) -> Guess:
+    """What each column of a table may be; one column at a time is looked at."""
     nested = [column for column in table.columns if is_nested(table[column])]
-    table = table.drop(columns=nested)
-    sample_id, patient_id = _ids(table)
-    marked = [column for column in table.columns if MARKED.match(column) and column != patient_id]
+    plain = [column for column in table.columns if column not in nested]
+    sample_id, patient_id = _ids(table, plain)
+    marked = [column for column in plain if MARKED.match(column) and column != patient_id]
     features: list[str] = []
     tasks: dict[str, GuessedTask] = {}
     left_out = dict.fromkeys(nested, "its values are lists, structures or bytes")
-    for column in table.columns:
+    for column in plain:
         if column in (sample_id, patient_id):
             continue
         values = table[column].dropna()
@@ -120,11 +121,11 @@ def _free_name(wanted: str, otherwise: str, taken: Container[str]) -> str:
     return next(free for free in (name, *(f"{name}_{k}" for k in range(2, 10**6))) if free not in taken)
 
 
-def _ids(table: pd.DataFrame) -> tuple[str, str]:
+def _ids(table: pd.DataFrame | Columns, columns: Sequence[str]) -> tuple[str, str]:
     """The sample's and the patient's id column; a sample id that is not in the table has to be made."""
     able = [
         column
-        for column in table.columns
+        for column in columns
         if table[column].notna().all() and (holds_texts(table[column]) or pd.api.types.is_integer_dtype(table[column]))
     ]
     unique = [column for column in able if table[column].is_unique]
@@ -143,11 +144,6 @@ def _ids(table: pd.DataFrame) -> tuple[str, str]:
 def _last(name: str) -> str:
     """The last word of a name: what it is a name of."""
     return words(name)[-1]
-
-
-def named_id(name: str) -> bool:
-    """Whether a column has the name of an id."""
-    return named_patient(name) or _last(name) in (*SAMPLE, *IDS)
 
 
 def is_nested(values: pd.Series[Any]) -> bool:
@@ -213,7 +209,7 @@ def _with_excludes(task: GuessedTask, name: str, features: Sequence[str]) -> Gue
     return GuessedTask(task.column, task.kind, task.classes, tuple(same), task.why)
 
 
-def _label(task: GuessedTask, table: pd.DataFrame) -> NDArray[np.float64]:
+def _label(task: GuessedTask, table: pd.DataFrame | Columns) -> NDArray[np.float64]:
     values = table[task.column]
     if task.classes:
         code = {name: float(index) for index, name in enumerate(task.classes)}

@@ -13,12 +13,13 @@ from model.cohorts.cohort import text
 from model.cohorts.column_names import named_patient, words
 from model.cohorts.folder_reader import FORMAT
 from model.sources.own_table_guess import FEW_VALUES, MANY_ROWS, Guess, GuessedTask, holds_texts
+from model.sources.tables import Columns
 
 #: Words that many programs write for a missing value; in a column of texts they are levels like others.
 MISSING_WORDS = ("NA", "N/A", "#N/A", "n/a", "<NA>", "None", "none", "null", "NULL", "NaN", "nan")
 
 
-def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
+def describe(table: pd.DataFrame | Columns, guess: Guess, name: str) -> str:
     """The text of cohort.yaml, with comments; no name or value of the table ends a line of it."""
     from tim_search.gates.yaml import comment, quoted
 
@@ -71,7 +72,7 @@ def describe(table: pd.DataFrame, guess: Guess, name: str) -> str:
 
 
 def _modality_lines(
-    name: str, prefix: str, columns: Sequence[str], everything: Sequence[str], table: pd.DataFrame
+    name: str, prefix: str, columns: Sequence[str], everything: Sequence[str], table: pd.DataFrame | Columns
 ) -> list[str]:
     from tim_search.gates.yaml import quoted
 
@@ -105,7 +106,7 @@ def _few_values(values: pd.Series[Any]) -> list[str]:
     return [text(value) for value in distinct] if whole else []
 
 
-def _task_line(name: str, task: GuessedTask, table: pd.DataFrame) -> str:
+def _task_line(name: str, task: GuessedTask, table: pd.DataFrame | Columns) -> str:
     from tim_search.gates.yaml import quoted
 
     parts = [f"kind: {task.kind}", f"label: {quoted(task.column)}"]

@@ -90,7 +90,10 @@ def haim(
 
 @app.command(epilog="Example: tim-search cohort init stays.csv --out my-cohort")
 def init(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, one row a sample.")],
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE", help="CSV, Excel, Parquet, Stata, SAS, SPSS or JSON lines."),
+    ],
     out: Annotated[Path | None, typer.Option(help="The folder to write. Default: the name of the table.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -99,7 +102,7 @@ def init(
 
     folder = out or Path(table.name.split(".")[0])
     console.note(f"Reading {table}")
-    guess = own_table.init(table, folder)
+    guess = own_table.init(table, folder, tell=console.note)
     modalities = {name: columns for name, (_, columns) in guess.modalities.items()}
     console.answer(
         as_json,

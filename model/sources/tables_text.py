@@ -1,0 +1,384 @@
+"""CSV and JSON of any size to Parquet: delimiter, quotes and encoding are found; a number is what every cell is."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import csv
+import gzip
+import itertools
+import json
+import lzma
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pandas as pd
+
+from model.sources.tables_pieces import Reading, column_names, frame_piece, lines_above, rows_of_a_piece, write_pieces
+from tim_search.gates.files import open_regular
+from tim_search.gates.texts import for_terminal
+from tim_search.types import BadInput
+
+#: Byte order marks and the encodings they stand for; the longer ones first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+_UTF8 = ("utf-8", "utf-8-sig")
+#: Delimiters that the sniffer does not try by itself.
+_RARE = (":", "~", "^", "\x01", "§", " ")
+_BLOCK = 1 << 22
+#: Bytes of JSON that is one value, which has to be held whole; JSON lines may have any size.
+MOST_JSON = 512 * 2**20
+_MEMORY = "1GB"
+
+#: What a cell can be: a whole number, the same with ".0", another number, true or false, a text; bits of a column.
+_INT, _POINT_ZERO, _FLOAT, _BOOL = 1, 2, 4, 8
+_BITS = r"""bit_or(CASE WHEN {c} IS NULL OR trim({c}) = '' THEN 0
+ WHEN TRY_CAST({c} AS BIGINT)::VARCHAR = trim({c}) THEN 1
+ WHEN regexp_full_match(trim({c}), '-?[0-9]{{16,}}') THEN 16
+ WHEN regexp_full_match(trim({c}), '-?(0|[1-9][0-9]{{0,14}})\.0') THEN 2
+ WHEN regexp_full_match(trim({c}), '[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?') THEN 4
+ WHEN lower(trim({c})) IN ('true', 'false') THEN 8 ELSE 16 END)"""
+
+
+class _Dialect(NamedTuple):
+    """How a CSV file is written."""
+
+    delimiter: str
+    quote: str
+    escape: str
+    skip: int
+    columns: int
+
+
+def csv_to_parquet(
+    path: Path, target: Path, scratch: Path, *, encoding: str = "", delimiter: str = "", tell: Callable[[str], None]
+) -> Reading:
+    """Write a CSV file as Parquet.
+
+    Args:
+        encoding, delimiter: of the file; "" has them found.
+        tell: is told of each pass over the file.
+
+    Raises:
+        BadInput: it is no table of rows of one length, or its encoding has to be named.
+    """
+    shown = for_terminal(path)
+    plain = unpacked(path, scratch)
+    encoding = encoding or encoding_of(plain, shown)
+    if encoding not in _UTF8:
+        plain = _recoded(plain, encoding, scratch, shown)
+    with _engine(scratch) as engine, _told(shown):
+        link = _link(plain, scratch)
+        dialect = _sniffed(engine, link, shown, delimiter)
+        skipped = _above(link, dialect, shown)
+        options = {"delim": dialect.delimiter, "quote": dialect.quote, "escape": dialect.escape, "skip": dialect.skip}
+        cells = [f"c{place}" for place in range(dialect.columns)]
+        shape = ", ".join(f"'{cell}': 'VARCHAR'" for cell in cells)
+        given = ", ".join(f"{name} = {_literal(value)}" for name, value in options.items())
+        source = (
+            f"read_csv({_literal(link)}, auto_detect = false, comment = '', columns = {{{shape}}}, {given}, header = "
+        )
+        header = engine.execute(f"SELECT * FROM {source} false) LIMIT 1").fetchone() or ()
+        names = column_names(header, shown)
+        if len(names) > 1 and all(re.fullmatch(r"[-+0-9.,eE]+", name) for name in names):
+            raise BadInput(f"{shown}: expected the names of the columns in its first line, got numbers. Add them.")
+        rows = _typed(engine, f"{source} true)", dict(zip(cells, names, strict=True)), target, tell)
+    details = [f"delimiter {_named(dialect.delimiter)}", f"encoding {encoding}"]
+    details += [lines_above(skipped)] if skipped else []
+    return Reading(path.name, "CSV", rows, len(names), tuple(details))
+
+
+def json_to_parquet(path: Path, target: Path, scratch: Path, *, tell: Callable[[str], None]) -> Reading:
+    """Write JSON as Parquet: JSON lines and lists of records of any size, what pandas writes by columns of some.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    shown = for_terminal(path)
+    plain = unpacked(path, scratch)
+    with open(plain, "rb") as file:
+        first = file.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")
+    advice = "Write JSON lines: one object a line, a line a row (pandas: orient='records', lines=True)."
+    lines = first[:1] == b"{" and _is_json(first.partition(b"\n")[0]) and first.count(b"\n") > 0
+    if lines or first[:1] == b"[":
+        form = "newline_delimited" if lines else "array"
+        with _engine(scratch) as engine, _told(shown, advice):
+            source = f"read_json({_literal(_link(plain, scratch))}, format = '{form}', "
+            keys = engine.execute(f"DESCRIBE SELECT * FROM {source} sample_size = -1, maximum_depth = 1)").fetchall()
+            names = column_names([key[0] for key in keys], shown)
+            shape = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
+            columns = {_name(name): name for name in names}
+            rows = _typed(engine, f"{source} columns = {{{shape}}})", columns, target, tell)
+        return Reading(path.name, "JSON lines" if lines else "JSON", rows, len(names))
+    if plain.stat().st_size > MOST_JSON:
+        raise BadInput(f"{shown}: expected JSON lines, got one value of more than {MOST_JSON >> 20} MB. {advice}")
+    frame = _by_columns(plain, shown, advice)
+    rows = write_pieces([frame_piece(frame)], target, scratch)
+    return Reading(path.name, "JSON", rows, len(frame.columns), ("written by columns",))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _by_columns(path: Path, shown: str, advice: str) -> pd.DataFrame:
+    """The frame of one JSON object: columns of values, as pandas writes them, or its form "split"."""
+    try:
+        value = json.loads(path.open("rb").read())
+        if isinstance(value, dict) and {"columns", "data"} <= set(value):
+            return pd.DataFrame(value["data"], columns=column_names(value["columns"], shown), dtype=object)
+        if not isinstance(value, dict) or not all(isinstance(column, dict | list) for column in value.values()):
+            raise ValueError("expected an object of columns")
+        columns = {
+            name: pd.Series(column, dtype=object) if column else pd.Series(dtype=object)
+            for name, column in value.items()
+        }
+        return pd.DataFrame(columns)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{shown}: expected a table, got other JSON ({str(error)[:100]}). {advice}") from error
+
+
+# -------------------------------------------------------------------- bytes
+
+
+def unpacked(path: Path, scratch: Path) -> Path:
+    """The file itself, or what is packed in it (gzip, bzip2, xz, zip of one file, by its first bytes) in `scratch`."""
+    with open_regular(path) as file:
+        start = file.read(6)
+        file.seek(0)
+        if start.startswith(b"PK\x03\x04") or path.suffix == ".zip":
+            with zipfile.ZipFile(file) as archive:
+                inside = [name for name in archive.namelist() if not name.endswith("/")]
+                if len(inside) != 1:
+                    count = len(inside)
+                    raise BadInput(f"{for_terminal(path)}: expected one file in it, got {count}. Unpack it first.")
+                return _copied(archive.open(inside[0]), scratch)
+        if start.startswith(b"\x1f\x8b"):
+            return _copied(gzip.open(file), scratch)
+        if start.startswith(b"BZh"):
+            return _copied(bz2.open(file), scratch)
+        if start.startswith(b"\xfd7zXZ"):
+            return _copied(lzma.open(file), scratch)
+        if start.startswith(b"\x28\xb5\x2f\xfd"):
+            raise BadInput(f"{for_terminal(path)}: expected a table, got Zstandard. Unpack it first (zstd -d).")
+    return path
+
+
+def _copied(source: IO[bytes] | Any, scratch: Path) -> Path:
+    target = scratch / "unpacked"
+    with source, open(target, "wb") as file:
+        shutil.copyfileobj(source, file, _BLOCK)
+    return target
+
+
+def encoding_of(path: Path, shown: str) -> str:
+    """The encoding of a text: by its mark, UTF-8 where all of it is, else Windows-1252 where it looks Western.
+
+    Raises:
+        BadInput: it is neither, or no text.
+    """
+    with open_regular(path) as file:
+        start = file.read(4096)
+        for mark, name in _MARKS:
+            if start.startswith(mark):
+                return name
+        if b"\0" in start:
+            for name, place in (("utf-16-le", 1), ("utf-16-be", 0)):
+                if start[place::2].count(0) > 0.8 * (len(start) // 2):
+                    return name
+            raise BadInput(f"{shown}: expected a table, got binary data. Write it as CSV or Parquet.")
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        file.seek(0)
+        try:
+            while block := file.read(_BLOCK):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+            return "utf-8"
+        except UnicodeDecodeError:
+            file.seek(0)
+            return _single_byte(file, shown)
+
+
+def _single_byte(file: IO[bytes], shown: str) -> str:
+    """Windows-1252, where single letters among ASCII are beyond it, as in Western texts; raises BadInput."""
+    runs = []
+    for _ in range(16):
+        block = file.read(_BLOCK)
+        runs += [len(run) for run in re.findall(rb"[\x80-\xff]+", block)]
+        undefined = re.search(rb"[\x81\x8d\x8f\x90\x9d]", block)
+        if undefined or 2 * sum(run for run in runs if run > 2) > sum(runs):
+            raise BadInput(
+                f"{shown}: its text is neither UTF-8 nor of Western Europe. Name its encoding, e.g. --encoding cp932 "
+                "(Japanese), gb18030 (Chinese), cp949 (Korean), cp1251 (Cyrillic), cp1253 (Greek)."
+            )
+    return "cp1252"
+
+
+def _recoded(path: Path, encoding: str, scratch: Path, shown: str) -> Path:
+    """A copy in UTF-8; raises BadInput where the text is not of this encoding."""
+    target = scratch / "utf-8"
+    try:
+        with (
+            open_regular(path) as file,
+            codecs.getreader(encoding)(file) as source,
+            open(target, "w", encoding="utf-8", newline="") as copy,
+        ):
+            while block := source.read(_BLOCK):
+                copy.write(block)
+    except LookupError:
+        raise BadInput(f"--encoding: expected an encoding such as cp1252, got {for_terminal(encoding)}.") from None
+    except UnicodeError as error:
+        raise BadInput(f"{shown}: is no text of the encoding {encoding} ({error}). Name another one.") from error
+    return target
+
+
+# -------------------------------------------------------------------- DuckDB
+
+
+@contextmanager
+def _engine(scratch: Path) -> Iterator[Any]:
+    """A DuckDB that fetches nothing from anywhere and keeps to little memory."""
+    import duckdb
+
+    settings: dict[str, Any] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "memory_limit": _MEMORY,
+        "temp_directory": str(scratch / "spill"),
+        "preserve_insertion_order": True,
+        "threads": 4,
+    }
+    engine = duckdb.connect(config=settings)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _told(shown: str, advice: str = "Write it again.") -> Iterator[None]:
+    """Within it, what DuckDB refuses becomes BadInput, with the line and the reason and no cell of the table."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        message = str(error)
+        line = re.search(r"on Line: (\d+)", message)
+        where = f" in line {int(line[1]):,}" if line else ""
+        if counts := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
+            problem, advice = f"expected {counts[1]} fields, got {counts[2]}", "Quote texts that hold the delimiter."
+        elif "unterminated quote" in message:
+            problem, advice = "got a quoted text without an end", "End it, or double the quotes within it."
+        elif "Maximum line size" in message:
+            problem = "expected at most 2 MB in a line, got more"
+        else:
+            problem = f"expected a table: {message.splitlines()[0].partition(':')[2].strip()[:120]}"
+            problem = problem if line is None else "expected a row of a table"
+        raise BadInput(f"{shown}: {problem}{where}. {advice}") from error
+
+
+def _link(path: Path, scratch: Path) -> Path:
+    """The file under a name without signs that DuckDB takes for a pattern or an address."""
+    link = scratch / "source"
+    link.symlink_to(path.resolve())
+    return link
+
+
+def _sniffed(engine: Any, link: Path, shown: str, delimiter: str) -> _Dialect:
+    """The dialect of a CSV file; raises BadInput where it is one column, or no table."""
+
+    def sniff(mark: str) -> _Dialect:
+        given = f", delim = {_literal(mark)}" if mark else ""
+        answer = engine.execute(
+            "SELECT Delimiter, Quote, Escape, SkipRows, len(Columns) FROM "
+            f"sniff_csv({_literal(link)}, all_varchar = true, header = true, comment = ''{given})"
+        ).fetchone()
+        quote = '"' if answer[1] == "(empty)" else answer[1]
+        return _Dialect(answer[0], quote, quote if answer[2] == "(empty)" else answer[2], answer[3], answer[4])
+
+    with open(link, "rb") as file:
+        start = file.read(1 << 16)
+    if not start.strip():
+        raise BadInput(f"{shown}: expected a table, got an empty file. Name another file.")
+    dialect = sniff(delimiter)
+    if dialect.columns == 1 and not delimiter:
+        first = [line.decode("utf-8", "replace") for line in start.splitlines()[:20] if line.strip()]
+        for mark in _RARE:
+            counts = {line.count(mark) for line in first[: max(2, len(first) - 1)]}
+            if len(first) > 1 and len(counts) == 1 and counts != {0}:
+                return sniff(mark)
+        mark = max(",;\t|", key=first[0].count)
+        fields = [len(row) for row in csv.reader(first, delimiter=mark)]
+        odd = next((place for place, count in enumerate(fields) if count != fields[0]), None)
+        if odd is not None and fields[0] > 1:
+            raise BadInput(
+                f"{shown}: expected {fields[0]} fields in each line, as in its first one, got {fields[odd]} in line "
+                f"{odd + 1}. Mend that line, or take out what is no row of the table."
+            )
+    return dialect
+
+
+def _above(link: Path, dialect: _Dialect, shown: str) -> list[str]:
+    """The lines above the header, which are no part of the table; raises BadInput where they look like rows of it."""
+    with open(link, encoding="utf-8-sig", errors="replace", newline="") as file:
+        lines = [line.strip() for line in itertools.islice(file, dialect.skip)]
+    for number, line in enumerate(lines, 1):
+        count = line.count(dialect.delimiter) + 1
+        if count > max(1, dialect.columns // 2) and not line.lower().startswith("sep="):
+            raise BadInput(
+                f"{shown}: expected rows of one length, got {count} fields in line {number} and {dialect.columns} in "
+                f"line {dialect.skip + 1}. Mend the lines; quote texts that hold the delimiter."
+            )
+    return [line for line in lines if line and not line.lower().startswith("sep=")]
+
+
+def _typed(engine: Any, source: str, names: dict[str, str], target: Path, tell: Callable[[str], None]) -> int:
+    """Write the columns (expression -> name) of a source of texts, each of the type that all its cells have."""
+    tell("Looking at every cell")
+    masks = ", ".join(_BITS.format(c=cell) for cell in names)
+    rows, *bits = engine.execute(f"SELECT count(*), {masks} FROM {source}").fetchone()
+    casts = [f"{_cast(cell, mask or 0)} AS {_name(names[cell])}" for cell, mask in zip(names, bits, strict=True)]
+    tell(f"Writing {rows:,} rows")
+    engine.execute(
+        f"COPY (SELECT {', '.join(casts)} FROM {source}) TO {_literal(target)} "
+        f"(FORMAT parquet, ROW_GROUP_SIZE {max(2048, min(122_880, rows_of_a_piece(len(names))))})"
+    )
+    return int(rows)
+
+
+def _cast(cell: str, mask: int) -> str:
+    """The expression of a column whose cells are of these kinds."""
+    if mask == 0:
+        return f"CAST(NULLIF(trim({cell}), '') AS DOUBLE)"
+    if mask == _INT:
+        return f"CAST(NULLIF(trim({cell}), '') AS BIGINT)"
+    if mask | _INT | _POINT_ZERO == _INT | _POINT_ZERO:
+        return rf"CAST(regexp_replace(NULLIF(trim({cell}), ''), '\.0$', '') AS BIGINT)"
+    if mask | _INT | _POINT_ZERO | _FLOAT == _INT | _POINT_ZERO | _FLOAT:
+        return f"CAST(NULLIF(trim({cell}), '') AS DOUBLE)"
+    if mask == _BOOL:
+        return f"CAST(NULLIF(lower(trim({cell})), '') AS BOOLEAN)"
+    return f"CASE WHEN trim({cell}) = '' THEN NULL ELSE {cell} END"
+
+
+def _literal(value: object) -> str:
+    return str(value) if isinstance(value, int) else "'{}'".format(str(value).replace("'", "''"))
+
+
+def _name(name: str) -> str:
+    return '"{}"'.format(name.replace('"', '""'))
+
+
+def _named(delimiter: str) -> str:
+    return {"\t": "tab", " ": "blank"}.get(delimiter, delimiter)
