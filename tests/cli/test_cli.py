@@ -380,7 +380,7 @@ def test_a_sample_has_no_best_combinations(tmp_path: Path, capsys: pytest.Captur
     console.output().print(search_tables.report(content))
     out = capsys.readouterr().out
     assert "sampled TIM" in out
-    assert "Best combinations: not known" in out
+    assert "Combinations: none can be chosen" in out
 
 
 def test_the_end_of_a_run_tells_how_far_pairs_and_the_full_scores_part(folder: Path, half: Path) -> None:
@@ -681,7 +681,7 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "Starting Ray" in done.stderr
     for word in (
-        "Best combination of each source task",
+        "What two rules choose for each source task",
         "hospdead",
         str(out / "ledger"),
         str(out / "figures"),

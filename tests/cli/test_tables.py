@@ -68,9 +68,9 @@ def test_the_end_of_a_search_of_many_tasks_names_the_surest() -> None:
     content |= {"verdicts": [], "not_learnt": [], "references": []}
     text = told(search_tables.report({**content, "sharing": {"shared": 1, "alone": 2}}))
     assert "the 20 surest of 50 source" in text
-    assert "Best combination of 20 of 50 source tasks" in text
+    assert "What two rules choose for 20 of 50 source tasks" in text
     assert "s49" in text
-    assert "s10" not in text.partition("Best combination")[0]
+    assert "s10" not in text.partition("What two rules")[0]
     assert "tim-search tim DIR" in text
     grown = told(search_tables.expansions(content["sources"], "lower_bound"))
     assert "20 of 50 source tasks" in " ".join(grown.split())

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from tim_search.plans.expansion import Candidate, Expansion
 from tim_search.report import figures
 from tim_search.report.figures import confirmed as confirmed_figures
+from tim_search.results.verdicts import Kind, Verdict
 from tim_search.tim import scores as tim
 from tim_search.tim.result import MOST_SHOWN, TimResult, most_telling, rank_heatmap, surest
-from tim_search.types import BadInput, Task
+from tim_search.types import BadInput, Task, subset
 
 SIX = ("hospdead", "dnr_later", "dzclass", "slos_log", "avtisst", "phenotype")
 KINDS = ("binary", "binary", "multiclass", "regression", "regression", "clustering")
@@ -479,55 +479,54 @@ def test_attention_maps_are_readable(m: int, tmp_path: Path) -> None:
 # Expansion ------------------------------------------------------------------------------------------------------------
 
 
-def expansion(source: str, best: tuple[str, ...], gain: tuple[float, float, float], **changes: object) -> Expansion:
-    leader = Candidate((source, "x"), 0.7, -0.01, -0.03, 0.01)
-    fields: dict[str, object] = {
-        "source": source, "best": best, "score": 0.7, "single_score": 0.7, "gain": gain[0], "low": gain[1],
-        "high": gain[2], "holds": gain[1] > 0, "spread": "blocks", "leader": leader, "steps": (), "reason": "",
-        "trainings_alone": 1, "complete": True,
-    }  # fmt: skip
-    return Expansion(**{**fields, **changes})  # type: ignore[arg-type]
+def judged(source: str, kind: Kind, gain: tuple[float, float, float], *added: str) -> Verdict:
+    return Verdict(source, "auroc", kind, subset((source, *added)), *gain, 0.7, "validation", (), "a reason")
 
 
-def test_gains_of_accepted_and_of_refused_combinations(tmp_path: Path) -> None:
-    found = [
-        expansion("hospdead", ("avtisst", "dnr_later", "hospdead"), (0.02, 0.01, 0.03)),
-        expansion("dnr_later", ("dnr_later", "x"), (0.02, -0.01, 0.05), complete=False),
-        expansion("slos_log", ("slos_log",), (0.0, NAN, NAN)),
-        expansion("phenotype", ("phenotype",), (0.0, NAN, NAN), leader=None),
+def test_the_figure_shows_the_verdicts_and_nothing_else(tmp_path: Path) -> None:
+    verdicts = [
+        judged("hospdead", "confirmed", (0.02, 0.01, 0.03), "dnr_later", "avtisst"),
+        judged("dnr_later", "promising", (0.02, 0.01, 0.05), "x"),
+        judged("x", "refuted", (-0.03, -0.05, -0.01), "avtisst"),
+        judged("slos_log", "keep alone", (-0.01, -0.03, 0.01)),
+        judged("phenotype", "has not learnt", (NAN, NAN, NAN)),
     ]
-    data = figures.expansion_data(found, TASKS, search="demo")
-    assert data.combinations == ("avtisst + dnr_later", "x", "x", "")
-    assert data.gain[:3].tolist() == [0.02, 0.02, -0.01], "a refused combination is shown with its own gain"
-    assert np.isnan(data.gain[3])
-    assert data.accepted.tolist() == [True, True, False, False]
-    assert data.holds.tolist() == [True, False, False, False]
+    data = figures.expansion_data(verdicts, TASKS, search="demo")
+    assert data.words == tuple(each.words for each in verdicts)
+    assert data.gain[:4].tolist() == [0.02, 0.02, -0.03, -0.01]
     ax = figures.draw_expansion(data)
     saved(ax, tmp_path)
     texts = [text.get_text() for text in ax.texts]
-    assert "+ x (so far)" in texts
-    assert "no combination has a score" in texts
-    assert len(ax.get_legend().get_texts()) == 3
+    assert texts == [
+        "confirmed with avtisst + dnr_later", "promising with x (not confirmed)", "refuted with avtisst", "keep alone",
+        "has not learnt",
+    ]  # fmt: skip
+    legend = ax.get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == 4, "what has not learnt has no point"
 
 
 def test_gains_are_readable(tmp_path: Path) -> None:
     names, tasks = forty_four()
     rng = np.random.default_rng(0)
-    found = [
-        expansion(name, tuple(sorted((name, *rng.choice(names, 2)))), (gain, gain - 0.01, gain + 0.01))
+    verdicts = [
+        judged(
+            name, "promising" if gain > 0.01 else "keep alone", (gain, gain - 0.01, gain + 0.01), *rng.choice(names, 2)
+        )
         for name, gain in zip(names, rng.normal(0.01, 0.01, 44), strict=True)
     ]
-    ax = figures.draw_expansion(figures.expansion_data(found, tasks, search="a-search"))
+    ax = figures.draw_expansion(figures.expansion_data(verdicts, tasks, search="a-search"))
     saved(ax, tmp_path)
 
 
 def test_of_many_gains_the_surest_are_drawn_and_long_names_leave_room() -> None:
     gains = [(0.01 * k, 0.01 * k - 0.1, 0.01 * k + 0.1) for k in range(60)]
     long = "a task with quite a long name, as of a table of phenotypes, number {}"
-    found = [
-        expansion(long.format(k), (long.format(k), long.format(99)), gain, holds=k == 5) for k, gain in enumerate(gains)
+    verdicts = [
+        judged(long.format(k), "promising" if k == 5 else "keep alone", gain, long.format(99))
+        for k, gain in enumerate(gains)
     ]
-    data = figures.expansion_data(found, search="wide")
+    data = figures.expansion_data(verdicts, search="wide")
     assert len(data.labels) == figures.MAX_ROWS
     assert data.labels == (long.format(5), *(long.format(k) for k in range(21, 60)))
     assert "40 of 60 sources" in data.title
@@ -552,8 +551,8 @@ def test_of_many_confirmations_the_surest_are_drawn() -> None:
     assert few.title.endswith("patients")
 
 
-def test_no_expansions() -> None:
-    with pytest.raises(BadInput, match="no expansions"):
+def test_no_verdicts() -> None:
+    with pytest.raises(BadInput, match="no verdicts"):
         figures.expansion_data([])
 
 

@@ -37,7 +37,7 @@ from tim_search.report import figures, gallery, records, wording
 from tim_search.report import page as report
 from tim_search.report.chapters import asked, sources
 from tim_search.results import opened
-from tim_search.results.verdicts import verdicts
+from tim_search.results.verdicts import Verdict, verdict, verdicts
 from tim_search.tim import agreement
 from tim_search.tim import scores as tim
 from tim_search.tim.result import TimResult, most_telling
@@ -191,8 +191,8 @@ def test_the_answer_comes_first(tmp_path: Path) -> None:
     assert [name for name in page.ids if name in ("answer", "heatmap", "learnt", "words")] == [
         "answer", "heatmap", "learnt", "words"
     ]  # fmt: skip
-    for verdict in verdicts(results).values():
-        assert " ".join(verdict.sentence.split()) in page.text.replace(" : ", ": ")
+    for each in verdicts(results).values():
+        assert " ".join(each.sentence.split()) in page.text.replace(" : ", ": ")
     assert "None is surely behind them" in page.text
     assert "have not learnt" not in page.text
     assert text.index('data-panel="value"') < text.index('data-panel="rank"')
@@ -414,7 +414,7 @@ def test_a_page_of_many_tasks_shows_the_most_telling(tmp_path: Path, monkeypatch
     monkeypatch.setattr(figures, "MOST_WEIGHTS", 100)
     assert report.content(results)["attention"] is None
     assert gallery.attention(results, results.tim()) == ()
-    assert gallery.expansions(results, results.expand()[0]) == (), "no combination of a sample can be compared"
+    assert gallery.expansion(results, list(verdicts(results).values())) == (), "a sample compares no combination"
 
 
 def test_a_source_with_many_helpers_lists_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,8 +438,13 @@ def words_of(result: TimResult, **options: Any) -> tuple[str, str]:
     tasks = {name: Task(name, "binary") for name in result.tasks}
     status = {"finished": True, "waiting": 0, "failed": 0, "trained": 9, "network": "m3h", "cohort": "ours"}
     overlaps = options.pop("overlaps", ())
-    may = wording.may(result, tasks, overlaps, options.get("expansions", ()), options.get("confirmation", ()))
+    may = wording.may(result, tasks, overlaps, options.get("verdicts", ()), options.get("confirmation", ()))
     return " ".join(may), " ".join(wording.may_not(result, tasks, overlaps, status, **options))
+
+
+def judged(table: games.ScoreTable) -> list[Verdict]:
+    plan = Greedy(table.tasks, table.tasks, rule="lower_bound")
+    return [verdict(each, "auroc") for each in plan.result(table)]
 
 
 def clear_result(overlaps: Any = (), blocks: int = 3, control: str | None = None) -> TimResult:
@@ -488,8 +493,7 @@ def test_nothing_is_said_of_other_tasks_where_there_are_none(m: int) -> None:
     scores = np.where(membership[:, None, :], 0.7, np.nan) + np.zeros((len(membership), 2, m))
     trained = np.ones((len(membership), 2), bool)
     table = games.ScoreTable(("a", "b")[:m], ((0, 0), (1, 1)), membership, scores, trained)
-    expansions = Greedy(table.tasks, table.tasks).result(table)
-    may, may_not = words_of(tim.from_table(table), expansions=expansions)
+    may, may_not = words_of(tim.from_table(table), verdicts=judged(table))
     assert "choices of the other tasks" not in may_not
     assert ("single-task model is a sound choice" in may) == (m > 1)
 
@@ -534,8 +538,7 @@ def test_noise_is_not_called_an_effect() -> None:
     membership = ((np.arange(1, 16)[:, None] >> np.arange(4)) & 1).astype(bool)
     scores = np.where(membership[:, None, :], 0.7 + rng.normal(0, 0.01, (15, 4, 4)), np.nan)
     table = games.ScoreTable(tuple("abcd"), tuple((k, 0) for k in range(4)), membership, scores, np.ones((15, 4), bool))
-    found = Greedy(tuple("abcd"), tuple("abcd")).result(table)
-    may, may_not = words_of(tim.from_table(table), expansions=found, dropped=["labs.x"])
+    may, may_not = words_of(tim.from_table(table), verdicts=judged(table), dropped=["labs.x"])
     assert "None of 12 effects" in may
     assert "does not mean that there are none" in may
     assert "same validation patients" in may_not

@@ -151,13 +151,13 @@ def _written(
     log = readings.read(results.folder)
     notes = confirmation.caveats(asked, confirmation.confirmed(results), log, results.manifest.overlaps)
     table = write_table(results.folder / "tables" / "confirmation.csv", rows)
-    drawn = gallery.confirmation(results)
+    judged = list(verdicts(results).values())
+    drawn = (*gallery.confirmation(results), *gallery.expansion(results, judged))
     tracker = tracker_of(
         results.manifest, results.folder, search.tracking_uri, warn, beside=True, capacity=search.capacity
     )
     tracker.confirmation(rows, drawn)
-    judged = [each.record() for each in verdicts(results).values()]
-    write_table(results.folder / "tables" / "verdicts.csv", judged)
+    write_table(results.folder / "tables" / "verdicts.csv", [each.record() for each in judged])
     tracker.answer(answer.description(results), *answer.values(results))
     tracker.report(report.write(results, confirmation=rows))
     return Confirmation(results, rows, notes, outcome, drawn, table, tuple(tracker.missed))

@@ -112,15 +112,15 @@ def publish(
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Write figures and tables of a completed round into the search folder and to MLflow; returns their paths."""
     result = results.tim()
-    # The rule of the verdicts, whatever the search itself goes by: figure, table and verdicts name the same.
+    # The rule of the verdicts, whatever the search itself goes by: table and verdicts rest on the same.
     expansions, sharing = results.expand("lower_bound")
     heatmaps = gallery.heatmaps(results, result)
-    expanded = gallery.expansions(results, expansions)
-    judged = [each.record() for each in verdicts(results).values()]
+    judged = list(verdicts(results).values())
+    expanded = gallery.expansion(results, judged)
     tables = (
         write_table(results.folder / "tables" / "tim.csv", result.frame()),
         write_table(results.folder / "tables" / "expansion.csv", expansion.rows(expansions)),
-        write_table(results.folder / "tables" / "verdicts.csv", judged),
+        write_table(results.folder / "tables" / "verdicts.csv", [each.record() for each in judged]),
     )
     tracker.metrics({"units_done": event.done, "units_failed": event.failed, "seconds": event.seconds}, completed)
     tracker.answer(answer.description(results), *answer.values(results))

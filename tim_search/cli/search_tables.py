@@ -1,4 +1,4 @@
-"""Tables about searches: what one would train, what it found, its best combinations, its settings."""
+"""Tables about searches: what one would train, what it found, what its rules choose, its settings."""
 
 from __future__ import annotations
 
@@ -85,13 +85,14 @@ def _gains(row: Mapping[str, Any]) -> tuple[bool, bool, float]:
 
 
 def combinations(sources: Sequence[Mapping[str, Any]]) -> Table:
-    """For every source its best combination by the paper's rule and by the rule that asks for certainty.
+    """For every source what the paper's rule chooses, and the rule that asks for certainty; the verdict stands above.
 
     Of many sources those with the surest gains.
     """
     shown = surest_rows(sources, lambda row: (*_gains(row["lower_bound"]), *_gains(row["paper"])))
     which = f"{len(shown)} of {len(sources)} source tasks" if len(shown) < len(sources) else "each source task"
-    table = plain_table(f"Best combination of {which}", "source task", "rule", "trained with", "gain", "interval")
+    title = f"What two rules choose for {which} (the verdict decides)"
+    table = plain_table(title, "source task", "rule", "trained with", "gain", "interval")
     for row in shown:
         alone = "not trained" if row["single_score"] is None else f"{row['single_score']:.4f}"
         heads = (Text(row["source"], style="bold"), Text(f"{row['metric']} {alone}", style="dim"))
@@ -118,9 +119,9 @@ def _partners(source: str, best: Mapping[str, Any]) -> Text:
 
 #: Said where no source's expansion has come to its end.
 NO_COMBINATIONS = (
-    "Best combinations: not known, because the single tasks and pairs they start from are not all trained. Search them "
-    "with `design: greedy`; of a sampled search, `tim-search confirm --rule predicted` tests the best that its model "
-    "predicts."
+    "Combinations: none can be chosen, because the single tasks and pairs they start from are not all trained. Search "
+    "them with `design: greedy`; of a sampled search, `tim-search confirm --rule predicted` tests the best that its "
+    "model predicts."
 )
 
 
@@ -237,14 +238,14 @@ def _words(value: Any) -> str:
 
 
 def expansions(rows: Sequence[Mapping[str, Any]], rule: str, title: str = "Greedy expansion") -> RenderableType:
-    """The best combination of every source, one a line, and below why its search ended.
+    """What a rule chooses for every source, one a line, and below why its search ended.
 
     Of many sources those with the surest gains.
     """
     shown = surest_rows(rows, _gains)
     which = f", {len(shown)} of {len(rows)} source tasks; all of them with --json" if len(shown) < len(rows) else ""
     table = plain_table(
-        f"{title} (rule: {rule}{which})", "source task", "alone", "best combination", "score", "gain", "interval"
+        f"{title} (rule: {rule}{which})", "source task", "alone", "rule's choice", "score", "gain", "interval"
     )
     for row in shown:
         grown = row["size"] > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from tim_search.gates.texts import for_file_name
-from tim_search.plans.expansion import Expansion
 from tim_search.report import figures
 from tim_search.report.figures import confirmed as confirmed_figures
 from tim_search.results import confirmation as confirmed
 from tim_search.results.grouping import Grouping
 from tim_search.results.opened import SearchResults
+from tim_search.results.verdicts import Verdict
 from tim_search.tim.result import TimResult, most_telling
 from tim_search.tim.size_profile import size_profile
 from tim_search.types import FINAL_FOLD
@@ -63,11 +64,11 @@ def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, 
     return (*paths, figures.save(profile, place / f"sizes-{for_file_name(name)}.png"))
 
 
-def expansions(results: SearchResults, expanded: Sequence[Expansion]) -> tuple[Path, ...]:
-    """The gain of each source's best combination; nothing where no source has one to be compared."""
-    if not any(each.best != (each.source,) or each.leader for each in expanded):
+def expansion(results: SearchResults, judged: Sequence[Verdict]) -> tuple[Path, ...]:
+    """The verdict on each source with its gain; nothing where no combination was compared."""
+    if all(math.isnan(each.gain) for each in judged):
         return ()
-    data = figures.expansion_data(expanded, results.tasks, results.manifest.name)
+    data = figures.expansion_data(judged, results.tasks, results.manifest.name)
     return (figures.save(figures.draw_expansion(data), results.folder / "figures" / "expansion.png"),)
 
 

@@ -105,15 +105,15 @@ def content(
     shown = most_telling(result, most, overlaps)
     attention = maps.attention(results, result, shown)
     confirmed, by_source = [plain(row) for row in confirmation], verdicts(results)
-    advised = _not_contradicted(by_rule["lower_bound"], by_source)
+    judged = list(by_source.values())
     return {
         "name": manifest.name,
         "label": result.label,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "version": product_version(),
         "facts": asked.key_facts(result, status),
-        "may": wording.may(result, tasks, overlaps, advised, confirmed),
-        "may_not": wording.may_not(result, tasks, overlaps, status, advised, dropped, confirmed),
+        "may": wording.may(result, tasks, overlaps, judged, confirmed),
+        "may_not": wording.may_not(result, tasks, overlaps, status, judged, dropped, confirmed),
         "notes": short["notes"],
         "status": status,
         "asked": asked.asked(results),
@@ -136,11 +136,6 @@ def content(
         "versions": {"search made by tim-search": manifest.version, **records.versions(results.folder)},
         "tables": _tables(result, by_source, shown, by_rule, attention, confirmed),
     }
-
-
-def _not_contradicted(expansions: Sequence[Expansion], verdicts: Mapping[str, Verdict]) -> list[Expansion]:
-    """The expansions without those whose combination the test patients leave open or refute."""
-    return [each for each in expansions if not each.holds or verdicts[each.source].kind in ("promising", "confirmed")]
 
 
 def _sources(
@@ -177,7 +172,7 @@ def _tables(
             "verdicts.csv", "the verdict on each source task", [plain(each.record()) for each in verdicts.values()]
         ),
         _scores(result, shown),
-        _download("expansion.csv", "best combinations by both rules", rows),
+        _download("expansion.csv", "the expansion of each source task by both rules", rows),
         *([_download("attention.csv", "attention", attention["rows"])] if attention else []),
         *([_download("confirmation.csv", "confirmation", confirmed)] if confirmed else []),
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tim_search.plans.expansion import Expansion
+from tim_search.results.verdicts import Verdict
 from tim_search.tim.result import TimResult
 from tim_search.types import METRIC_WORDS, Task, overlap_mask, some
 
@@ -24,13 +24,13 @@ def may(
     result: TimResult,
     tasks: Mapping[str, Task],
     overlaps: Sequence[tuple[str, str]],
-    expansions: Sequence[Expansion],
+    verdicts: Sequence[Verdict],
     confirmation: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """What may be concluded. `expansions` are those of the rule that asks for certainty."""
+    """What may be concluded."""
     return [
         *_about_discoveries(result, tasks, overlaps),
-        *_about_combinations(expansions, tasks),
+        *_about_combinations(verdicts, tasks),
         *(_about_confirmed(confirmation) if confirmation else ()),
     ]
 
@@ -65,14 +65,14 @@ def _about_discoveries(
         )
 
 
-def _about_combinations(expansions: Sequence[Expansion], tasks: Mapping[str, Task]) -> Iterator[str]:
-    compared = _compared(expansions)
-    better = [expansion for expansion in compared if expansion.holds]
+def _about_combinations(verdicts: Sequence[Verdict], tasks: Mapping[str, Task]) -> Iterator[str]:
+    compared = _compared(verdicts)
+    better = [verdict for verdict in compared if len(verdict.advised) > 1]
     if better:
         names = [
-            f"{expansion.source} with {listed([name for name in expansion.best if name != expansion.source])} "
-            f"({signed(expansion.gain, 3)} {_metric(tasks, expansion.source)})"
-            for expansion in better
+            f"{verdict.source} with {listed([name for name in verdict.advised if name != verdict.source])} "
+            f"({signed(verdict.gain, 3)} {_metric(tasks, verdict.source)})"
+            for verdict in better
         ]
         yield (
             f"For {len(better)} of {len(compared)} source tasks a small combination scores higher than the task alone, "
@@ -80,7 +80,7 @@ def _about_combinations(expansions: Sequence[Expansion], tasks: Mapping[str, Tas
         )
     elif compared:
         yield (
-            f"For none of the {len(compared)} source tasks whose combinations were trained is one shown to be better "
+            f"For none of the {len(compared)} source tasks whose combinations were compared is one shown to be better "
             "than the task alone: the plain single-task model is a sound choice for each of them."
         )
 
@@ -101,7 +101,7 @@ def may_not(
     tasks: Mapping[str, Task],
     overlaps: Sequence[tuple[str, str]],
     status: Mapping[str, Any],
-    expansions: Sequence[Expansion] = (),
+    verdicts: Sequence[Verdict] = (),
     dropped: Sequence[str] = (),
     confirmation: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
@@ -110,7 +110,7 @@ def may_not(
         *_about_what_is_waiting(status),
         *_about_the_score(result),
         *_about_blocks(result),
-        *(() if confirmation else _about_choosing(expansions)),
+        *(() if confirmation else _about_choosing(verdicts)),
         *_about_overlaps(result, overlaps),
         *_about_too_few_subsets(result),
         *_about_the_control(result),
@@ -172,8 +172,8 @@ def _about_blocks(result: TimResult) -> Iterator[str]:
         )
 
 
-def _about_choosing(expansions: Sequence[Expansion]) -> Iterator[str]:
-    if _compared(expansions):
+def _about_choosing(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    if _compared(verdicts):
         yield (
             "Combinations were chosen and measured on the same validation scores, so their gains are too large on "
             "average. The test patients were not used; nothing here is confirmed on them."
@@ -244,9 +244,9 @@ def _first(names: Sequence[str]) -> str:
     return "; ".join([*names[:_NAMED], *([f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else [])])
 
 
-def _compared(expansions: Sequence[Expansion]) -> list[Expansion]:
-    """The sources whose search has come to its end and looked at a combination; a task by itself has none."""
-    return [expansion for expansion in expansions if expansion.complete and expansion.leader]
+def _compared(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The sources of which combinations were compared to the end, with an answer."""
+    return [verdict for verdict in verdicts if verdict.kind != "unclear" and math.isfinite(verdict.gain)]
 
 
 def _clearest(result: TimResult, discoveries: Any, tasks: Mapping[str, Task], sign: int) -> str:

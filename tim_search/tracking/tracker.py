@@ -170,12 +170,7 @@ class Tracker:
             pd.DataFrame(expansion.rows(expansions)),
             figures,
             {"n_tasks": len(expansions)},
-            {
-                "accepted": sum(grown.best != (grown.source,) for grown in expansions),
-                "holds": sum(grown.holds for grown in expansions),
-                "trainings_shared": sharing.shared,
-                "trainings_alone": sharing.total_alone,
-            },
+            {"trainings_shared": sharing.shared, "trainings_alone": sharing.total_alone},
         )
 
     def confirmation(self, rows: Sequence[Mapping[str, Any]], figures: Iterable[str | Path]) -> None:
