@@ -15,16 +15,12 @@ from model.networks.contract import Shape
 from model.networks.settings import FlexCareSettings
 from model.sources.opening import write_cohort
 from model.sources.synthetic_incomplete import incomplete
-from model.trained import confirming
 from model.training import cost
-from model.training.trainer import TrainingPayload
 from tests.support.searches import Call, finish
 from tim_search import config
 from tim_search.app import inside
 from tim_search.report import page as report
-from tim_search.report.figures import inside as inside_figures
 from tim_search.results import opened
-from tim_search.types import FINAL_FOLD, Pack, Unit
 
 SEARCH = """
 cohort: cohort
@@ -129,34 +125,6 @@ def test_bad_input_is_told(finished: Path, call: Call, arguments: list[str], wor
     assert words in " ".join(err.split())
 
 
-def test_turns_lie_where_they_happened() -> None:
-    rows = [
-        {"epoch": epoch, "turn": turn, "task": task, "score": 10 * epoch + number}
-        for epoch in (1, 2)
-        for number, turn in enumerate("ba")
-        for task in "ab"
-    ]
-    data = inside_figures.turns_data(pd.DataFrame(rows), ("b", "a"))
-    assert data.when.tolist() == [0.5, 1.0, 1.5, 2.0]
-    assert data.scores.tolist() == [[10, 11, 20, 21], [10, 11, 20, 21]]
-    assert data.own.tolist() == [[True, False, True, False], [False, True, False, True]]
-
-
-def test_shares_of_experts_sum_to_one() -> None:
-    rows = [
-        {"task": task, "combination": combination, "expert": expert, "chosen": chosen, "rows": 4}
-        for task, combination, chosen_by in (("a", "x", (3, 1)), ("a", "y", (0, 0)), ("b", "x", (2, 2)))
-        for expert, chosen in enumerate(chosen_by, 1)
-    ]
-    names, values = inside_figures.shares(pd.DataFrame(rows), "task")
-    assert names == ("a", "b")
-    np.testing.assert_allclose(values, [[0.75, 0.25], [0.5, 0.5]])
-    names, values = inside_figures.shares(pd.DataFrame(rows), "combination")
-    assert names == ("x", "y")
-    assert values[0].tolist() == [0.625, 0.375]
-    assert np.isnan(values[1]).all()
-
-
 def test_a_pack_of_sequences_fits_the_memory(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = config.resolve(config.load(finished / "search.yaml"), finished).cohort
     settings = FlexCareSettings(width=8, layers=1, hidden=8, experts=3, expert_hidden=4, patch=4)
@@ -169,26 +137,3 @@ def test_a_pack_of_sequences_fits_the_memory(finished: Path, monkeypatch: pytest
         monkeypatch.setattr(cost, "_free_memory", lambda free=free: free)
         found.append(cost.capacity(cohort, "flexcare", 3, settings, gpus=0, workers=1))
     assert found == [1, 16]
-
-
-def test_a_confirmation_reads_every_kind_of_task() -> None:
-    cohort, _ = incomplete(2500, seed=3, steps=3, side=4, tokens=2, token_width=4)
-    cohort = cohort.for_tasks(["dec", "dia", "los", "phe"])
-    settings = FlexCareSettings(
-        width=8, layers=1, hidden=8, experts=3, expert_hidden=4, patch=4, epochs=1, replicates=3
-    )  # fmt: skip
-    training = TrainingPayload(cohort, "flexcare", settings, "cpu", 1)
-    worker = confirming.trainer(confirming.ConfirmingPayload(training, ensemble=2))
-    for names in (("dec", "dia", "los", "phe"), ("phe",)):
-        result = worker.train(Pack((Unit(names, 0, FINAL_FOLD),)))
-        found = {(row.task, row.metric): row for row in result.scores}
-        for name in names:
-            row = found[name, cohort.tasks[name].metric]
-            assert row.status == "ok"
-            assert row.part == "test"
-            assert len(row.replicates) == 3
-            assert np.isfinite(found[name, f"{row.metric}_paper_sd"].value)
-        assert {curve.task for curve in result.curves} >= {"phe"}
-        assert all(curve.kind == "roc" for curve in result.curves if curve.task == "phe")
-        assert {curve.group for curve in result.curves if curve.task == "phe"} <= set(cohort.classes["phe"])
-    assert np.isfinite(found["phe", "ensemble_2_macro_auroc"].value)

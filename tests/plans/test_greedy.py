@@ -2,91 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
 
-from tim_search.ledger.table import ScoreTable, empty
+from tests.support.games import HELPERS, TASKS, Game, World, additive, distinct, live
+from tim_search.ledger.table import empty
 from tim_search.plans.best_trained import BestTrained
-from tim_search.plans.differences import difference
-from tim_search.plans.expansion import Expansion, rows
+from tim_search.plans.expansion import rows
 from tim_search.plans.greedy import Greedy
 from tim_search.types import BadInput, Subset, Unit, subset
-
-Game = Callable[[Subset, str], float]
-TASKS = ("a", "b", "c", "d", "e")
-
-
-class World:
-    """A made-up cohort: trains subsets by a formula, with noise a block, and counts the trainings."""
-
-    def __init__(
-        self,
-        game: Game,
-        tasks: Iterable[str] = TASKS,
-        blocks: Iterable[tuple[int, int]] = ((0, 0), (1, 1), (2, 2)),
-        noise: float = 0.0,
-        n_replicates: int = 0,
-        failing: Iterable[Subset] = (),
-    ) -> None:
-        self.game, self.noise, self.n_replicates = game, noise, n_replicates
-        self.tasks, self.blocks, self.failing = tuple(tasks), tuple(blocks), set(failing)
-        self.trained: list[Subset] = []
-
-    def train(self, wanted: Iterable[Subset]) -> None:
-        self.trained += wanted
-
-    def table(self, only: Iterable[Subset] | None = None) -> ScoreTable:
-        members = list(self.trained if only is None else only)
-        shape = (len(members), len(self.blocks), len(self.tasks))
-        membership = np.zeros((len(members), len(self.tasks)), bool)
-        scores = np.full(shape, np.nan)
-        replicates = np.full((*shape, self.n_replicates), np.nan, np.float32)
-        for row, names in enumerate(members):
-            # Noise belongs to the subset and the block, not to the order of training.
-            rng = np.random.default_rng([self.tasks.index(name) for name in names])
-            for name in names:
-                column = self.tasks.index(name)
-                membership[row, column] = True
-                noise = self.noise * rng.normal(size=(len(self.blocks), self.n_replicates + 1))
-                if names not in self.failing:
-                    scores[row, :, column] = self.game(names, name) + noise[:, 0]
-                    replicates[row, :, column] = self.game(names, name) + noise[:, 1:]
-        trained = np.ones(shape[:2], bool)
-        return ScoreTable(
-            self.tasks, self.blocks, membership, scores, trained, replicates if self.n_replicates else None
-        )
-
-    def every(self, max_size: int) -> list[Subset]:
-        return [subset(s) for k in range(1, max_size + 1) for s in itertools.combinations(self.tasks, k)]
-
-
-def live(plan: Greedy, world: World) -> list[Expansion]:
-    """Drive the search to its end, as the loop does."""
-    while units := plan.ask(world.table()):
-        assert len(set(units)) == len(units)
-        wanted = distinct(units)
-        assert set(units) == {Unit(members, *block) for members in wanted for block in world.blocks}
-        assert not set(wanted) & set(world.trained), "asked for a subset that is trained already"
-        world.train(wanted)
-    return plan.result(world.table())
-
-
-def distinct(units: Iterable[Unit]) -> list[Subset]:
-    """The subsets of units, each once, in their order."""
-    return list(dict.fromkeys(unit.subset for unit in units))
-
-
-def additive(effects: dict[tuple[str, str], float]) -> Game:
-    """Score of i in S: the sum of the effects (i, j) of the other members j."""
-    return lambda members, task: 0.5 + sum(effects.get((task, other), 0.0) for other in members if other != task)
-
-
-HELPERS = {("a", "b"): 0.1, ("a", "c"): 0.05, ("a", "d"): -0.1, ("a", "e"): 0.02, ("b", "a"): -0.05}
 
 
 def test_finds_the_best_triple_of_an_additive_game_with_the_trainings_it_says() -> None:
@@ -286,99 +213,6 @@ def test_max_size_limits_and_widens_the_search() -> None:
     )
 
 
-# The paired difference ------------------------------------------------------------------------------------------------
-
-
-def table_of(blocks: list[tuple[int, int]], scores: np.ndarray, replicates: np.ndarray | None = None) -> ScoreTable:
-    """Two subsets, a+b and a; `scores` (2, n) and `replicates` (2, n, R) of task a."""
-    membership = np.array([[True, True], [True, False]])
-    laid = np.full((2, len(blocks), 2), np.nan)
-    laid[..., 0] = scores
-    drawn = None
-    if replicates is not None:
-        drawn = np.full((2, len(blocks), 2, replicates.shape[-1]), np.nan, np.float32)
-        drawn[:, :, 0] = replicates
-    return ScoreTable(("a", "b"), tuple(blocks), membership, laid, np.ones((2, len(blocks)), bool), drawn)
-
-
-def test_interval_from_blocks_is_the_paired_t_interval() -> None:
-    from scipy import stats
-
-    scores = np.array([[0.71, 0.73, 0.72, 0.76], [0.70, 0.70, 0.71, 0.72]])
-    found = difference(table_of([(0, 0), (1, 1), (2, 2), (3, 3)], scores), ("a", "b"), ("a",), "a")
-    oracle = stats.ttest_rel(scores[0], scores[1]).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), rel=1e-12)
-    assert found.spread == "blocks"
-    wider = difference(table_of([(0, 0), (1, 1), (2, 2), (3, 3)], scores), ("a", "b"), ("a",), "a", 0.99)
-    assert wider.low < found.low
-
-
-def test_interval_of_one_block_is_the_patients_alone() -> None:
-    from scipy import stats
-
-    draws = np.random.default_rng(0).normal(0.7, 0.01, (2, 1, 40)).astype(np.float32)
-    found = difference(table_of([(0, 0)], np.array([[0.72], [0.70]]), draws), ("a", "b"), ("a",), "a")
-    spread = (draws[0, 0].astype(float) - draws[1, 0]).std(ddof=1)
-    assert found.value == pytest.approx(0.02)
-    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 39) * spread, rel=1e-5)
-    assert found.spread == "patients"
-
-
-def test_no_interval_without_replication() -> None:
-    table = table_of([(0, 0)], np.array([[0.72], [0.70]]))
-    found = difference(table, ("a", "b"), ("a",), "a")
-    assert found.value == pytest.approx(0.02)
-    assert math.isnan(found.low)
-    assert found.spread == "nothing"
-    (expansion,) = Greedy(("a",), ("a", "b")).result(table)
-    assert expansion.best == ("a",)
-    assert "no interval" in expansion.reason
-    (paper,) = Greedy(("a",), ("a", "b"), rule="paper").result(table)
-    assert (paper.best, paper.holds) == (("a", "b"), False)
-
-
-def test_two_blocks_that_agree_by_luck_do_not_hide_the_patients() -> None:
-    """Two folds with nearly the same gain: the interval is no narrower than the patients alone make it."""
-    dice = np.random.default_rng(5)
-    scores = np.array([[0.8041, 0.80411], [0.8, 0.8]])
-    replicates = scores[:, :, None] + 0.01 * dice.normal(size=(2, 2, 50))
-    found = difference(table_of([(0, 0), (1, 1)], scores, replicates), ("a", "b"), ("a",), "a")
-    patients_alone = 2 * 0.01 * np.sqrt(2) / np.sqrt(2)  # two standard errors of the mean of two folds' differences
-    assert found.high - found.value > 0.8 * patients_alone
-    assert found.low < 0 < found.value
-
-
-def test_replicates_that_are_not_numbers_are_left_out() -> None:
-    """A clustering has scores without replicates: its interval comes from the blocks."""
-    draws = np.full((2, 2, 30), np.nan, np.float32)
-    found = difference(table_of([(0, 0), (1, 1)], np.array([[0.4, 0.5], [0.3, 0.5]]), draws), ("a", "b"), ("a",), "a")
-    assert found.spread == "blocks"
-    assert math.isfinite(found.low)
-
-
-@pytest.mark.parametrize("folds", [[0, 1, 2, 3, 4], [0, 0, 0, 0, 0], [0, 0, 1, 1], [0]], ids=str)
-@pytest.mark.parametrize(("seed_sd", "patient_sd"), [(1.0, 0.3), (0.3, 1.0)])
-def test_intervals_cover(folds: list[int], seed_sd: float, patient_sd: float) -> None:
-    """Seeds differ in every block, patients in every fold: the interval covers zero 95 times in 100 or more."""
-    if len(folds) == 1:
-        seed_sd = 0.0  # one block cannot show what seeds do, and the docstring says so
-    rng = np.random.default_rng(len(folds) + folds[-1])
-    n, covered, half, times = len(folds), 0, 0.0, 800
-    blocks = [(index, fold) for index, fold in enumerate(folds)]
-    zeros = np.zeros((n, 40))
-    for _ in range(times):
-        luck = rng.normal(0, patient_sd, (max(folds) + 1, 41))[folds]
-        seeds = rng.normal(0, seed_sd, n)
-        table = table_of(blocks, np.stack([luck[:, 0] + seeds, zeros[:, 0]]), np.stack([luck[:, 1:], zeros]))
-        found = difference(table, ("a", "b"), ("a",), "a")
-        covered += found.low <= 0 <= found.high
-        half += (found.high - found.low) / 2 / times
-    assert covered / times > 0.93
-    # Not by being needlessly wide: the half-width stays near that of a known standard error.
-    shared = patient_sd**2 * sum(folds.count(fold) ** 2 for fold in set(folds)) / n**2
-    assert half < 1.7 * 1.96 * math.sqrt(seed_sd**2 / n + shared)
-
-
 # Bad settings ---------------------------------------------------------------------------------------------------------
 
 
@@ -450,30 +284,3 @@ def test_a_gain_up_to_the_tolerance_does_not_count(tolerance: float, best: Subse
     assert found.best == (("a",) if tolerance == 0.05 else ("a", "b", "c"))
     with pytest.raises(BadInput, match="tolerance"):
         Greedy(("a",), TASKS, tolerance=-1)
-
-
-def test_the_best_of_all_that_was_trained_needs_no_path() -> None:
-    """Alone b and c harm a, together they help: greedy expansion stops at once, a search of any subsets does not."""
-    game: Game = lambda members, name: 0.5 + (0.1 if {"b", "c"} <= set(members) else -0.02 * (len(members) - 1))  # noqa: E731
-    world = World(game, noise=0.001, failing=[("a", "c")])
-    world.train(world.every(4))
-    table = world.table()
-    plan = BestTrained(("a", "b"), TASKS, max_size=3)
-    assert Greedy(("a",), TASKS).result(table)[0].best == ("a",)
-    found = plan.result(table)[0]
-    assert found.best == found.leader.subset == ("a", "b", "c")  # type: ignore[union-attr]
-    assert found.holds
-    assert found.gain == pytest.approx(0.1, abs=0.01)
-    assert found.reason == "the best of 10 combinations that were trained"
-    assert {"b", "c"} <= set(plan.result(table)[1].best)
-    sharing = plan.sharing(table)
-    assert sharing.shared == 3 * len([members for members in world.trained if {"a", "b"} & set(members)])
-    assert sharing.alone["a"] == 3 * len([members for members in world.trained if "a" in members])
-    nothing = BestTrained(("d",), ("d", "e"), 2).result(table)[0]
-    assert (nothing.best, nothing.reason) == (
-        ("d",),
-        "none of 1 combinations that were trained is shown to be better than d",
-    )
-    waiting = plan.result(World(game).table([("a", "b")]))[0]
-    assert not waiting.complete
-    assert "waiting for a alone" in waiting.reason
