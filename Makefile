@@ -1,6 +1,7 @@
 # make demo    install into .venv and run the embedded search: SUPPORT2, six tasks, all 63 subsets
 # make test    install into .venv and run the fast tests      make slow    the tests that take minutes
 # make wheel   dist/: source distribution and wheel, checked; the nodes of cluster.yaml install the wheel
+# make docs    site/: the documentation, opens from the disk  (docs/ holds its pages)
 # make audit   the pinned versions against the advisory databases; says so where these cannot be reached
 # make lint    ruff: rules and formatting                     make types   mypy --strict
 #
@@ -13,9 +14,10 @@ TORCH_ARGS ?=
 BIN := .venv/bin
 SOURCES := benchmarks examples jobs model tests tim_search
 INSTALLED := .venv/.installed
+DOCUMENTED := .venv/.installed-docs
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow lint types wheel audit
+.PHONY: demo test slow lint types wheel docs audit
 
 demo: $(INSTALLED)
 	$(BIN)/tim-search demo --out runs/demo
@@ -40,6 +42,9 @@ wheel: $(INSTALLED)
 	$(BIN)/twine check --strict dist/*
 	cp constraints.txt dist/
 
+docs: $(DOCUMENTED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
+
 # In an environment of its own, so that the auditor changes nothing of what it audits. A version that no database was
 # asked about is "skipped"; where that is all of them nothing was audited, which is no failure of the project.
 audit:
@@ -56,4 +61,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH_ARGS) torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(DOCUMENTED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@

@@ -152,7 +152,9 @@ class SizedDesign(_Section):
     """Every subset of at most `k` tasks."""
 
     kind: Literal["sized"] = "sized"
-    k: int = Field(ge=1, le=MOST_TASKS)
+    k: int = Field(
+        ge=1, le=MOST_TASKS, description=f"a whole number from 1 to {MOST_TASKS} (tasks in the largest subset)"
+    )
 
 
 class StopSection(_Section):
