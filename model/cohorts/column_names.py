@@ -3,31 +3,75 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from functools import lru_cache
 
-#: Words of the name of a column that tells patients apart.
-PATIENT = ("patient", "subject", "person", "mrn", "pid", "pat")
+#: A word for a patient in the name of a column, and what else such a name holds where it tells patients apart.
+PATIENT = re.compile(r"(patient|pazient|pacient)(en|e|s)?|subject|person|mrn|pid|pat|nhs|ssn|pseudonym")
+PATIENT_ID = re.compile(
+    r"((patient|pazient|pacient)(en|e)?|subject|person|pat)(id|nr|no|nummer|key)|mrn\d?|(unique)?pid|ssn|nhc|pseudonym"
+)
 #: The last word of a sample id's name, and of an id's.
 SAMPLE = ("visit", "stay", "encounter", "admission", "hadm", "sample", "record", "case", "image")
-IDS = ("id", "icustayid", *(f"{word}id" for word in (*SAMPLE, *PATIENT)))
+IDS = ("id", "icustayid", *(f"{word}id" for word in SAMPLE))
+ID = re.compile(r"u?u?id\d?|i?ds|nr|nbr|num|number|nummer|numero|no|key|code|hash|identifier|sk")
 
-#: How the names of columns that are known only afterwards begin, by parts of the name, and what they say.
-LATE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), what)
-    for pattern, what in (
-        (r"disch|hospice", "the discharge"),
+#: What names say that is known only afterwards, how their parts begin then, and words beside which they do not say it:
+#: a vaginal discharge, the marital status, an admission diagnosis. In English, German, Dutch, French, Spanish, Italian
+#: and Portuguese.
+PREDICTION, DEATH, STAY, DISCHARGE = (
+    "another model's or person's prediction",
+    "death or survival",
+    "the length of the stay",
+    "the discharge",
+)
+_BEFORE = r"admit\w*|admission|adm|aufnahme|ingreso|entree|history|hx|family|prior|previous|past|pre"
+LATE: tuple[tuple[str, re.Pattern[str], re.Pattern[str]], ...] = tuple(
+    (what, re.compile(pattern), re.compile(but))
+    for what, pattern, but in (
         (
-            r"death|\w*dead$|\w*died$|dies$|dod$|deceas|expired?(flag)?$|mortal|surviv|surv\d|autops",
-            "death or survival",
+            PREDICTION,
+            r"\w*predict(?!or)|pred$|prob$|probabilit|yhat|logits?$|propensity|(risk|model)scores?$|"
+            r"prognos|vorhersage",
+            r"fev\d?|fvc|dlco|vo2\w*|pef|tlc|percent",
         ),
-        (r"(s|icu|hosp|hospital)?los$|los\d|lengthofstay|icustay$|stayhours|staydays", "the length of the stay"),
-        (r"readm", "a readmission"),
-        (r"outcome|target|label|groundtruth", "an outcome"),
-        (r"drg|icd\d*$|icdcode", "codes that are written at the discharge"),
-        (r"costs?$|charges|bill(s|ed|ing)?$|payment|reimburs", "the bill"),
-        (r"next$|future|followup|tomorrow", "a time after the prediction"),
-        (r"split$|fold$|trainset|testset", "a split"),
+        (
+            DEATH,
+            r"\w*death|(hosp|is|was)?dead$|(?!stu|reme|embo)\w*died$|dies$|dod$|deceas|\w*expired?(flag)?$|\w*mortal|"
+            r"surviv|surv\d|alive|(vital|life)status|autops|exitus|verst(a|o)rben|gestorben|todes|sterb|uberleb|deces$|"
+            r"deced|fallec|muert|defunc|supervivencia|decess|morto$|morte$|obito|overled|sterfte",
+            rf"space|{_BEFORE}",
+        ),
+        (
+            STAY,
+            r"\w*(icu|hosp|hospital|unit)los$|s?los$|los\d|\w*lengthofstay|icustay$|stay(hours|days|length)|"
+            r"(time|hours|days)(in|at)?hosp(ital)?$|(\w*ventilator|vent|icu|hospital)freedays|verweildauer|liegedauer|"
+            r"aufenthaltsdauer|duree(de)?sejour|(dias)?(de)?estancia|degenza|ligduur|opnameduur",
+            _BEFORE,
+        ),
+        ("a readmission", r"\w*readm|rehosp|wiederaufnahme|reingreso|heropname", "prior|previous|history"),
+        (
+            DISCHARGE,
+            r"\w*disch|hospice|dispo(sition)?$|(icu|hosp|unit)?(out|end|exit)(time|date|offset)$|entlass|ontslag|"
+            r"sortie|dimission|dimess|(fecha|motivo|tipo|destino|estado|data)(de|da)?alta",
+            rf"vaginal|wound|urethral|nipple|nasal|ear|{_BEFORE}",
+        ),
+        (
+            "a state, perhaps that at the end",
+            r"status$",
+            r"marital|smok\w+|insurance|code|employment|educ\w*|immun\w+|vaccin\w+|volume|performance|functional|mental|"
+            rf"nutrition\w*|pregnan\w+|asa|ecog|hiv|{_BEFORE}",
+        ),
+        ("an outcome", r"outcome|target|label|groundtruth|esito$|endpoint", r"inr|temp\w*|map"),
+        ("codes that are written at the discharge", r"drg|icd\d*(cm)?$|icd(9|10)?codes?$", _BEFORE),
+        ("a diagnosis, mostly coded after the discharge", r"dx$|diag(nos\w+)?\d*$", _BEFORE),
+        ("the bill", r"costs?$|charges|bill(s|ed|ing)?$|payment|reimburs", "-"),
+        ("a time after the prediction", r"next$|future|followup|tomorrow", "-"),
+        ("a split", r"split$|fold$|trainset|testset", "-"),
     )
 )
+#: What names say of the end that somebody may want to predict.
+OUTCOMES = (DEATH, STAY, "a readmission", "an outcome")
 #: Names of scores that are computed from measurements and, in part, fitted to an outcome.
 SCORES = re.compile(
     r"saps|q?sofa|apache|aps|sps|oasis|lods|mods|meld|n?ews2?|mews|pews|charlson|elixhauser|sirs|pim\d|prism|timi|"
@@ -35,23 +79,33 @@ SCORES = re.compile(
 )
 
 
+@lru_cache(maxsize=100_000)
 def late(name: str) -> str:
     """What a column's name says that is known only afterwards, e.g. "the discharge"; empty for other names."""
     parts = words(name)
     # A name may spell it over several parts: length_of_stay, DischTime.
     candidates = [*parts, *("".join(parts[at:]) for at in range(len(parts)))]
-    return next((what for pattern, what in LATE for part in candidates if pattern.match(part)), "")
+    for what, pattern, but in LATE:
+        if any(map(pattern.match, candidates)) and not any(map(but.fullmatch, parts)):
+            return what
+    return ""
 
 
 def words(name: str) -> list[str]:
-    """The words of a name, lower case: `HospitalExpireFlag_2` is hospital, expire, flag, 2."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    """The words of a name, lower case and without accents: `HospitalExpireFlag_2` is hospital, expire, flag, 2."""
+    plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", plain)
     return [part.lower() for part in re.split(r"[^A-Za-z0-9]+", spaced) if part] or [""]
 
 
 def named_patient(column: str) -> bool:
-    """Whether a column has the name of a patient id."""
-    return any(word in PATIENT or word in ("patientid", "subjectid", "personid") for word in words(column))
+    """Whether a column has the name of a patient id: `person key` and `MRN` have it, `patient_weight` has not."""
+    parts = words(column)
+    if any(PATIENT_ID.fullmatch(part) for part in parts):
+        return True
+    return any(PATIENT.fullmatch(part) for part in parts) and bool(
+        PATIENT.fullmatch(parts[-1]) or ID.fullmatch(parts[-1])
+    )
 
 
 def named_id(column: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from model.cohorts import checks, column_names, leaks, overlaps
+from model.cohorts import checks, leaks, leaks_of_ids, overlaps
 from model.cohorts.cohort import Cohort, Split, examples, make_cohort, make_split, patient_codes, split_of, text
 from model.cohorts.folder_features import check_excludes, read_modalities
 from model.cohorts.folder_labels import read_overlaps, read_tasks
@@ -81,19 +81,28 @@ def read(root: Path, *, thorough: bool = False, wanted: Container[str] = ()) -> 
         info=spec.get("info") or {},
     )
     if thorough:
-        reader.findings += [*leaks.findings(cohort), *_other_patients(reader, samples, cohort)]
+        reader.findings += [*leaks.findings(cohort), *_persons(reader, samples, cohort)]
     return cohort, reader.findings
 
 
-def _other_patients(reader: Reader, samples: Samples, cohort: Cohort) -> Iterator[Finding]:
-    """Whether another column of the samples' file looks like the patient id."""
+def _persons(reader: Reader, samples: Samples, cohort: Cohort) -> Iterator[Finding]:
+    """Whether another column of the samples' file is the better patient id, and whether persons have two of them."""
     table = reader.table(samples.file, DESCRIPTION)
     assert table is not None  # the samples were read from it
-    for column in table.schema_arrow.names:
-        if column_names.named_patient(column) and column not in (samples.id_column, samples.patient_column):
-            array = column_of(reader, table, samples.file, column, DESCRIPTION)
-            if array is not None:
-                yield from leaks.other_patients(column, array.to_pylist(), cohort)
+    inputs = {column for modality in cohort.modalities.values() for column in modality.inputs}
+    personal: dict[str, list[Any]] = {}
+    for field in table.schema_arrow:
+        if field.name in (samples.id_column, samples.patient_column):
+            continue
+        is_personal = leaks_of_ids.personal(field.name)
+        if not is_personal and not leaks_of_ids.may_be_key(field.name, field.type, field.name in inputs):
+            continue
+        array = column_of(reader, table, samples.file, field.name, DESCRIPTION)
+        if array is not None and is_personal:
+            personal[field.name] = array.to_pylist()
+        elif array is not None:
+            yield from leaks_of_ids.other_patients(field.name, array, cohort)
+    yield from leaks_of_ids.same_persons(personal, cohort)
 
 
 def _samples(reader: Reader, spec: Mapping[str, Any]) -> Samples | None:

@@ -6,16 +6,17 @@ have a good reason, and a person has to know it. What a task excludes is not hel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cohorts import leaks_by_value
+from model.cohorts import leaks_by_value, leaks_of_ids
 from model.cohorts.checks import warning
-from model.cohorts.cohort import Bools, Cohort, Modality
+from model.cohorts.cohort import Cohort, Modality
 from model.cohorts.column_names import late
+from model.cohorts.leaks_reference import Suspicion, computed, weighed
+from model.cohorts.leaks_survey import Survey, survey
 from tim_search.types import Finding, some
 
 #: A row of inputs that this share of the patients has in common, and so many of them, may stand for "absent".
@@ -31,32 +32,19 @@ MOSTLY_ABSENT = 0.5
 MOST_ROWS = 5000
 #: Samples or columns named in a message.
 _NAMED = 3
+_LATE_NAMED = 12
 _ROWS = 2048  # of a block
 
 
 def findings(cohort: Cohort) -> list[Finding]:
-    """All warnings about leaks of a cohort."""
-    rows = _sample(cohort)
-    targets = list(leaks_by_value.targets_of(cohort, rows))
-    return [
-        *_late_names(cohort.modalities),
-        *_absent(cohort),
-        *_repeated(cohort),
-        *leaks_by_value.telling(cohort, rows, targets),
-        *leaks_by_value.computed(cohort, rows, targets),
+    """All warnings about leaks of a cohort; those of columns say what a reference model gains by them."""
+    view = survey(cohort, _sample(cohort))
+    suspicions = [
+        *_late_names(view),
+        *leaks_of_ids.id_inputs(cohort, view),
+        *leaks_by_value.suspicions(cohort, view),
     ]
-
-
-def other_patients(column: str, values: Sequence[Any], cohort: Cohort) -> Iterator[Finding]:
-    """Whether a column that has the name of a patient id is it: it has fewer values, and some are on both sides."""
-    keys, of_sample = np.unique(np.array([str(value) for value in values], object).astype(str), return_inverse=True)
-    given = np.array([value is not None and value == value for value in values])
-    n_patients = len(cohort.patient_ids)
-    straddling = _mixed(of_sample[given], cohort.split.test[given])
-    if len(keys) < n_patients and straddling:
-        problem = f"has the name of a patient id and {len(keys)} values, the patient id has {n_patients}"
-        fix = f"If it tells patients apart, write `patient_id: {column}`: one patient is on both sides otherwise."
-        yield warning(f"samples.{column}", f"{problem}; {straddling} samples share one across the split.", fix)
+    return [*_absent(cohort), *_repeated(cohort), *weighed(view, suspicions), *computed(view)]
 
 
 def _sample(cohort: Cohort) -> NDArray[np.int64]:
@@ -67,18 +55,18 @@ def _sample(cohort: Cohort) -> NDArray[np.int64]:
     return rows
 
 
-def _late_names(modalities: Mapping[str, Modality]) -> Iterator[Finding]:
-    for modality in modalities.values():
-        by_meaning: dict[str, list[str]] = {}
-        for column in modality.inputs:
-            what = late(column)
-            if what:
-                by_meaning.setdefault(what, []).append(column)
-        for what, columns in by_meaning.items():
-            place = f"modalities.{modality.name}.{columns[0]}" if len(columns) == 1 else f"modalities.{modality.name}"
-            whose = "its name says" if len(columns) == 1 else f"the names of {some(columns, _NAMED)} say"
-            fix = "Remove it unless it was known at the moment of prediction."
-            yield warning(place, f"{whose} {what}, which comes after the prediction.", fix)
+def _late_names(view: Survey) -> Iterator[Suspicion]:
+    """Inputs whose names say that they are known afterwards, if not every task excludes them."""
+    by_meaning: dict[tuple[str, str], list[int]] = {}
+    for index, (modality, column) in enumerate(view.names):
+        if (view.allowed[:, index].any() or not view.targets) and (what := late(column)):
+            by_meaning.setdefault((modality, what), []).append(index)
+    for (modality, what), columns in by_meaning.items():
+        names = [view.names[column][1] for column in columns]
+        place = f"modalities.{modality}.{names[0]}" if len(columns) == 1 else f"modalities.{modality}"
+        whose = "its name says" if len(columns) == 1 else f"the names of {some(names, _LATE_NAMED)} say"
+        fix = "Remove it unless it was known at the moment of prediction."
+        yield Suspicion(place, f"{whose} {what}, which comes after the prediction.", fix, tuple(columns))
 
 
 def _absent(cohort: Cohort) -> Iterator[Finding]:
@@ -117,7 +105,8 @@ def _repeated(cohort: Cohort) -> Iterator[Finding]:
     if not again.any() or (coarse and again.sum() < BY_CHANCE * len(cohort)):
         return
     rows, group = rows[again], group[again]
-    n_strangers, n_straddling = _mixed(group, cohort.patients[rows]), _mixed(group, cohort.split.test[rows])
+    n_strangers = leaks_of_ids.mixed(group, cohort.patients[rows])
+    n_straddling = leaks_of_ids.mixed(group, cohort.split.test[rows])
     example = ", ".join(str(key) for key in cohort.sample_ids[rows[group == group[0]]][:_NAMED].tolist())
     problem = f"{len(rows)} samples have exactly the {same} of another one (e.g. {example})"
     fix = "Keep one of each."
@@ -139,13 +128,6 @@ def _coarse(*modalities: Modality) -> bool:
         sample = modality.values[rows[:: max(1, len(rows) // 500)]]
         counts += [len(np.unique(column[~np.isnan(column)])) for column in sample.T]
     return bool(counts) and float(np.median(counts)) <= FEW_VALUES
-
-
-def _mixed(group: NDArray[np.int64], value: NDArray[np.int64] | Bools) -> int:
-    """How many rows are in a group that holds more than one value."""
-    pairs = np.unique(np.stack([group, value.astype(np.int64)]), axis=1)
-    several = np.bincount(pairs[0]) > 1
-    return int(several[group].sum())
 
 
 def _marks(modality: Modality) -> NDArray[np.int64]:

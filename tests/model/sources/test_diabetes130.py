@@ -115,8 +115,13 @@ def test_missing_is_missing_and_not_measured_is_a_level(cohort: Cohort, raw: pd.
     assert not levels & {"?", "Unknown/Invalid"}
 
 
-def test_nothing_is_found() -> None:
-    assert check_cohort("diabetes130") == []
+def test_what_is_found_is_true() -> None:
+    """ICD-9 codes of a stay are written after the discharge: an input by choice, and `check` says what it gains."""
+    (finding,) = check_cohort("diabetes130")
+    assert finding.place == "modalities.diagnoses"
+    assert (
+        "diag_1, diag_2, diag_3, number_diagnoses say a diagnosis, mostly coded after the discharge" in finding.problem
+    )
 
 
 def test_the_cohort_never_changes_by_itself(cohort: Cohort) -> None:
