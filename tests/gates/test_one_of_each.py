@@ -76,3 +76,19 @@ def test_received_files_are_opened_by_the_gate_alone(path: Path) -> None:
 def test_the_walk_finds_what_it_looks_for() -> None:
     assert durable_calls(GATES / "files.py")
     assert whole_readings(ROOT / "tim_search" / "ledger" / "drivers.py")
+    assert processes_with_the_folder(ROOT / "tests" / "test_house.py")
+
+
+def processes_with_the_folder(path: Path) -> list[str]:
+    """Where a module starts a Python that would import from the current folder."""
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.List) and node.elts and ast.unparse(node.elts[0]) == "sys.executable"
+        if not (len(node.elts) > 1 and ast.unparse(node.elts[1]) in ("'-P'", "'-I'"))
+    ]
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_processes_import_nothing_from_the_current_folder(path: Path) -> None:
+    assert processes_with_the_folder(path) == [], "start it with -P, or -I"

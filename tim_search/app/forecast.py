@@ -86,7 +86,8 @@ def start_seconds(search: config.ResolvedSearch) -> float:
     Ray's own processes take about as long again where they are not running yet.
     """
     started = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import ray, model.training.trainer"], check=False, capture_output=True)
+    # -P: no code of the current folder runs.
+    subprocess.run([sys.executable, "-P", "-c", "import ray, model.training.trainer"], check=False, capture_output=True)
     running = search.file.address or os.environ.get("RAY_ADDRESS")
     return (time.monotonic() - started) * (1 if running else 2)
 
