@@ -6,9 +6,11 @@ The names below are loaded on first use, so that `import tim_search` stays light
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # without the module typing: Ctrl-C while the package is loaded would be a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from tim_search.app.deploy import train as train_model
     from tim_search.app.model_folder import load as load_model
     from tim_search.app.runner import run_search as run_search

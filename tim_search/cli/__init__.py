@@ -1,14 +1,18 @@
-"""The command line: commands, tables, progress."""
+"""The command line: commands, tables, progress.
+
+Little is imported here: until `main` has begun, Ctrl-C is a traceback.
+"""
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
 import sys
-import threading
-from collections.abc import Sequence
+
+TYPE_CHECKING = False  # as in the package above
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -37,20 +41,23 @@ def _told_early() -> dict[signal.Signals, signal._HANDLER]:
 
     A KeyboardInterrupt would not do: libraries that are half loaded swallow it, or turn it into errors of their own.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return {}
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     # Not where the caller ignores them, as under nohup, or has a handler of its own.
-    return {
-        number: signal.signal(number, _end_early)
-        for number, handler in usual.items()
-        if signal.getsignal(number) == handler
-    }
+    try:
+        return {
+            number: signal.signal(number, _end_early)
+            for number, handler in usual.items()
+            if signal.getsignal(number) == handler
+        }
+    except ValueError:  # not the main thread, which alone may have handlers
+        return {}
 
 
 def _end_early(*_: object) -> None:
-    os.write(2, _EARLY)
-    os._exit(_INTERRUPTED)
+    try:
+        os.write(2, _EARLY)
+    finally:  # also where nobody reads it
+        os._exit(_INTERRUPTED)
 
 
 _ends: list[object] = []  # the exit code, once it is known
@@ -63,6 +70,8 @@ def _end_as_told() -> None:
     caught, and would end the process by a signal instead.
     """
     if _ends == [_INTERRUPTED]:
+        import contextlib
+
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -26,8 +27,8 @@ from tim_search.types import Interrupted, TimSearchError
 
 _python_shows = warnings.showwarning
 _FILE_WIDTH = 120
-#: COLUMNS below this is no width that anything can be shown in (0 shows nothing at all).
-_LEAST_WIDTH = 20
+#: What libraries take a terminal's size from, and the least that anything can be shown in (0 shows nothing at all).
+_SIZES = {"COLUMNS": 20, "TERMINAL_WIDTH": 20, "LINES": 1}
 
 
 class SafeConsole(Console):
@@ -42,18 +43,15 @@ class SafeConsole(Console):
         return super().render(renderable, options)
 
 
-def _width() -> int | None:
-    """The width that COLUMNS names, where it is one."""
-    columns = os.environ.get("COLUMNS", "")
-    return int(columns) if re.fullmatch(r"[0-9]{1,4}", columns) and int(columns) >= _LEAST_WIDTH else None
+def _size(name: str) -> int | None:
+    """The characters that a variable of the environment names, where they are a size."""
+    size = os.environ.get(name, "")
+    return int(size) if re.fullmatch(r"[0-9]{1,4}", size) and int(size) >= _SIZES[name] else None
 
 
 def _console(*, stderr: bool = False, width: int | None = None) -> SafeConsole:
-    # Without COLUMNS: rich takes a 0 there for a terminal without columns. No markup: brackets in a name are a name.
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    return SafeConsole(
-        stderr=stderr, width=_width() or width, highlight=False, markup=False, emoji=False, _environ=environment
-    )
+    # No markup: brackets in a name are a name.
+    return SafeConsole(stderr=stderr, width=_size("COLUMNS") or width, highlight=False, markup=False, emoji=False)
 
 
 def error_output() -> SafeConsole:
@@ -158,9 +156,28 @@ def _write(text: str) -> None:
 # -------------------------------------------------------------------- an output that is closed or full
 
 
+class _ErrorOutput(io.TextIOWrapper):
+    """A standard error that loses what it cannot write: no command ends because nobody hears of it."""
+
+    def write(self, text: str) -> int:
+        """Write at once; the characters given, also where they are lost."""
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+
 def open_outputs() -> None:
-    """Put something in the place of a standard output or error that is closed, and say what is lost."""
+    """Put something in the place of a standard output or error that is closed, and say what is lost.
+
+    Sizes of a terminal that are none are forgotten: typer and rich would show nothing, or fail.
+    """
+    for name in _SIZES:
+        if _size(name) is None:
+            os.environ.pop(name, None)
     closed = sys.stdout is None
+    if (usual := sys.__stderr__) is not None and sys.stderr is usual:
+        unbuffered = io.FileIO(usual.fileno(), "w", closefd=False)
+        sys.stderr = _ErrorOutput(unbuffered, usual.encoding, "backslashreplace", write_through=True)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (until the process ends)

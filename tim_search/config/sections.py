@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from tim_search.gates import files, reading, urls
 from tim_search.ledger import storage
+from tim_search.plans.contract import MOST_BLOCKS
 from tim_search.tuning.space import TuningSection
 from tim_search.types import BadInput
 
@@ -18,8 +19,6 @@ from tim_search.types import BadInput
 MOST_TASKS = 1_000
 #: Subsets of a search, units of a pack, and patients of a hidden count.
 MOST_SUBSETS = 1_000_000
-#: (seed, fold) pairs.
-MOST_BLOCKS = 1_000
 #: Rounds of a surrogate, and proposals in each.
 MOST_ROUNDS = 10_000
 #: Of one worker: cores, GPUs and seconds a pack (three years); and workers of a cluster.
@@ -371,6 +370,9 @@ class SearchFile(_Section):
         if self.blocks is not None and (self.seeds is not None or self.folds is not None):
             text = "stands alone (block b: seed b, fold b modulo the number of folds), but seeds or folds are given too"
             raise _error(f"{text}. Take out `blocks`, or `seeds` and `folds`", "blocks")
+        if (pairs := len(set(self.seeds or (0,))) * len(set(self.folds or (0,)))) > MOST_BLOCKS:
+            text = f"seeds and folds make {pairs} blocks, a search has {MOST_BLOCKS} at most"
+            raise _error(f"{text}. Name fewer", "seeds")
         if self.small_cells in (1, 2):
             text = "below 2 there is no count to hide, and a hidden count below 2 can only be 1"
             raise _error(f"expected 0, or 3 and more: {text}, got {self.small_cells}. Take 3 or more", "small_cells")
