@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 
 from model.sources.opening import open_cohort
 from tests.support import ROOT, fake_trainer, haim_files
+from tests.support.references import search_with_references
 from tests.support.searches import TASKS, Call, trained_search, write_search
 from tim_search import __version__, config
 from tim_search.app import confirmer, forecast, runner, search_folder
@@ -459,6 +460,9 @@ def test_plan(call: Call, tmp_path: Path) -> None:
     least, most = found["worker_seconds"] / 2, found["worker_seconds"]
     assert least * (1 - 1e-9) <= found["wall_seconds"] - START <= most * (1 + 1e-9)
     assert (found["units"], found["todo"], found["held"]) == (14, 14, 0)
+    assert found["references"] == 18, "none, linear and boosting of three tasks on two folds"
+    steps = {"batch_size": 256, "epochs": 1, "updates": 23, "rows": 5827, "chosen": ["batch_size"]}
+    assert found["steps"] == steps
     assert found["by_size"] == {"1": 6, "2": 6, "3": 2}
     assert found["worker_seconds"] > 0
     assert not (tmp_path / "out").exists(), "a plan writes nothing"
@@ -467,6 +471,9 @@ def test_plan(call: Call, tmp_path: Path) -> None:
     assert code == 0
     assert "to be trained" in out
     assert " 0 s" not in out
+    assert re.search(r"reference models +18 to be trained", out)
+    each = "1 epoch of minibatches of 256, 23 updates at most (batch_size chosen for 5827 training rows)"
+    assert each in " ".join(out.split())
     assert re.search(r"expected +about \d+ s with 1 worker of this machine's speed, 7 s of them", out)
 
 
@@ -653,6 +660,20 @@ def test_cohort_synthetic_in_the_shape_of_flexcare(call: Call, tmp_path: Path) -
         code, _, err = call("cohort", "synthetic", "--like", like, option, 5, tmp_path / "other")
         assert (code, f"{option}: expected nothing with --like {like}, got 5" in err) == (2, True)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("linear", "first"), [(0.8, "Not learnt: a."), (0.7, "a: promising with b (not confirmed)")])
+def test_status_begins_with_what_has_not_learnt_and_the_verdicts(
+    call: Call, tmp_path: Path, linear: float, first: str
+) -> None:
+    search_with_references(tmp_path, linear)
+    code, out, _ = call("status", tmp_path)
+    assert (code, out.lstrip().startswith(first)) == (0, True)
+    assert "Each task alone beside its reference models" in out
+    assert ("has not learnt" in out) == (linear == 0.8)
+    told = json.loads(call("status", tmp_path, "--json")[1])
+    assert [row["source"] for row in told["verdicts"]] == ["a", "b", "c"]
+    assert told["references"][0]["linear"] == pytest.approx(linear, abs=0.01)
 
 
 # ------------------------------------------------------------------------------------------------ whole searches

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from rich.console import Console, RenderableType
 
 from tim_search.cli import model_tables, score_tables, search_tables, tables
@@ -76,6 +77,26 @@ def test_the_end_of_a_search_of_many_tasks_names_the_surest() -> None:
     assert "20 of 50 source tasks" in " ".join(grown.split())
     assert all(f"s{k} + x" in grown for k in range(45, 50))
     assert ", s48, s49: nothing is better" in " ".join(grown.split()), "why it ended is told of those that are listed"
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (
+            (16, 15, 900, ["batch_size"]),
+            "15 epochs of minibatches of 16, 900 updates at most (batch_size chosen for 950",
+        ),
+        ((256, 1, 4, []), "1 epoch of minibatches of 256, 4 updates at most"),
+        # A network of one's own may know neither, and trains as it likes.
+        ((None, 9, None, []), "9 epochs"),
+        ((None, None, None, []), "as long as its network trains"),
+    ],
+)
+def test_a_plan_tells_how_long_a_training_is(steps: tuple[Any, ...], words: str) -> None:
+    batch, epochs, updates, chosen = steps
+    content = {"batch_size": batch, "epochs": epochs, "updates": updates, "chosen": chosen, "rows": 950}
+    assert search_tables.steps_in_words(content).startswith(words)
+    assert "None" not in search_tables.steps_in_words(content)
 
 
 def test_a_status_counts_the_tasks_it_does_not_name() -> None:

@@ -195,7 +195,7 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
         "to be trained": f"{content['todo']}{' in the next round' if units is None else ''}",
         "by subset size": ", ".join(f"{size}: {count}" for size, count in content["by_size"].items()) or "none",
         "reference models": f"{content['references']} to be trained",
-        "each training": _steps(content["steps"]),
+        "each training": steps_in_words(content["steps"]),
         "packs": f"{content['packs']}, of at most {content['largest_pack']} units",
         "training time": duration(seconds) if seconds is not None else "not measured: this machine has no GPU",
     }
@@ -223,11 +223,15 @@ def plan(content: Mapping[str, Any]) -> RenderableType:
     return Group(pairs(rows), table, *dim_lines(power["notes"]))
 
 
-def _steps(steps: Mapping[str, Any]) -> str:
-    """How many steps a training makes, and whether the search file said so."""
-    words = f"{steps['epochs']} epochs of minibatches of {steps['batch_size']}, {steps['updates']} updates at most"
-    chosen = f" ({', '.join(steps['chosen'])} chosen for {steps['rows']} training rows)" if steps["chosen"] else ""
-    return words + chosen
+def steps_in_words(steps: Mapping[str, Any]) -> str:
+    """How many steps a training makes, and whether the search file said so; `steps` is of `config.steps.length`."""
+    epochs = steps["epochs"]
+    words = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs else "as long as its network trains"
+    if steps["updates"]:
+        words += f" of minibatches of {steps['batch_size']}, {steps['updates']} updates at most"
+    return words + (
+        f" ({', '.join(steps['chosen'])} chosen for {steps['rows']} training rows)" if steps["chosen"] else ""
+    )
 
 
 def _words(value: Any) -> str:
