@@ -77,7 +77,8 @@ def survey(cohort: Cohort, rows: NDArray[np.int64]) -> Survey:
     fold = cohort.split.fold[rows]
     names: list[tuple[str, str]] = []
     nominal: list[bool] = []
-    coded, alone, gaps = [], [], []
+    coded = [np.zeros((len(rows), 0), np.uint8)]
+    strength = [np.zeros((2, len(targets), 0))]
     for modality, columns, block in blocks(cohort, rows):
         codes = ranges(block)
         levels = [len(modality.levels.get(name, ())) for name in columns]
@@ -86,33 +87,24 @@ def survey(cohort: Cohort, rows: NDArray[np.int64]) -> Survey:
                 codes[:, index] = np.where(np.isnan(block[:, index]), BINS, np.nan_to_num(block[:, index]))
         absent = np.isnan(block)
         tells = _Teller(block, codes, fold % 2 == 0)
-        alone.append([tells.number(target.values) if target.numeric else tells.a_class(target) for target in targets])
-        gaps.append(
-            [
-                squared(absent.astype(np.float64), t.values) if t.numeric else _gap_areas(absent, t.values)
-                for t in targets
-            ]
-        )
+        of_block = np.zeros((2, len(targets), len(columns)))
+        for index, target in enumerate(targets):
+            numeric, values = target.numeric, target.values
+            of_block[0, index] = tells.number(values) if numeric else tells.a_class(target)
+            of_block[1, index] = squared(absent * 1.0, values) if numeric else _gap_areas(absent, values)
         for index, n_levels in enumerate(levels):
             if n_levels > BINS:  # as they are: ranges of them would be levels that stand together by chance
-                for strengths, target in zip(alone[-1], targets, strict=True):
+                for strengths, target in zip(of_block[0], targets, strict=True):
                     strengths[index] = _by_level(block[:, index], target, fold % 2 == 0)
         names += [(modality.name, column) for column in columns]
         nominal += [n_levels > 0 for n_levels in levels]
         coded.append(codes)
+        strength.append(of_block)
     out = {name: excluded(cohort.modalities, cohort.tasks[name].excludes) for name in {t.task for t in targets}}
-    shape = (len(targets), len(names))
-    return Survey(
-        rows,
-        fold,
-        tuple(names),
-        np.array(nominal, bool),
-        np.concatenate(coded, axis=1) if coded else np.zeros((len(rows), 0), np.uint8),
-        targets,
-        np.concatenate(alone, axis=1).reshape(shape) if coded else np.zeros(shape),
-        np.concatenate(gaps, axis=1).reshape(shape) if coded else np.zeros(shape),
-        np.array([[name not in out[t.task] for name in names] for t in targets], bool).reshape(shape),
-    )
+    alone, gaps = np.concatenate(strength, axis=2)
+    allowed = np.array([[name not in out[t.task] for name in names] for t in targets], bool).reshape(alone.shape)
+    codes = np.concatenate(coded, axis=1)
+    return Survey(rows, fold, tuple(names), np.array(nominal, bool), codes, targets, alone, gaps, allowed)
 
 
 def _targets(cohort: Cohort, rows: NDArray[np.int64]) -> Iterator[Target]:

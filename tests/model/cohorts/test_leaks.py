@@ -53,6 +53,16 @@ def test_a_sound_cohort_has_none() -> None:
     assert told(build(sound(1))) == []
 
 
+def test_without_a_target_names_are_asked_all_the_same() -> None:
+    """Groups of patients have no label that anything could tell."""
+    tasks = (Task("phenotype", "clustering", 5),)
+    values = sound()["labs"]
+    modality = Modality("labs", "vector", (*INPUTS[:-1], "dischtime"), values, {}, np.ones(N, bool))
+    (found,) = told(make_cohort("ward", np.arange(N), np.arange(N) % 600, [modality], tasks, {}))
+    assert found.startswith("modalities.labs.dischtime: its name says the discharge")
+    assert "reference model" not in found
+
+
 # ------------------------------------------------------------------------------------------------ copies
 
 
