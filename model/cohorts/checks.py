@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cohorts.cohort import Modality, Split, examples
+from model.cohorts.cohort import Modality, Split, examples, text
+from model.cohorts.fillers import fillers
 from tim_search.types import Finding, Task
 
 #: More columns than this with the same fault are told in one line.
@@ -99,6 +100,25 @@ def feature_warnings(modalities: Mapping[str, Modality]) -> list[Finding]:
             problem = f"the same ({value}) wherever measured"
             fix = "It is used only as whether it was measured; remove it if that is not wanted."
             findings += _named(modality.name, columns, problem, fix)
+        findings += _fillers(modality)
+    return findings
+
+
+def _fillers(modality: Modality) -> list[Finding]:
+    """Numbers that may stand for "not measured": one warning a column, or one for all that hold the same ones."""
+    by_values: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for index, column in enumerate(modality.columns):
+        if column not in modality.levels and (suspects := fillers(modality.values[..., index].reshape(-1))):
+            gone = tuple(text(suspect.value) for suspect in suspects)
+            by_values.setdefault(gone, []).append((column, "; ".join(suspect.words for suspect in suspects)))
+    findings = []
+    for gone, columns in by_values.items():
+        listed = ", ".join(gone)
+        shown = columns if len(columns) <= MOST_NAMED else columns[:1]
+        for column, words in shown:
+            more = f" So it is in {len(columns) - 1} more columns." if len(columns) > MOST_NAMED else ""
+            fix = f"If it means not measured, write under `values`: `{column}: {{missing: [{listed}]}}`."
+            findings.append(warning(f"modalities.{modality.name}.{column}", f"{words}.{more}", fix))
     return findings
 
 

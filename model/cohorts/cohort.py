@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cohorts.values import Rule
 from tim_search.types import ALLOWED, METRICS, BadInput, Task, digest
 
 ModalityKind: TypeAlias = Literal["vector", "sequence", "image"]
@@ -130,6 +131,8 @@ class Cohort:
             neither on names for people, descriptions or the split, nor on how the files were written.
         info: free description: origin, licence, counts at each filter.
         dropped: (modality, column) of the input columns that `for_tasks` took out, in input order.
+        rules: how the cells of columns became values; part of the fingerprint where there are any.
+        table_columns: all columns of the tables it was read from; those that are no input are known and unused.
     """
 
     name: str
@@ -145,6 +148,8 @@ class Cohort:
     fingerprint: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[tuple[str, str], ...] = ()
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    table_columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -211,6 +216,8 @@ def make_cohort(
     n_folds: int = 5,
     overlaps: Iterable[tuple[str, str]] = (),
     info: Mapping[str, Any] | None = None,
+    rules: Mapping[str, Rule] | None = None,
+    table_columns: tuple[str, ...] = (),
 ) -> Cohort:
     """Assemble a cohort: dense patient codes, the split where none is given, the fingerprint.
 
@@ -246,8 +253,10 @@ def make_cohort(
         classes=class_names,
         split=split or make_split(codes, patient_ids, strata, seed, n_folds),
         overlaps=tuple(sorted({(min(a, b), max(a, b)) for a, b in overlaps})),
-        fingerprint=_fingerprint(ids, codes, by_name, task_by_name, all_labels, class_names),
+        fingerprint=_fingerprint(ids, codes, by_name, task_by_name, all_labels, class_names, rules or {}),
         info=dict(info or {}),
+        rules=dict(rules or {}),
+        table_columns=table_columns,
     )
 
 
@@ -390,6 +399,7 @@ def _fingerprint(
     tasks: Mapping[str, Task],
     labels: Mapping[str, NDArray[np.float64]],
     classes: Mapping[str, tuple[str, ...]],
+    rules: Mapping[str, Rule],
 ) -> str:
     content = hashlib.blake2b(digest_size=8)
     content.update("\n".join(text(key) for key in sample_ids.tolist()).encode())
@@ -407,6 +417,8 @@ def _fingerprint(
         content.update(digest(about).encode())
         if name in labels:
             _add(content, labels[name])
+    if rules:  # a cohort without any keeps the fingerprint that it had before there were rules
+        content.update(digest([[name, rules[name].plain()] for name in sorted(rules)]).encode())
     return content.hexdigest()
 
 

@@ -29,6 +29,7 @@ from model.cohorts.folder_reader import (
     load,
     numbers,
 )
+from model.cohorts.folder_values import read_rules, table_columns
 from tim_search.types import Finding
 
 #: Most values the column to stratify on may have.
@@ -49,6 +50,7 @@ def read(root: Path, *, thorough: bool = False, wanted: Container[str] = ()) -> 
     spec = load(reader)
     if spec is None:
         return None, reader.findings
+    reader.rules = read_rules(reader, spec)
     samples = _samples(reader, spec)
     tasks, labels, classes = read_tasks(reader, spec, samples)
     modalities = read_modalities(reader, spec, samples)
@@ -56,6 +58,7 @@ def read(root: Path, *, thorough: bool = False, wanted: Container[str] = ()) -> 
         check_excludes(reader, tasks, modalities)
         reader.findings += [] if samples is None else checks.empty_samples(modalities, samples.ids)
     declared = read_overlaps(reader, spec)
+    columns = table_columns(reader, spec)
     if thorough:
         reader.findings += checks.feature_warnings(modalities)
         reader.findings += overlaps.overlap_warnings(tasks, labels, classes, declared)
@@ -79,6 +82,8 @@ def read(root: Path, *, thorough: bool = False, wanted: Container[str] = ()) -> 
         split=split,
         overlaps=declared,
         info=spec.get("info") or {},
+        rules=reader.rules,
+        table_columns=columns,
     )
     if thorough:
         reader.findings += [*leaks.findings(cohort), *_persons(reader, samples, cohort)]

@@ -28,7 +28,9 @@ from model.cohorts.folder_reader import (
     is_text,
     kind_of,
     named,
+    not_numbers,
     numbers,
+    ruled,
     texts,
 )
 from tim_search.types import Task, near
@@ -131,13 +133,13 @@ def _feature_columns(
 def _features(reader: Reader, file: str, table: pq.ParquetFile, columns: Sequence[str]) -> Floats | None:
     """Numeric columns as one array (rows, p), row group by row group; None with a finding for each other column."""
     schema = table.schema_arrow
-    wrong = [column for column in columns if not is_number(schema.field(column).type)]
+    numeric = {column for column in columns if column in reader.rules and reader.rules[column].numeric}
+    wrong = [column for column in columns if column not in numeric and not is_number(schema.field(column).type)]
     for column in wrong:
-        problem = f"expected numbers, given {schema.field(column).type}."
-        reader.error(f"{file}: column {column}", problem, "Convert it or leave it out.")
+        reader.error(f"{file}: column {column}", *not_numbers(schema.field(column).type, column))
     if wrong:
         return None
-    exact = all(
+    exact = not numeric and all(
         pa.types.is_boolean(kind) or kind.bit_width <= (32 if pa.types.is_floating(kind) else 16)
         for kind in (schema.field(column).type for column in columns)
     )
@@ -151,7 +153,10 @@ def _features(reader: Reader, file: str, table: pq.ParquetFile, columns: Sequenc
             # Filled column by column, turned once: writing columns into a row-wise array is several times slower.
             part = np.empty((len(columns), batch.num_rows), values.dtype)
             for index, column in enumerate(columns):
-                part[index] = numbers(pa.chunked_array([batch.column(column)]))
+                array = ruled(reader, file, column, pa.chunked_array([batch.column(column)]))
+                if array is None:
+                    return None
+                part[index] = numbers(array)
             values[start : start + batch.num_rows] = part.T
             start += batch.num_rows
         if start != len(values):
@@ -188,7 +193,9 @@ def _vector(reader: Reader, entry: _Entry) -> Modality | None:
     codes: dict[str, NDArray[np.float64]] = {}
     schema = table.schema_arrow
     kinds = {column: schema.field(column).type for column in columns}
-    categorical = [c for c in columns if is_text(kinds[c]) or pa.types.is_dictionary(kinds[c]) or c in given]
+    numeric = {column for column in columns if column in reader.rules and reader.rules[column].numeric}
+    stored = {c for c in columns if is_text(kinds[c]) or pa.types.is_dictionary(kinds[c])} - numeric
+    categorical = [column for column in columns if column in stored or column in given]
     for column in categorical:
         wanted = given.get(column)
         if wanted is not None and not isinstance(wanted, list):
@@ -207,15 +214,15 @@ def _vector(reader: Reader, entry: _Entry) -> Modality | None:
             reader.error(f"{file}: column {column}", problem, "Group them, or leave the column out if it is an id.")
             continue
         codes[column], levels[column] = coded
-    numeric = [column for column in columns if column not in categorical]
-    measured = _features(reader, file, table, numeric)
+    rest = [column for column in columns if column not in categorical]
+    measured = _features(reader, file, table, rest)
     shape = (len(samples.ids), len(columns))
     if measured is None or len(codes) < len(categorical) or not reader.fits(file, shape, "Choose fewer columns."):
         return None
     values: Floats = np.full(shape, np.nan, measured.dtype)
     if categorical:
         for index, column in enumerate(columns):
-            values[at, index] = codes[column] if column in codes else measured[:, numeric.index(column)]
+            values[at, index] = codes[column] if column in codes else measured[:, rest.index(column)]
     else:
         values[at] = measured
     return Modality(name, "vector", tuple(columns), values, levels, np.asarray(~np.isnan(values).all(axis=1)))

@@ -22,6 +22,7 @@ from model.cohorts.folder_reader import (
     is_text,
     kind_of,
     named,
+    not_numbers,
     numbers,
     texts,
 )
@@ -119,8 +120,9 @@ def _label(
 
 def _label_numbers(reader: Reader, place: str, array: pa.ChunkedArray) -> NDArray[np.float64] | None:
     if not is_number(array.type):
+        _, fix = not_numbers(array.type, place.rpartition(" ")[2])
         problem = f"expected numbers as labels of this kind of task, given {array.type}."
-        reader.error(place, problem, "Convert the column, or choose another kind of task.")
+        reader.error(place, problem, f"{fix.removesuffix('.')}, or choose another kind of task.")
         return None
     values = numbers(array).astype(np.float64)
     if np.isinf(values).any():

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model.cohorts.cohort import Floats, examples, text
+from model.cohorts.values import Rule, apply, exact
 from tim_search.gates.files import inside, open_regular
 from tim_search.types import BadInput, Finding, near, some
 
@@ -48,6 +49,8 @@ TOP: Mapping[str, tuple[type, bool]] = {
     "patient_id": (str, True),
     "stratify": (str, False),
     "split": (dict, False),
+    "values": (dict, False),
+    "table_columns": (list, False),
     "modalities": (dict, True),
     "tasks": (dict, True),
     "overlaps": (list, False),
@@ -84,12 +87,16 @@ TASK: Mapping[str, tuple[type, bool]] = {
 
 @dataclass
 class Reader:
-    """The folder that is read, the findings so far, and the tables opened so far (None: one that cannot be read)."""
+    """The folder that is read, the findings so far, and the tables opened so far (None: one that cannot be read).
+
+    Also the rules by which cells of columns become values.
+    """
 
     root: Path
     findings: list[Finding] = field(default_factory=list)
     tables: dict[str, pq.ParquetFile | None] = field(default_factory=dict)
     outside: set[str] = field(default_factory=set)
+    rules: Mapping[str, Rule] = field(default_factory=dict)
 
     def error(self, place: str, problem: str, fix: str) -> None:
         self.findings.append(Finding(place, problem, fix))
@@ -307,7 +314,7 @@ def ids_of(reader: Reader, table: pq.ParquetFile, file: str, column: str, key: s
 
 
 def column_of(reader: Reader, table: pq.ParquetFile, file: str, column: str, place: str) -> pa.ChunkedArray | None:
-    """One column, dictionaries decoded; None with an error where the file does not have it, or it is damaged."""
+    """One column, dictionaries decoded and read by its rule; None with an error where it is not there, or damaged."""
     names = table.schema_arrow.names
     if column not in names:
         fix = f"The file has: {some(names, 12)}."
@@ -316,9 +323,21 @@ def column_of(reader: Reader, table: pq.ParquetFile, file: str, column: str, pla
     try:
         array = table.read([column]).column(0)
         array.validate(full=True)
-        return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+        array = array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+        return ruled(reader, file, column, exact(array))
     except UNREADABLE as error:
         reader.damaged(f"{file}: column {column}", file, error)
+        return None
+
+
+def ruled(reader: Reader, file: str, column: str, array: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """A column as its rule reads it, where it has one; None with an error where its cells do not fit."""
+    rule = reader.rules.get(column)
+    try:
+        return array if rule is None else apply(array, rule)
+    except ValueError as error:
+        fix = f"Add them to `missing` of values.{column} in {DESCRIPTION}, or mend the rule."
+        reader.error(f"{file}: column {column}", f"{error}.", fix)
         return None
 
 
@@ -329,11 +348,27 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_number(kind: pa.DataType) -> bool:
     """Whether a Parquet column holds numbers or booleans."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+    )
+
+
+def not_numbers(kind: pa.DataType, column: str) -> tuple[str, str]:
+    """What is wrong with a column that should hold numbers, and what to do."""
+    fix = "Convert it or leave it out."
+    if pa.types.is_duration(kind):
+        fix = f"Say what durations are counted in: `values: {{{column}: {{unit: hours}}}}`."
+    elif is_text(kind):
+        fix = f"If its texts are numbers: `values: {{{column}: {{type: number}}}}`; else leave it out."
+    return f"expected numbers, given {kind}.", fix
 
 
 def numbers(array: pa.ChunkedArray) -> Floats:
     """A numeric column as float32 where that is exact, else float64; null is NaN."""
+    array = exact(array)
     kind = array.type
     small = pa.types.is_boolean(kind) or (kind.bit_width <= 16 if pa.types.is_integer(kind) else kind.bit_width <= 32)
     wanted = pa.float32() if small and not pa.types.is_null(kind) else pa.float64()

@@ -58,6 +58,10 @@ def fill(cohort: Cohort, folder: Path) -> None:
         "tasks": tasks,
         "overlaps": [list(pair) for pair in cohort.overlaps],
     }
+    if cohort.rules:
+        description["values"] = {name: rule.plain() for name, rule in cohort.rules.items()}
+    if cohort.table_columns:
+        description["table_columns"] = list(cohort.table_columns)
     (folder / DESCRIPTION).write_text(yaml.dump(description, width=110), encoding="utf-8")
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ from model.cohorts.column_names import IDS, SAMPLE, late, named_patient, words
 from model.cohorts.folder_features import MOST_LEVELS
 from model.cohorts.folder_reader import LONGEST_NAME
 from model.cohorts.overlaps import overlapping
+from model.cohorts.values import Rule, yes_no
+from model.sources.own_table_values import Proposal, Ruled, propose
 from model.sources.tables import Columns
 from model.sources.tables_pieces import Reading
 from tim_search.types import Kind, Task
@@ -30,12 +32,17 @@ MARKED = re.compile(r"(task|target|label|outcome|y)(__|_|\.|-)(?=.)", re.IGNOREC
 FEW_VALUES = 10
 #: A text with at most so many values is a class.
 FEW_TEXTS = 20
+#: Share of the rows that an id column may lack: they are left out, and told.
+MOST_GAPS = 0.01
 #: A prefix makes a modality where so many columns share it.
 FEWEST_SHARING = 3
 #: More rows a patient than this look like a long table.
 MANY_ROWS = 8
 #: The rarest outcome to stratify on must be this common.
 RAREST = 0.02
+
+
+Table: TypeAlias = pd.DataFrame | Columns | Ruled
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Guess:
         overlaps: pairs of tasks -> why.
         stratify: column, or "".
         reading: what the table turned out to be.
+        proposals: column -> what is proposed for its cells, where there is anything to say.
     """
 
     sample_id: str
@@ -62,6 +70,12 @@ class Guess:
     overlaps: Mapping[tuple[str, str], str]
     stratify: str
     reading: Reading | None = None
+    proposals: Mapping[str, Proposal] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The rules in force, by column."""
+        return {name: proposal.rule for name, proposal in self.proposals.items() if proposal.rule != Rule()}
 
 
 @dataclass(frozen=True)
@@ -75,11 +89,14 @@ class GuessedTask:
     why: str = ""
 
 
-def guess_columns(table: pd.DataFrame | Columns) -> Guess:
+def guess_columns(table: Table) -> Guess:
     """What each column of a table may be; one column at a time is looked at."""
     nested = [column for column in table.columns if is_nested(table[column])]
     plain = [column for column in table.columns if column not in nested]
     sample_id, patient_id = _ids(table, plain)
+    proposals = {name: propose(table[name]) for name in plain if name not in (sample_id, patient_id)}
+    proposals = {name: proposal for name, proposal in proposals.items() if proposal.speaks}
+    table = Ruled(table, {name: proposal.rule for name, proposal in proposals.items()})
     marked = [column for column in plain if MARKED.match(column) and column != patient_id]
     features: list[str] = []
     tasks: dict[str, GuessedTask] = {}
@@ -112,7 +129,8 @@ def guess_columns(table: pd.DataFrame | Columns) -> Guess:
     classes = {name: task.classes or ("0", "1") for name, task in tasks.items() if task.kind != "regression"}
     overlaps = overlapping(kinds, labels, classes)
     numbered = sample_id not in table
-    return Guess(sample_id, patient_id, numbered, modalities, tasks, left_out, overlaps, _stratify(tasks, labels))
+    stratify = _stratify(tasks, labels)
+    return Guess(sample_id, patient_id, numbered, modalities, tasks, left_out, overlaps, stratify, proposals=proposals)
 
 
 def _free_name(wanted: str, otherwise: str, taken: Container[str]) -> str:
@@ -121,14 +139,15 @@ def _free_name(wanted: str, otherwise: str, taken: Container[str]) -> str:
     return next(free for free in (name, *(f"{name}_{k}" for k in range(2, 10**6))) if free not in taken)
 
 
-def _ids(table: pd.DataFrame | Columns, columns: Sequence[str]) -> tuple[str, str]:
+def _ids(table: Table, columns: Sequence[str]) -> tuple[str, str]:
     """The sample's and the patient's id column; a sample id that is not in the table has to be made."""
     able = [
         column
         for column in columns
-        if table[column].notna().all() and (holds_texts(table[column]) or pd.api.types.is_integer_dtype(table[column]))
+        if table[column].isna().mean() <= MOST_GAPS
+        and (holds_texts(table[column]) or pd.api.types.is_integer_dtype(table[column]))
     ]
-    unique = [column for column in able if table[column].is_unique]
+    unique = [column for column in able if table[column].dropna().is_unique]
     patients = [column for column in able if named_patient(column) and not MARKED.match(column)]
     repeated = [column for column in patients if column not in unique]
     if not patients:
@@ -166,7 +185,7 @@ def _useless(column: str, values: pd.Series[Any]) -> str:
         return "a row number"
     if not len(values):
         return "never measured"
-    if pd.api.types.is_datetime64_any_dtype(values) or pd.api.types.is_timedelta64_dtype(values) or _is_date(values):
+    if pd.api.types.is_datetime64_any_dtype(values) or _is_date(values):
         return "a date: the time between two dates can be an input, a date cannot"
     if values.nunique() == 1:
         return f"the same everywhere ({text(values.iloc[0])})"
@@ -186,6 +205,8 @@ def _task(column: str, values: pd.Series[Any]) -> GuessedTask | None:
     levels = sorted(values.unique().tolist(), key=lambda value: (isinstance(value, str), value))
     names = tuple(text(level) for level in levels)
     if holds_texts(values):
+        if words := yes_no(names):
+            return GuessedTask(column, "binary", words)
         if len(names) == 2:
             why = "negative first: swap them if the other one is the event"
             return GuessedTask(column, "binary", names, why=why)
@@ -209,7 +230,7 @@ def _with_excludes(task: GuessedTask, name: str, features: Sequence[str]) -> Gue
     return GuessedTask(task.column, task.kind, task.classes, tuple(same), task.why)
 
 
-def _label(task: GuessedTask, table: pd.DataFrame | Columns) -> NDArray[np.float64]:
+def _label(task: GuessedTask, table: Table) -> NDArray[np.float64]:
     values = table[task.column]
     if task.classes:
         code = {name: float(index) for index, name in enumerate(task.classes)}

@@ -12,21 +12,20 @@ import pandas as pd
 from model.cohorts.cohort import text
 from model.cohorts.column_names import named_patient, words
 from model.cohorts.folder_reader import FORMAT
-from model.sources.own_table_guess import FEW_VALUES, MANY_ROWS, Guess, GuessedTask, holds_texts
-from model.sources.tables import Columns
-
-#: Words that many programs write for a missing value; in a column of texts they are levels like others.
-MISSING_WORDS = ("NA", "N/A", "#N/A", "n/a", "<NA>", "None", "none", "null", "NULL", "NaN", "nan")
+from model.sources.own_table_guess import FEW_VALUES, MANY_ROWS, Guess, GuessedTask, Table, holds_texts
+from model.sources.own_table_values import Ruled, value_lines
 
 
-def describe(table: pd.DataFrame | Columns, guess: Guess, name: str) -> str:
+def describe(table: Table, guess: Guess, name: str) -> str:
     """The text of cohort.yaml, with comments; no name or value of the table ends a line of it."""
     from tim_search.gates.yaml import comment, quoted
 
+    table = Ruled(table, guess.rules)
     everything = list(table.columns)
     lines = [
         "# Written by `tim-search cohort init`: guesses, to be read and mended. docs/cohorts.md tells what each key",
         "# means; `tim-search check` on this folder tells what is still wrong.",
+        *([f"# {guess.reading.line}"] if guess.reading else []),
         f"format: {FORMAT}",
         f"name: {quoted(name)}",
         "samples: samples.parquet",
@@ -52,6 +51,7 @@ def describe(table: pd.DataFrame | Columns, guess: Guess, name: str) -> str:
         lines.append(f"stratify: {quoted(guess.stratify)}   # the rarest outcome that every row has")
     else:
         lines.append("# stratify: COLUMN   # name a column with few values, so that every fold gets its share of them")
+    lines += value_lines(guess.proposals)
     lines += ["", "modalities:"]
     for modality, (prefix, columns) in guess.modalities.items():
         lines += _modality_lines(modality, prefix, columns, everything, table)
@@ -72,7 +72,7 @@ def describe(table: pd.DataFrame | Columns, guess: Guess, name: str) -> str:
 
 
 def _modality_lines(
-    name: str, prefix: str, columns: Sequence[str], everything: Sequence[str], table: pd.DataFrame | Columns
+    name: str, prefix: str, columns: Sequence[str], everything: Sequence[str], table: Table
 ) -> list[str]:
     from tim_search.gates.yaml import quoted
 
@@ -83,17 +83,7 @@ def _modality_lines(
     for column, values in list(few.items())[:FEW_VALUES]:
         shown = ", ".join(map(_value, values))
         lines.append(f"    # levels: {{{quoted(column)}: [{shown}]}}   # if these numbers are categories")
-    remarks = {column: _missing_words(table[column]) for column in columns}
-    return lines + [f"    # {quoted(column)}: {remark}" for column, remark in remarks.items() if remark]
-
-
-def _missing_words(values: pd.Series[Any]) -> str:
-    """What to know of a column of texts that holds a word such as NA; empty for others."""
-    if not holds_texts(values):
-        return ""
-    rows = values.isin(MISSING_WORDS)
-    there = ", ".join(sorted(set(values[rows])))
-    return f"{int(rows.sum())} rows hold the text {there}; leave cells empty that are not known" if there else ""
+    return lines
 
 
 def _few_values(values: pd.Series[Any]) -> list[str]:
@@ -106,7 +96,7 @@ def _few_values(values: pd.Series[Any]) -> list[str]:
     return [text(value) for value in distinct] if whole else []
 
 
-def _task_line(name: str, task: GuessedTask, table: pd.DataFrame | Columns) -> str:
+def _task_line(name: str, task: GuessedTask, table: Table) -> str:
     from tim_search.gates.yaml import quoted
 
     parts = [f"kind: {task.kind}", f"label: {quoted(task.column)}"]
@@ -122,7 +112,7 @@ def _task_line(name: str, task: GuessedTask, table: pd.DataFrame | Columns) -> s
         remark.append(f"{np.mean([text(value) == positive for value in labelled.tolist()]):.1%} positive")
     elif task.kind == "multiclass":
         remark.append(f"{labelled.nunique()} classes")
-    remark += [why for why in (task.why, _missing_words(values)) if why]
+    remark += [task.why] if task.why else []
     remark += ["excluded: inputs of the same name"] if task.excludes else []
     return f"  {quoted(name)}: {{{', '.join(parts)}}}   # {'; '.join(remark)}"
 

@@ -118,20 +118,31 @@ def _series(array: pa.ChunkedArray) -> pd.Series[Any]:
     return pd.Series(array.to_pandas())
 
 
-def _file(
-    path: Path, target: Path, scratch: Path, sheet: str, encoding: str, delimiter: str, tell: Callable[[str], None]
-) -> Reading:
-    """A file or folder by what its first bytes or its name say; raises BadInput and `UNREADABLE`."""
+def check(path: Path) -> None:
+    """Raise BadInput where there is nothing, a folder without Parquet files, or a format that is not read."""
     shown, ending = for_terminal(path), path.suffix.lower()
     if not checked_path(path).exists():
         raise BadInput(f"{shown}: expected a table ({_KNOWN}), there is none. Name the file of your table.")
     if path.is_dir():
+        tables_other.shards_of(path)
+        return
+    with open_regular(path) as file:
+        old_office = file.read(4) == b"\xd0\xcf\x11\xe0"
+    for endings, advice in REFUSED.items():
+        if ending in endings or old_office:
+            raise BadInput(f"{shown}: expected a table ({_KNOWN}), got {ending or 'another format'}. {advice}")
+
+
+def _file(
+    path: Path, target: Path, scratch: Path, sheet: str, encoding: str, delimiter: str, tell: Callable[[str], None]
+) -> Reading:
+    """A file or folder by what its first bytes or its name say; raises BadInput and `UNREADABLE`."""
+    ending = path.suffix.lower()
+    check(path)
+    if path.is_dir():
         return tables_other.write_arrow(path, target, scratch)
     with open_regular(path) as file:
         start = file.read(8)
-    for endings, advice in REFUSED.items():
-        if ending in endings or start.startswith(b"\xd0\xcf\x11\xe0"):
-            raise BadInput(f"{shown}: expected a table as {_KNOWN}, got {ending or 'another format'}. {advice}")
     if start.startswith((b"PAR1", b"ARROW1")) or ending in (".parquet", ".pq", ".feather", ".arrow"):
         return tables_other.write_arrow(path, target, scratch)
     if ending in (*STATA, *SAS, *SPSS):

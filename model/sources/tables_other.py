@@ -166,15 +166,9 @@ def write_arrow(path: Path, target: Path, scratch: Path) -> Reading:
     """Write Parquet, a folder of its shards, or Feather as Parquet of plain columns.
 
     Raises:
-        BadInput: shards have other columns than the first, or there are none.
+        BadInput: shards have other columns than the first.
     """
-    shown = for_terminal(path)
-    shards = [path]
-    if path.is_dir():
-        shards = sorted(file for file in path.rglob("*") if file.suffix in (".parquet", ".pq", ".feather", ".arrow"))
-        shards = [file for file in shards if not file.name.startswith((".", "_"))]
-    if not shards:
-        raise BadInput(f"{shown}: expected a folder of Parquet files, got none. Name the folder that holds them.")
+    shards = shards_of(path) if path.is_dir() else [path]
     first: list[str] = []
 
     def arrow() -> Iterator[pa.Table]:
@@ -193,6 +187,15 @@ def write_arrow(path: Path, target: Path, scratch: Path) -> Reading:
     rows = write_pieces(arrow(), target, scratch)
     form = "Feather" if shards[0].suffix in (".feather", ".arrow") else "Parquet"
     return Reading(path.name, form, rows, len(first), (f"{len(shards)} files",) if path.is_dir() else ())
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The files of a table that is a folder, sorted; raises BadInput where it holds none."""
+    shards = (file for file in folder.rglob("*") if file.suffix in (".parquet", ".pq", ".feather", ".arrow"))
+    shown = sorted(file for file in shards if not file.name.startswith((".", "_")))
+    if not shown:
+        raise BadInput(f"{for_terminal(folder)}: expected a table, got a folder without Parquet files. Name a file.")
+    return shown
 
 
 def _arrow_pieces(path: Path) -> Iterator[pa.Table]:

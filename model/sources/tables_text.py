@@ -381,4 +381,4 @@ def _name(name: str) -> str:
 
 
 def _named(delimiter: str) -> str:
-    return {"\t": "tab", " ": "blank"}.get(delimiter, delimiter)
+    return {"\t": "tab", " ": "blank"}.get(delimiter, f"'{delimiter}'")

@@ -91,18 +91,31 @@ def haim(
 @app.command(epilog="Example: tim-search cohort init stays.csv --out my-cohort")
 def init(
     table: Annotated[
-        Path,
-        typer.Argument(metavar="TABLE", help="CSV, Excel, Parquet, Stata, SAS, SPSS or JSON lines."),
-    ],
+        Path | None, typer.Argument(metavar="TABLE", help="CSV, Excel, Parquet, Stata, SAS, SPSS or JSON lines.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write. Default: the name of the table.")] = None,
+    sql: Annotated[
+        str, typer.Option(help="Instead of TABLE, a query of the database in TIM_SEARCH_DATABASE_URL.")
+    ] = "",
+    sheet: Annotated[str, typer.Option(help="Of a workbook. Default: the first one with a table.")] = "",
+    encoding: Annotated[str, typer.Option(help="Of a text, such as cp1250. Default: found.")] = "",
+    delimiter: Annotated[str, typer.Option(help="Of a text. Default: found.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Begin a cohort folder from a table of your own: a commented cohort.yaml with guesses, to edit."""
     from model.sources import own_table
+    from model.sources.tables_other import Query
 
-    folder = out or Path(table.name.split(".")[0])
-    console.note(f"Reading {table}")
-    guess = own_table.init(table, folder, tell=console.note)
+    if (table is None) == (not sql):
+        raise BadInput("cohort init: expected a TABLE or --sql, got both or none of them. Name one.")
+    source = Query.from_environment(sql) if table is None else table
+    folder = out or Path(source.name.split(".")[0])
+    console.note(f"Reading {table or 'the answer to --sql'}")
+    guess = own_table.init(
+        source, folder, tell=console.note, sheet=sheet, encoding=encoding, delimiter=delimiter.replace("\\t", "\t")
+    )
+    if guess.reading is not None:
+        console.note(guess.reading.line)
     modalities = {name: columns for name, (_, columns) in guess.modalities.items()}
     console.answer(
         as_json,

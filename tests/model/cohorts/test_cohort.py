@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from model.cohorts import folder_reader
 from model.cohorts.cohort import Cohort, Modality, Split, make_cohort, make_split, matches, patient_codes
+from model.cohorts.values import CHOICES
 from model.sources.opening import check_cohort, open_cohort, write_cohort
 from tests.support import ROOT
 from tests.support.cohort_folders import N, give_split, map_arrays, save, table, write_folder
@@ -739,7 +740,7 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_description_of_the_docs_is_complete_and_right() -> None:
     text = (ROOT / "docs" / "cohorts.md").read_text()
     keys = {*folder_reader.TOP, *folder_reader.SPLIT, *folder_reader.TASK}
-    keys |= {key for kind in folder_reader.MODALITY.values() for key in kind}
+    keys |= {key for kind in folder_reader.MODALITY.values() for key in kind} | set(CHOICES)
     (described,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
     description = yaml.safe_load(described)
     assert set(description) <= set(folder_reader.TOP)

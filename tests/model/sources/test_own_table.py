@@ -204,7 +204,9 @@ def test_texts_and_ids_stay_as_they_are_written(tmp_path: Path) -> None:
     }
     assert np.isnan(features.values[:, features.columns.index("ca")]).sum() == 15
     content = (tmp_path / "made" / "cohort.yaml").read_text()
-    assert "# ca: 30 rows hold the text NA, None; leave cells empty that are not known" in content
+    assert '# ca: {missing: [None, NA]}   # 30 rows hold the text "None", "NA": a level, or not known?' in content
+    assert 'labs_b: {missing: [NA], type: number}   # 9 rows hold "NA", read as not measured' in content
+    assert np.isnan(features.values[:, features.columns.index("labs_b")]).sum() == 9
 
 
 BREAKS = "x\nmodalities: {}\r\x85a: 1\u2028b: 2\u2029\x1b[31m\ufeff\uffff"
