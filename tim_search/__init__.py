@@ -11,9 +11,12 @@ TYPE_CHECKING = False  # without the module typing: Ctrl-C while the package is 
 if TYPE_CHECKING:
     from typing import Any
 
+    from tim_search.app.checking import check as check
     from tim_search.app.deploy import train as train_model
     from tim_search.app.model_folder import load as load_model
     from tim_search.app.runner import run_search as run_search
+    from tim_search.app.searching import Search as Search
+    from tim_search.app.searching import search as search
     from tim_search.config import SearchFile as SearchFile
     from tim_search.config import load as load_search
     from tim_search.config import resolve as resolve_search
@@ -34,8 +37,10 @@ _PUBLIC = {
     "BadInput": ("types", "BadInput"),
     "Greedy": ("plans.greedy", "Greedy"),
     "Ledger": ("ledger", "Ledger"),
+    "Search": ("app.searching", "Search"),
     "SearchFile": ("config", "SearchFile"),
     "TimSearchError": ("types", "TimSearchError"),
+    "check": ("app.checking", "check"),
     "estimate": ("tim", "estimate"),
     "from_ledger": ("tim", "from_ledger"),
     "from_table": ("tim", "from_table"),
@@ -45,6 +50,7 @@ _PUBLIC = {
     "open_search": ("results.opened", "open_search"),
     "resolve_search": ("config", "resolve"),
     "run_search": ("app.runner", "run_search"),
+    "search": ("app.searching", "search"),
     "train_model": ("app.deploy", "train"),
 }
 
@@ -52,9 +58,11 @@ __all__ = [
     "BadInput",
     "Greedy",
     "Ledger",
+    "Search",
     "SearchFile",
     "TimSearchError",
     "__version__",
+    "check",
     "estimate",
     "from_ledger",
     "from_table",
@@ -64,6 +72,7 @@ __all__ = [
     "open_search",
     "resolve_search",
     "run_search",
+    "search",
     "train_model",
 ]
 

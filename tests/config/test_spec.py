@@ -142,7 +142,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("training: {epochs: many}", ["training.epochs:", "integer", "'many'"]),
         ("training: {epochs: 0}", ["training.epochs: expected a whole number from 1 to 100000", "got 0"]),
         ("training: 3", ["training: expected settings of the network"]),
-        ("design: exhaustive", ["line 2, design: no such design: 'exhaustive'", "Write `exact`, `sized: 2`"]),
+        ("design: exhaustive", ["line 2, design: no such design: 'exhaustive'", "Write `exact`, `pairs`, `sized: 3`"]),
         ("design: sized", ["design: expected a whole number of at least 1 after `sized:`, got nothing"]),
         ("design: {sampled: {sliced: perhaps}}", ["design.sampled.sliced: expected true or false", "got 'perhaps'"]),
         (

@@ -23,7 +23,6 @@ from model.sources.opening import write_cohort
 from tests.support.attacker import attacked, learnt
 from tim_search import config
 from tim_search.app import confirmer, deploy, extension, runner
-from tim_search.executors.serial import SerialExecutor
 from tim_search.gates import told_counts
 from tim_search.results import opened
 from tim_search.types import Task
@@ -94,11 +93,6 @@ def cohort() -> Cohort:
     )  # fmt: skip
 
 
-def in_this_process(search: config.ResolvedSearch, training: tuple[Any, Any], address: None = None) -> SerialExecutor:
-    factory, payload = training
-    return SerialExecutor(factory, payload, search.tasks)
-
-
 @pytest.fixture(scope="module")
 def out(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("attacked")
@@ -107,18 +101,16 @@ def out(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plain = {
         "cohort": "cohort", "name": "attacked", "tasks": ["rare", "common", "several", "days"], "network": "flexcare",
         "training": training | {"replicates": 5, "batch_size": 64}, "design": "exact", "blocks": 1,
-        "resources": {"workers": 1}, "small_cells": SMALL, "out": "out",
+        "address": "serial", "small_cells": SMALL, "out": "out",
     }  # fmt: skip
     (folder / "search.yaml").write_text(yaml.safe_dump(plain))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "ray_executor", in_this_process)
-        found = config.resolve(config.load(folder / "search.yaml"))
-        runner.run_search(found)
-        members = tuple(found.tasks)
-        confirmer.confirm(found.out, given=members, seeds=1, draws=20)
-        model = deploy.train(found.out, "common", members=members, warn=pytest.fail)
-        more = found.out / "models" / "more"
-        extension.extend(model.folder, "later", shares=(0.1, 1.0), seeds=1, test=True, out=more)
+    found = config.resolve(config.load(folder / "search.yaml"))
+    runner.run_search(found)
+    members = tuple(found.tasks)
+    confirmer.confirm(found.out, given=members, seeds=1, draws=20)
+    model = deploy.train(found.out, "common", members=members, warn=pytest.fail)
+    more = found.out / "models" / "more"
+    extension.extend(model.folder, "later", shares=(0.1, 1.0), seeds=1, test=True, out=more)
     return found.out
 
 

@@ -216,7 +216,7 @@ def _train(
     asked.write(results.folder)
     outcomes = []
     for context, plan, training in work:
-        with contextlib.closing(runner.ray_executor(search, training, address)) as executor:
+        with contextlib.closing(runner.executor_of(search, training, address)) as executor:
             outcomes.append(
                 loop.run(plan, results.ledger, context, search.tasks, blocks, executor, search.capacity, on_event)
             )

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tim_search import config
-from tim_search.app.model_folder import write_model
+from tim_search.app.model_folder import load, write_model
 from tim_search.app.opening import check_named, check_seeds, check_tasks, reopen
 from tim_search.gates import small_cells, told_counts
 from tim_search.gates.plain import plain
 from tim_search.plans import expansion
+from tim_search.report.panel import Panel, Rows, Shown
 from tim_search.results import opened, readings
 from tim_search.results.learnt import rows as learnt_rows
 from tim_search.results.verdicts import verdicts
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from model.trained.deployed import DeployedModel
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A model that was trained.
+@dataclass(frozen=True, repr=False)
+class Trained(Shown):
+    """A model that was trained; a notebook shows its scores on the test patients.
 
     Attributes:
         folder: the MLflow model: card, signature, example, requirements, parameters.
@@ -48,6 +49,20 @@ class Trained:
     published: dict[str, str]
     missed: bool
     table: str = "rows.csv"
+
+    def load(self) -> DeployedModel:
+        """The model, ready to predict; a network of one's own has been allowed by now."""
+        return load(self.folder, allow_code=True)
+
+    def panel(self) -> Panel:
+        """Its scores on the test patients, and where it is."""
+        names = list(dict.fromkeys(name for row in self.scores for name in row))
+        rows = [[_short(row.get(name)) for name in names] for row in self.scores]
+        tables = [Rows("Scores on the test patients", names, rows)]
+        return Panel(
+            f"Model for {self.source}: {joined(self.subset)}", tables=tables,
+            notes=[f"In {self.folder}, with its card; .load() opens it"],
+        )  # fmt: skip
 
 
 def train(
@@ -226,3 +241,8 @@ def _keep(models: Path, source: str, model: DeployedModel) -> tuple[Path, str]:
             return models / f"{source}-{number}", write_model(model, models / f"{source}-{number}")
         except FileExistsError:
             number += 1
+
+
+def _short(value: Any) -> str:
+    """A value of a table that is shown."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

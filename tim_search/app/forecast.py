@@ -15,6 +15,7 @@ from tim_search import config
 from tim_search.app import references
 from tim_search.config import designs, steps
 from tim_search.executors.packing import packs
+from tim_search.executors.serial import SERIAL
 from tim_search.ledger.ledger import Ledger
 from tim_search.ledger.table import lay_out
 from tim_search.plans import power
@@ -85,6 +86,8 @@ def start_seconds(search: config.ResolvedSearch) -> float:
 
     Ray's own processes take about as long again where they are not running yet.
     """
+    if search.file.address == SERIAL:
+        return 0.0
     started = time.monotonic()
     # -P: no code of the current folder runs.
     subprocess.run([sys.executable, "-P", "-c", "import ray, model.training.trainer"], check=False, capture_output=True)

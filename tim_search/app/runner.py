@@ -17,7 +17,7 @@ from tim_search.app.publishing import Finished, publish, publish_tuning, tracker
 from tim_search.app.search_folder import prepare
 from tim_search.executors.contract import Executor
 from tim_search.executors.ray_executor import RayExecutor
-from tim_search.executors.serial import SerialExecutor
+from tim_search.executors.serial import SERIAL, SerialExecutor
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import run as loop
 from tim_search.loop import running
@@ -42,7 +42,7 @@ def run_search(
 
     Args:
         search: as `tim_search.resolve_search` gives it.
-        address: of a Ray cluster; overrides the search file's.
+        address: of a Ray cluster, or "serial" for this process without Ray; overrides the search file's.
         on_event: told about progress.
         warn: takes warnings about MLflow, which never stop a search.
 
@@ -79,7 +79,7 @@ def run_search(
             except (OSError, BadInput) as error:
                 caution(f"The figures and tables of round {completed} are not whole: {error} The ledger is whole.")
 
-    executor = ray_executor(search, config.training(search), address)
+    executor = executor_of(search, config.training(search), address)
     at_work = running.AtWork(search.out, manifest.name, "run", on_event)
     with at_work, log, tracker, contextlib.closing(executor):
         references.train(search, executor, tell)
@@ -89,17 +89,33 @@ def run_search(
     return Finished(opened.open_search(search.out), outcome, *written, tuple(tracker.missed))
 
 
-def ray_executor(
+def executor_of(
     search: config.ResolvedSearch, training: tuple[TrainerFactory, Any], address: str | None = None
-) -> RayExecutor:
-    """Ray workers of a search for what they train, a (factory, payload); `address` overrides the search file's."""
-    return RayExecutor(
-        *training,
-        search.tasks,
-        search.resources,
-        address or search.file.address,
-        time_limit=search.file.resources.time_limit,
-    )
+) -> RayExecutor | SerialExecutor:
+    """Who trains for a search what is given as (factory, payload): Ray's workers, or this process.
+
+    `address` overrides the search file's; `SERIAL` is this process.
+    """
+    place = address or search.file.address
+    if place == SERIAL:
+        return SerialExecutor(*training, search.tasks)
+    return RayExecutor(*training, search.tasks, search.resources, place, time_limit=search.file.resources.time_limit)
+
+
+def words(search: config.ResolvedSearch) -> str:
+    """What a search is and where it writes, in one line."""
+    units = search.plan.planned(search.blocks)
+    amount = "as many units as the search turns out to need" if units is None else f"{units} units"
+    if search.own is not None:
+        amount += f", each with {len(search.own.values)} combinations of settings"
+    return f"Search {search.file.name}: {len(search.tasks)} tasks, {amount}, into {search.out}"
+
+
+def start_words(address: str | None) -> str:
+    """What is being done until the first training begins, for people who wait."""
+    if address == SERIAL:
+        return "Training in this process, without Ray"
+    return f"Connecting to Ray at {address}" if address else "Starting Ray on this machine (up to half a minute)"
 
 
 def _search(
@@ -127,7 +143,7 @@ def settle(
     ledger = Ledger(search.ledger)
     todo = search.own.lacking(ledger, subsets)
     if todo:
-        with contextlib.closing(ray_executor(search, config.training(search), address)) as executor:
+        with contextlib.closing(executor_of(search, config.training(search), address)) as executor:
             tuned.settle(search.own, ledger, search.tasks, todo, executor, search.capacity, on_event)
 
 
@@ -172,7 +188,7 @@ def train_choice(
     """
     check_named(address=address)
     prepare(search)
-    executor = ray_executor(search, config.training(search), address)
+    executor = executor_of(search, config.training(search), address)
     with running.AtWork(search.out, search.file.name, "group", on_event) as at_work, contextlib.closing(executor):
         while True:
             results = opened.open_search(search.out)

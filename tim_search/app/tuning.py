@@ -11,6 +11,7 @@ from tim_search.app.opening import check_named
 from tim_search.app.publishing import tracker_of, write_table
 from tim_search.app.runner import settle
 from tim_search.app.search_folder import manifest_of
+from tim_search.executors.serial import SERIAL
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop import running
 from tim_search.loop.tally import Event
@@ -63,7 +64,13 @@ def _tune(
 
     ledger = Ledger(search.ledger)
     factory, payload = config.training(search)
-    where = (search.resources, search.capacity, address or search.file.address)
+    place = address or search.file.address
+    if place == SERIAL:
+        raise BadInput(
+            f"--address {SERIAL}: tuning is run by Ray Tune and cannot be trained in this process. Leave the address "
+            "out, or give every subset settings of its own with `tuning: {scope: per_subset}`."
+        )
+    where = (search.resources, search.capacity, place)
     studies = [config.study(search, own) for own in subsets] or [config.study(search)]
     together = [replace(studies[0], subsets=tuple(dict.fromkeys(subsets)))] if subsets else studies
     # On a grid all subsets share the combinations, and so their packs; Optuna goes its own way for each of them.

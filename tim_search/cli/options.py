@@ -17,7 +17,11 @@ SearchPath = Annotated[Path, typer.Argument(metavar="SEARCH.yaml", help="The sea
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of a search.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for everything the search writes.")]
 Address = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster, such as auto or ray://head:10001. Default: this machine.")
+    str | None,
+    typer.Option(
+        "--address",
+        help="Ray cluster, such as auto or ray://head:10001; serial: this process, without Ray. Default: this machine.",
+    ),
 ]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Import a network of your own that the file names; read its code first.")

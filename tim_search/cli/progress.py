@@ -49,7 +49,7 @@ def _bar(words: Callable[[], str], *last_columns: ProgressColumn | str) -> Itera
 @contextmanager
 def progress(*, adaptive: bool = False) -> Iterator[Callable[[Event], None]]:
     """A progress bar (done / total, rate, time left) fed by a search's events; `adaptive` as of `Pace`."""
-    pace = Pace("starting Ray", adaptive)
+    pace = Pace("starting", adaptive)
     with _bar(lambda: pace.words, _Speed(pace)) as bar:
         task = bar.add_task(pace.doing, total=None)
 

@@ -16,7 +16,7 @@ from tim_search.cli import console
 from tim_search.cli.options import AllowCode, AsJson, Folder, RuleName
 from tim_search.cli.root import app
 from tim_search.gates.plain import plain
-from tim_search.types import BadInput, Finding, duration, near, some
+from tim_search.types import BadInput, duration, near, some
 
 
 @app.command(epilog="Example: tim-search status runs/demo --watch")
@@ -301,57 +301,27 @@ def check(
 
     Of a cohort it also looks for leaks: patients on both sides, inputs that tell a target, targets that overlap.
     """
+    from tim_search.app import checking
     from tim_search.cli import cohort_tables
 
-    findings, overlap = _findings(path, allow_code)
+    checked = checking.check(path, allow_code=allow_code, note=console.note)
     if strict:
-        findings = [replace(finding, severity="error") for finding in findings]
-    errors = sum(finding.severity == "error" for finding in findings)
+        checked = replace(checked, findings=tuple(replace(each, severity="error") for each in checked.findings))
 
     def content() -> dict[str, Any]:
         keys = ("severity", "place", "problem", "fix")
-        rows = [{key: getattr(finding, key) for key in keys} for finding in findings]
+        rows = [{key: getattr(finding, key) for key in keys} for finding in checked.findings]
+        overlap = checked.overlap
         matrix = {"overlap": {"tasks": overlap[0], "matrix": overlap[1]}} if overlap else {}
-        return {"path": path, "errors": errors, "findings": rows, **matrix}
+        return {"path": path, "errors": checked.errors, "findings": rows, **matrix}
 
     def view() -> Iterator[RenderableType]:
-        for finding in findings:
+        for finding in checked.findings:
             yield console.labelled(finding.severity, str(finding))
-        if overlap and (table := cohort_tables.overlaps(*overlap)):
+        if checked.overlap and (table := cohort_tables.overlaps(*checked.overlap)):
             yield table
-        counts = ((errors, "error"), (len(findings) - errors, "warning"))
-        yield f"{path}: " + ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts)
+        yield checked.summary
 
     console.answer(as_json, content, view)
-    if errors:
+    if checked.errors:
         raise typer.Exit(BadInput.exit_code)
-
-
-def _findings(place: str, allow_code: bool) -> tuple[list[Finding], tuple[list[str], list[list[float | None]]] | None]:
-    """Everything there is to say about a search file, a cohort folder, a search folder or a ledger.
-
-    Beside it how a cohort's tasks overlap; the overlap of two tasks is null where too few samples have both labels.
-    """
-    path = Path(place)
-    if path.is_dir() and (path / "search.json").exists():
-        from tim_search.results import opened
-
-        return opened.open_search(path).check(), None
-    if "://" in place or (path / "scores").is_dir():
-        from tim_search.ledger.ledger import Ledger
-
-        return Ledger(place).check(), None
-    from model.sources.opening import BUILT_IN, inspect_cohort
-
-    if path.is_dir() or path.name == "cohort.yaml" or place in BUILT_IN:
-        from model.cohorts.overlaps import overlap_matrix
-
-        console.note(f"Reading {path} and looking for leaks")
-        cohort, findings = inspect_cohort(str(path))
-        if cohort is None:
-            return findings, None
-        names, matrix = overlap_matrix(cohort.tasks, cohort.labels, cohort.classes)
-        return findings, (list(names), plain(matrix.round(3)))
-    from tim_search import config
-
-    return config.check(path, allow_code=allow_code), None

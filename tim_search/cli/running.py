@@ -202,20 +202,15 @@ def _run_to_its_end(file: SearchFile, out: Path | None, address: str | None, as_
             console.note(f"Chosen: {', '.join(f'{name} {value}' for name, value in record['choice'].items())}")
         search = config.resolve(file, out, allow_code=allow_code)
     _check_outlives(search)
-    units = search.plan.planned(search.blocks)
-    amount = "as many units as the search turns out to need" if units is None else f"{units} units"
-    if search.own is not None:
-        amount += f", each with {len(search.own.values)} combinations of settings"
-    console.note(f"Search {search.file.name}: {len(search.tasks)} tasks, {amount}, into {search.out}")
     # Only now: a mistake in the search file should not wait for these imports.
     from tim_search.app import forecast, runner, search_folder
 
+    console.note(runner.words(search))
     search_folder.check_folder(search)
     if few := forecast.too_few(search):
         console.warn(few)
-    place = address or search.file.address
-    console.note(f"Connecting to Ray at {place}" if place else "Starting Ray on this machine (up to half a minute)")
-    with progress() as tell:
+    console.note(runner.start_words(address or search.file.address))
+    with progress(adaptive=search.plan.planned(search.blocks) is None) as tell:
         finished = runner.run_search(search, address, tell, warn=console.warn)
     _tell_end(search, finished, as_json)
     if finished.outcome.failed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tim_search.config.files import dump, load, read
+from tim_search.config.files import dump, load, made, read
 from tim_search.config.resolved import ResolvedSearch
 from tim_search.config.resolving import check, resolve, study, tracking_uri
 from tim_search.config.sections import SearchFile
@@ -16,6 +16,7 @@ __all__ = [
     "cost",
     "dump",
     "load",
+    "made",
     "read",
     "resolve",
     "room_here",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,26 @@ def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | No
         if path.suffix in (".csv", ".parquet"):
             fix = f"A table becomes a cohort first: tim-search cohort init {path}"
         return None, [Finding(str(path), f"expected a mapping of settings, got {given}.", fix)]
+    search, findings = _checked(raw, lines, allow_code)
+    if search is None or findings:
+        return None, findings
+    search = absolute(search, path.resolve().parent)
+    return (search if "name" in raw else _named_after(search, path)), []
+
+
+def made(raw: Mapping[str, Any], place: str, *, allow_code: bool = False) -> SearchFile:
+    """The search that these settings are, as a search file would have them; relative paths stay as they are.
+
+    Raises BadInput with everything that is wrong in them, under the name `place`.
+    """
+    search, findings = _checked(raw, {}, allow_code)
+    if search is None or findings:
+        raise BadInput(refusal(place, findings))
+    return search
+
+
+def _checked(raw: Mapping[str, Any], lines: yaml.Lines, allow_code: bool) -> tuple[SearchFile | None, list[Finding]]:
+    """The search of these settings, None where they are none, and everything that is wrong with them."""
     search, findings = None, []
     try:
         search = SearchFile.model_validate(raw)
@@ -70,10 +90,7 @@ def read(path: str | Path, *, allow_code: bool = False) -> tuple[SearchFile | No
         findings += network.settings(named, training, lines, allow_code)[1]
     if search is not None and not findings:
         findings = network.tuned_values(search, lines)[1]
-    if search is None or findings:
-        return None, findings
-    search = absolute(search, path.resolve().parent)
-    return (search if "name" in raw else _named_after(search, path)), []
+    return search, findings
 
 
 def _about_folder(path: Path) -> str:

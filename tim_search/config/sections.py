@@ -92,7 +92,7 @@ def _ledger(value: Any) -> Any:
 
 
 _DESIGNS = (
-    "Write `exact`, `sized: 2`, `sampled: 200`, `sampled: {stop: {top_k: 3}}`, `greedy`, "
+    "Write `exact`, `pairs`, `sized: 3`, `sampled: 200`, `sampled: {stop: {top_k: 3}}`, `greedy`, "
     "`greedy: {beam: 3, max_size: 3}` or `surrogate: {rounds: 6}`"
 )
 
@@ -101,7 +101,9 @@ def _design(value: Any) -> Any:
     """The short forms of a design -> the mapping with `kind` that pydantic reads."""
     if value is None or isinstance(value, BaseModel):
         return value
-    short = {value: None} if isinstance(value, str) else value
+    short: Any = {value: None} if isinstance(value, str) else value
+    if value == "pairs":
+        short = {"sized": 2}
     if not isinstance(short, dict) or len(short) != 1:
         raise _error(f"expected one design, got {reading.short(value)}. {_DESIGNS}")
     ((kind, setting),) = short.items()
@@ -344,7 +346,7 @@ class SearchFile(_Section):
         default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$", description="auto, cpu, cuda or cuda:0 to cuda:99"
     )
     address: str | None = Field(
-        default=None, min_length=1, description="a Ray address such as auto or ray://head:10001"
+        default=None, min_length=1, description="a Ray address such as auto or ray://head:10001, or serial"
     )
     out: Annotated[Path | None, BeforeValidator(_path)] = Field(
         default=None, description="a folder for everything the search writes"

@@ -9,6 +9,9 @@ from tim_search.executors.contract import Trainers, cannot_build
 from tim_search.executors.queue import PackQueue
 from tim_search.types import BadInput, Pack, PackResult, Task, TimSearchError, TrainerFactory
 
+#: The address of this process, in place of a Ray cluster's.
+SERIAL = "serial"
+
 
 class SerialExecutor:
     """Trains one pack after another in this process; see `Executor`.

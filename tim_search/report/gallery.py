@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,9 @@ from tim_search.tim.result import TimResult, most_telling
 from tim_search.tim.size_profile import size_profile
 from tim_search.types import FINAL_FOLD
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 #: A confirmation draws a ROC curve from so many patients of either class on (docs/ledger.md).
 ROC_PATIENTS = 20
 
@@ -29,21 +33,16 @@ def heatmaps(results: SearchResults, result: TimResult) -> tuple[Path, ...]:
     name = "heatmap" if result.size is None else "restricted-heatmap"
     kinds: Sequence[figures.HeatmapKind] = ("value", "rank")
     return tuple(
-        figures.save(
-            figures.draw_heatmap(
-                figures.heatmap_data(
-                    result,
-                    kind,
-                    results.manifest.overlaps,
-                    results.tasks,
-                    search=results.manifest.name,
-                    unlearnt=results.not_learnt,
-                )
-            ),
-            results.folder / "figures" / f"{name}-{kind}.png",
-        )
+        figures.save(heatmap(results, result, kind), results.folder / "figures" / f"{name}-{kind}.png")
         for kind in kinds
     )
+
+
+def heatmap(results: SearchResults, result: TimResult, kind: figures.HeatmapKind, ax: Axes | None = None) -> Axes:
+    """The heatmap of TIM scores of a search, drawn on `ax`, or on a figure of its own."""
+    overlaps, name, grey = results.manifest.overlaps, results.manifest.name, results.not_learnt
+    data = figures.heatmap_data(result, kind, overlaps, results.tasks, search=name, unlearnt=grey)
+    return figures.draw_heatmap(data, ax)
 
 
 def source(results: SearchResults, result: TimResult, name: str) -> tuple[Path, ...]:

@@ -23,6 +23,7 @@ import jinja2
 
 from tim_search.gates.files import write_durably
 from tim_search.gates.plain import plain
+from tim_search.gates.texts import for_terminal
 from tim_search.plans import expansion
 from tim_search.plans.expansion import Expansion
 from tim_search.report import records, wording
@@ -66,20 +67,26 @@ def write(
 
 def page(facts: Mapping[str, Any]) -> str:
     """The HTML of what `content` collected."""
-    environment = jinja2.Environment(
+    return environment().get_template(_TEMPLATE).render(facts)
+
+
+def environment() -> jinja2.Environment:
+    """What makes HTML of the templates of this package: each text passes the gate of texts, then is escaped."""
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: for_terminal(value, lines=True) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    templates.filters |= {
         "signed": wording.signed,
         "share": lambda value: "" if value is None else "<1%" if 0 < value < 0.005 else f"{value:.0%}",
         "grouped": lambda value: f"{value:,}" if isinstance(value, int) else str(value),
         "duration": duration,
     }
-    return environment.get_template(_TEMPLATE).render(facts)
+    return templates
 
 
 def content(

@@ -14,7 +14,7 @@ from tim_search.report.figures.attention import (
     attention_weights,
     draw_attention,
 )
-from tim_search.report.figures.drawing import DPI, MAX_ROWS, MAX_TASKS_WITH_NUMBERS, MISSING, save, save_and_close
+from tim_search.report.figures.drawing import DPI, MAX_ROWS, MAX_TASKS_WITH_NUMBERS, MISSING, png, save, save_and_close
 from tim_search.report.figures.expansion import draw_expansion, expansion_data
 from tim_search.report.figures.forest import draw_forest, forest_data
 from tim_search.report.figures.front import draw_front, front_data
@@ -44,6 +44,7 @@ __all__ = [
     "forest_data",
     "front_data",
     "heatmap_data",
+    "png",
     "profile_data",
     "save",
     "save_and_close",

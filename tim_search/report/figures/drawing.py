@@ -7,6 +7,7 @@ colour alone.
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -61,9 +62,23 @@ def save_and_close(ax: Axes, path: str | Path) -> Path:
     return saved
 
 
+def png(figure: Figure, dpi: float = 100) -> bytes:
+    """A figure as the bytes of a PNG image."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi, facecolor="white")
+    return content.getvalue()
+
+
+class ShownFigure(Figure):
+    """A figure that a notebook shows although pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def new_figure(width: float, height: float, layout: Literal["compressed", "constrained"] = "compressed") -> Figure:
     """A figure without axes, in inches, free of pyplot's registry."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    figure = ShownFigure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

@@ -1,0 +1,91 @@
+"""What calls from Python say while they run: progress in one line, and errors of the product in words alone."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+import logging
+import sys
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+
+from tim_search.gates.texts import for_terminal
+from tim_search.loop.pace import EVERY, Pace, repeatedly
+from tim_search.loop.tally import Event
+from tim_search.types import Interrupted, TimSearchError
+
+#: Seconds between two looks where a line is written anew.
+_LOOK = 1.0
+
+
+def say(text: str) -> None:
+    """A line about what is being done, or a warning."""
+    print(for_terminal(text), flush=True)
+
+
+@contextlib.contextmanager
+def progress(*, adaptive: bool = False) -> Iterator[Callable[[Event], None]]:
+    """One line of progress with the time left, fed by a search's events.
+
+    In a notebook and on a terminal the line is written anew; elsewhere it is a line every 30 seconds. `adaptive` as of
+    `Pace`.
+    """
+    pace = Pace("starting", adaptive)
+    show, every = _screen()
+    # A notebook knows by the context to which cell an output belongs.
+    context = contextvars.copy_context()
+    try:
+        with repeatedly(every, lambda: context.run(show, pace.words)):
+            yield pace.tell
+    finally:
+        if every < EVERY:
+            show(pace.words if pace.doing == "stopping" else f"{pace.done:,} of {pace.total:,} done\n")
+
+
+def _screen() -> tuple[Callable[[str], None], float]:
+    """(what shows a line of progress, seconds between two looks), for where this process speaks."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        display, place = importlib.import_module("IPython.display").display, uuid.uuid4().hex
+
+        def in_a_cell(text: str, update: bool = True) -> None:
+            display({"text/plain": for_terminal(text.strip())}, raw=True, update=update, display_id=place)
+
+        in_a_cell("starting", update=False)
+        return in_a_cell, _LOOK
+    if sys.stderr.isatty():
+        return lambda text: _write(f"\r\x1b[K{for_terminal(text, lines=True)}"), _LOOK
+    return lambda text: _write(f"{for_terminal(text)}\n"), EVERY
+
+
+def _write(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def call(stopped: str) -> Iterator[None]:
+    """A block that ends in words: an interruption says `stopped`, and a notebook shows errors of the product plainly.
+
+    Raises:
+        Interrupted: in place of KeyboardInterrupt.
+    """
+    # In a notebook, libraries say with each import that another bar could be installed.
+    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "IProgress not found")
+            yield
+    except KeyboardInterrupt:
+        raise _plain(Interrupted(stopped)) from None
+    except TimSearchError as error:
+        _plain(error)
+        raise
+
+
+def _plain(error: TimSearchError) -> TimSearchError:
+    """The same error, which IPython shows without a traceback: what it says is complete."""
+    words = [f"{type(error).__name__}: {for_terminal(error, lines=True)}"]
+    vars(error)["_render_traceback_"] = lambda: words
+    return error
