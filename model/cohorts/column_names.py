@@ -11,9 +11,9 @@ PATIENT = re.compile(r"(patient|pazient|pacient)(en|e|s)?|subject|person|mrn|pid
 PATIENT_ID = re.compile(
     r"((patient|pazient|pacient)(en|e)?|subject|person|pat)(id|nr|no|nummer|key)|mrn\d?|(unique)?pid|ssn|nhc|pseudonym"
 )
-#: The last word of a sample id's name, and of an id's.
-SAMPLE = ("visit", "stay", "encounter", "admission", "hadm", "sample", "record", "case", "image")
-IDS = ("id", "icustayid", *(f"{word}id" for word in SAMPLE))
+#: A word for a sample in the name of its id, and what such a name begins or ends with.
+SAMPLE = r"visit|stay|encounter|admission|hadm|sample|record|case|image|icustay|episod\w*|fall|sejour|ricovero|opname"
+SAMPLE_ID = re.compile(rf"({SAMPLE})(id|nr|no|nummer|num|key)?|\w*(visit|stay|encounter|admission)id")
 ID = re.compile(r"u?u?id\d?|i?ds|nr|nbr|num|number|nummer|numero|no|key|code|hash|identifier|sk")
 
 #: What names say that is known only afterwards, how their parts begin then, and words beside which they do not say it:
@@ -108,6 +108,14 @@ def named_patient(column: str) -> bool:
     )
 
 
+def named_sample(column: str) -> bool:
+    """Whether a column has the name of a sample id: `StayNo`, `id_episodio` and `hadm` have it, `stay_type` has not."""
+    parts = words(column)
+    if SAMPLE_ID.fullmatch(parts[-1]):
+        return len(parts) == 1 or parts[-1] not in ("fall", "record", "image") or parts[0] == "id"
+    return len(parts) > 1 and bool(ID.fullmatch(parts[-1]) and SAMPLE_ID.fullmatch(parts[-2]))
+
+
 def named_id(column: str) -> bool:
-    """Whether a column has the name of an id."""
-    return named_patient(column) or words(column)[-1] in (*SAMPLE, *IDS)
+    """Whether a column has the name of an id, of whatever."""
+    return named_patient(column) or named_sample(column) or words(column)[-1] in ("id", "uid", "uuid")

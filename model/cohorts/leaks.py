@@ -38,13 +38,29 @@ _ROWS = 2048  # of a block
 
 def findings(cohort: Cohort) -> list[Finding]:
     """All warnings about leaks of a cohort; those of columns say what a reference model gains by them."""
+    view, suspected = _suspected(cohort)
+    return [*_absent(cohort), *_repeated(cohort), *(finding for _, finding in suspected), *computed(view)]
+
+
+def by_column(cohort: Cohort) -> dict[str, list[str]]:
+    """Input column -> what is suspected of it, sequences and facts of care left out."""
+    doubts: dict[str, list[str]] = {}
+    view, suspected = _suspected(cohort)
+    for item, finding in suspected:
+        for column in () if item.fact else item.columns:
+            place = "" if finding.place.startswith("modalities") else f"{finding.place}: "
+            doubts.setdefault(view.names[column][1], []).append(f"{place}{finding.problem}")
+    return doubts
+
+
+def _suspected(cohort: Cohort) -> tuple[Survey, list[tuple[Suspicion, Finding]]]:
     view = survey(cohort, _sample(cohort))
     suspicions = [
         *_late_names(view),
         *leaks_of_ids.id_inputs(cohort, view),
         *leaks_by_value.suspicions(cohort, view),
     ]
-    return [*_absent(cohort), *_repeated(cohort), *weighed(view, suspicions), *computed(view)]
+    return view, list(weighed(view, suspicions))
 
 
 def _sample(cohort: Cohort) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.cohorts.checks import warning
 from model.cohorts.cohort import Bools, Cohort, text
-from model.cohorts.column_names import ID, named_patient, words
+from model.cohorts.column_names import named_id, named_patient, words
 from model.cohorts.leaks_reference import Suspicion
 from model.cohorts.leaks_survey import Survey, blocks
 from tim_search.types import Finding
@@ -42,13 +42,21 @@ def id_inputs(cohort: Cohort, view: Survey) -> Iterator[Suspicion]:
     fix = "Remove it: a network learns the rows of the table by it. If it is a measurement, nothing is wrong."
     for modality, names, block in blocks(cohort, view.rows):
         for column, (name, values) in enumerate(zip(names, block.T, strict=True), start=at):
-            if why := _id(name, values, of_patient, name in modality.levels):
+            if why := id_by_values(name, values, of_patient, name in modality.levels):
                 yield Suspicion(f"modalities.{view.named(column)}", f"looks like an id: {why}.", fix, (column,))
         at += len(names)
 
 
-def _id(name: str, values: NDArray[np.float64], patients: NDArray[np.int64], nominal: bool) -> str:
-    """Why a column is an id; empty where it is none."""
+def id_by_values(
+    name: str, values: NDArray[np.float64], patients: NDArray[np.int64] | None = None, nominal: bool = False
+) -> str:
+    """Why a column of float64 (n,), NaN where not measured, is an id; empty where it is none.
+
+    Args:
+        name: of the column.
+        patients: (n,) the patient of each row, if that is known.
+        nominal: whether the values are codes of levels.
+    """
     measured = ~np.isnan(values)
     given = values[measured]
     if len(given) < 0.9 * len(values) or len(given) < FEWEST_KEYS:
@@ -57,7 +65,7 @@ def _id(name: str, values: NDArray[np.float64], patients: NDArray[np.int64], nom
     if len(levels) < FEWEST_KEYS or (not nominal and (given != np.round(given)).any()):
         return ""
     share = len(levels) / len(given)
-    if named_patient(name) or ID.fullmatch(words(name)[-1]):
+    if named_id(name):
         return f"it has the name of one and {len(levels)} different values"
     if not nominal and share >= RISING_DISTINCT:
         rise = abs(np.corrcoef(place, np.arange(len(given)))[0, 1])
@@ -66,7 +74,7 @@ def _id(name: str, values: NDArray[np.float64], patients: NDArray[np.int64], nom
     if share >= DISTINCT and len(given) >= 2 * FEWEST_KEYS:
         return f"{share:.0%} of its {'levels' if nominal else 'whole numbers'} are different"
     again = np.bincount(place)[place] > 1
-    if again.sum() >= PATIENTS_WITH_SEVERAL and not mixed(place, patients[measured]):
+    if patients is not None and again.sum() >= PATIENTS_WITH_SEVERAL and not mixed(place, patients[measured]):
         return f"each of its {len(levels)} values belongs to one patient"
     return ""
 

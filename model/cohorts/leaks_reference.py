@@ -47,13 +47,13 @@ class Suspicion:
     least: float = -np.inf
 
 
-def weighed(view: Survey, suspicions: Sequence[Suspicion]) -> Iterator[Finding]:
+def weighed(view: Survey, suspicions: Sequence[Suspicion]) -> Iterator[tuple[Suspicion, Finding]]:
     """The findings, each with what a reference model reaches with its columns and without any suspected one."""
     suspected = {column for item in suspicions if not item.fact for column in item.columns}
     for item in suspicions:
         target = view.most_told(item.columns) if item.target is None else item.target
         if target is None:
-            yield warning(item.place, item.problem, item.fix)
+            yield item, warning(item.place, item.problem, item.fix)
             continue
         base = _strongest(view, target, MOST_COLUMNS, without={*suspected, *item.columns})
         # Of a hundred columns that share a fault the strongest say what it does.
@@ -64,7 +64,7 @@ def weighed(view: Survey, suspicions: Sequence[Suspicion]) -> Iterator[Finding]:
             continue
         gain = f"{with_them:.2f} with {'it' if len(item.columns) == 1 else 'them'}, {without:.2f} without."
         gain = f" A reference model's {view.targets[target].measure} of {view.targets[target].what}: {gain}"
-        yield warning(item.place, item.problem + ("" if np.isnan(with_them) else gain), item.fix)
+        yield item, warning(item.place, item.problem + ("" if np.isnan(with_them) else gain), item.fix)
 
 
 def _strongest(view: Survey, target: int, most: int, without: set[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.cohorts import folder as cohort_folder
-from model.cohorts.folder_reader import DESCRIPTION
+from model.cohorts import leaks
+from model.cohorts.folder_reader import DESCRIPTION, Reader, load
+from model.cohorts.folder_values import read_rules
 from model.cohorts.folder_writer import check_free
+from model.cohorts.values import Rule
+from model.sources.own_table_columns import FILE as COLUMNS
+from model.sources.own_table_columns import as_csv, read_edits, rows_of
 from model.sources.own_table_guess import Guess, guess_columns
 from model.sources.own_table_text import describe
 from model.sources.tables import Columns, Source, check, convert
-from tim_search.gates.files import new_folder, replacing
-from tim_search.types import Finding, some
+from tim_search.gates.files import move_durably, new_folder, replacing
+from tim_search.types import BadInput, Finding, some
 
 
-def init(source: Source, out: Path, *, tell: Callable[[str], None] = lambda line: None, **options: str) -> Guess:
-    """Write a folder with the table as samples.parquet and a commented cohort.yaml.
+def init(
+    source: Source,
+    out: Path,
+    *,
+    edits: Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    **options: str,
+) -> Guess:
+    """Write a folder with the table as samples.parquet, a commented cohort.yaml and columns.csv.
 
     Args:
         source, options: of the table, as `model.sources.tables.convert` takes them.
+        edits: an edited columns.csv that says what the columns are; None: it is guessed.
         tell: is told what is being done.
 
     Returns:
@@ -39,7 +53,9 @@ def init(source: Source, out: Path, *, tell: Callable[[str], None] = lambda line
     with new_folder(out) as folder:
         samples = folder / "samples.parquet"
         reading = convert(source, samples, tell=tell, **options)
-        guess = guess_columns(Columns(samples))
+        table = Columns(samples)
+        says = None if edits is None else read_edits(edits, table)
+        guess = guess_columns(table, says, None if edits is None else _rules_beside(edits)[0])
         ids = list(dict.fromkeys(() if guess.numbered else (guess.sample_id, guess.patient_id)))
         without = _with_ids(samples, ids, guess.sample_id if guess.numbered else "")
         if without:
@@ -47,12 +63,68 @@ def init(source: Source, out: Path, *, tell: Callable[[str], None] = lambda line
             detail = f"{rows} no {' or '.join(ids)} and {'are' if len(without) > 1 else 'is'} left out: {some(without)}"
             reading = replace(reading, rows=reading.rows - len(without), details=(*reading.details, detail))
         guess = replace(guess, reading=reading)
-        name = reading.source.split(".")[0] or "cohort"
-        description = folder / DESCRIPTION
-        description.write_text(describe(Columns(samples), guess, name), encoding="utf-8")
-        guess = _without_poor(guess, cohort_folder.read(folder)[1])
-        description.write_text(describe(Columns(samples), guess, name), encoding="utf-8")
-    return guess
+        return described(folder, guess, reading.source.split(".")[0] or "cohort")
+
+
+def described(folder: Path, guess: Guess, name: str) -> Guess:
+    """Write cohort.yaml and columns.csv beside samples.parquet; returns the guess with what is in columns.csv.
+
+    A task that the split leaves nothing to score of goes; what the check suspects of the inputs is in columns.csv.
+    """
+    table, description = Columns(folder / "samples.parquet"), folder / DESCRIPTION
+    description.write_text(describe(table, guess, name), encoding="utf-8")
+    cohort, findings = cohort_folder.read(folder)
+    scored = _without_poor(guess, findings)
+    if scored.tasks != guess.tasks:
+        description.write_text(describe(table, scored, name), encoding="utf-8")
+        cohort, _ = cohort_folder.read(folder)
+    rows = rows_of(table, scored, {} if cohort is None else leaks.by_column(cohort))
+    (folder / COLUMNS).write_bytes(as_csv(rows))
+    return replace(scored, rows=rows)
+
+
+def edit(columns: Path) -> tuple[Guess, list[Path]]:
+    """Describe a folder anew, as its edited columns.csv says; the rules of values in its cohort.yaml stay.
+
+    Returns:
+        what the columns now are; and under what names the former cohort.yaml and the edited columns.csv are kept.
+
+    Raises:
+        BadInput: the file says what cannot be, or there is no table beside it.
+    """
+    home = columns.parent
+    samples = home / "samples.parquet"
+    if not samples.is_file():
+        raise BadInput(
+            f"{columns}: expected samples.parquet beside it, as `cohort init` writes it; there is none. Name the table "
+            "too, and with --out a new folder."
+        )
+    table, (rules, name) = Columns(samples), _rules_beside(columns)
+    guess = guess_columns(table, read_edits(columns, table), rules)
+    with tempfile.TemporaryDirectory(dir=home, prefix=".described-") as scratch:
+        folder = Path(scratch)
+        (folder / "samples.parquet").symlink_to(samples.resolve())
+        guess = described(folder, guess, name or home.name)
+        former = [path for path in (home / DESCRIPTION, columns) if path.is_file()]
+        spare = [_free(path) for path in former]
+        for path, spare_name in zip(former, spare, strict=True):
+            move_durably(path, spare_name)
+        for name in (COLUMNS, DESCRIPTION):
+            move_durably(folder / name, home / name)
+    return guess, spare
+
+
+def _rules_beside(columns: Path) -> tuple[dict[str, Rule] | None, str]:
+    """The rules of values and the name in the cohort.yaml beside a columns.csv; None and "" where there is none."""
+    reader = Reader(columns.parent)
+    spec = load(reader)
+    return (None, "") if spec is None else (read_rules(reader, spec), str(spec.get("name", "")))
+
+
+def _free(path: Path) -> Path:
+    """A free name beside a file: cohort-1.yaml for cohort.yaml."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, 10**6))
+    return next(name for name in names if not name.exists())
 
 
 def _with_ids(path: Path, ids: Sequence[str], number: str) -> list[str]:

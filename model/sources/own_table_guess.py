@@ -8,41 +8,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from model.cohorts.cohort import text
-from model.cohorts.column_names import IDS, SAMPLE, late, named_patient, words
-from model.cohorts.folder_features import MOST_LEVELS
 from model.cohorts.folder_reader import LONGEST_NAME
 from model.cohorts.overlaps import overlapping
 from model.cohorts.values import Rule, yes_no
+from model.sources.own_table_roles import (
+    DATE,
+    MARKED,
+    Edit,
+    Raw,
+    Role,
+    Table,
+    edited_ids,
+    find_ids,
+    holds_texts,
+    is_nested,
+    role_of,
+)
 from model.sources.own_table_values import Proposal, Ruled, propose
-from model.sources.tables import Columns
 from model.sources.tables_pieces import Reading
 from tim_search.types import Kind, Task
 
-#: How the names of targets begin where somebody has marked them.
-MARKED = re.compile(r"(task|target|label|outcome|y)(__|_|\.|-)(?=.)", re.IGNORECASE)
 #: A whole number with at most so many values is a class; as an input it may be a category.
 FEW_VALUES = 10
-#: A text with at most so many values is a class.
-FEW_TEXTS = 20
-#: Share of the rows that an id column may lack: they are left out, and told.
-MOST_GAPS = 0.01
 #: A prefix makes a modality where so many columns share it.
 FEWEST_SHARING = 3
 #: More rows a patient than this look like a long table.
 MANY_ROWS = 8
 #: The rarest outcome to stratify on must be this common.
 RAREST = 0.02
-
-
-Table: TypeAlias = pd.DataFrame | Columns | Ruled
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Guess:
         stratify: column, or "".
         reading: what the table turned out to be.
         proposals: column -> what is proposed for its cells, where there is anything to say.
+        times: columns of dates.
+        categories: inputs of numbers that are codes of categories, because a user says so.
+        doubts: column -> what a person should look at of its role.
+        rows: of columns.csv.
     """
 
     sample_id: str
@@ -71,6 +77,10 @@ class Guess:
     stratify: str
     reading: Reading | None = None
     proposals: Mapping[str, Proposal] = field(default_factory=dict)
+    times: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    rows: tuple[Mapping[str, str], ...] = ()
 
     @property
     def rules(self) -> dict[str, Rule]:
@@ -89,121 +99,106 @@ class GuessedTask:
     why: str = ""
 
 
-def guess_columns(table: Table) -> Guess:
-    """What each column of a table may be; one column at a time is looked at."""
-    nested = [column for column in table.columns if is_nested(table[column])]
-    plain = [column for column in table.columns if column not in nested]
-    sample_id, patient_id = _ids(table, plain)
-    proposals = {name: propose(table[name]) for name in plain if name not in (sample_id, patient_id)}
+def guess_columns(raw: Raw, edits: Mapping[str, Edit] | None = None, rules: Mapping[str, Rule] | None = None) -> Guess:
+    """What each column of a table may be; one column at a time is looked at.
+
+    Args:
+        edits: what a user says of the columns; those that he does not name are left out. None: all is guessed.
+        rules: how a user says that cells are read; None: as it is proposed.
+    """
+    nested = [column for column in raw.columns if is_nested(raw[column])]
+    plain = [column for column in raw.columns if column not in nested]
+    ids = find_ids(raw, plain) if edits is None else edited_ids(raw, edits)
+    rest = [column for column in plain if column not in (ids.sample, ids.patient)]
+    proposals = {name: propose(raw[name]) for name in rest}
+    if rules is not None:
+        proposals = {name: replace(proposal, rule=rules.get(name, Rule())) for name, proposal in proposals.items()}
     proposals = {name: proposal for name, proposal in proposals.items() if proposal.speaks}
-    table = Ruled(table, {name: proposal.rule for name, proposal in proposals.items()})
-    marked = [column for column in plain if MARKED.match(column) and column != patient_id]
-    features: list[str] = []
-    tasks: dict[str, GuessedTask] = {}
-    left_out = dict.fromkeys(nested, "its values are lists, structures or bytes")
-    for column in plain:
-        if column in (sample_id, patient_id):
-            continue
-        values = table[column].dropna()
-        reason = _useless(column, values)
-        if reason:
-            left_out[column] = reason
-        elif column in marked or (not marked and late(column)):
-            target = _task(column, values)
-            if target is None:
-                left_out[column] = "a target by its name, but a text with many values"
-            else:
-                name = MARKED.sub("", column, count=1) if column in marked else column
-                tasks[_free_name(name, "task", tasks)] = target
-        elif late(column):
-            left_out[column] = f"its name says {late(column)}: known only afterwards?"
-        elif holds_texts(values) and values.nunique() > MOST_LEVELS:
-            left_out[column] = f"a text with {values.nunique()} values: an id, or free text?"
+    table = Ruled(raw, {name: proposal.rule for name, proposal in proposals.items()})
+    marked = {column for column in rest if MARKED.match(column)}
+    by_role: dict[str, list[str]] = {role: [] for role in get_args(Role)}
+    doubts = {ids.patient: ids.doubt, **dict.fromkeys(nested, "its values are lists, structures or bytes")}
+    for column in rest:
+        if edits is not None:
+            role, doubts[column] = edits[column].role if column in edits else "left out", "left out in columns.csv"
+        elif column in ids.others:
+            role, doubts[column] = "left out", ids.others[column]
         else:
-            features.append(column)
-    modalities, alone = _group(features)
+            role, doubts[column] = role_of(column, table[column].dropna(), column in marked, bool(marked))
+        by_role[role].append(column)
+    says = edits or {}
+    modalities, alone = _grouped(by_role["input"], says, list(table.columns))
+    left_out = {column: doubts[column] for column in (*nested, *by_role["left out"])}
+    left_out |= {column: doubts[column] or DATE for column in by_role["time"]}
     left_out |= dict.fromkeys(alone, "it has no prefix, unlike the inputs: is it one?")
-    tasks = {name: _with_excludes(task, name, features) for name, task in tasks.items()}
+    tasks: dict[str, GuessedTask] = {}
+    for column in by_role["target"]:
+        edit = says.get(column, Edit("target"))
+        name = edit.group or (MARKED.sub("", column, count=1) if column in marked else column)
+        tasks[_free_name(name, "task", tasks)] = _task(column, table[column].dropna(), edit.used_as)
+    tasks = {name: _with_excludes(task, name, by_role["input"]) for name, task in tasks.items()}
     labels = {name: _label(task, table) for name, task in tasks.items()}
     kinds = {name: Task(name, task.kind, max(1, len(task.classes))) for name, task in tasks.items()}
     classes = {name: task.classes or ("0", "1") for name, task in tasks.items() if task.kind != "regression"}
-    overlaps = overlapping(kinds, labels, classes)
-    numbered = sample_id not in table
-    stratify = _stratify(tasks, labels)
-    return Guess(sample_id, patient_id, numbered, modalities, tasks, left_out, overlaps, stratify, proposals=proposals)
+    return Guess(
+        ids.sample,
+        ids.patient,
+        ids.sample not in table,
+        modalities,
+        tasks,
+        left_out,
+        overlapping(kinds, labels, classes),
+        _stratify(tasks, labels),
+        proposals=proposals,
+        times=tuple(by_role["time"]),
+        categories=tuple(
+            column for column in by_role["input"] if says.get(column, Edit("input")).used_as == "category"
+        ),
+        doubts={column: doubt for column, doubt in doubts.items() if doubt and (edits is None or column in nested)},
+    )
+
+
+def _grouped(
+    inputs: Sequence[str], edits: Mapping[str, Edit], everything: Sequence[str]
+) -> tuple[dict[str, tuple[str, list[str]]], list[str]]:
+    """Modalities as a user names them, the others by what their names begin with; and the inputs that have none."""
+    named: dict[str, list[str]] = {}
+    for column in inputs:
+        if column in edits and edits[column].group:
+            named.setdefault(edits[column].group, []).append(column)
+    modalities: dict[str, tuple[str, list[str]]] = {}
+    for name, columns in named.items():
+        first, last = min(columns), max(columns)
+        common = next(first[:end] for end in range(len(first), -1, -1) if last.startswith(first[:end]))
+        prefix = re.sub(r"[^_.]*$", "", common)
+        exact = prefix and [column for column in everything if column.startswith(prefix)] == columns
+        modalities[_free_name(name, "inputs", modalities)] = (prefix if exact else "", columns)
+    guessed, alone = _group([column for column in inputs if column not in edits or not edits[column].group])
+    if edits and alone:  # he calls them inputs, so they are
+        guessed["other"] = ("", [*guessed.get("other", ("", []))[1], *alone])
+        alone = []
+    for name, (prefix, columns) in guessed.items():
+        if named and not prefix:
+            name = next((name for name in ("other", "features") if name in modalities), "other")
+        before = modalities.get(name, ("", []))[1]
+        modalities[name] = ("" if before else prefix, [*before, *columns])
+    return modalities, alone
 
 
 def _free_name(wanted: str, otherwise: str, taken: Container[str]) -> str:
     """A name for a task or a modality, of the characters that one may have, that is not taken."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", wanted).strip("_-")[: LONGEST_NAME - 10] or otherwise
-    return next(free for free in (name, *(f"{name}_{k}" for k in range(2, 10**6))) if free not in taken)
+    return next(free for free in chain([name], (f"{name}_{k}" for k in count(2))) if free not in taken)
 
 
-def _ids(table: Table, columns: Sequence[str]) -> tuple[str, str]:
-    """The sample's and the patient's id column; a sample id that is not in the table has to be made."""
-    able = [
-        column
-        for column in columns
-        if table[column].isna().mean() <= MOST_GAPS
-        and (holds_texts(table[column]) or pd.api.types.is_integer_dtype(table[column]))
-    ]
-    unique = [column for column in able if table[column].dropna().is_unique]
-    patients = [column for column in able if named_patient(column) and not MARKED.match(column)]
-    repeated = [column for column in patients if column not in unique]
-    if not patients:
-        # An id that repeats keeps what belongs together on one side, whatever it is an id of.
-        repeated = [c for c in able if c not in unique and _last(c) in IDS and table[c].nunique() > FEW_TEXTS]
-    named = [c for c in unique if c not in patients and _last(c) in (*SAMPLE, *IDS) and not MARKED.match(c)]
-    free = next(name for name in ("row", "row_number", "number_of_the_row") if name not in table)
-    sample = next(iter([*named, *[column for column in unique if column in patients]]), free)
-    patient = next(iter([*repeated, *patients]), sample)
-    return sample, patient
-
-
-def _last(name: str) -> str:
-    """The last word of a name: what it is a name of."""
-    return words(name)[-1]
-
-
-def is_nested(values: pd.Series[Any]) -> bool:
-    """Whether a column holds lists, structures or bytes, of which a table of samples can use nothing."""
-    if not pd.api.types.is_object_dtype(values):
-        return False
-    return bool(values.map(lambda value: isinstance(value, bytes | list | tuple | dict | set | np.ndarray)).any())
-
-
-def holds_texts(values: pd.Series[Any]) -> bool:
-    """Whether a column holds texts, or whatever Python keeps as objects."""
-    return bool(pd.api.types.is_string_dtype(values) or pd.api.types.is_object_dtype(values)) or isinstance(
-        values.dtype, pd.CategoricalDtype
-    )
-
-
-def _useless(column: str, values: pd.Series[Any]) -> str:
-    """Why a column can be neither an input nor a target; empty where it can."""
-    if re.fullmatch(r"Unnamed: \d+|index|level_\d+|__index_level_\d+__", column):
-        return "a row number"
-    if not len(values):
-        return "never measured"
-    if pd.api.types.is_datetime64_any_dtype(values) or _is_date(values):
-        return "a date: the time between two dates can be an input, a date cannot"
-    if values.nunique() == 1:
-        return f"the same everywhere ({text(values.iloc[0])})"
-    return ""
-
-
-def _is_date(values: pd.Series[Any]) -> bool:
-    """Whether texts are dates: most of a few of them look like 2180-07-23 or 23/07/2180."""
-    if not holds_texts(values):
-        return False
-    shown = values.iloc[:: max(1, len(values) // 50)].astype(str)
-    return bool(shown.str.match(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}").mean() > 0.9)
-
-
-def _task(column: str, values: pd.Series[Any]) -> GuessedTask | None:
-    """What a target's values make of it; None for a text with many."""
+def _task(column: str, values: pd.Series[Any], kind: str = "") -> GuessedTask:
+    """What a target's values, without gaps, make of it, or the kind that a user names."""
+    if kind == "regression":
+        return GuessedTask(column, "regression")
     levels = sorted(values.unique().tolist(), key=lambda value: (isinstance(value, str), value))
     names = tuple(text(level) for level in levels)
+    if kind == "multiclass":
+        return GuessedTask(column, "multiclass", names)
     if holds_texts(values):
         if words := yes_no(names):
             return GuessedTask(column, "binary", words)
@@ -212,7 +207,7 @@ def _task(column: str, values: pd.Series[Any]) -> GuessedTask | None:
             return GuessedTask(column, "binary", names, why=why)
         alike = len({name.strip().lower() for name in names}) < len(names)
         why = "some differ in capitals or blanks only: write each class one way" if alike else ""
-        return GuessedTask(column, "multiclass", names, why=why) if len(names) <= FEW_TEXTS else None
+        return GuessedTask(column, "multiclass", names, why=why)
     if set(names) <= {"0", "1"}:
         return GuessedTask(column, "binary")
     if len(names) == 2:

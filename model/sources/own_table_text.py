@@ -12,15 +12,16 @@ import pandas as pd
 from model.cohorts.cohort import text
 from model.cohorts.column_names import named_patient, words
 from model.cohorts.folder_reader import FORMAT
-from model.sources.own_table_guess import FEW_VALUES, MANY_ROWS, Guess, GuessedTask, Table, holds_texts
+from model.sources.own_table_guess import FEW_VALUES, MANY_ROWS, Guess, GuessedTask
+from model.sources.own_table_roles import Raw, Table, holds_texts
 from model.sources.own_table_values import Ruled, value_lines
 
 
-def describe(table: Table, guess: Guess, name: str) -> str:
+def describe(raw: Raw, guess: Guess, name: str) -> str:
     """The text of cohort.yaml, with comments; no name or value of the table ends a line of it."""
     from tim_search.gates.yaml import comment, quoted
 
-    table = Ruled(table, guess.rules)
+    table = Ruled(raw, guess.rules)
     everything = list(table.columns)
     lines = [
         "# Written by `tim-search cohort init`: guesses, to be read and mended. docs/cohorts.md tells what each key",
@@ -47,6 +48,8 @@ def describe(table: Table, guess: Guess, name: str) -> str:
                 "#   Are the rows times of one stay? Then make one row of them, or a modality of kind sequence:",
                 "#   docs/your-own-data.md, step 1.",
             ]
+    if guess.patient_id in guess.doubts:
+        lines.append(f"#   {guess.doubts[guess.patient_id]}")
     if guess.stratify:
         lines.append(f"stratify: {quoted(guess.stratify)}   # the rarest outcome that every row has")
     else:
@@ -54,7 +57,7 @@ def describe(table: Table, guess: Guess, name: str) -> str:
     lines += value_lines(guess.proposals)
     lines += ["", "modalities:"]
     for modality, (prefix, columns) in guess.modalities.items():
-        lines += _modality_lines(modality, prefix, columns, everything, table)
+        lines += _modality_lines(modality, prefix, columns, everything, table, guess.categories)
     if not guess.modalities:
         lines.append("  # no column looks like an input: name some here")
     lines += ["", "tasks:"]
@@ -72,21 +75,26 @@ def describe(table: Table, guess: Guess, name: str) -> str:
 
 
 def _modality_lines(
-    name: str, prefix: str, columns: Sequence[str], everything: Sequence[str], table: Table
+    name: str, prefix: str, columns: Sequence[str], everything: Sequence[str], table: Table, categories: Sequence[str]
 ) -> list[str]:
     from tim_search.gates.yaml import quoted
 
     exact = prefix and [column for column in everything if column.startswith(prefix)] == list(columns)
     chosen = f"prefix: {quoted(prefix)}" if exact else f"columns: [{', '.join(map(quoted, columns))}]"
     lines = [f"  {quoted(name)}:   # {len(columns)} columns", "    file: samples.parquet", f"    {chosen}"]
-    few = {column: values for column in columns if (values := _few_values(table[column]))}
+    coded = [column for column in columns if column in categories and not holds_texts(table[column])]
+    if coded:
+        levels = {column: np.unique(table[column].dropna().to_numpy(np.float64)) for column in coded}
+        each = (f"{quoted(column)}: [{', '.join(_value(text(v)) for v in of)}]" for column, of in levels.items())
+        lines.append(f"    levels: {{{', '.join(each)}}}")
+    few = {column: values for column in columns if column not in coded and (values := few_values(table[column]))}
     for column, values in list(few.items())[:FEW_VALUES]:
         shown = ", ".join(map(_value, values))
         lines.append(f"    # levels: {{{quoted(column)}: [{shown}]}}   # if these numbers are categories")
     return lines
 
 
-def _few_values(values: pd.Series[Any]) -> list[str]:
+def few_values(values: pd.Series[Any]) -> list[str]:
     """The values of a column of whole numbers that may be codes of categories."""
     counted = words(str(values.name))[-1] in ("n", "count", "num", "number")
     if holds_texts(values) or pd.api.types.is_bool_dtype(values) or counted:

@@ -609,6 +609,26 @@ def test_cohort_init_and_a_strict_check(call: Call, tmp_path: Path) -> None:
     code, out, _ = call("cohort", "init", tmp_path / "stays.csv", "--out", tmp_path / "again", "--json")
     assert json.loads(out)["patient_id"] == "patient"
     assert call("cohort", "init", tmp_path / "stays.csv", "--out", tmp_path / "mine")[0] == 2
+    code, _, err = call("cohort", "init", "--out", tmp_path / "other")
+    assert (code, "expected a TABLE, --sql or --from" in err) == (2, True)
+
+
+def test_cohort_init_takes_an_edited_column_table(call: Call, tmp_path: Path) -> None:
+    numbers = range(300)
+    table = pd.DataFrame({"visit": numbers, "patient": [n // 2 for n in numbers], "age": [n % 60 for n in numbers]})
+    table.assign(ward=[n % 7 for n in numbers], y_died=[n % 3 == 0 for n in numbers]).to_csv(tmp_path / "s.csv")
+    code, out, _ = call("cohort", "init", tmp_path / "s.csv", "--out", tmp_path / "mine")
+    assert (code, "patient id" in out, "7 whole numbers: a category?" in out) == (0, True, True)
+    columns = tmp_path / "mine" / "columns.csv"
+    columns.write_text(
+        columns.read_text(encoding="utf-8").replace("number,input,features,0%,7", "category,input,w,0%,7")
+    )
+    code, out, err = call("cohort", "init", "--from", columns, "--json")
+    assert (code, json.loads(out)["modalities"]) == (0, {"features": ["age"], "w": ["ward"]})
+    assert "kept as cohort-1.yaml and columns-1.csv" in err
+    code, out, _ = call("cohort", "init", "--from", columns, "--out", tmp_path / "copy", "--json")
+    assert (code, json.loads(out)["modalities"]) == (0, {"features": ["age"], "w": ["ward"]})
+    assert call("check", tmp_path / "copy")[0] == 0
 
 
 def test_cohort_haim(call: Call, tmp_path: Path) -> None:

@@ -94,6 +94,10 @@ def init(
         Path | None, typer.Argument(metavar="TABLE", help="CSV, Excel, Parquet, Stata, SAS, SPSS or JSON lines.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write. Default: the name of the table.")] = None,
+    edited: Annotated[
+        Path | None,
+        typer.Option("--from", help="An edited columns.csv; without a TABLE its own folder is described anew."),
+    ] = None,
     sql: Annotated[
         str, typer.Option(help="Instead of TABLE, a query of the database in TIM_SEARCH_DATABASE_URL.")
     ] = "",
@@ -102,18 +106,26 @@ def init(
     delimiter: Annotated[str, typer.Option(help="Of a text. Default: found.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Begin a cohort folder from a table of your own: a commented cohort.yaml with guesses, to edit."""
+    """Begin a cohort folder from a table of your own: cohort.yaml with guesses and columns.csv, to edit."""
     from model.sources import own_table
     from model.sources.tables_other import Query
+    from tim_search.cli import cohort_tables
 
-    if (table is None) == (not sql):
-        raise BadInput("cohort init: expected a TABLE or --sql, got both or none of them. Name one.")
-    source = Query.from_environment(sql) if table is None else table
-    folder = out or Path(source.name.split(".")[0])
-    console.note(f"Reading {table or 'the answer to --sql'}")
-    guess = own_table.init(
-        source, folder, tell=console.note, sheet=sheet, encoding=encoding, delimiter=delimiter.replace("\\t", "\t")
-    )
+    if (table and sql) or not (table or sql or edited):
+        raise BadInput("cohort init: expected a TABLE, --sql or --from, got none or two tables. Name one.")
+    if edited and out and not (table or sql):
+        table = edited.parent / "samples.parquet"
+    source = Query.from_environment(sql) if sql else table
+    if edited and source is None:
+        folder = edited.parent
+        guess, spare = own_table.edit(edited)
+        console.note(f"What was there before is kept as {' and '.join(path.name for path in spare)}")
+    else:
+        assert source is not None  # checked above
+        folder = out or Path(source.name.split(".")[0])
+        console.note(f"Reading {table or 'the answer to --sql'}")
+        options = {"sheet": sheet, "encoding": encoding, "delimiter": delimiter.replace("\\t", "\t")}
+        guess = own_table.init(source, folder, edits=edited, tell=console.note, **options)
     if guess.reading is not None:
         console.note(guess.reading.line)
     modalities = {name: columns for name, (_, columns) in guess.modalities.items()}
@@ -126,11 +138,14 @@ def init(
             "modalities": modalities,
             "tasks": {name: {"column": task.column, "kind": task.kind} for name, task in guess.tasks.items()},
             "left_out": guess.left_out,
+            "columns": guess.rows,
         },
         lambda: [
+            cohort_tables.columns(guess.rows),
             f"{folder}/cohort.yaml: {sum(map(len, modalities.values()))} inputs in {len(modalities)} modalities, "
-            f"{len(guess.tasks)} tasks with labels; columns left out: {len(guess.left_out)}. Read it and mend it, then "
-            f"`tim-search check {folder}`."
+            f"{len(guess.tasks)} tasks with labels; columns left out: {len(guess.left_out)}. Read it and mend it, or "
+            f"edit {folder}/columns.csv and run `tim-search cohort init --from {folder}/columns.csv`; then "
+            f"`tim-search check {folder}`.",
         ],
     )
 

@@ -31,6 +31,25 @@ def overlaps(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> 
     return table
 
 
+#: More columns than this are shown only where there is a doubt, at most so many.
+MOST_COLUMNS = 60
+
+
+def columns(rows: Sequence[Mapping[str, str]]) -> Group:
+    """Every column of a table with what it is taken for; of a wide one the ids, the targets and those in doubt."""
+    shown = [row for row in rows if len(rows) <= MOST_COLUMNS or row["doubt"] or row["role"].endswith(("id", "target"))]
+    table = Table(
+        "column", "read as", "used as", "role", "missing", "distinct", "range or levels", "doubt",
+        box=box.SIMPLE, title="Columns", title_justify="left",
+    )  # fmt: skip
+    for row in shown[:MOST_COLUMNS]:
+        role = " ".join(filter(None, (row["role"], row["modality or task"])))
+        cells = (row["column"], row["read as"], row["used as"], role, row["missing"], row["distinct"])
+        table.add_row(*cells, row["range or levels"], row["doubt"], style="dim" if row["role"] == "left out" else "")
+    hidden = len(rows) - len(shown[:MOST_COLUMNS])
+    return Group(table, Text(f"and {hidden} more columns in columns.csv" if hidden else "All of it is in columns.csv."))
+
+
 def haim(manifest: Mapping[str, Any]) -> Group:
     """Counts after each filter, and of each task, of a cohort made from HAIM's files."""
     rows = Table("", "rows", "stays", "admissions", "patients", title="Counts", box=box.SIMPLE, title_justify="left")

@@ -13,6 +13,7 @@ _UNSAFE = re.compile(
     "\U000e0000-\U000e007f]"
 )
 _UNSAFE_BUT_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f", 1))
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _NAME_BYTES = 200  # of a file name without its end, so that `.parquet`, a number and a name aside still fit
 
 
@@ -31,6 +32,17 @@ def for_terminal(text: object, *, lines: bool = False, most: int | None = None) 
 
 def _escaped(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape", "surrogatepass").decode()
+
+
+def for_spreadsheet(text: object) -> str:
+    """The text as a cell of a CSV file: no control character, and nothing that a spreadsheet would run as a formula.
+
+    What begins like a formula and is no number gets an apostrophe in front, as spreadsheets themselves write it.
+    """
+    safe = for_terminal(text)
+    return (
+        f"'{safe}" if re.match(r"\s*[=+\-@'\uff1d\uff0b\uff0d\uff20]", safe) and not _NUMBER.fullmatch(safe) else safe
+    )
 
 
 def for_file_name(text: str) -> str:
