@@ -16,8 +16,10 @@ CONTEXT = Context("cohort", "columns", "split", "m3h", '{"replicates":30}')
 BLOCKS = ((0, 0), (1, 1), (2, 2), (3, 3))
 
 
-def search_with_references(folder: Path, linear: float | None, context: Context = CONTEXT) -> opened.SearchResults:
-    """A search of all subsets of a, b, c in which b helps a by 0.05; alone a reaches 0.7, a linear model `linear`."""
+def search_with_references(
+    folder: Path, linear: float | None, context: Context = CONTEXT, helper: str = "b"
+) -> opened.SearchResults:
+    """A search of all subsets of a, b, c; `helper` helps a by .05, which has .7 alone, a linear model `linear`."""
     tasks = {name: Task(name, "binary") for name in "abc"}
     manifest = Manifest("s", "made up", context, tuple(tasks.values()), (), {"kind": "exact"}, BLOCKS, tuple(tasks))
     manifest.write(folder)
@@ -30,7 +32,7 @@ def search_with_references(folder: Path, linear: float | None, context: Context 
             for members in subsets:
                 unit, rows = Unit(members, *block), []
                 for name in members:
-                    level = 0.7 + 0.05 * (name == "a" and "b" in members) + dice.normal(0, 0.002)
+                    level = 0.7 + 0.05 * (name == "a" and helper in members) + dice.normal(0, 0.002)
                     rows.append(_scored(unit, name, level, dice))
                 ledger.append(PackResult(Pack((unit,)), tuple(rows)), context)
             if linear is not None:

@@ -41,3 +41,13 @@ def check_output(out: str | Path, inputs: Iterable[str | Path], endings: Sequenc
         above = path.resolve().parents[1 if marker == "search.json" else 0 : 3]
         if home := next((folder for folder in above if (folder / marker).exists()), None):
             raise BadInput(f"--out: {place} belongs to {what}, {for_terminal(home)}. Name another file.")
+
+
+def check_folder(out: str | Path) -> None:
+    """Raise BadInput where a command may not write its files into the folder `out`; it may be there or not."""
+    path = checked_path(out)
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"--out: expected a folder, got the file {for_terminal(out)}. Name a folder.")
+    for marker, what in _FOLDERS.items():
+        if (path / marker).exists():
+            raise BadInput(f"--out: {for_terminal(out)} is the folder of {what}. Name another folder.")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 # Each of them adds its commands, in the order in which the help lists them.
 from tim_search.cli import running as running  # isort: skip
 from tim_search.cli import reading as reading  # isort: skip
+from tim_search.cli import several as several  # isort: skip
 from tim_search.cli import models as models  # isort: skip
 from tim_search.cli import publishing as publishing  # isort: skip
 from tim_search.cli import console, options

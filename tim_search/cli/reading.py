@@ -1,4 +1,4 @@
-"""Commands that read what was trained, or check what is to be: status, tim, compare, expand, report, merge, check."""
+"""Commands that read what was trained, or check what is to be: status, tim, expand, report, check."""
 
 from __future__ import annotations
 
@@ -181,20 +181,6 @@ def tim(
     console.answer(as_json, content, view)
 
 
-@app.command(epilog="Example: tim-search compare runs/m3h runs/flexcare")
-def compare(
-    folder: Folder,
-    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The output folder of another search.")],
-    as_json: AsJson = False,
-) -> None:
-    """Lay the TIM scores of two searches side by side: two networks, two cohorts, or two settings."""
-    from tim_search.cli import score_tables
-    from tim_search.results import comparison, opened
-
-    content = comparison.compare(opened.open_search(folder), opened.open_search(other)).record()
-    console.answer(as_json, lambda: content, lambda: [score_tables.comparison(content)])
-
-
 @app.command(epilog="Example: tim-search expand runs/demo --rule paper --source hospdead")
 def expand(
     folder: Folder,
@@ -260,32 +246,6 @@ def report(
     path = reporting.write(results, out, small=small_cells, confirmation=confirmation.rows(results)).absolute()
     size = path.stat().st_size
     console.answer(as_json, lambda: {"report": path, "bytes": size}, lambda: [f"{path} ({size / 1e6:.1f} MB)"])
-
-
-@app.command(epilog="Example: tim-search merge site-a/run site-b/run --out merged")
-def merge(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Search folders or ledgers (folders, s3://bucket/prefix).")
-    ],
-    out: Annotated[str, typer.Option("--out", help="Place of the merged search folder or ledger.")],
-    as_json: AsJson = False,
-) -> None:
-    """Merge the ledgers of several sites: every score once, and the reasons where their scores do not compare."""
-    from tim_search.cli.tables import pairs
-    from tim_search.results import merge as merging
-
-    merged = merging.merge(sources, out)
-    twice = sum(merged.units.values()) - merged.total
-
-    def content() -> dict[str, Any]:
-        facts = {"place": merged.place, "ledger": merged.ledger.place, "units": merged.units}
-        return {**facts, "total": merged.total, "files": merged.files, "search": merged.search}
-
-    rows: dict[str, Any] = {source: f"{count} units" for source, count in merged.units.items()}
-    rows[f"merged: {merged.place}"] = f"{merged.total} units, {twice} of them in several sources (first answers count)"
-    console.answer(as_json, content, lambda: [pairs(rows)])
-    if merged.search and not as_json:
-        console.note(f"`tim-search tim {merged.place}` reads it.")
 
 
 @app.command(epilog="Example: tim-search check my-cohort/")

@@ -1,4 +1,4 @@
-"""Tables of TIM scores: the matrix, one source task, two searches side by side."""
+"""Tables of TIM scores: the matrix, one source task, two searches side by side, several sites pooled."""
 
 from __future__ import annotations
 
@@ -102,6 +102,28 @@ def _mark(discovery: bool, certain: bool) -> str:
 def _notes(result: TimResult) -> list[Text]:
     lines = [*MARKS, *result.notes]
     return [Text(f"  {line}", style="dim") for line in lines]
+
+
+def sites(rows: Sequence[Mapping[str, Any]], n_sites: int) -> RenderableType:
+    """What the sites have in common, cell by cell, the surest means first: `results.pool.PooledSearches.rows`."""
+    pooled = [row for row in rows if row["se"]]
+    shown = sorted(pooled, key=lambda row: -abs(row["estimate"]) / row["se"])[:MOST_CELLS]
+    title = f"The mean of {n_sites} sites, and what a further site may see"
+    title += f": the {len(shown)} surest of {len(pooled)} cells" if len(shown) < len(pooled) else ""
+    table = plain_table(title, "source task", "trained with", "mean", "interval", "a further site", "between", "sites")
+    for row in shown:
+        mark = _mark(row["discovery"], row["low"] > 0 or row["high"] < 0)
+        table.add_row(
+            Text(row["source"], style="bold"),
+            Text(row["task"]),
+            Text(f"{row['estimate']:+.4f}{mark}", style=colour(row["estimate"])),
+            interval(row["low"], row["high"]),
+            interval(row["new_low"], row["new_high"]) or "three sites tell",
+            f"{row['i2']:.0%}",
+            str(row["sites"]),
+        )
+    words = Text("  between: the share of the variation that lies between the sites, beyond their errors.", style="dim")
+    return Group(table, words)
 
 
 def comparison(content: Mapping[str, Any]) -> Group:
