@@ -65,17 +65,17 @@ def read_table(path: Path, inputs: Sequence[Inputs], id_column: str | None = Non
     try:
         open_regular(path).close()  # a pipe would wait for ever
         frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else _read_csv(path, inputs, id_column)
-    except (OSError, ValueError, OverflowError) as error:
+        if id_column is None:
+            return frame
+        if id_column in frame:
+            return frame.set_index(id_column)
+    except (OSError, ValueError, OverflowError, NotImplementedError) as error:
         problem = for_terminal(str(error).partition("\n")[0])
         raise BadInput(
             f"{for_terminal(path)}: cannot be read as a table ({problem}). Give a CSV or .parquet file."
         ) from error
-    if id_column is None:
-        return frame
-    if id_column not in frame:
-        columns = for_terminal(some(list(map(str, frame)), 40))
-        raise BadInput(f"{for_terminal(path)}: expected the id column {id_column}, its columns are {columns}.")
-    return frame.set_index(id_column)
+    columns = for_terminal(some(list(map(str, frame)), 40))
+    raise BadInput(f"{for_terminal(path)}: expected the id column {id_column}, its columns are {columns}.")
 
 
 def _read_csv(path: Path, inputs: Sequence[Inputs], id_column: str | None) -> pd.DataFrame:
@@ -83,13 +83,21 @@ def _read_csv(path: Path, inputs: Sequence[Inputs], id_column: str | None) -> pd
     names = [str(name) for name in pd.read_csv(path, nrows=0)]
     levels = {(modality.name, column) for modality in inputs for column in modality.levels}
     written = {name for name, place in _aliases(inputs).items() if place in levels} | {id_column}
-    return pd.read_csv(
-        path,
-        dtype={name: str for name in names if name in written},
-        keep_default_na=False,
-        na_values={name: [""] if name in written else list(NOT_MEASURED) for name in names if name != id_column},
-        low_memory=False,
-    )
+    missing = {name: [""] if name in written else list(NOT_MEASURED) for name in names if name != id_column}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                path,
+                dtype={name: str for name in names if name in written},
+                keep_default_na=False,
+                na_values=missing,
+                low_memory=False,
+                index_col=False,  # else the first cells would be taken for names of the rows, the others for the next
+            )
+    except pd.errors.ParserWarning as error:
+        text = "its rows have more cells than its header, as with decimal commas that are not in quotes"
+        raise ValueError(text) from error
 
 
 # Frames ---------------------------------------------------------------------------------------------------------------

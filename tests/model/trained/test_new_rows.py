@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from model.trained.new_rows import PredictionWarning, read_rows, read_table, table_columns
@@ -100,9 +102,12 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     written(tmp_path, "", "empty.csv")
     written(tmp_path, "hb\n1,2,3\n4\n5,6,7,8\n", "ragged.csv")
     (tmp_path / "bytes.csv").write_bytes(b"hb\n\xff\xfe\x00\n")
-    for name in ("none.csv", "pipe.csv", "bad.parquet", "empty.csv", "ragged.csv", "bytes.csv", "."):
+    pq.write_table(pa.table({"id": np.ones(2, np.float16), "hb": [1.0, 2.0]}), tmp_path / "halves.parquet")
+    for name in ("none.csv", "pipe.csv", "bad.parquet", "empty.csv", "ragged.csv", "bytes.csv", "halves.parquet", "."):
         with pytest.raises(BadInput, match=r"cannot be read as a table|expected a file|expected the id column"):
             read_table(tmp_path / name, INPUTS, "id")
+    with pytest.raises(BadInput, match="decimal commas that are not in quotes"):
+        read_table(written(tmp_path, "id,hb,grade\n1,12,5,1\n2,9,5,2\n"), INPUTS, "id")
     with pytest.raises(BadInput, match="expected the id column nix, its columns are hb, grade"):
         read_table(written(tmp_path, "hb,grade\n1,1\n"), INPUTS, "nix")
 
