@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.training_length [--cohort support2|FOLDER] [--patients 500 1000 ...]
 
-For each size a random part of the patients is taken; the network is trained on each task alone with 15 epochs and
-smaller and smaller minibatches, then with more epochs, on two folds. The rule of `automatic` and
-the figures of docs/networks.md rest on it.
+For each size a random part of the patients is taken; the network is trained on each task alone with its own epochs and
+smaller and smaller minibatches, then with more epochs, then as `automatic` chooses, with other contrastive weights
+beside it, in three blocks. The rule of `automatic` and the figures of docs/networks.md rest on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from model.sources.opening import open_cohort
 from model.training.trainer import PackTrainer, TrainingPayload
 from tim_search.types import Pack, Unit, canonical
 
-FOLDS = (0, 1)
+FOLDS = (0, 1, 2)
 
 
 def part_of(cohort: Cohort, patients: int, seed: int = 0) -> Cohort:
@@ -42,24 +42,24 @@ def part_of(cohort: Cohort, patients: int, seed: int = 0) -> Cohort:
     )
 
 
-def lengths(settings: type[Any], rows: int) -> list[dict[str, int]]:
-    """What is compared: the network's own setting, smaller minibatches, then twice and six times the epochs."""
+def lengths(settings: type[Any], rows: int) -> list[dict[str, Any]]:
+    """What is compared: the network's own setting, smaller minibatches, more epochs, and what `automatic` chooses."""
     batch, epochs = settings().batch_size, settings().epochs
     batches = [batch >> power for power in range(5) if batch >> power >= 16]
     compared = [{"batch_size": size, "epochs": epochs} for size in batches if size <= max(32, rows)]
-    return [*compared, *({"batch_size": 32, "epochs": times * epochs} for times in (2, 6))]
+    compared += [{"batch_size": 32, "epochs": times * epochs} for times in (2, 6)]
+    chosen = automatic(settings, rows)
+    weights = [{**chosen, "contrastive_weight": weight} for weight in (0.0, 1.0) if "contrastive_weight" in chosen]
+    return [*compared, chosen, *(other for other in weights if other != chosen)]
 
 
 def mean_score(cohort: Cohort, names: list[str], network: str, settings: dict[str, Any]) -> float:
-    """Mean over tasks and folds of the metric of each task alone; NaN where a training failed."""
+    """Mean over supervised tasks and folds of the metric of each task alone; NaN where a training failed."""
     values = settings_class(network)(replicates=0)
     trainer: Any = PackTrainer(TrainingPayload(cohort, network, values))
     trainer = trainer.with_settings(canonical({"replicates": 0, **settings}))
-    scores = [
-        next(score.value for score in trainer.train(Pack((Unit((name,), 0, fold),))).scores if score.primary)
-        for fold in FOLDS
-        for name in names
-    ]
+    packs = [Pack(tuple(Unit((name,), fold, fold) for name in names)) for fold in FOLDS]
+    scores = [score.value for pack in packs for score in trainer.train(pack).scores if score.primary]
     return float(np.mean(scores))
 
 

@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, get_args
 
 from tim_search.types import BadInput, canonical
 
@@ -73,23 +73,35 @@ class TrainingSettings(Protocol):
     def text(self) -> str: ...
 
 
-def automatic(settings: type[Any], rows: int) -> dict[str, int]:
-    """(`batch_size` and `epochs` by name) of a training that makes `FEWEST_UPDATES` updates or more.
+def automatic(settings: type[Any], rows: int) -> dict[str, Any]:
+    """The settings of `left_to_rows`, for a training that makes `FEWEST_UPDATES` updates or more.
 
-    The network's own values where they make as many; else smaller minibatches first, down to `SMALLEST_BATCH`, because
-    more updates a row cost no more arithmetic; then more epochs.
+    The network's own values where they make as many; else those of its `SMALL_COHORT`, smaller minibatches first, down
+    to `SMALLEST_BATCH`, because more updates a row cost no more arithmetic; then more epochs.
 
     Args:
-        settings: of the network, whose defaults are the largest minibatch and the fewest epochs.
+        settings: of the network, whose defaults are the largest minibatch.
         rows: training rows of a fold, at least 1.
     """
-    batch, epochs = (settings.__dataclass_fields__[name].default for name in ("batch_size", "epochs"))
+    values = {name: settings.__dataclass_fields__[name].default for name in left_to_rows(settings)}
+    if updates(rows, values["batch_size"], values["epochs"]) >= FEWEST_UPDATES:
+        return values
+    values |= getattr(settings, "SMALL_COHORT", {})
+    batch, epochs = values["batch_size"], values["epochs"]
     smallest = min(batch, SMALLEST_BATCH)
     while updates(rows, batch, epochs) < FEWEST_UPDATES and batch > smallest:
         batch = max(smallest, batch // 2)
     if updates(rows, batch, epochs) < FEWEST_UPDATES:
         epochs = math.ceil(FEWEST_UPDATES / math.ceil(rows / batch))
-    return {"batch_size": batch, "epochs": epochs}
+    return {**values, "batch_size": batch, "epochs": epochs}
+
+
+def left_to_rows(settings: type[Any]) -> tuple[str, ...]:
+    """The settings that `automatic` chooses by the rows there are; none of a network without minibatches or epochs."""
+    length = ("batch_size", "epochs")
+    if not set(length) <= settings.__dataclass_fields__.keys():
+        return ()
+    return tuple(dict.fromkeys((*length, *getattr(settings, "SMALL_COHORT", {}))))
 
 
 def updates(rows: int, batch: int, epochs: int) -> int:
@@ -111,6 +123,9 @@ class _Common:
     """What the settings of all networks share beside the fields that `TrainingSettings` names."""
 
     __slots__ = ()
+
+    #: What differs from the defaults where they make too few updates (`automatic`).
+    SMALL_COHORT: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def without_effect(self) -> frozenset[str]:
@@ -158,7 +173,7 @@ class M3HSettings(_Common):
             the largest |M| of a sample, which is never negative; "signed" is the paper's literal max(M), which turns
             the sign of M where all of it is negative. Either is kept 1e-6 away from zero.
         temperature: of the contrastive loss; the paper does not say, 0.1 is our choice.
-        contrastive_weight: w_c of section 3.5 (all weights are 1 there).
+        contrastive_weight: w_c of section 3.5 (all weights are 1 there); search files choose less for a small cohort.
         task_weight: w_t of section 3.5, one for all tasks.
         update: "joint" makes one step on the total loss. "in_turn" makes one step for each loss in turn, as section 3.1
             says ("optimizing each individual loss sequentially"), which moves what the loss reaches; "sequential" does
@@ -172,6 +187,8 @@ class M3HSettings(_Common):
         average: an even number of epochs over whose steps the weights are averaged; half of them come after the last of
             `epochs`, so that the average stands for a training of `epochs` (docs/networks.md). 0 keeps the last step's.
     """
+
+    SMALL_COHORT: ClassVar[Mapping[str, Any]] = {"epochs": 8, "contrastive_weight": 0.1}
 
     width: int = 64
     alpha: float = 0.1

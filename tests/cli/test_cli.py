@@ -461,7 +461,13 @@ def test_plan(call: Call, tmp_path: Path) -> None:
     assert least * (1 - 1e-9) <= found["wall_seconds"] - START <= most * (1 + 1e-9)
     assert (found["units"], found["todo"], found["held"]) == (14, 14, 0)
     assert found["references"] == 18, "none, linear and boosting of three tasks on two folds"
-    steps = {"batch_size": 256, "epochs": 1, "updates": 22, "rows": 5606, "chosen": ["batch_size"]}
+    steps = {
+        "batch_size": 256,
+        "epochs": 1,
+        "updates": 22,
+        "rows": 5606,
+        "chosen": {"batch_size": 256, "contrastive_weight": 1.0},
+    }
     assert found["steps"] == steps
     assert found["by_size"] == {"1": 6, "2": 6, "3": 2}
     assert found["worker_seconds"] > 0
@@ -472,7 +478,7 @@ def test_plan(call: Call, tmp_path: Path) -> None:
     assert "to be trained" in out
     assert " 0 s" not in out
     assert re.search(r"reference models +18 to be trained", out)
-    each = "1 epoch of minibatches of 256, 22 updates at most (batch_size chosen for 5606 training rows)"
+    each = "1 epoch of minibatches of 256, 22 updates at most (batch_size 256, contrastive_weight 1.0: chosen for 5606"
     assert each in " ".join(out.split())
     assert re.search(r"expected +about \d+ s with 1 worker of this machine's speed, 7 s of them", out)
 

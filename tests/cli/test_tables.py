@@ -83,13 +83,13 @@ def test_the_end_of_a_search_of_many_tasks_names_the_surest() -> None:
     ("steps", "words"),
     [
         (
-            (16, 15, 900, ["batch_size"]),
-            "15 epochs of minibatches of 16, 900 updates at most (batch_size chosen for 950",
+            (16, 15, 900, {"batch_size": 16}),
+            "15 epochs of minibatches of 16, 900 updates at most (batch_size 16: chosen",
         ),
-        ((256, 1, 4, []), "1 epoch of minibatches of 256, 4 updates at most"),
+        ((256, 1, 4, {}), "1 epoch of minibatches of 256, 4 updates at most"),
         # A network of one's own may know neither, and trains as it likes.
-        ((None, 9, None, []), "9 epochs"),
-        ((None, None, None, []), "as long as its network trains"),
+        ((None, 9, None, {}), "9 epochs"),
+        ((None, None, None, {}), "as long as its network trains"),
     ],
 )
 def test_a_plan_tells_how_long_a_training_is(steps: tuple[Any, ...], words: str) -> None:

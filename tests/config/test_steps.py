@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from model.networks.settings import FEWEST_UPDATES, FlexCareSettings, M3HSettings, automatic, updates
+from model.networks.settings import (
+    FEWEST_UPDATES,
+    FlexCareSettings,
+    M3HSettings,
+    SharedSettings,
+    automatic,
+    left_to_rows,
+    updates,
+)
 from model.sources.opening import write_cohort
 from model.sources.synthetic import haim_like
 from tim_search import config
+from tim_search.config import steps
 from tim_search.types import BadInput
 
 
@@ -35,27 +44,37 @@ def test_a_training_makes_enough_updates(settings: type, rows: int) -> None:
     usual = settings()
     assert updates(rows, batch=numbers["batch_size"], epochs=numbers["epochs"]) >= FEWEST_UPDATES
     assert numbers["batch_size"] <= usual.batch_size
-    assert numbers["epochs"] >= usual.epochs
+    assert numbers["epochs"] >= (settings.SMALL_COHORT or {"epochs": usual.epochs})["epochs"]
     if updates(rows, usual.batch_size, usual.epochs) >= FEWEST_UPDATES:
-        assert numbers == {"batch_size": usual.batch_size, "epochs": usual.epochs}
+        assert numbers == {name: getattr(usual, name) for name in left_to_rows(settings)}
 
 
 def test_smaller_minibatches_come_first() -> None:
-    assert automatic(M3HSettings, 956) == {"batch_size": 64, "epochs": 15}
-    assert automatic(M3HSettings, 100) == {"batch_size": 16, "epochs": 22}
+    assert automatic(M3HSettings, 956) == {"batch_size": 32, "epochs": 8, "contrastive_weight": 0.1}
+    assert automatic(M3HSettings, 100) == {"batch_size": 16, "epochs": 22, "contrastive_weight": 0.1}
+    assert automatic(SharedSettings, 956) == {"batch_size": 64, "epochs": 15}
 
 
-@pytest.mark.parametrize("text", ["", "training: {batch_size: auto}", "training: {epochs: auto, batch_size: auto}"])
+@pytest.mark.parametrize(
+    "text", ["", "training: {batch_size: auto}", "training: {epochs: auto, contrastive_weight: auto}"]
+)
 def test_what_is_left_open_is_filled_and_written_down(cohort: Path, tmp_path: Path, text: str) -> None:
     search = resolved(cohort, tmp_path, text)
-    assert (search.settings.batch_size, search.settings.epochs) == (32, 15)
-    assert search.file.training == {"batch_size": 32, "epochs": 15}
-    assert json.loads(search.context.settings)["batch_size"] == 32
+    assert (search.settings.batch_size, search.settings.epochs, search.settings.contrastive_weight) == (16, 8, 0.1)
+    assert search.file.training == {"batch_size": 16, "epochs": 8, "contrastive_weight": 0.1}
+    assert json.loads(search.context.settings)["contrastive_weight"] == 0.1
+    assert steps.length(search)["chosen"] == search.file.training
 
 
 def test_a_number_in_the_file_is_taken(cohort: Path, tmp_path: Path) -> None:
-    search = resolved(cohort, tmp_path, "training: {batch_size: 256, learning_rate: 0.001}")
-    assert (search.settings.batch_size, search.settings.epochs, search.settings.learning_rate) == (256, 15, 0.001)
+    search = resolved(cohort, tmp_path, "training: {batch_size: 256, learning_rate: 0.001, contrastive_weight: 1}")
+    assert (search.settings.batch_size, search.settings.epochs, search.settings.learning_rate) == (256, 8, 0.001)
+    assert search.settings.contrastive_weight == 1, "the paper's"
+
+
+def test_what_a_network_does_not_have_is_not_left_open(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="contrastive_weight"):
+        resolved(cohort, tmp_path, "network: flexcare\ntraining: {contrastive_weight: auto}")
 
 
 @pytest.mark.parametrize("value", ["automatic", "Auto", "[16]", "0"])
@@ -69,11 +88,13 @@ def test_a_search_that_was_begun_keeps_its_settings(cohort: Path, tmp_path: Path
     """Version 0.1.0 wrote no numbers where the network's own were meant."""
     (tmp_path / "search.json").write_text("{}")
     (tmp_path / "search.yaml").write_text(f"cohort: {cohort}\n{training}")
-    assert resolved(cohort, tmp_path).settings.batch_size == batch
+    settings = resolved(cohort, tmp_path).settings
+    assert (settings.batch_size, settings.contrastive_weight) == (batch, 1.0)
 
 
 def test_tuning_tries_minibatches_around_the_chosen(cohort: Path, tmp_path: Path) -> None:
-    assert config.study(resolved(cohort, tmp_path)).space["batch_size"] == [32, 64]
+    space = config.study(resolved(cohort, tmp_path)).space
+    assert space == {"batch_size": [16, 32], "learning_rate": [3e-4, 1e-3]}
     own = resolved(cohort, tmp_path, "tuning: {space: {learning_rate: [0.001, 0.01]}}")
     assert list(config.study(own).space) == ["learning_rate"]
-    assert config.study(resolved(cohort, tmp_path, "tuning: {}")).space["batch_size"] == [32, 64]
+    assert config.study(resolved(cohort, tmp_path, "tuning: {}")).space == space

@@ -229,9 +229,10 @@ def steps_in_words(steps: Mapping[str, Any]) -> str:
     words = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs else "as long as its network trains"
     if steps["updates"]:
         words += f" of minibatches of {steps['batch_size']}, {steps['updates']} updates at most"
-    return words + (
-        f" ({', '.join(steps['chosen'])} chosen for {steps['rows']} training rows)" if steps["chosen"] else ""
-    )
+    if not steps["chosen"]:
+        return words
+    chosen = ", ".join(f"{name} {value}" for name, value in steps["chosen"].items())
+    return f"{words} ({chosen}: chosen for {steps['rows']} training rows)"
 
 
 def _words(value: Any) -> str:

@@ -42,7 +42,7 @@ def settings(
     # pydantic takes its strictness from the class itself, and the networks' side must not know pydantic.
     strict = type(of_network.__name__, (of_network,), {"__pydantic_config__": ConfigDict(extra="forbid")})
     try:
-        values: Any = TypeAdapter(strict).validate_python(steps.named(training))
+        values: Any = TypeAdapter(strict).validate_python(steps.named(training, of_network))
     except ValidationError as error:
         return None, reading.findings(error, of_network, lines, prefix=("training",))
     return of_network(**{field.name: getattr(values, field.name) for field in dataclasses.fields(of_network)}), []

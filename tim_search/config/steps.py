@@ -1,4 +1,4 @@
-"""How many steps a training makes where the search file leaves that open (`batch_size: auto`, `epochs: auto`)."""
+"""What a training takes where the search file leaves that to the rows there are: `batch_size: auto`, `epochs: auto`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ if TYPE_CHECKING:
     from model.cohorts.cohort import Cohort
     from tim_search.config.resolved import ResolvedSearch
 
-#: Settings that a search file may leave open, by `auto` or by silence.
-OPEN = ("batch_size", "epochs")
 
+def named(training: Mapping[str, Any], of_network: type[Any]) -> dict[str, Any]:
+    """The `training` section without what it leaves open, by `auto`."""
+    from model.networks.settings import left_to_rows
 
-def named(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The `training` section without what it leaves open."""
-    return {name: value for name, value in training.items() if name not in OPEN or value != "auto"}
+    may_be_open = left_to_rows(of_network)
+    return {name: value for name, value in training.items() if name not in may_be_open or value != "auto"}
 
 
 def left_open(training: Mapping[str, Any], of_network: type[Any]) -> tuple[str, ...]:
-    """The settings that a `training` section leaves open, of those that the network has."""
-    filled_in = named(training)
-    return tuple(name for name in OPEN if name not in filled_in and name in of_network.__dataclass_fields__)
+    """The settings that a `training` section leaves open, by `auto` or by silence, of those that the network has."""
+    from model.networks.settings import left_to_rows
+
+    filled_in = named(training, of_network)
+    return tuple(name for name in left_to_rows(of_network) if name not in filled_in)
 
 
 def length(search: ResolvedSearch) -> dict[str, Any]:
     """What a training takes: batch_size, epochs, updates (at most) and training rows, None where the network has no
-    such settings; chosen, the names of those that the search file left open."""
+    such settings; chosen, by name what stands for the settings that the search file left open.
+    """
     from model.networks.settings import updates
 
-    batch, epochs = (getattr(search.settings, name, None) for name in OPEN)
+    batch, epochs = (getattr(search.settings, name, None) for name in ("batch_size", "epochs"))
     n = rows(search.cohort)
     count = updates(n, batch, epochs) if batch and epochs else None
-    return {"batch_size": batch, "epochs": epochs, "updates": count, "rows": n, "chosen": list(search.chosen_steps)}
+    chosen = {name: getattr(search.settings, name) for name in search.chosen_steps}
+    return {"batch_size": batch, "epochs": epochs, "updates": count, "rows": n, "chosen": chosen}
 
 
 def filled(search: SearchFile, of_network: type[Any], cohort: Cohort, folder: Path) -> SearchFile:
@@ -54,7 +58,7 @@ def filled(search: SearchFile, of_network: type[Any], cohort: Cohort, folder: Pa
     """
     from model.networks.settings import automatic
 
-    training = named(search.training)
+    training = named(search.training, of_network)
     open_names = left_open(training, of_network)
     if not open_names:
         return search.model_copy(update={"training": training})
@@ -73,11 +77,11 @@ def filled(search: SearchFile, of_network: type[Any], cohort: Cohort, folder: Pa
 
 
 def space(training: Mapping[str, Any], of_network: type[Any]) -> dict[str, Any]:
-    """What tuning tries where the file names no space: the paper's, its minibatches no larger than the search's own."""
+    """What tuning tries where the file names no space: the paper's, or what suits smaller minibatches."""
     batch = training["batch_size"]
     usual = of_network.__dataclass_fields__["batch_size"].default
-    smaller = {"batch_size": [batch, 2 * batch]} if batch < usual else {}
-    return {**PAPER, **smaller}
+    # With few updates a third of the rate learns nothing (docs/networks.md).
+    return {"batch_size": [batch, 2 * batch], "learning_rate": [3e-4, 1e-3]} if batch < usual else dict(PAPER)
 
 
 def rows(cohort: Cohort) -> int:

@@ -37,10 +37,15 @@ def remedies(results: SearchResults) -> list[str]:
         )
     if isinstance(rate := settings.get("learning_rate"), float):
         lines.append(f"The learning rate is {rate:g}: try one three times as large, and one three times as small.")
+    if settings.get("contrastive_weight"):
+        lines.append(
+            "With few rows and many inputs that say nothing, M3H's contrastive term learns the inputs by heart: try "
+            "`contrastive_weight: 0`."
+        )
     if length.rows is not None:
         lines.append(
             f"About {length.rows:,} rows train a network. Where a linear model learns from them and the network does "
-            "not, a smaller network helps (`width`), or more rows."
+            "not, fewer inputs help, or more rows."
         )
     lines += [
         "Inputs on odd scales, with many missing values or many levels stand in a network's way before they stand in "
