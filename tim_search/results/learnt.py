@@ -92,7 +92,7 @@ def learnt(
             if (rows := _rows(of_reference, name, table.blocks)) is not None
         }
         if scores:
-            verdicts[name] = _judged(name, _rows(table, name, table.blocks), scores)
+            verdicts[name] = judge(name, _rows(table, name, table.blocks), scores)
     return verdicts
 
 
@@ -115,7 +115,8 @@ def _of_fold(table: ScoreTable, fold: int) -> int:
     return next(place for place, block in enumerate(table.blocks) if block[1] == fold)
 
 
-def _judged(task: str, alone: NDArray[np.float64] | None, scores: Mapping[Reference, NDArray[np.float64]]) -> Learnt:
+def judge(task: str, alone: NDArray[np.float64] | None, scores: Mapping[Reference, NDArray[np.float64]]) -> Learnt:
+    """The verdict on a task, from float64 (blocks, 1 + R) scores of the network alone and of each reference."""
     means = {reference: float(rows[:, 0].mean()) for reference, rows in scores.items()}
     rivals = [reference for reference in means if reference != "none"]
     best = max(rivals, key=lambda reference: means[reference], default=None)
