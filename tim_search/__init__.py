@@ -11,9 +11,10 @@ TYPE_CHECKING = False  # without the module typing: Ctrl-C while the package is 
 if TYPE_CHECKING:
     from typing import Any
 
-    from tim_search.app.checking import check as check
     from tim_search.app.deploy import train as train_model
     from tim_search.app.model_folder import load as load_model
+    from tim_search.app.own_data import check as check
+    from tim_search.app.own_data import cohort as cohort
     from tim_search.app.runner import run_search as run_search
     from tim_search.app.searching import Search as Search
     from tim_search.app.searching import search as search
@@ -40,7 +41,8 @@ _PUBLIC = {
     "Search": ("app.searching", "Search"),
     "SearchFile": ("config", "SearchFile"),
     "TimSearchError": ("types", "TimSearchError"),
-    "check": ("app.checking", "check"),
+    "check": ("app.own_data", "check"),
+    "cohort": ("app.own_data", "cohort"),
     "estimate": ("tim", "estimate"),
     "from_ledger": ("tim", "from_ledger"),
     "from_table": ("tim", "from_table"),
@@ -63,6 +65,7 @@ __all__ = [
     "TimSearchError",
     "__version__",
     "check",
+    "cohort",
     "estimate",
     "from_ledger",
     "from_table",

@@ -20,6 +20,7 @@ from model.cohorts.values import Rule
 from model.sources.own_table_columns import FILE as COLUMNS
 from model.sources.own_table_columns import as_csv, read_edits, rows_of
 from model.sources.own_table_guess import Guess, guess_columns
+from model.sources.own_table_named import Named
 from model.sources.own_table_text import describe
 from model.sources.tables import Columns, Source, check, convert
 from tim_search.gates.files import move_durably, new_folder, replacing
@@ -30,7 +31,7 @@ def init(
     source: Source,
     out: Path,
     *,
-    edits: Path | None = None,
+    edits: Path | Named | None = None,
     tell: Callable[[str], None] = lambda line: None,
     **options: str,
 ) -> Guess:
@@ -38,7 +39,7 @@ def init(
 
     Args:
         source, options: of the table, as `model.sources.tables.convert` takes them.
-        edits: an edited columns.csv that says what the columns are; None: it is guessed.
+        edits: an edited columns.csv that says what the columns are, or what is named of them; None: it is guessed.
         tell: is told what is being done.
 
     Returns:
@@ -54,8 +55,10 @@ def init(
         samples = folder / "samples.parquet"
         reading = convert(source, samples, tell=tell, **options)
         table = Columns(samples)
-        says = None if edits is None else read_edits(edits, table)
-        guess = guess_columns(table, says, None if edits is None else _rules_beside(edits)[0])
+        if isinstance(edits, Path):
+            guess = guess_columns(table, read_edits(edits, table), _rules_beside(edits)[0])
+        else:
+            guess = guess_columns(table, None if edits is None else edits.edits(table))
         ids = list(dict.fromkeys(() if guess.numbered else (guess.sample_id, guess.patient_id)))
         without = _with_ids(samples, ids, guess.sample_id if guess.numbered else "")
         if without:

@@ -212,7 +212,7 @@ def read_edits(path: Path, table: Raw) -> dict[str, Edit]:
             problems.append(f"{place}, role: expected one of {allowed}; given {role!r}.{near(role, get_args(Role))}")
             continue
         edits[column] = Edit(role, cell["used as"].lower(), cell["modality or task"])  # type: ignore[arg-type]
-        problems += [f"{place}, {problem}" for problem in _faults(column, edits[column], table)]
+        problems += [f"{place}, {problem}" for problem in faults(column, edits[column], table)]
     for role in ("sample id", "patient id"):
         if len(several := [column for column, edit in edits.items() if edit.role == role]) > 1:
             problems.append(f"role: {some(several)} are each called {role}; at most one can be")
@@ -222,7 +222,7 @@ def read_edits(path: Path, table: Raw) -> dict[str, Edit]:
     return edits
 
 
-def _faults(column: str, edit: Edit, table: Raw) -> list[str]:
+def faults(column: str, edit: Edit, table: Raw) -> list[str]:
     """What is wrong with a row of columns.csv, and what may stand there."""
     values = table[column].dropna()
     allowed = USES.get(edit.role, ())

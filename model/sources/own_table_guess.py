@@ -120,7 +120,8 @@ def guess_columns(raw: Raw, edits: Mapping[str, Edit] | None = None, rules: Mapp
     doubts = {ids.patient: ids.doubt, **dict.fromkeys(nested, "its values are lists, structures or bytes")}
     for column in rest:
         if edits is not None:
-            role, doubts[column] = edits[column].role if column in edits else "left out", "left out in columns.csv"
+            edit = edits.get(column, Edit("left out"))
+            role, doubts[column] = edit.role, edit.why
         elif column in ids.others:
             role, doubts[column] = "left out", ids.others[column]
         else:

@@ -39,11 +39,13 @@ class Edit:
         role: of the column.
         used_as: number or category of an input; binary, multiclass or regression of a target; empty: as it looks.
         group: the modality of an input, the name of the task of a target; empty: by the column's name.
+        why: it is left out.
     """
 
     role: Role
     used_as: str = ""
     group: str = ""
+    why: str = "left out in columns.csv"
 
 
 @dataclass(frozen=True)

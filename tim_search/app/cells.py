@@ -19,6 +19,10 @@ from tim_search.types import Interrupted, TimSearchError
 #: Seconds between two looks where a line is written anew.
 _LOOK = 1.0
 
+# When a notebook imports Ray and MLflow, they say that a bar could be installed.
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", "IProgress not found")
+
 
 def say(text: str) -> None:
     """A line about what is being done, or a warning."""
@@ -71,12 +75,8 @@ def call(stopped: str) -> Iterator[None]:
     Raises:
         Interrupted: in place of KeyboardInterrupt.
     """
-    # In a notebook, libraries say with each import that another bar could be installed.
-    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "IProgress not found")
-            yield
+        yield
     except KeyboardInterrupt:
         raise _plain(Interrupted(stopped)) from None
     except TimSearchError as error:

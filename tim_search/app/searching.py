@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tim_search import config
-from tim_search.app import cells, confirmer, deploy, forecast, runner, search_folder, tuning
+from tim_search.app import cells, confirmer, deploy, forecast, own_data, runner, search_folder, tuning
 from tim_search.app.opening import reopen
 from tim_search.plans import expansion
 from tim_search.report import page as reporting
@@ -30,10 +30,13 @@ _STOPPED = "Stopped: the ledger holds all that was trained. Run the same cell ag
 
 
 def search(
-    data: str | Path | config.SearchFile,
+    data: pd.DataFrame | str | Path | config.SearchFile,
     out: str | Path | None = None,
     *,
-    tasks: Sequence[str] | Mapping[str, Any] | None = None,
+    patient: str | None = None,
+    sample: str | None = None,
+    tasks: own_data.Tasks = None,
+    modalities: own_data.Modalities = None,
     address: str | None = None,
     allow_code: bool = False,
     **settings: Any,
@@ -44,10 +47,12 @@ def search(
     way round. An interrupted call leaves a search that goes on.
 
     Args:
-        data: a cohort folder or a built-in cohort; a search file; the folder of a search, to go on with it.
+        data: a frame or the file of a table, which becomes a cohort in `out`/cohort; a cohort folder or a built-in
+            cohort; a search file; the folder of a search, to go on with it.
         out: the folder for everything the search writes. Default: that of the search file, else runs/NAME under the
             current folder; it is told.
-        tasks: those of the search; default: all of the cohort.
+        patient, sample, modalities: of a table, as of `tim_search.cohort`.
+        tasks: those of the search, of a table as of `tim_search.cohort`; default: all of the cohort.
         address: of a Ray cluster; "serial" trains in this process, without Ray. Default: Ray on this machine.
         allow_code: whether a network of one's own, which the search names, may be imported.
         settings: what a search file may hold besides: name, design, blocks, training, network, tuning, ... Paths are
@@ -58,12 +63,42 @@ def search(
         Interrupted: after an interruption; what was trained is in the ledger.
     """
     with cells.call(_STOPPED):
-        file, out = _file(data, out, {"tasks": tasks, **settings}, allow_code)
+        roles = {"patient": patient, "sample": sample, "modalities": modalities}
+        if isinstance(data, config.SearchFile) or not own_data.is_table(data):
+            if given := [name for name, value in roles.items() if value is not None]:
+                raise BadInput(
+                    f"search: expected no {' and no '.join(given)} beside a cohort or a search, whose columns are "
+                    "known. Leave it out, or name a table."
+                )
+            file, out = _file(data, out, {"tasks": tasks, **settings}, allow_code)
+        else:
+            file, out = _of_table(data, out, {"tasks": tasks, **roles}, settings, allow_code)
         return _run(file, out, address, allow_code)
 
 
+def _of_table(
+    data: pd.DataFrame | str | Path,
+    out: str | Path | None,
+    roles: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    allow_code: bool,
+) -> tuple[config.SearchFile, Path]:
+    """The search file of a table, which becomes a cohort in the output folder, and this folder."""
+    raw = {name: value for name, value in settings.items() if value is not None}
+    # What is wrong in the settings is told before the table is read.
+    named = config.made({"cohort": "table", **raw}, "search", allow_code=allow_code)
+    home = Path(out or named.out or Path("runs") / named.name).absolute()
+    cohort = own_data.kept(data, home / "cohort", **roles)
+    for finding in cohort.findings:
+        cells.say(f"{finding.severity}: {finding}")
+    if (tasks := roles["tasks"]) is not None:
+        unlabelled = [name for name in tasks if name == own_data.PHENOTYPE and name not in cohort.tasks]
+        raw["tasks"] = [*cohort.tasks, *unlabelled]
+    return config.made({**raw, "cohort": str(cohort.folder)}, "search", allow_code=allow_code), home
+
+
 def _file(
-    data: str | Path | config.SearchFile, out: str | Path | None, settings: Mapping[str, Any], allow_code: bool
+    data: Any, out: str | Path | None, settings: Mapping[str, Any], allow_code: bool
 ) -> tuple[config.SearchFile, str | Path | None]:
     """The search file of a call, and its output folder where that is fixed."""
     given = {name: value for name, value in settings.items() if value is not None}
