@@ -98,6 +98,11 @@ def words(name: str) -> list[str]:
     return [part.lower() for part in re.split(r"[^A-Za-z0-9]+", spaced) if part] or [""]
 
 
+def scored(name: str) -> bool:
+    """Whether a column has the name of a severity score, such as SOFA; a pain score is none."""
+    return any(SCORES.fullmatch(part) and part != "score" for part in words(name))
+
+
 def named_patient(column: str) -> bool:
     """Whether a column has the name of a patient id: `person key` and `MRN` have it, `patient_weight` has not."""
     parts = words(column)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model.cohorts import leaks_by_value, leaks_of_ids
 from model.cohorts.checks import warning
 from model.cohorts.cohort import Cohort, Modality
-from model.cohorts.column_names import late
+from model.cohorts.column_names import late, scored
 from model.cohorts.leaks_reference import Suspicion, computed, weighed
 from model.cohorts.leaks_survey import Survey, survey
 from tim_search.types import Finding, some
@@ -28,6 +28,8 @@ FEWEST_INPUTS = 8
 FEW_VALUES, BY_CHANCE = 10, 1e-3
 #: A modality that more than this share of the samples lack is worth a word.
 MOSTLY_ABSENT = 0.5
+#: What the name of a severity score says.
+SCORE = "a score that is computed from measurements, maybe of later hours, and in part fitted to an outcome"
 #: Samples looked at.
 MOST_ROWS = 5000
 #: Samples or columns named in a message.
@@ -72,17 +74,19 @@ def _sample(cohort: Cohort) -> NDArray[np.int64]:
 
 
 def _late_names(view: Survey) -> Iterator[Suspicion]:
-    """Inputs whose names say that they are known afterwards, if not every task excludes them."""
+    """Inputs whose names say that they are known afterwards, or a score, if not every task excludes them."""
     by_meaning: dict[tuple[str, str], list[int]] = {}
     for index, (modality, column) in enumerate(view.names):
-        if (view.allowed[:, index].any() or not view.targets) and (what := late(column)):
-            by_meaning.setdefault((modality, what), []).append(index)
+        if view.allowed[:, index].any() or not view.targets:
+            what = f"{late(column)}, which comes after the prediction" if late(column) else ""
+            if what := what or (SCORE if scored(column) else ""):
+                by_meaning.setdefault((modality, what), []).append(index)
     for (modality, what), columns in by_meaning.items():
         names = [view.names[column][1] for column in columns]
         place = f"modalities.{modality}.{names[0]}" if len(columns) == 1 else f"modalities.{modality}"
         whose = "its name says" if len(columns) == 1 else f"the names of {some(names, _LATE_NAMED)} say"
         fix = "Remove it unless it was known at the moment of prediction."
-        yield Suspicion(place, f"{whose} {what}, which comes after the prediction.", fix, tuple(columns))
+        yield Suspicion(place, f"{whose} {what}.", fix, tuple(columns))
 
 
 def _absent(cohort: Cohort) -> Iterator[Finding]:

@@ -165,15 +165,11 @@ class _Teller:
         sums = np.bincount(self._place[rows].ravel(), repeated, minlength=width * (BINS + 1))
         return sums.reshape(width, -1)[:, :BINS].astype(np.float64)
 
-    def _coarse(self, sums: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-        """The same in fewer ranges, where there are too few rows for 64; columns of few values keep theirs."""
+    def _coarse(self, count: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+        """int64 (p, BINS): the range that each range joins, where rows are too few for 64; a few values stay apart."""
         most = max(2, n // ROWS_A_RANGE)
-        if most >= BINS:
-            return sums
-        few = (sums > 0).sum(axis=1, keepdims=True) <= most
-        merged = np.zeros_like(sums)
-        np.add.at(merged.T, np.arange(BINS) * most // BINS, sums.T)
-        return np.where(few, sums, merged)
+        few = (count > 0).sum(axis=1, keepdims=True) <= most
+        return np.where(few | (most >= BINS), np.arange(BINS), np.arange(BINS) * most // BINS)
 
     def a_class(self, target: Target) -> NDArray[np.float64]:
         """AUROC (p,) for a class; 0 where too few rows are measured."""
@@ -184,7 +180,8 @@ class _Teller:
         straight, n_pos, n_neg = _area(pos_a + pos_b, neg_a + neg_b)
         straight = np.maximum(straight, 1 - straight)
         n = int((~np.isnan(target.values)).sum()) // 2
-        pos_a, pos_b, neg_a, neg_b = (self._coarse(sums, n) for sums in (pos_a, pos_b, neg_a, neg_b))
+        joins = self._coarse(pos_a + pos_b + neg_a + neg_b, n)
+        pos_a, pos_b, neg_a, neg_b = (_joined(sums, joins) for sums in (pos_a, pos_b, neg_a, neg_b))
         share = (pos_a + pos_b).sum() / max((pos_a + pos_b + neg_a + neg_b).sum(), 1)
         bent = []
         for (p, q), judged in (((pos_a, neg_a), (pos_b, neg_b)), ((pos_b, neg_b), (pos_a, neg_a))):
@@ -199,10 +196,12 @@ class _Teller:
         straight = np.maximum(squared(self._block, values), of_ranks)
         labelled = ~np.isnan(values)
         n = int(labelled.sum()) // 2
-        halves = []
-        for half in (True, False):
-            rows = labelled & (self._half == half)
-            halves.append([self._coarse(self._sums(rows, w), n) for w in (None, values, values**2)])
+        halves = [
+            [self._sums(labelled & (self._half == half), weights) for weights in (None, values, values**2)]
+            for half in (True, False)
+        ]
+        joins = self._coarse(halves[0][0] + halves[1][0], n)
+        halves = [[_joined(sums, joins) for sums in half] for half in halves]
         bent = []
         for (count_a, sum_a, _), (count_b, sum_b, square_b) in (halves, halves[::-1]):
             mean = (sum_a + values[labelled].mean()) / (count_a + 1)
@@ -211,6 +210,13 @@ class _Teller:
             spread = square_b.sum(axis=1) - sum_b.sum(axis=1) ** 2 / n_b
             bent.append(np.where((n_b >= FEWEST) & (spread > 0), 1 - error / np.where(spread > 0, spread, 1.0), 0.0))
         return np.maximum(straight, np.mean(bent, axis=0))
+
+
+def _joined(sums: NDArray[np.float64], joins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The sums (p, BINS) of ranges, added up where ranges join."""
+    joined = np.zeros_like(sums)
+    np.add.at(joined, (np.arange(len(sums))[:, None], joins), sums)
+    return joined
 
 
 def _area(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:

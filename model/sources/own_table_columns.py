@@ -63,7 +63,12 @@ def rows_of(table: Raw, guess: Guess, warnings: Mapping[str, Sequence[str]]) -> 
         doubts += warnings.get(column, ())
         # What tells rows or patients apart is shown of no one; codes in doubt of meaning "not measured" make no range.
         nested = is_nested(values)
-        key = nested or role.endswith("id") or named_id(column) or (not values.empty and values.is_unique)
+        key = (
+            nested
+            or role.endswith("id")
+            or (named_id(column) and values.nunique() > FEW_TEXTS)
+            or (not values.empty and values.is_unique)
+        )
         shown = {} if key else _shown(used.without_doubtful(column), used.patients)
         rows.append(
             {

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from model.cohorts.cohort import text
-from model.cohorts.column_names import DISCHARGE, OUTCOMES, late, named_id, named_patient
+from model.cohorts.column_names import DEATH, DISCHARGE, OUTCOMES, late, named_id, named_patient
 from model.cohorts.folder_features import MOST_LEVELS
 from model.cohorts.leaks_of_ids import id_by_values
 from model.sources.own_table_values import Ruled
@@ -27,6 +27,8 @@ MARKED = re.compile(r"(task|target|label|outcome|y)(__|_|\.|-)(?=.)", re.IGNOREC
 NUMBERED = ("row", "row_number", "number_of_the_row")
 #: A text with at most so many values is a class.
 FEW_TEXTS = 20
+#: An id of anything has a value for so many rows at least.
+ROWS_AN_ID = 100
 #: Share of the rows that an id column may lack: they are left out, and told.
 MOST_GAPS = 0.01
 
@@ -83,9 +85,9 @@ def find_ids(table: Table, columns: Sequence[str]) -> Ids:
     free = next(name for name in NUMBERED if name not in table)
     sample = next(iter([*named, *[column for column in unique if column in patients]]), free)
     if not patients:
-        return Ids(sample, sample, _further(able, distinct, {sample}, {}))
+        return Ids(sample, sample, _further(table, able, distinct, {sample}, {}))
     patient, others, doubt = _coarsest(table, sorted(patients, key=lambda column: distinct[column]))
-    return Ids(sample, patient, _further(able, distinct, {sample, patient}, others), doubt)
+    return Ids(sample, patient, _further(table, able, distinct, {sample, patient}, others), doubt)
 
 
 def edited_ids(table: Table, edits: Mapping[str, Edit]) -> Ids:
@@ -96,12 +98,11 @@ def edited_ids(table: Table, edits: Mapping[str, Edit]) -> Ids:
 
 
 def _further(
-    able: Sequence[str], distinct: Mapping[str, int], taken: set[str], others: Mapping[str, str]
+    table: Table, able: Sequence[str], distinct: Mapping[str, int], taken: set[str], others: Mapping[str, str]
 ) -> dict[str, str]:
     """The ids that are neither the sample's nor the patient's, each with what it is."""
-    more = {
-        c: f"an id by its name, with {distinct[c]:,} values" for c in able if distinct[c] > FEW_TEXTS and named_id(c)
-    }
+    least = max(FEW_TEXTS, len(table) // ROWS_AN_ID)  # the id of a kind of admission is a category
+    more = {c: f"an id by its name, with {distinct[c]:,} values" for c in able if distinct[c] > least and named_id(c)}
     return {column: why for column, why in {**more, **others}.items() if column not in taken}
 
 
@@ -169,6 +170,8 @@ def _afterwards(what: str, values: pd.Series[Any], any_marked: bool) -> tuple[Ro
         return "left out", doubt
     if coded:
         return "target", "a diagnosis: an outcome, or known on admission and an input?"
+    if what == DEATH and not few and not holds_texts(values) and values.min() >= 0 and values.max() <= 1:
+        return "left out", f"its name says {what}, its values are shares: somebody's prediction?"
     return "target", ""
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from model.cohorts import column_names, leaks, overlaps
+from model.cohorts import column_names, leaks, leaks_survey, overlaps
 from model.cohorts.cohort import Cohort, Modality, make_cohort
 from model.sources.opening import check_cohort
 from tim_search.types import Task
@@ -206,6 +206,24 @@ def test_names_of_what_does_not(name: str) -> None:
 def test_a_column_with_such_a_name_is_told() -> None:
     (found,) = told(build(sound(), names=(*INPUTS[:-1], "DischargeUnit")))
     assert found.startswith("modalities.labs.DischargeUnit: its name says the discharge")
+
+
+def test_a_score_among_the_inputs_is_told() -> None:
+    (found,) = told(build(sound(), names=("pain_score", *INPUTS[1:-1], "SOFA_day1")))
+    assert found.startswith("modalities.labs.SOFA_day1: its name says a score")
+
+
+def test_noise_of_few_rows_tells_nothing() -> None:
+    """What the ranges of a column tell is judged on patients that did not make it, whatever the sign of the target."""
+    dice = np.random.default_rng(11)
+    parts = sound()
+    parts["days"], parts["labs"] = dice.normal(-2, 1, N), dice.normal(size=(N, 120))
+    names = tuple(f"lab_{k}" for k in range(120))
+    rows = np.flatnonzero(dice.random(N) < 0.9)
+    view = leaks_survey.survey(build(parts, names=names), rows)
+    (days,) = [index for index, target in enumerate(view.targets) if target.task == "days"]
+    assert view.alone[days].max() < 0.05
+    assert view.alone[[index for index in range(len(view.targets)) if index != days]].max() < 0.65
 
 
 # ------------------------------------------------------------------------------------------------ rows
