@@ -94,8 +94,15 @@ class Rule:
 
 def applied(values: pd.Series[Any], rule: Rule) -> pd.Series[Any]:
     """A column as its rule reads it, as `apply`; raises ValueError."""
-    array = apply(pa.chunked_array([pa.array(values, from_pandas=True)]), rule)
-    return pd.Series(array.to_pandas(), index=values.index, name=values.name)
+    try:
+        stored = pa.array(values, from_pandas=True)
+    except (pa.ArrowException, TypeError):  # objects of several kinds
+        stored = pa.array(
+            [None if missing else str(value) for value, missing in zip(values, values.isna(), strict=True)]
+        )
+    read: pd.Series[Any] = apply(pa.chunked_array([stored]), rule).to_pandas()
+    read.index, read.name = values.index, values.name
+    return read
 
 
 def apply(array: pa.ChunkedArray, rule: Rule) -> pa.ChunkedArray:

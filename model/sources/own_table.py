@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ def init(
     *,
     edits: Path | Named | None = None,
     tell: Callable[[str], None] = lambda line: None,
-    **options: str,
+    **options: Any,
 ) -> Guess:
     """Write a folder with the table as samples.parquet, a commented cohort.yaml and columns.csv.
 

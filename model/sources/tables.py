@@ -7,7 +7,7 @@ size goes through in bounded memory. How a table is written is found by well-kep
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ def convert(
     sheet: str = "",
     encoding: str = "",
     delimiter: str = "",
+    texts: Container[str] = (),
+    any_shape: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Reading:
     """Write a table as one Parquet file, and say what it turned out to be.
@@ -77,6 +79,8 @@ def convert(
         target: the file to write, in a folder with room for about twice the table.
         sheet: of a workbook, by default the first with a table.
         encoding, delimiter: of a text, by default what is found.
+        texts: columns of a text file that stay texts, also where all their cells are numbers.
+        any_shape: allows a table without rows, or of one column.
         tell: is told what is being done.
 
     Raises:
@@ -90,13 +94,13 @@ def convert(
             reading = tables_other.write_answer(source, target, scratch)
         else:
             try:
-                reading = _file(source, target, scratch, sheet, encoding, delimiter, tell)
+                reading = _file(source, target, scratch, sheet, tables_text.Options(encoding, delimiter, texts, tell))
             except UNREADABLE as error:
                 first = for_terminal((str(error) or type(error).__name__).splitlines()[0])
                 raise BadInput(
                     f"{for_terminal(source)}: expected a table ({_KNOWN}): {first}. Write it again."
                 ) from error
-    if not reading.rows or reading.columns < 2:
+    if not any_shape and (not reading.rows or reading.columns < 2):
         shape = f"{reading.rows} rows and {reading.columns} columns"
         shown = for_terminal(reading.source)
         raise BadInput(f"{shown}: expected rows of patients with columns, got {shape}. Name another table.")
@@ -133,9 +137,7 @@ def check(path: Path) -> None:
             raise BadInput(f"{shown}: expected a table ({_KNOWN}), got {ending or 'another format'}. {advice}")
 
 
-def _file(
-    path: Path, target: Path, scratch: Path, sheet: str, encoding: str, delimiter: str, tell: Callable[[str], None]
-) -> Reading:
+def _file(path: Path, target: Path, scratch: Path, sheet: str, options: tables_text.Options) -> Reading:
     """A file or folder by what its first bytes or its name say; raises BadInput and `UNREADABLE`."""
     ending = path.suffix.lower()
     check(path)
@@ -151,5 +153,5 @@ def _file(
         return tables_other.write_excel(path, target, scratch, sheet)
     inner = path.with_suffix("").suffix.lower() if ending in (".gz", ".bz2", ".xz", ".zip") else ending
     if inner in (".json", ".jsonl", ".ndjson"):
-        return tables_text.json_to_parquet(path, target, scratch, tell=tell)
-    return tables_text.csv_to_parquet(path, target, scratch, encoding=encoding, delimiter=delimiter, tell=tell)
+        return tables_text.json_to_parquet(path, target, scratch, options)
+    return tables_text.csv_to_parquet(path, target, scratch, options)

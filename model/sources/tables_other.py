@@ -111,7 +111,10 @@ def _statistics(path: Path, ending: str) -> Iterator[pd.DataFrame]:
         pyreadstat = _needed("pyreadstat", "pyreadstat", "tables", "SPSS")
         reader = pyreadstat.read_por if ending == ".por" else pyreadstat.read_sav
         pieces = pyreadstat.read_file_in_chunks(reader, str(path), chunksize=_ROWS, apply_value_formats=True)
-        yield from (frame for frame, _ in pieces)
+        try:
+            yield from (frame for frame, _ in pieces)
+        except pyreadstat.ReadstatError as error:
+            raise ValueError(str(error)) from error
 
 
 def write_excel(path: Path, target: Path, scratch: Path, sheet: str = "") -> Reading:

@@ -139,9 +139,9 @@ def plain_array(array: pa.Array | pa.ChunkedArray, *, whole: bool = False) -> pa
     if pa.types.is_decimal(kind) or pa.types.is_uint64(kind):
         return _whole(array, pa.string() if pa.types.is_uint64(kind) or kind.scale <= 0 else pa.float64())
     if pa.types.is_floating(kind):
-        biggest = pc.max(pc.abs(array)).as_py() if whole else None
         array = array.cast(pa.float32()) if pa.types.is_float16(kind) else array
-        return _whole(pc.if_else(pc.is_nan(array), None, array), kind) if biggest and biggest < _EXACT else array
+        biggest = pc.max(pc.abs(array)).as_py() if whole else None
+        return _whole(pc.if_else(pc.is_nan(array), None, array), array.type) if biggest and biggest < _EXACT else array
     if pa.types.is_date(kind):
         return array.cast(pa.timestamp("us"))
     if pa.types.is_time(kind):
@@ -163,17 +163,17 @@ def write_pieces(pieces: Iterable[pa.Table], target: Path, scratch: Path) -> int
 
     A column that later pieces alone have is a gap before. The pieces wait in `scratch` until all types are known.
     """
-    types: dict[str, pa.DataType] = {}
+    types: dict[str, pa.DataType | None] = {}
     files, rows = [], 0
     for number, piece in enumerate(pieces):
         for field in piece.schema:
             empty = piece.column(field.name).null_count == len(piece)
-            types[field.name] = _joined(types.get(field.name), None if empty else field.type, field.type)
+            types[field.name] = _joined(types.get(field.name), None if empty else field.type)
         files.append(scratch / f"{number}.arrow")
         with pa.OSFile(str(files[-1]), "wb") as sink, pa.ipc.new_file(sink, piece.schema) as writer:
             writer.write_table(piece)
         rows += len(piece)
-    schema = pa.schema(list(types.items()))
+    schema = pa.schema([(name, kind or pa.float64()) for name, kind in types.items()])
     with pq.ParquetWriter(target, schema) as parquet:
         for file in files:
             with pa.memory_map(str(file)) as source:
@@ -183,10 +183,10 @@ def write_pieces(pieces: Iterable[pa.Table], target: Path, scratch: Path) -> int
     return rows
 
 
-def _joined(first: pa.DataType | None, second: pa.DataType | None, stored: pa.DataType) -> pa.DataType:
-    """The type for the values of two; a piece without values decides nothing."""
+def _joined(first: pa.DataType | None, second: pa.DataType | None) -> pa.DataType | None:
+    """The type for the values of two pieces; None where neither has any."""
     if first is None or second is None:
-        return first or second or stored
+        return first or second
     if first == second:
         return first
     if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (first, second)):

@@ -12,7 +12,7 @@ import lzma
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -33,17 +33,18 @@ _UTF8 = ("utf-8", "utf-8-sig")
 #: Delimiters that the sniffer does not try by itself.
 _RARE = (":", "~", "^", "\x01", "§", " ")
 _BLOCK = 1 << 22
+_NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]*)?([eE][-+]?[0-9]+)?")
 #: Bytes of JSON that is one value, which has to be held whole; JSON lines may have any size.
 MOST_JSON = 512 * 2**20
 _MEMORY = "1GB"
 
 #: What a cell can be: a whole number, the same with ".0", another number, true or false, a text; bits of a column.
-_INT, _POINT_ZERO, _FLOAT, _BOOL = 1, 2, 4, 8
+_INT, _POINT_ZERO, _FLOAT, _BOOL, _TEXT = 1, 2, 4, 8, 16
 _BITS = r"""bit_or(CASE WHEN {c} IS NULL OR trim({c}) = '' THEN 0
  WHEN TRY_CAST({c} AS BIGINT)::VARCHAR = trim({c}) THEN 1
- WHEN regexp_full_match(trim({c}), '-?[0-9]{{16,}}') THEN 16
- WHEN regexp_full_match(trim({c}), '-?(0|[1-9][0-9]{{0,14}})\.0') THEN 2
- WHEN regexp_full_match(trim({c}), '[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?') THEN 4
+ WHEN regexp_full_match(trim({c}), '[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?') THEN CASE
+  WHEN ends_with(trim({c}), '.0') AND length({c}) < 18 AND NOT starts_with(trim({c}), '+') THEN 2
+  WHEN length({c}) > 15 AND NOT contains({c}, '.') AND NOT contains(lower({c}), 'e') THEN 16 ELSE 4 END
  WHEN lower(trim({c})) IN ('true', 'false') THEN 8 ELSE 16 END)"""
 
 
@@ -57,45 +58,50 @@ class _Dialect(NamedTuple):
     columns: int
 
 
-def csv_to_parquet(
-    path: Path, target: Path, scratch: Path, *, encoding: str = "", delimiter: str = "", tell: Callable[[str], None]
-) -> Reading:
-    """Write a CSV file as Parquet.
+class Options(NamedTuple):
+    """What is known of a text beforehand.
 
-    Args:
-        encoding, delimiter: of the file; "" has them found.
+    Attributes:
+        encoding, delimiter: "" has them found.
+        texts: columns that stay texts.
         tell: is told of each pass over the file.
-
-    Raises:
-        BadInput: it is no table of rows of one length, or its encoding has to be named.
     """
+
+    encoding: str
+    delimiter: str
+    texts: Container[str]
+    tell: Callable[[str], None]
+
+
+def csv_to_parquet(path: Path, target: Path, scratch: Path, options: Options) -> Reading:
+    """Write a CSV file as Parquet; raises BadInput where it is no table, or its encoding has to be named."""
     shown = for_terminal(path)
     plain = unpacked(path, scratch)
-    encoding = encoding or encoding_of(plain, shown)
+    encoding = options.encoding or encoding_of(plain, shown)
     if encoding not in _UTF8:
         plain = _recoded(plain, encoding, scratch, shown)
     with _engine(scratch) as engine, _told(shown):
         link = _link(plain, scratch)
-        dialect = _sniffed(engine, link, shown, delimiter)
+        dialect = _sniffed(engine, link, shown, options.delimiter)
         skipped = _above(link, dialect, shown)
-        options = {"delim": dialect.delimiter, "quote": dialect.quote, "escape": dialect.escape, "skip": dialect.skip}
+        marks = {"delim": dialect.delimiter, "quote": dialect.quote, "escape": dialect.escape, "skip": dialect.skip}
         cells = [f"c{place}" for place in range(dialect.columns)]
         shape = ", ".join(f"'{cell}': 'VARCHAR'" for cell in cells)
-        given = ", ".join(f"{name} = {_literal(value)}" for name, value in options.items())
+        given = ", ".join(f"{name} = {_literal(value)}" for name, value in marks.items())
         source = (
             f"read_csv({_literal(link)}, auto_detect = false, comment = '', columns = {{{shape}}}, {given}, header = "
         )
         header = engine.execute(f"SELECT * FROM {source} false) LIMIT 1").fetchone() or ()
         names = column_names(header, shown)
-        if len(names) > 1 and all(re.fullmatch(r"[-+0-9.,eE]+", name) for name in names):
+        if len(names) > 1 and all(map(_NUMBER.fullmatch, names)) and not all(name.isdigit() for name in names):
             raise BadInput(f"{shown}: expected the names of the columns in its first line, got numbers. Add them.")
-        rows = _typed(engine, f"{source} true)", dict(zip(cells, names, strict=True)), target, tell)
+        rows = _typed(engine, f"{source} true)", dict(zip(cells, names, strict=True)), target, options)
     details = [f"delimiter {_named(dialect.delimiter)}", f"encoding {encoding}"]
     details += [lines_above(skipped)] if skipped else []
     return Reading(path.name, "CSV", rows, len(names), tuple(details))
 
 
-def json_to_parquet(path: Path, target: Path, scratch: Path, *, tell: Callable[[str], None]) -> Reading:
+def json_to_parquet(path: Path, target: Path, scratch: Path, options: Options) -> Reading:
     """Write JSON as Parquet: JSON lines and lists of records of any size, what pandas writes by columns of some.
 
     Raises:
@@ -105,8 +111,12 @@ def json_to_parquet(path: Path, target: Path, scratch: Path, *, tell: Callable[[
     plain = unpacked(path, scratch)
     with open(plain, "rb") as file:
         first = file.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")
+        file.seek(max(0, plain.stat().st_size - 4096))
+        last = file.read().rstrip()[-1:]
     advice = "Write JSON lines: one object a line, a line a row (pandas: orient='records', lines=True)."
     lines = first[:1] == b"{" and _is_json(first.partition(b"\n")[0]) and first.count(b"\n") > 0
+    if first[:1] == b"[" and last != b"]":
+        raise BadInput(f"{shown}: expected a table, got a list without its end. Write it again.")
     if lines or first[:1] == b"[":
         form = "newline_delimited" if lines else "array"
         with _engine(scratch) as engine, _told(shown, advice):
@@ -115,7 +125,7 @@ def json_to_parquet(path: Path, target: Path, scratch: Path, *, tell: Callable[[
             names = column_names([key[0] for key in keys], shown)
             shape = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
             columns = {_name(name): name for name in names}
-            rows = _typed(engine, f"{source} columns = {{{shape}}})", columns, target, tell)
+            rows = _typed(engine, f"{source} columns = {{{shape}}})", columns, target, options)
         return Reading(path.name, "JSON lines" if lines else "JSON", rows, len(names))
     if plain.stat().st_size > MOST_JSON:
         raise BadInput(f"{shown}: expected JSON lines, got one value of more than {MOST_JSON >> 20} MB. {advice}")
@@ -259,6 +269,7 @@ def _engine(scratch: Path) -> Iterator[Any]:
         "threads": 4,
     }
     engine = duckdb.connect(config=settings)
+    engine.execute("SET enable_progress_bar = false")  # it would be written among the answers
     try:
         yield engine
     finally:
@@ -298,8 +309,8 @@ def _link(path: Path, scratch: Path) -> Path:
 def _sniffed(engine: Any, link: Path, shown: str, delimiter: str) -> _Dialect:
     """The dialect of a CSV file; raises BadInput where it is one column, or no table."""
 
-    def sniff(mark: str) -> _Dialect:
-        given = f", delim = {_literal(mark)}" if mark else ""
+    def sniff(mark: str, skip: int = 0) -> _Dialect:
+        given = (f", delim = {_literal(mark)}" if mark else "") + (f", skip = {skip}" if skip else "")
         answer = engine.execute(
             "SELECT Delimiter, Quote, Escape, SkipRows, len(Columns) FROM "
             f"sniff_csv({_literal(link)}, all_varchar = true, header = true, comment = ''{given})"
@@ -311,6 +322,9 @@ def _sniffed(engine: Any, link: Path, shown: str, delimiter: str) -> _Dialect:
         start = file.read(1 << 16)
     if not start.strip():
         raise BadInput(f"{shown}: expected a table, got an empty file. Name another file.")
+    named = re.match(rb"(?:\xef\xbb\xbf)?sep=(.)\r?\n", start)  # how Excel is told of the delimiter
+    if named and not delimiter:
+        return sniff(named[1].decode(), 1)
     dialect = sniff(delimiter)
     if dialect.columns == 1 and not delimiter:
         first = [line.decode("utf-8", "replace") for line in start.splitlines()[:20] if line.strip()]
@@ -338,18 +352,19 @@ def _above(link: Path, dialect: _Dialect, shown: str) -> list[str]:
         if count > max(1, dialect.columns // 2) and not line.lower().startswith("sep="):
             raise BadInput(
                 f"{shown}: expected rows of one length, got {count} fields in line {number} and {dialect.columns} in "
-                f"line {dialect.skip + 1}. Mend the lines; quote texts that hold the delimiter."
+                f"line {dialect.skip + 1}. Mend the lines; quote texts and decimals that hold the delimiter."
             )
     return [line for line in lines if line and not line.lower().startswith("sep=")]
 
 
-def _typed(engine: Any, source: str, names: dict[str, str], target: Path, tell: Callable[[str], None]) -> int:
+def _typed(engine: Any, source: str, names: dict[str, str], target: Path, options: Options) -> int:
     """Write the columns (expression -> name) of a source of texts, each of the type that all its cells have."""
-    tell("Looking at every cell")
+    options.tell("Looking at every cell")
     masks = ", ".join(_BITS.format(c=cell) for cell in names)
     rows, *bits = engine.execute(f"SELECT count(*), {masks} FROM {source}").fetchone()
-    casts = [f"{_cast(cell, mask or 0)} AS {_name(names[cell])}" for cell, mask in zip(names, bits, strict=True)]
-    tell(f"Writing {rows:,} rows")
+    kinds = [_TEXT if names[cell] in options.texts else mask or 0 for cell, mask in zip(names, bits, strict=True)]
+    casts = [f"{_cast(cell, kind)} AS {_name(names[cell])}" for cell, kind in zip(names, kinds, strict=True)]
+    options.tell(f"Writing {rows:,} rows")
     engine.execute(
         f"COPY (SELECT {', '.join(casts)} FROM {source}) TO {_literal(target)} "
         f"(FORMAT parquet, ROW_GROUP_SIZE {max(2048, min(122_880, rows_of_a_piece(len(names))))})"

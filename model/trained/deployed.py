@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from model.networks.settings import TrainingSettings
 from model.scoring import clustering
 from model.trained import files
 from model.trained.new_rows import PredictionWarning, read_rows, table_columns
-from model.trained.parts import SEVERAL, Array, Inputs, Member
+from model.trained.parts import SEVERAL, Array, Exported, Inputs, Member
 from model.training.pack import PackModel
 from model.training.precision import DTYPES
 from model.training.predicting import Predictions, predict
@@ -54,6 +54,7 @@ class DeployedModel:
         members: one a seed; a task's predictions are averaged over those that have it, and the first one's clusters are
             given.
         about: where the model comes from: plain JSON.
+        table: how a table to predict is read, and which of its columns are left out.
     """
 
     source: str
@@ -67,6 +68,7 @@ class DeployedModel:
     members: tuple[Member, ...]
     about: Mapping[str, Any]
     machine: Network
+    table: Exported = field(default_factory=Exported)
 
     @property
     def columns(self) -> dict[str, tuple[str, str]]:
@@ -96,7 +98,7 @@ class DeployedModel:
         }
         return pd.DataFrame({name: [values[place]] for name, place in self.columns.items()})
 
-    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def predict(self, rows: pd.DataFrame, *, ignore_extra: bool = False) -> pd.DataFrame:
         """Predictions for new rows.
 
         Args:
@@ -105,6 +107,8 @@ class DeployedModel:
                 its cells of a row are missing, the modality is absent. A cell of a sequence is a list of at most T
                 steps of c numbers, of an image c lists of H lists of W numbers, or the c * H * W numbers in one list;
                 arrays do as well. None and NaN inside are not measured, as are the steps after the last one given.
+                Cells are read by the rules of the cohort (`table`), and its columns that are no input are left out.
+            ignore_extra: leaves out columns that nobody knows, too.
 
         Returns:
             A frame with the same index and the columns `outputs`: the probability of the positive class (binary), of
@@ -120,7 +124,7 @@ class DeployedModel:
         Warns:
             PredictionWarning: levels the model does not know, taken as not measured; rows without any modality.
         """
-        modalities = read_rows(rows, self.inputs)
+        modalities = read_rows(rows, self.inputs, self.table, ignore_extra=ignore_extra)
         present = np.stack([modality.present for modality in modalities.values()], axis=1)
         blank = np.asarray(~present.any(axis=1))
         if blank.any():

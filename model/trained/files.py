@@ -23,16 +23,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.cohorts.values import Rule
 from model.data.preprocess import Preprocessor, Transform
 from model.networks import registry as networks
 from model.networks.settings import from_plain
-from model.trained.parts import SEVERAL, Inputs, Member
+from model.trained.parts import SEVERAL, Exported, Inputs, Member
 from tim_search.gates.files import MOST_TEXT, open_regular, replacing, write_durably
 from tim_search.gates.texts import for_terminal
 from tim_search.types import ALLOWED, BadInput, Task
 
-#: Format 1 knew vectors and had no multilabel task; it is still read.
-FORMAT, READS = 2, (1, 2)
+#: Format 1 knew vectors and had no multilabel task. Format 3 has rules by which cells are read; it is written where
+#: there are any.
+FORMAT, WITH_RULES, READS = 2, 3, (1, 2, 3)
 
 #: Numbers of one row of a modality; the images of HAIM have 150,528.
 _MOST_NUMBERS = 1 << 24
@@ -57,7 +59,7 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
     """
     transforms = fields["preprocessor"].transforms
     plain = {
-        "format": FORMAT,
+        "format": WITH_RULES if fields["table"].rules else FORMAT,
         "source": fields["source"],
         "tasks": [asdict(task) for task in fields["tasks"].values()],
         "classes": fields["classes"],
@@ -71,6 +73,9 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
         "members": [list(member.tasks) for member in fields["members"]],
         "about": fields["about"],
     }
+    if fields["table"] != Exported():
+        rules = {column: rule.plain() for column, rule in fields["table"].rules.items()}
+        plain["table"] = {"rules": rules, "unused": list(fields["table"].unused)}
     arrays: dict[str, Any] = {}
     for number, member in enumerate(fields["members"]):
         arrays |= {f"{number}.values.{name}": value.cpu().numpy() for name, value in member.values.items()}
@@ -126,6 +131,7 @@ def read(folder: Path, *, allow_code: bool = False) -> dict[str, Any]:
             ),
             "about": _object(plain["about"], "about"),
             "machine": networks.find(network, allow_code=allow_code),
+            "table": _exported(_object(plain.get("table", {}), "table")),
         }  # fmt: skip
         _check_together(fields)
         return fields
@@ -153,7 +159,7 @@ def _other_format(folder: Path, plain: Mapping[str, Any]) -> str:
     versions = about.get("versions") if isinstance(about, dict) else None
     writer = versions.get("tim-search", "unknown") if isinstance(versions, dict) else "unknown"
     return for_terminal(
-        f"{folder}: expected a model of format {' or '.join(map(str, READS))}, got format {str(plain['format'])[:20]}. "
+        f"{folder}: expected a model of format {READS[0]} to {READS[-1]}, got format {str(plain['format'])[:20]}. "
         f"Use the version of tim-search that wrote it ({writer})."
     )
 
@@ -254,6 +260,15 @@ def _transform(plain: Mapping[str, Any], modality: Inputs) -> Transform:
     ):
         raise ValueError(f"{place}: it does not fit the columns of the modality")
     return transform
+
+
+def _exported(value: Mapping[str, Any]) -> Exported:
+    """How tables are read; models of before there were rules have none."""
+    rules = _object(value.get("rules", {}), "table.rules")
+    return Exported(
+        {column: Rule.of(_object(rule, f"table.rules.{column}")) for column, rule in rules.items()},
+        _texts(value.get("unused", []), "table.unused"),
+    )
 
 
 def _inputs(plain: Mapping[str, Any]) -> Inputs:

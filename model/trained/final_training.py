@@ -20,7 +20,7 @@ from model.networks import registry as networks
 from model.networks.settings import TrainingSettings
 from model.scoring import clustering, metrics
 from model.trained.deployed import DeployedModel
-from model.trained.parts import Array, Inputs, Member
+from model.trained.parts import Array, Exported, Inputs, Member
 from model.training.fitting import fit_pack
 from model.training.predicting import predict
 from model.training.trainer import PackTrainer, TrainingPayload
@@ -104,6 +104,7 @@ def train(
         preprocessor=preprocessor,
         members=tuple(_member(payload, fold, subset, seed) for seed in seeds),
         machine=networks.find(network, allow_code=True),
+        table=_exported(blind),
         about={
             "cohort": cohort.name,
             "fingerprint": cohort.fingerprint,
@@ -161,6 +162,13 @@ def label_counts(task: Task, labels: Array) -> dict[str, int]:
 def _labelled(labels: Array) -> Bools:
     """bool (n,): which rows carry a label of (n,), or any label of (n, L)."""
     return np.asarray(np.isfinite(labels.reshape(len(labels), -1)).any(axis=1), bool)
+
+
+def _exported(cohort: Cohort) -> Exported:
+    """How a table is read as the cohort's were; a name that some input has is never one to leave out."""
+    inputs = {column for modality in cohort.modalities.values() for column in (*modality.columns, modality.name)}
+    rules = {name: rule for name, rule in cohort.rules.items() if name in inputs}
+    return Exported(rules, tuple(name for name in cohort.table_columns if name not in inputs))
 
 
 def _inputs(modality: Modality, preprocessor: Preprocessor) -> Inputs:

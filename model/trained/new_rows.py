@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 
 from model.cohorts.cohort import Modality, text
+from model.cohorts.values import Rule, applied
+from model.sources import tables
 from model.trained.cells import fill
-from model.trained.parts import Array, Inputs
-from tim_search.gates.files import open_regular
+from model.trained.parts import Array, Exported, Inputs
 from tim_search.gates.texts import for_terminal
 from tim_search.types import BadInput, some
 
-#: What stands in a CSV file's column of numbers where nothing was measured; in a column of levels only an empty cell
-#: says so, for "None" and "NA" may be levels.
-NOT_MEASURED = ("", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "#N/A")
+#: What stands in a file's column of numbers where nothing was measured; in a column of levels only an empty cell says
+#: so, for "None" and "NA" may be levels.
+NOT_MEASURED = ("NA", "N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "#N/A")
 
 
 class PredictionWarning(UserWarning):
@@ -51,61 +52,45 @@ def _aliases(inputs: Sequence[Inputs]) -> dict[str, tuple[str, str]]:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def read_table(path: Path, inputs: Sequence[Inputs], id_column: str | None = None) -> pd.DataFrame:
-    """A table of rows to predict from a CSV (also .gz) or Parquet file.
+def read_table(path: Path, inputs: Sequence[Inputs], ids: Sequence[str] = (), **options: str) -> pd.DataFrame:
+    """A table of rows to predict from a file of any format that `cohort init` reads.
 
     Args:
         path: of the file.
         inputs: of the model: which columns are levels. Those are read as they are written, the word "None" too.
-        id_column: becomes the index, as it is written: an id 007 stays one.
+        ids: columns that become the index, as they are written: an id 007 stays one.
+        options: of `model.sources.tables.convert`.
 
     Raises:
-        BadInput: it cannot be read, or lacks the id column.
+        BadInput: it cannot be read, or lacks an id column.
     """
-    try:
-        open_regular(path).close()  # a pipe would wait for ever
-        frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else _read_csv(path, inputs, id_column)
-        if id_column is None:
-            return frame
-        if id_column in frame:
-            return frame.set_index(id_column)
-    except (OSError, ValueError, OverflowError, NotImplementedError) as error:
-        problem = for_terminal(str(error).partition("\n")[0])
-        raise BadInput(
-            f"{for_terminal(path)}: cannot be read as a table ({problem}). Give a CSV or .parquet file."
-        ) from error
-    columns = for_terminal(some(list(map(str, frame)), 40))
-    raise BadInput(f"{for_terminal(path)}: expected the id column {id_column}, its columns are {columns}.")
-
-
-def _read_csv(path: Path, inputs: Sequence[Inputs], id_column: str | None) -> pd.DataFrame:
-    """A CSV file: numbers where the model reads numbers, and what is written where it reads levels, and of ids."""
-    names = [str(name) for name in pd.read_csv(path, nrows=0)]
     levels = {(modality.name, column) for modality in inputs for column in modality.levels}
-    written = {name for name, place in _aliases(inputs).items() if place in levels} | {id_column}
-    missing = {name: [""] if name in written else list(NOT_MEASURED) for name in names if name != id_column}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                path,
-                dtype={name: str for name in names if name in written},
-                keep_default_na=False,
-                na_values=missing,
-                low_memory=False,
-                index_col=False,  # else the first cells would be taken for names of the rows, the others for the next
-            )
-    except pd.errors.ParserWarning as error:
-        text = "its rows have more cells than its header, as with decimal commas that are not in quotes"
-        raise ValueError(text) from error
+    numbers = {name for name, place in _aliases(inputs).items() if place not in levels}
+    written = {name for name in _aliases(inputs) if name not in numbers} | set(ids)
+    frame, _ = tables.read(path, any_shape=True, texts=written, **options)
+    for name in numbers.intersection(frame.columns) - set(ids):
+        if pd.api.types.is_string_dtype(frame[name]):
+            frame[name] = frame[name].mask(frame[name].isin(NOT_MEASURED))
+    if absent := [name for name in ids if name not in frame]:
+        columns = for_terminal(some(list(map(str, frame)), 40))
+        raise BadInput(f"{for_terminal(path)}: expected the id column {absent[0]}, its columns are {columns}.")
+    if not ids:
+        return frame
+    for name in ids:
+        if pd.api.types.is_string_dtype(frame[name]):
+            frame[name] = frame[name].fillna("")
+    return frame.set_index(list(ids) if len(ids) > 1 else ids[0])
 
 
 # Frames ---------------------------------------------------------------------------------------------------------------
 
 
-def read_rows(rows: pd.DataFrame, inputs: Sequence[Inputs]) -> dict[str, Modality]:
+def read_rows(
+    rows: pd.DataFrame, inputs: Sequence[Inputs], table: Exported | None = None, *, ignore_extra: bool = False
+) -> dict[str, Modality]:
     """The modalities of a table; see `model.trained.deployed.DeployedModel.predict` for the rules and errors."""
-    places = _places(rows, inputs)
+    table = table or Exported()
+    places = _places(rows, inputs, table.unused, ignore_extra=ignore_extra)
     modalities = {}
     for modality in inputs:
         values = np.full((len(rows), *modality.shape), np.nan, modality.dtype)
@@ -115,6 +100,8 @@ def read_rows(rows: pd.DataFrame, inputs: Sequence[Inputs]) -> dict[str, Modalit
                 break
             series, name = rows.iloc[:, place], for_terminal(rows.columns[place])
             levels = modality.levels.get(column)
+            if column in table.rules:
+                series = _ruled(name, series, table.rules[column])
             if modality.kind != "vector":
                 fill(values, name, series, modality.kind, modality.columns)
             else:
@@ -126,17 +113,33 @@ def read_rows(rows: pd.DataFrame, inputs: Sequence[Inputs]) -> dict[str, Modalit
     return modalities
 
 
-def _places(rows: pd.DataFrame, inputs: Sequence[Inputs]) -> dict[tuple[str, str], int]:
+def _ruled(name: str, series: pd.Series, rule: Rule) -> pd.Series:
+    """A column read by the rule of its cohort; raises BadInput where its cells do not fit."""
+    try:
+        return applied(series, rule)
+    except ValueError as error:
+        raise BadInput(
+            f"column {name}: {for_terminal(error, most=300)}. Write the cells as the cohort of the model has them, or "
+            "leave them empty where nothing was measured."
+        ) from error
+
+
+def _places(
+    rows: pd.DataFrame, inputs: Sequence[Inputs], unused: Sequence[str], *, ignore_extra: bool
+) -> dict[tuple[str, str], int]:
     """(modality, column) -> its place among the columns of a table; raises BadInput where they are not the model's."""
     aliases = _aliases(inputs)
     reads = f"The model reads: {', '.join(table_columns(inputs))}."
-    names = [str(name) for name in rows.columns]
-    if unknown := [name for name in names if name not in aliases]:
+    every = [str(name) for name in rows.columns]
+    left_out = set(unused)
+    unknown = [name for name in every if name not in aliases and name not in left_out]
+    if unknown and not ignore_extra:
         raise BadInput(
             f"columns: expected only those of the model, got unknown ones: {_with_near(unknown, aliases)}. Rename them "
-            f"or leave them out. {reads}"
+            f"or leave them out (--ignore-extra does). {reads}"
         )
-    places = {aliases[name]: place for place, name in enumerate(names)}
+    places = {aliases[name]: place for place, name in enumerate(every) if name in aliases}
+    names = [name for name in every if name in aliases]
     if len(places) < len(names):
         alike = [[name for name in names if aliases[name] == column] for column in places]
         twice = "; ".join(" and ".join(group) for group in alike if len(group) > 1)

@@ -1,9 +1,9 @@
-"""What a deployed model is made of beside its network: the modalities it reads, and what each seed learnt."""
+"""What a deployed model is made of beside its network: what it reads, and what each seed learnt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.cohorts.cohort import ModalityKind
+from model.cohorts.values import Rule
 from tim_search.types import Kind, Subset
 
 Array: TypeAlias = NDArray[np.float64]
@@ -54,6 +55,19 @@ class Inputs:
             return [[list(self.examples)]]
         _, height, width = self.shape
         return [[[[value] * width] * height for value in self.examples]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The tables that the cohort of a model was read from: a table to predict is read as they were.
+
+    Attributes:
+        rules: column -> how its cells become values.
+        unused: their columns that are no input of the model; in a table to predict they are left out.
+    """
+
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

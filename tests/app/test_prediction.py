@@ -16,16 +16,16 @@ MODEL: Any = SimpleNamespace(outputs={"dead": "number", "group=a": "number"})
 
 
 def test_an_id_may_not_be_called_like_a_prediction(tmp_path: Path) -> None:
-    prediction.check(MODEL, "patient", None, ())
+    prediction.check(MODEL, ["patient"], None, ())
     with pytest.raises(BadInput, match=r"--id: expected a column beside the predictions, got dead.*Rename it"):
-        prediction.check(MODEL, "dead", tmp_path / "said.csv", ())
+        prediction.check(MODEL, ["dead"], tmp_path / "said.csv", ())
 
 
 def test_rows_are_not_overwritten_by_their_predictions(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("age\n1\n")
     with pytest.raises(BadInput, match="is what is read"):
-        prediction.check(MODEL, None, rows, (rows, "models:/name/1"))
+        prediction.check(MODEL, [], rows, (rows, "models:/name/1"))
 
 
 @pytest.mark.parametrize("name", ["said.csv", "said.PARQUET"])

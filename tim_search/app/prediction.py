@@ -23,29 +23,33 @@ _ROWS, _NUMBERS = 100_000, 50_000_000
 _ENDINGS = (".csv", ".parquet", ".pq")
 
 
-def check(model: DeployedModel, id_column: str | None, out: Path | None, inputs: Iterable[str | Path]) -> None:
+def check(model: DeployedModel, ids: Iterable[str], out: Path | None, inputs: Iterable[str | Path]) -> None:
     """Raise BadInput where predictions cannot be written as asked, before anything is predicted.
 
     Args:
-        id_column: the column that names the rows; it may not be called like a prediction.
+        ids: the columns that name the rows; none may be called like a prediction.
         out: the table to write; None writes none.
         inputs: what is read.
     """
-    if id_column is not None and id_column in model.outputs:
-        raise BadInput(
-            f"--id: expected a column beside the predictions, got {for_terminal(id_column)}, which is one of them. "
-            "Rename it in the table."
-        )
+    for name in ids:
+        if name in model.outputs:
+            raise BadInput(
+                f"--id: expected a column beside the predictions, got {for_terminal(name)}, which is one of them. "
+                "Rename it in the table."
+            )
     if out is not None:
         check_output(out, inputs, _ENDINGS)
 
 
-def predict(model: DeployedModel, rows: pd.DataFrame, most_numbers: int = _NUMBERS) -> pd.DataFrame:
-    """`DeployedModel.predict`, some rows at a time; the row index becomes a column where it has a name."""
+def predict(
+    model: DeployedModel, rows: pd.DataFrame, most_numbers: int = _NUMBERS, *, ignore_extra: bool = False
+) -> pd.DataFrame:
+    """`DeployedModel.predict`, some rows at a time; an index that has names becomes columns."""
     size = max(1, min(_ROWS, most_numbers // sum(math.prod(block.shape) for block in model.inputs)))
-    parts = [model.predict(rows.iloc[start : start + size]) for start in range(0, max(1, len(rows)), size)]
+    starts = range(0, max(1, len(rows)), size)
+    parts = [model.predict(rows.iloc[start : start + size], ignore_extra=ignore_extra) for start in starts]
     frame = pd.concat(parts)
-    return frame if frame.index.name is None else frame.reset_index()
+    return frame if frame.index.names == [None] else frame.reset_index()
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -270,20 +270,32 @@ def predict(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A folder that train wrote, or models:/NAME/VERSION in MLflow.")
     ],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Rows to predict: CSV, or Parquet by its name's end.")],
-    key: Annotated[str | None, typer.Option("--id", help="Column that names the rows and is no input.")] = None,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Rows to predict, as `cohort init` reads tables.")],
+    keys: Annotated[
+        list[str] | None, typer.Option("--id", help="Column that names the rows and is no input; repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="CSV or .parquet file. Default: CSV to the output.")] = None,
+    ignore_extra: Annotated[bool, typer.Option("--ignore-extra", help="Leave out columns that nobody knows.")] = False,
+    sheet: Annotated[str, typer.Option(help="Of a workbook. Default: the first one with a table.")] = "",
+    encoding: Annotated[str, typer.Option(help="Of a text, such as cp1250. Default: found.")] = "",
+    delimiter: Annotated[str, typer.Option(help="Of a text. Default: found.")] = "",
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow, for models:/ and runs:/ URIs.")] = None,
     allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict new rows with a trained model: columns in any order, modalities may be missing."""
+    """Predict new rows with a trained model: columns in any order, modalities may be missing.
+
+    A table is taken as it was exported: it is read by the rules of the cohort, and columns that the cohort has and the
+    model does not read are left out.
+    """
     from model.trained.new_rows import read_table
     from tim_search.app import model_folder, prediction
 
     opened = model_folder.load(model, tracking_uri, allow_code=allow_code)
-    prediction.check(opened, key, out, (data, model))
-    predictions = prediction.predict(opened, read_table(data, opened.inputs, key))
+    ids = keys or []
+    prediction.check(opened, ids, out, (data, model))
+    rows = read_table(data, opened.inputs, ids, sheet=sheet, encoding=encoding, delimiter=delimiter)
+    predictions = prediction.predict(opened, rows, ignore_extra=ignore_extra)
     if out is not None:
         prediction.write_table(predictions, out)
         console.note(f"{len(predictions)} predictions written to {out}")

@@ -199,7 +199,7 @@ def test_what_is_no_model_is_told(model, tmp_path: Path) -> None:
     model.save(tmp_path)
     text = (tmp_path / "model.json").read_text(encoding="utf-8")
     (tmp_path / "model.json").write_text(text.replace('"format": 2', '"format": 9'), encoding="utf-8")
-    with pytest.raises(BadInput, match="expected a model of format 1 or 2, got format 9"):
+    with pytest.raises(BadInput, match="expected a model of format 1 to 3, got format 9"):
         DeployedModel.load(tmp_path)
     (tmp_path / "model.json").write_text(text[:-100], encoding="utf-8")
     with pytest.raises(BadInput, match="is not a whole model"):
