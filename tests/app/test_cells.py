@@ -59,7 +59,7 @@ def test_an_interrupted_kernel_leaves_a_search_that_goes_on(
     assert not [output for outputs in finished for output in outputs if output.output_type == "error"]
     text = shown(finished[1])
     assert f"into {folder}. Interrupt it when you like" in text
-    assert "21 of 21 done" in text
+    assert "21 of 21 done in " in text
     assert "Search mine: exact TIM of 3 tasks, 21 of 21 units trained" in text
     assert "ipywidgets" not in text
     assert "icu_readmission" in shown(finished[2])

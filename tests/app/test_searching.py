@@ -13,6 +13,7 @@ import tim_search
 from tests.support.searches import Call, trained_search
 from tim_search import config
 from tim_search.app import cells, checking, deploy, searching, tuning
+from tim_search.loop import running
 from tim_search.loop.tally import Event
 from tim_search.report.panel import MOST_ROWS, Panel, Rows
 from tim_search.results import opened
@@ -101,6 +102,8 @@ def test_a_search_that_is_not_at_its_end_says_so(tmp_path: Path) -> None:
     assert "Not finished: 4 of 7 units are trained" in half._repr_html_()
     failed = tim_search.Search(trained_search(tmp_path / "bad", diverge=(("hospdead",),)))
     assert "1 units failed: " in repr(failed)
+    with running.AtWork(half.folder, "small", "run", print):
+        assert "It is being worked on: doing starting, pid " in repr(tim_search.Search(half.folder))
     none = trained_search(tmp_path / "none", n_subsets=0)
     assert "Not finished: 0 of 7" in repr(tim_search.Search(none))
     with pytest.raises(BadInput, match="holds no scores yet"):
@@ -157,7 +160,7 @@ def test_progress_is_one_line_on_a_terminal_and_a_line_now_and_then_elsewhere(
                 err += capsys.readouterr().err
         err += capsys.readouterr().err
         assert ("\r\x1b[K" in err) == terminal
-        assert err.endswith("done\n") == terminal
+        assert err.endswith("3 of 63 done in under 1 s\n") == terminal
 
 
 # -------------------------------------------------------------------- what is shown

@@ -25,8 +25,8 @@ HOSTILE = "hosp\x1b]0;owned\x07dead\x9b2J\u202e[bold]"
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_only_the_console_writes_to_the_terminal(path: Path) -> None:
-    if path == ROOT / "tim_search" / "cli" / "console.py":
-        return
+    if path in (ROOT / "tim_search" / "cli" / "console.py", ROOT / "tim_search" / "app" / "cells.py"):
+        return  # the two gates: of the command line, and of calls from Python
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)

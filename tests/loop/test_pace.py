@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import ROOT
 from tests.support.searches import Call, trained_search
+from tim_search.cli import console
 from tim_search.cli import progress as bars
 from tim_search.loop import running
 from tim_search.loop.pace import Pace, repeatedly
@@ -73,19 +74,26 @@ def test_something_is_called_again_and_again_and_then_no_more() -> None:
 def test_where_there_is_no_terminal_a_line_comes_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert bars.EVERY <= 30
-    monkeypatch.setattr(bars, "EVERY", 0.05)
-    lines = ""
-    with bars.progress() as tell, bars.steps() as step:
-        step("reading", 7, 1200)
-        tell(event("round", 0, 63, 1.0))
-        tell(event("pack", 16, 63, 9.0))
-        began = time.monotonic()
-        while time.monotonic() - began < 20 and not ("training" in lines and "reading" in lines):
+    assert console.EVERY <= 30
+    monkeypatch.setattr(console, "EVERY", 0.05)
+
+    def lines_with(words: str) -> str:
+        lines, began = "", time.monotonic()
+        while words not in lines and time.monotonic() - began < 20:
             lines += capsys.readouterr().err
             time.sleep(0.02)
-    assert "training: 16 of 63, 2/s, " in lines
-    assert "reading: 7 of 1,200 rows\n" in lines
+        return lines
+
+    with console.heartbeat():
+        with bars.progress() as tell:
+            tell(event("round", 0, 63, 1.0))
+            tell(event("pack", 16, 63, 9.0))
+            assert "training: 16 of 63, 2/s, " in lines_with("training")
+        with bars.steps() as step:
+            step("reading", 7, 1200)
+            assert "reading: 7 of 1,200 rows\n" in lines_with("reading")
+        console.note("Looking for leaks")
+        assert "Looking for leaks (under 1 s so far)\n" in lines_with("so far")
 
 
 # -------------------------------------------------------------------- who is at work

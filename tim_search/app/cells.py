@@ -7,6 +7,7 @@ import contextvars
 import importlib
 import logging
 import sys
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from tim_search.gates.texts import for_terminal
 from tim_search.loop.pace import EVERY, Pace, repeatedly
 from tim_search.loop.tally import Event
-from tim_search.types import Interrupted, TimSearchError
+from tim_search.types import Interrupted, TimSearchError, duration
 
 #: Seconds between two looks where a line is written anew.
 _LOOK = 1.0
@@ -30,22 +31,27 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(*, adaptive: bool = False) -> Iterator[Callable[[Event], None]]:
+def progress(doing: str = "starting", *, adaptive: bool = False) -> Iterator[Callable[[Event], None]]:
     """One line of progress with the time left, fed by a search's events.
 
-    In a notebook and on a terminal the line is written anew; elsewhere it is a line every 30 seconds. `adaptive` as of
-    `Pace`.
+    In a notebook and on a terminal the line is written anew; elsewhere it is a line every 30 seconds. `doing` is told
+    before the first event, with the time that passes; `adaptive` as of `Pace`.
     """
-    pace = Pace("starting", adaptive)
+    pace, began = Pace(doing, adaptive), time.monotonic()
     show, every = _screen()
+
+    def words() -> str:
+        return pace.words if pace.total else f"{pace.doing}, {duration(max(1, time.monotonic() - began))} so far"
+
     # A notebook knows by the context to which cell an output belongs.
     context = contextvars.copy_context()
     try:
-        with repeatedly(every, lambda: context.run(show, pace.words)):
+        with repeatedly(every, lambda: context.run(show, words())):
             yield pace.tell
     finally:
         if every < EVERY:
-            show(pace.words if pace.doing == "stopping" else f"{pace.done:,} of {pace.total:,} done\n")
+            ended = f"{pace.done:,} of {pace.total:,} done" if pace.total else f"{doing}: done"
+            show(pace.words if pace.doing == "stopping" else f"{ended} in {duration(time.monotonic() - began)}\n")
 
 
 def _screen() -> tuple[Callable[[str], None], float]:

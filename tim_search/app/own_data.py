@@ -166,6 +166,6 @@ def _check_same(out: Path, new: Any) -> None:
     }
     if differ := [part for part, same in parts.items() if not same]:
         raise BadInput(
-            f"{out} holds another cohort: {some(differ)} differ. Name another folder with out=, or remove this one if "
-            "no search rests on it."
+            f"{out} holds another cohort: {some(differ)} differ. Name another folder with out=; or name this folder "
+            "in the place of the table, to take the cohort as it is."
         )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tim_search.report.figures import HeatmapKind
 
+#: What is told of a process that is at work on a search.
+_WORK = ("doing", "pid", "host", "since")
 #: Said when a call is interrupted outside of training, where the loop says more.
 _STOPPED = "Stopped: the ledger holds all that was trained. Run the same cell again to go on."
 
@@ -250,7 +252,7 @@ class Search(Shown):
         `options` as of `tim_search.train_model`: rule, members, despite, seeds, register. `.load()` of what is returned
         opens it to predict.
         """
-        with cells.call(_STOPPED):
+        with cells.call(_STOPPED), cells.progress(f"training a model for {source}"):
             return deploy.train(
                 self.folder, source, allow_code=self._allow_code, note=cells.say, warn=cells.say, **options
             )
@@ -267,6 +269,9 @@ class Search(Shown):
         name, counts = results.manifest.name, f"{status['trained']:,} of {status['trained'] + status['waiting']:,}"
         where = f"In {self.folder}. .verdicts, .tim(), .heatmap(), .expand(), .confirm(), .group(), .train(), .report()"
         warnings = [] if status["finished"] else [f"Not finished: {counts} units are trained. The same search goes on."]
+        if (at_work := status["at_work"]) and at_work["running"]:
+            about = (f"{key} {at_work[key]}" for key in _WORK if key in at_work)
+            warnings.append(f"It is being worked on: {', '.join(about)}.")
         if not status["trained"]:
             return Panel(f"Search {name}", warnings, notes=[where])
         if status["failed"]:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options.check_arguments(given)
-        with console.checked_output():
+        with console.heartbeat(), console.checked_output():
             app(args=given)
     except SystemExit as end:
         if end.code == Interrupted.exit_code:  # typer's own, while it looked for the command, without a word

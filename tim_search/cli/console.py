@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -23,7 +24,8 @@ from rich.text import Text
 
 from tim_search.gates.plain import json_text
 from tim_search.gates.texts import for_terminal
-from tim_search.types import Interrupted, TimSearchError
+from tim_search.loop.pace import EVERY, repeatedly
+from tim_search.types import Interrupted, TimSearchError, duration
 
 _python_shows = warnings.showwarning
 _FILE_WIDTH = 120
@@ -67,9 +69,51 @@ def output() -> SafeConsole:
 # -------------------------------------------------------------------- to people who wait
 
 
+#: What is being done, in words as of now, for the line that tells it again; and when a line was told last.
+_doing: Callable[[], str] | None = None
+_told = 0.0
+
+
 def note(text: str) -> None:
     """A line about what is being done."""
+    global _doing
+    began = time.monotonic()
+
+    def words() -> str:
+        return f"{text} ({duration(time.monotonic() - began)} so far)"
+
+    _doing = words
+    _say_dim(text)
+
+
+def _say_dim(text: str) -> None:
+    global _told
+    _told = time.monotonic()
     error_output().print(text, style="dim")
+
+
+@contextlib.contextmanager
+def being_done(words: Callable[[], str]) -> Iterator[None]:
+    """A block in which this is being done, in words that change."""
+    global _doing
+    before, _doing = _doing, words
+    try:
+        yield
+    finally:
+        _doing = before
+
+
+@contextlib.contextmanager
+def heartbeat() -> Iterator[None]:
+    """A block in which a line tells at least every 30 s what is being done, where the standard error is no terminal."""
+
+    def beat() -> None:
+        if _doing is not None and time.monotonic() - _told > EVERY / 2 and not error_output().is_terminal:
+            with contextlib.suppress(OSError, ValueError):  # a standard error that nobody reads any more
+                _say_dim(_doing())
+
+    with being_done(lambda: "Still at work"), repeatedly(EVERY / 2, beat):
+        yield
 
 
 def labelled(kind: str, text: str) -> Text:

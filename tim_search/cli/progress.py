@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.text import Text
 
 from tim_search.cli import console
-from tim_search.loop.pace import EVERY, Pace, repeatedly
+from tim_search.loop.pace import Pace
 from tim_search.loop.tally import Event
 
 
@@ -38,12 +38,12 @@ def _bar(words: Callable[[], str], *last_columns: ProgressColumn | str) -> Itera
     """A bar with a spinner, what is being done, done / total, and more columns; without a terminal these words."""
     screen = console.error_output()
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, *last_columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
-        if screen.is_terminal:
-            yield bar
-        else:
-            with repeatedly(EVERY, lambda: console.note(words())):
-                yield bar
+    shown = screen.is_terminal
+    with (
+        console.being_done(words),
+        Progress(*columns, *last_columns, console=screen, disable=not shown, transient=True) as bar,
+    ):
+        yield bar
 
 
 @contextmanager

@@ -59,22 +59,15 @@ class AtWork:
     def __enter__(self) -> AtWork:
         with contextlib.suppress(OSError, BadInput):
             make_folder(self._path.parent)
-            # A folder that was received may hold a pipe here, or a link to another file.
-            flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
-            handle = os.open(self._path, flags, 0o644)
-            try:
-                if _locked(handle, fcntl.LOCK_EX):
-                    self._handle, handle = handle, -1
-                    self._write()
-            finally:
-                if handle >= 0:
-                    os.close(handle)
+            self._handle = _taken(self._path)
+            if self._handle is not None:
+                self._write()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._handle is not None:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._handle, 0)
+                self._path.unlink()  # still under the lock: nobody else's
             os.close(self._handle)
             self._handle = None
 
@@ -117,6 +110,23 @@ def who(folder: str | Path) -> dict[str, Any] | None:
         return {"running": True} if locked else None
     running = True if locked else False if has_died(content.decode()) else None
     return {"running": running, **{key: value for key, value in plain.items() if key != "machine"}}
+
+
+def _taken(path: Path) -> int | None:
+    """A handle of the file under its lock; None where another process has it."""
+    while True:
+        # A folder that was received may hold a pipe here, or a link to another file.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
+        try:
+            if not _locked(handle, fcntl.LOCK_EX):
+                return None
+            # The one before may have taken the file away between the two steps.
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                handle, taken = -1, handle
+                return taken
+        finally:
+            if handle >= 0:
+                os.close(handle)
 
 
 def _locked(handle: int, kind: int) -> bool:
