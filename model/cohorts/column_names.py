@@ -98,6 +98,12 @@ def words(name: str) -> list[str]:
     return [part.lower() for part in re.split(r"[^A-Za-z0-9]+", spaced) if part] or [""]
 
 
+def timed(name: str) -> bool:
+    """Whether a column has the name of how long something lasted until its end, such as the length of the stay."""
+    hours = any(re.fullmatch(r"\w*offset|(los)?(time|min|minutes|h|hours|days?)", part) for part in words(name))
+    return late(name) == STAY or (late(name) == DISCHARGE and hours)
+
+
 def scored(name: str) -> bool:
     """Whether a column has the name of a severity score, such as SOFA; a pain score is none."""
     return any(SCORES.fullmatch(part) and part != "score" for part in words(name))

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from model.cohorts import checks, leaks, leaks_of_ids, overlaps
+from model.cohorts import checks, column_names, leaks, leaks_of_ids, overlaps
 from model.cohorts.cohort import Cohort, Split, examples, make_cohort, make_split, patient_codes, split_of, text
 from model.cohorts.folder_features import check_excludes, read_modalities
 from model.cohorts.folder_labels import read_overlaps, read_tasks
@@ -86,8 +87,26 @@ def read(root: Path, *, thorough: bool = False, wanted: Container[str] = ()) -> 
         table_columns=columns,
     )
     if thorough:
-        reader.findings += [*leaks.findings(cohort), *_persons(reader, samples, cohort)]
+        reader.findings += [
+            *leaks.findings(cohort, _ends(reader, spec, samples, cohort)),
+            *_persons(reader, samples, cohort),
+        ]
     return cohort, reader.findings
+
+
+def _ends(reader: Reader, spec: Mapping[str, Any], samples: Samples, cohort: Cohort) -> dict[str, NDArray[np.float64]]:
+    """Columns of the samples' file that tell how long a stay was and are neither input nor target."""
+    table = reader.table(samples.file, DESCRIPTION)
+    assert table is not None  # the samples were read from it
+    used = {column for modality in cohort.modalities.values() for column in modality.inputs}
+    used |= {str(entry.get("label", name)) for name, entry in spec["tasks"].items() if isinstance(entry, dict)}
+    lengths: dict[str, NDArray[np.float64]] = {}
+    for name in table.schema_arrow.names:
+        if column_names.timed(name) and name not in used:
+            array = column_of(reader, table, samples.file, name, DESCRIPTION)
+            if array is not None and is_number(array.type):
+                lengths[name] = numbers(array).astype(np.float64)
+    return lengths
 
 
 def _persons(reader: Reader, samples: Samples, cohort: Cohort) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ have a good reason, and a person has to know it. What a task excludes is not hel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +38,20 @@ _LATE_NAMED = 12
 _ROWS = 2048  # of a block
 
 
-def findings(cohort: Cohort) -> list[Finding]:
-    """All warnings about leaks of a cohort; those of columns say what a reference model gains by them."""
-    view, suspected = _suspected(cohort)
+def findings(cohort: Cohort, ends: Mapping[str, NDArray[np.float64]] | None = None) -> list[Finding]:
+    """All warnings about leaks of a cohort; those of columns say what a reference model gains by them.
+
+    Args:
+        ends: column -> float64 (n,): how long the stay was, where that is neither input nor target.
+    """
+    view, suspected = _suspected(cohort, ends or {})
     return [*_absent(cohort), *_repeated(cohort), *(finding for _, finding in suspected), *computed(view)]
 
 
-def by_column(cohort: Cohort) -> dict[str, list[str]]:
+def by_column(cohort: Cohort, ends: Mapping[str, NDArray[np.float64]]) -> dict[str, list[str]]:
     """Input column -> what is suspected of it, sequences and facts of care left out."""
     doubts: dict[str, list[str]] = {}
-    view, suspected = _suspected(cohort)
+    view, suspected = _suspected(cohort, ends)
     for item, finding in suspected:
         for column in () if item.fact else item.columns:
             place = "" if finding.place.startswith("modalities") else f"{finding.place}: "
@@ -55,8 +59,10 @@ def by_column(cohort: Cohort) -> dict[str, list[str]]:
     return doubts
 
 
-def _suspected(cohort: Cohort) -> tuple[Survey, list[tuple[Suspicion, Finding]]]:
-    view = survey(cohort, _sample(cohort))
+def _suspected(
+    cohort: Cohort, ends: Mapping[str, NDArray[np.float64]]
+) -> tuple[Survey, list[tuple[Suspicion, Finding]]]:
+    view = survey(cohort, _sample(cohort), ends)
     suspicions = [
         *_late_names(view),
         *leaks_of_ids.id_inputs(cohort, view),

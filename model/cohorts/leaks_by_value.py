@@ -41,7 +41,8 @@ _FIX = "Remove what is known only with the outcome, or list it in `excludes` of 
 
 def suspicions(cohort: Cohort, view: Survey) -> Iterator[Suspicion]:
     """Inputs that are copies of a target, nearly say it, predict it, or whose absence tells of it."""
-    copied = (view.alone > COPY) & view.allowed
+    of_task = np.array([bool(target.task) for target in view.targets], bool)[:, None]
+    copied = (view.alone > COPY) & view.allowed & of_task
     read, certain, predictions = _by_values(cohort, view, copied)
     yield from _copies(view, copied, read)
     for (task, is_sure), sayings in certain.items():
@@ -79,18 +80,22 @@ def _copies(view: Survey, copied: NDArray[np.bool_], read: Sequence[tuple[int, i
 
 def _stays(view: Survey, copied: NDArray[np.bool_]) -> Iterator[Suspicion]:
     for index, target in enumerate(view.targets):
-        if target.numeric and late(target.task) == STAY:
+        if target.numeric and (not target.task or late(target.task) == STAY):
             columns = np.flatnonzero((view.alone[index] > STAY_R2) & view.allowed[index] & ~copied[index]).tolist()
             if columns:
                 named = _list(view, index, columns, view.alone)
                 problem = f"{named} tells how long the stay was: known at its end only?"
-                fix = f"Remove what is counted or summed over the stay, or list it in `excludes` of {target.task}."
-                yield Suspicion(f"tasks.{target.task}", problem, fix, tuple(columns), index)
+                fix = "Remove what is counted or summed over the stay"
+                fix += f", or list it in `excludes` of {target.task}." if target.task else "."
+                place = f"tasks.{target.task}" if target.task else f"samples.{target.what}"
+                yield Suspicion(place, problem, fix, tuple(columns), index)
 
 
 def _silent(view: Survey) -> Iterator[Suspicion]:
     fix = "If it was measured, or not, because of what came later, leave it out or fill its gaps with one value."
     for index, target in enumerate(view.targets):
+        if not target.task:
+            continue
         least = TELLING_R2 if target.numeric else TELLING_AREA
         columns = tuple(np.flatnonzero((view.gaps[index] > least) & view.allowed[index]).tolist())
         if columns:
@@ -120,7 +125,7 @@ def _by_values(
             whole = 100.0 if not few and levels[-1] > 1 else 1.0
             share = not few and not view.nominal[column] and levels[0] >= 0 and levels[-1] <= whole
             for index, target in enumerate(view.targets) if few or share else ():
-                if not view.allowed[index, column] or copied[index, column]:
+                if not target.task or not view.allowed[index, column] or copied[index, column]:
                     continue
                 bins, words = of_targets[index], ""
                 if few and bins is not None and _read_from(values, levels, bins):

@@ -78,7 +78,7 @@ def _strongest(view: Survey, target: int, most: int, without: set[int]) -> list[
 def computed(view: Survey) -> Iterator[Finding]:
     """Numbers that the inputs determine together, as a severity score is computed from what was measured."""
     for index, target in enumerate(view.targets):
-        if not target.numeric or (~np.isnan(target.values)).sum() < 10 * FEWEST:
+        if not target.task or not target.numeric or (~np.isnan(target.values)).sum() < 10 * FEWEST:
             continue
         columns = _strongest(view, index, MOST_TOGETHER, without=set())
         if not columns:

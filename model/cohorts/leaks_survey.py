@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,10 @@ _COLUMNS = 256  # of a block
 
 @dataclass(frozen=True)
 class Target:
-    """One thing to tell: a class against the others, or a number. float64 (n,) values, NaN = no label."""
+    """One thing to tell: a class against the others, or a number. float64 (n,) values, NaN = no label.
+
+    `task` is empty where it is no task's, but a column beside the inputs that tells how long the stay was.
+    """
 
     task: str
     what: str
@@ -71,9 +74,18 @@ class Survey:
         return None if not scale.size or scale.max() < 0 else int(scale.max(axis=1).argmax())
 
 
-def survey(cohort: Cohort, rows: NDArray[np.int64]) -> Survey:
-    """How much every column of vectors, and every mean over time of sequences, tells of every target."""
-    targets = tuple(_targets(cohort, rows))
+def survey(cohort: Cohort, rows: NDArray[np.int64], ends: Mapping[str, NDArray[np.float64]]) -> Survey:
+    """How much every column of vectors, and every mean over time of sequences, tells of every target.
+
+    Args:
+        rows: of training patients.
+        ends: column -> float64 (N,) of all samples: how long the stay was, where that is neither input nor target.
+    """
+    lengths = (Target("", name, values[rows], numeric=True) for name, values in ends.items())
+    stays = [
+        target for target in lengths if (~np.isnan(target.values)).sum() >= FEWEST and np.nanstd(target.values) > 0
+    ]
+    targets = (*_targets(cohort, rows), *stays)
     fold = cohort.split.fold[rows]
     names: list[tuple[str, str]] = []
     nominal: list[bool] = []
@@ -100,9 +112,11 @@ def survey(cohort: Cohort, rows: NDArray[np.int64]) -> Survey:
         nominal += [n_levels > 0 for n_levels in levels]
         coded.append(codes)
         strength.append(of_block)
-    out = {name: excluded(cohort.modalities, cohort.tasks[name].excludes) for name in {t.task for t in targets}}
+    out = {name: excluded(cohort.modalities, cohort.tasks[name].excludes) for name in {t.task for t in targets} - {""}}
     alone, gaps = np.concatenate(strength, axis=2)
-    allowed = np.array([[name not in out[t.task] for name in names] for t in targets], bool).reshape(alone.shape)
+    allowed = np.array([[name not in out.get(t.task, ()) for name in names] for t in targets], bool).reshape(
+        alone.shape
+    )
     codes = np.concatenate(coded, axis=1)
     return Survey(rows, fold, tuple(names), np.array(nominal, bool), codes, targets, alone, gaps, allowed)
 

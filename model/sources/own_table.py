@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from model.cohorts import folder as cohort_folder
 from model.cohorts import leaks
+from model.cohorts.column_names import timed
 from model.cohorts.folder_reader import DESCRIPTION, Reader, load
 from model.cohorts.folder_values import read_rules
 from model.cohorts.folder_writer import check_free
@@ -23,6 +26,7 @@ from model.sources.own_table_columns import as_csv, read_edits, rows_of
 from model.sources.own_table_guess import Guess, guess_columns
 from model.sources.own_table_named import Named
 from model.sources.own_table_text import describe
+from model.sources.own_table_values import Ruled
 from model.sources.tables import Columns, Source, check, convert
 from tim_search.gates.files import move_durably, new_folder, replacing
 from tim_search.types import BadInput, Finding, some
@@ -57,7 +61,7 @@ def init(
         reading = convert(source, samples, tell=tell, **options)
         table = Columns(samples)
         if isinstance(edits, Path):
-            guess = guess_columns(table, read_edits(edits, table), _rules_beside(edits)[0])
+            guess = _guessed(table, edits)
         else:
             guess = guess_columns(table, None if edits is None else edits.edits(table))
         ids = list(dict.fromkeys(() if guess.numbered else (guess.sample_id, guess.patient_id)))
@@ -82,9 +86,20 @@ def described(folder: Path, guess: Guess, name: str) -> Guess:
     if scored.tasks != guess.tasks:
         description.write_text(describe(table, scored, name), encoding="utf-8")
         cohort, _ = cohort_folder.read(folder)
-    rows = rows_of(table, scored, {} if cohort is None else leaks.by_column(cohort))
+    rows = rows_of(table, scored, {} if cohort is None else leaks.by_column(cohort, _lengths(table, scored)))
     (folder / COLUMNS).write_bytes(as_csv(rows))
     return replace(scored, rows=rows)
+
+
+def _lengths(table: Columns, guess: Guess) -> dict[str, NDArray[np.float64]]:
+    """Columns that are left out and tell how long a stay was, as float64 (n,)."""
+    ruled = Ruled(table, guess.rules)
+    series = {name: ruled[name] for name in guess.left_out if timed(name)}
+    return {
+        name: values.to_numpy(np.float64, na_value=np.nan)
+        for name, values in series.items()
+        if pd.api.types.is_numeric_dtype(values)
+    }
 
 
 def edit(columns: Path) -> tuple[Guess, list[Path]]:
@@ -103,8 +118,8 @@ def edit(columns: Path) -> tuple[Guess, list[Path]]:
             f"{columns}: expected samples.parquet beside it, as `cohort init` writes it; there is none. Name the table "
             "too, and with --out a new folder."
         )
-    table, (rules, name) = Columns(samples), _rules_beside(columns)
-    guess = guess_columns(table, read_edits(columns, table), rules)
+    table, (_, name) = Columns(samples), _rules_beside(columns)
+    guess = _guessed(table, columns)
     with tempfile.TemporaryDirectory(dir=home, prefix=".described-") as scratch:
         folder = Path(scratch)
         (folder / "samples.parquet").symlink_to(samples.resolve())
@@ -116,6 +131,12 @@ def edit(columns: Path) -> tuple[Guess, list[Path]]:
         for name in (COLUMNS, DESCRIPTION):
             move_durably(folder / name, home / name)
     return guess, spare
+
+
+def _guessed(table: Columns, columns: Path) -> Guess:
+    """What the columns are by an edited columns.csv, read by the rules of values beside it."""
+    rules, _ = _rules_beside(columns)
+    return guess_columns(table, read_edits(columns, table, rules), rules)
 
 
 def _rules_beside(columns: Path) -> tuple[dict[str, Rule] | None, str]:

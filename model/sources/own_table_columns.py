@@ -19,7 +19,7 @@ from model.sources import tables
 from model.sources.own_table_guess import Guess
 from model.sources.own_table_roles import FEW_TEXTS, NUMBERED, Edit, Raw, Role, holds_texts, is_date, is_nested, useless
 from model.sources.own_table_text import few_values
-from model.sources.own_table_values import Proposal, Ruled
+from model.sources.own_table_values import Proposal, Ruled, propose
 from tim_search.gates.texts import for_spreadsheet
 from tim_search.types import BadInput, near, some
 
@@ -98,8 +98,11 @@ class Columned:
         self.patients = pd.factorize(table[patient])[0] if patient in table else np.arange(len(table))
 
     def values(self, column: str) -> pd.Series[Any]:
-        """The cells as they are used."""
-        return self._ruled[column]
+        """The cells as they are used; those of a column that is not used may not fit a rule that somebody wrote."""
+        try:
+            return self._ruled[column]
+        except ValueError:
+            return self._ruled.table[column]
 
     def without_doubtful(self, column: str) -> pd.Series[Any]:
         """The cells as they are used, without what may mean "not measured"."""
@@ -184,8 +187,11 @@ def as_csv(rows: Iterable[Row]) -> bytes:
 # ---------------------------------------------------------------------------------------- edited
 
 
-def read_edits(path: Path, table: Raw) -> dict[str, Edit]:
+def read_edits(path: Path, table: Raw, rules: Mapping[str, Rule] | None = None) -> dict[str, Edit]:
     """What an edited columns.csv says of each column; written by any spreadsheet, with any delimiter.
+
+    Args:
+        rules: how cells are read; None: as it is proposed.
 
     Raises:
         BadInput: with every row and column that cannot be, and what may stand there.
@@ -217,7 +223,7 @@ def read_edits(path: Path, table: Raw) -> dict[str, Edit]:
             problems.append(f"{place}, role: expected one of {allowed}; given {role!r}.{near(role, get_args(Role))}")
             continue
         edits[column] = Edit(role, cell["used as"].lower(), cell["modality or task"])  # type: ignore[arg-type]
-        problems += [f"{place}, {problem}" for problem in faults(column, edits[column], table)]
+        problems += [f"{place}, {problem}" for problem in faults(column, edits[column], table, rules)]
     for role in ("sample id", "patient id"):
         if len(several := [column for column, edit in edits.items() if edit.role == role]) > 1:
             problems.append(f"role: {some(several)} are each called {role}; at most one can be")
@@ -227,9 +233,14 @@ def read_edits(path: Path, table: Raw) -> dict[str, Edit]:
     return edits
 
 
-def faults(column: str, edit: Edit, table: Raw) -> list[str]:
-    """What is wrong with a row of columns.csv, and what may stand there."""
+def faults(column: str, edit: Edit, table: Raw, rules: Mapping[str, Rule] | None = None) -> list[str]:
+    """What is wrong with what a user says of a column, and what may stand there; `rules` as in `read_edits`."""
     values = table[column].dropna()
+    if not is_nested(values) and edit.role in USES:
+        try:
+            values = applied(values, propose(values).rule if rules is None else rules.get(column, Rule())).dropna()
+        except ValueError as error:
+            return [f"its cells do not fit its rule under values in cohort.yaml: {error}; mend the rule first."]
     allowed = USES.get(edit.role, ())
     if allowed and edit.used_as and edit.used_as not in allowed:
         return [f"used as: expected {' or '.join(allowed)} of an {edit.role}; given {edit.used_as!r}."]
@@ -242,13 +253,15 @@ def faults(column: str, edit: Edit, table: Raw) -> list[str]:
         return ["role: a sample id has a value of its own in every row; leave it out, or make it the patient id."]
     if edit.role in ("input", "target") and is_date(values):
         return [f"role: it holds dates, which are no {edit.role}; write time or left out."]
-    category = edit.used_as == "category" or (holds_texts(values) and edit.used_as != "number")
+    if edit.role in USES and edit.used_as in ("number", "regression") and holds_texts(values):
+        return ["used as: its cells are texts; declare under values in cohort.yaml how they become numbers first."]
+    category = edit.used_as == "category" or holds_texts(values)
     if edit.role == "input" and category and values.nunique() > MOST_LEVELS:
         return [f"role: {values.nunique():,} values are too many categories ({MOST_LEVELS} at most); write left out."]
     if edit.role == "target":
         n = values.nunique()
         if edit.used_as == "binary" and n != 2:
             return [f"used as: a binary target has two values, this has {n}; write multiclass or regression."]
-        if edit.used_as == "multiclass" or (holds_texts(values) and edit.used_as != "regression"):
+        if edit.used_as == "multiclass" or holds_texts(values):
             return [] if n <= FEW_TEXTS else [f"used as: {n:,} values are too many classes ({FEW_TEXTS} at most)."]
     return []

@@ -220,7 +220,7 @@ def test_noise_of_few_rows_tells_nothing() -> None:
     parts["days"], parts["labs"] = dice.normal(-2, 1, N), dice.normal(size=(N, 120))
     names = tuple(f"lab_{k}" for k in range(120))
     rows = np.flatnonzero(dice.random(N) < 0.9)
-    view = leaks_survey.survey(build(parts, names=names), rows)
+    view = leaks_survey.survey(build(parts, names=names), rows, {})
     (days,) = [index for index, target in enumerate(view.targets) if target.task == "days"]
     assert view.alone[days].max() < 0.05
     assert view.alone[[index for index in range(len(view.targets)) if index != days]].max() < 0.65

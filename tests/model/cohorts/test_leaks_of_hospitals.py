@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from model.sources.opening import check_cohort
-from tests.support.hospital_tables import HOSPITALS, HospitalTable, german, spanish
+from tests.support.hospital_tables import HOSPITALS, HospitalTable, german, spanish, warehouse
 
 
 def written(table: HospitalTable, root: Path, inputs: list[str], patient_id: str = "") -> Path:
@@ -63,3 +64,14 @@ def test_a_coarser_id_without_the_name_of_one_is_pointed_at(tmp_path: Path) -> N
     ]
     assert finding.place == "samples.codigo"
     assert "every patient id has one value of it" in finding.problem
+
+
+def test_what_is_known_at_the_end_tells_the_stay_that_is_no_target(tmp_path: Path) -> None:
+    """A count over the whole stay among the inputs, and the length of the stay in a column that nobody uses."""
+    table = warehouse()
+    tasks = {name: task for name, task in table.tasks.items() if name != "icu_los"}
+    root = written(replace(table, tasks=tasks), tmp_path, [*table.sound, "nursingnotes"])
+    found = [f for f in check_cohort(root) if f.place.startswith("samples")]
+    assert [f.place for f in found] == ["samples.unitdischargeoffset", "samples.actualiculos"]
+    assert "all.nursingnotes (R2 0.9" in found[0].problem
+    assert "known at its end only?" in found[0].problem

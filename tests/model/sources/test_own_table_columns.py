@@ -152,14 +152,26 @@ def test_edits_hold_for_another_table_of_the_same_columns(tmp_path: Path) -> Non
     assert len(open_cohort(tmp_path / "later")) == N
 
 
+def test_a_rule_that_the_next_table_does_not_fit(tmp_path: Path) -> None:
+    _, path = begun(tmp_path)
+    frame = table(1)
+    frame["weight"] = [f"{value} kg" for value in frame["weight"]]
+    frame.to_parquet(tmp_path / "next.parquet")
+    with pytest.raises(BadInput, match=r"\(weight\), its cells do not fit its rule under values"):
+        own_table.init(tmp_path / "next.parquet", tmp_path / "later", edits=path)
+    rewrite(path, {"weight": {"role": "left out"}})
+    assert "weight" in own_table.init(tmp_path / "next.parquet", tmp_path / "later", edits=path).left_out
+
+
 def test_what_cannot_be_is_refused_by_row_and_column(tmp_path: Path) -> None:
     frame = table()
     frame["note"] = [f"text {k}" for k in range(N)]
-    frame["site"] = "A"
+    frame["site"], frame["shade"] = "A", frame["colour"]
     _, path = begun(tmp_path, frame)
     rewrite(path, {
         "lab_a": {"role": "inptu"}, "lab_b": {"used as": "binary"}, "note": {"role": "target"},
         "admitted": {"role": "input"}, "site": {"role": "input"}, "died": {"role": "time"},
+        "shade": {"used as": "number"},
         "los": {"used as": "binary"}, "colour": {"role": "patient id"}, "mrn": {"role": "sample id"},
         "ward": {"column": "wrad"},
     })  # fmt: skip
@@ -174,6 +186,7 @@ def test_what_cannot_be_is_refused_by_row_and_column(tmp_path: Path) -> None:
         "(site), role: it is the same everywhere (A); the one role for it is left out.",
         "(died), role: expected dates of a time",
         "(los), used as: a binary target has two values",
+        "(shade), used as: its cells are texts; declare under values in cohort.yaml how they become numbers first.",
         "(wrad), column: is no column of the table.",
         "(mrn), role: a sample id has a value of its own in every row",
         "role: subject, colour are each called patient id; at most one can be",
