@@ -30,7 +30,7 @@ def test_a_search_that_has_learnt(tmp_path: Path) -> None:
 
 def test_a_source_that_has_not_learnt_is_told_first(tmp_path: Path) -> None:
     results = search_with_references(tmp_path, 0.8)
-    assert answer.description(results).startswith("**1 of 1 networks have not learnt** (a)")
+    assert answer.description(results).startswith("**1 of 1 networks has not learnt** (a)")
     scores = answer.values(results)[1]
     assert scores["best.a"] == scores["alone.a"]
     assert "gain.a" not in scores

@@ -748,7 +748,7 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
         "heatmap-value.png",
     ], "no figure of combinations: in so short a training neither network has learnt"
     assert len(pd.read_csv(out / "tables" / "tim.csv")) == 2
-    assert "networks have not learnt" in pages[0].read_text()
+    assert "not learnt</b>" in pages[0].read_text()
 
     code, again, err = call("run", out / "search.yaml", "--json")
     assert code == 0, err

@@ -99,6 +99,14 @@ def test_a_plan_tells_how_long_a_training_is(steps: tuple[Any, ...], words: str)
     assert "None" not in search_tables.steps_in_words(content)
 
 
+def test_what_has_not_learnt_has_no_effects_in_the_table() -> None:
+    text = told(search_tables.helpers([source(3), source(4)], "exact TIM", {"s03"}))
+    assert [line.split()[:3] for line in text.splitlines() if line.startswith(" s0")] == [
+        ["s03", "has", "not"],
+        ["s04", "helps", "x"],
+    ]
+
+
 def test_a_status_counts_the_tasks_it_does_not_name() -> None:
     assert tables.names(["a", "b"]) == "a, b"
     assert tables.names([str(k) for k in range(21)]) == "21 tasks: 0, 1, 2, 3, 4, 5 and 15 more"

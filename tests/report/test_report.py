@@ -213,7 +213,7 @@ def test_networks_that_have_not_learnt_are_told_first(tmp_path: Path) -> None:
     assert "3 epochs, minibatches of 256" in facts["references"]["advice"][0]
     assert "training: {batch_size: 64, epochs: 6}" in facts["references"]["advice"][0]
     page = Page(report.page(facts))
-    assert page.text.index("1 of 1 networks have not learnt") < page.text.index("A row is a source task")
+    assert page.text.index("1 of 1 networks has not learnt") < page.text.index("A row is a source task")
 
 
 def test_wide_tables_scroll_in_themselves(folder: Path) -> None:

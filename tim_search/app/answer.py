@@ -20,8 +20,9 @@ def description(results: SearchResults) -> str:
     """The verdicts in words, as Markdown: what has not learnt first."""
     lines = []
     if results.not_learnt:
+        have = "has" if len(results.not_learnt) == 1 else "have"
         lines.append(
-            f"**{len(results.not_learnt)} of {len(results.learnt)} networks have not learnt** "
+            f"**{len(results.not_learnt)} of {len(results.learnt)} networks {have} not learnt** "
             f"({', '.join(results.not_learnt[:_MOST])}): nothing may be read from their rows."
         )
     sentences = [f"- {verdict.sentence}" for verdict in verdicts(results).values()]

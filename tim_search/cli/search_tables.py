@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,11 @@ def tuning(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def helpers(sources: Sequence[Mapping[str, Any]], label: str) -> Table:
+def helpers(sources: Sequence[Mapping[str, Any]], label: str, unlearnt: Collection[str] = ()) -> Table:
     """For every source the two best helpers and the worst harmer, from `summary.report`, one a line.
 
-    Of many sources those with the surest effects: the largest beside its interval, discoveries first.
+    Of many sources those with the surest effects: the largest beside its interval, discoveries first. One that has not
+    learnt (`unlearnt`) has no findings.
     """
 
     def sure(row: Mapping[str, Any]) -> tuple[bool, float]:
@@ -63,6 +64,10 @@ def helpers(sources: Sequence[Mapping[str, Any]], label: str) -> Table:
         f"What helps, what harms ({label}{which})", "source task", "", "trained with", "TIM score", "interval"
     )
     for row in shown:
+        if row["source"] in unlearnt:
+            words = (Text(row["source"]), "", Text("has not learnt: no finding"), "", "")
+            table.add_row(*words, style="dim", end_section=True)
+            continue
         gains = [effect for effect in row["helpers"] if effect["estimate"] > 0][:2]
         losses = [effect for effect in row["helpers"] if effect["estimate"] < 0][-1:]
         for place, effect in enumerate([*gains, *losses]):
@@ -154,6 +159,7 @@ def references(rows: Sequence[Mapping[str, Any]]) -> Table:
 def report(content: Mapping[str, Any]) -> Group:
     """The end of a run: helpers, combinations, and what the marks mean."""
     sharing = content["sharing"]
+    unlearnt = {row["task"] for row in content["references"] if row["verdict"] == "has not learnt"}
     marks = [
         "* a discovery at a false discovery rate of 10 %.  ~ near-identical or nested targets: no transfer to be read.",
         *content["notes"],
@@ -174,7 +180,7 @@ def report(content: Mapping[str, Any]) -> Group:
         best = Text(NO_COMBINATIONS)
     return Group(
         answers(content),
-        helpers(content["sources"], content["label"]),
+        helpers(content["sources"], content["label"], unlearnt),
         best,
         *dim_lines(marks),
         "",

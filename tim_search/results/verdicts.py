@@ -183,7 +183,7 @@ def _untested(expansion: Expansion, sampled: bool) -> tuple[Kind, str]:
     if math.isnan(leader.low):
         return "unclear", "one block without replicates: nothing says how sure a difference is"
     gain = f"{leader.gain:+.3f} ({leader.low:+.3f} to {leader.high:+.3f})"
-    return "keep alone", f"no combination is shown to be better; the best, {joined(leader.subset)}, gains {gain}"
+    return "keep alone", f"no combination is shown to be better; the best, {joined(leader.subset)}, differs by {gain}"
 
 
 def _latest(tests: Sequence[Confirmed]) -> dict[Subset, Confirmed]:
