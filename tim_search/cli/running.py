@@ -268,6 +268,8 @@ def _where_to_look(search: ResolvedSearch, finished: Finished, uri: str) -> dict
     # A sampled search has no expansion whose end could be confirmed.
     by_rule = ["--rule", "predicted"] if search.plan.sample is not None else []
     published = uri if uri.startswith("http") else shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
+    # MLflow's page begins with GenAI, whatever the kind of its experiments, until somebody chooses once.
+    published += "  (choose Model training at the top of its page)"
     return {
         "trained": f"{outcome.trained} units in {duration(outcome.seconds)}, {outcome.failed} of them failed; "
         f"{outcome.reused} were in the ledger already",
