@@ -1,11 +1,8 @@
 """TIM Search: which clinical tasks to train together, and how sure one can be.
 
-The names below are loaded on first use, so that `import tim_search` stays light: no torch, no Ray, no MLflow.
+The names below are loaded on first use, so that `import tim_search` stays light: no torch, no Ray, no MLflow. Nothing is
+imported here itself: `python -m tim_search` runs this with the current folder first on its path, until `__main__` runs.
 """
-
-from __future__ import annotations
-
-import importlib
 
 TYPE_CHECKING = False  # without the module typing: Ctrl-C while the package is loaded would be a traceback
 if TYPE_CHECKING:
@@ -80,11 +77,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _PUBLIC[name]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    value: object = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    return value
 
 
 def __dir__() -> list[str]:

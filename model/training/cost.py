@@ -9,7 +9,9 @@ import contextlib
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +28,7 @@ from model.training.fitting import fit_pack, schedule_of
 from model.training.pack import Fitted
 from model.training.scores import score_pack
 from model.training.trainer import PackTrainer, TrainingPayload
-from tim_search.types import Pack, Subset, Task, Unit
+from tim_search.types import Pack, Subset, Task, TimSearchError, Unit
 
 #: The most members a pack has by default: as many as a core's cache serves well; as many as make a GPU's work on a
 #: step longer than the host takes to start its kernels, some 500 whatever the number of members.
@@ -138,15 +140,42 @@ def calibrate_together(payload: TrainingPayload, subsets: Sequence[Subset], capa
     if workers < 2:
         return calibrate(payload, subsets, capacity)
     context = multiprocessing.get_context("spawn")  # forked processes hang in torch's thread pools
-    barrier = context.Barrier(workers)
-    with context.Pool(workers, _share_barrier, (barrier,)) as pool:
-        models = pool.starmap(_calibrate_at_once, [(payload, tuple(subsets), capacity)] * workers, chunksize=1)
+    work = (payload, tuple(subsets), capacity)
+    try:
+        with (
+            _not_from_here(),
+            # A pool that ends with its first process: `multiprocessing.Pool` starts others in its place for ever.
+            ProcessPoolExecutor(workers, context, _share_barrier, (context.Barrier(workers),)) as pool,
+        ):
+            models = [each.result() for each in [pool.submit(_calibrate_at_once, *work) for _ in range(workers)]]
+    except BrokenProcessPool as error:
+        raise TimSearchError(
+            f"A process that measures what a training costs ended without a word; {workers} of them run at once, as "
+            "many as there will be workers. Mostly the memory did not suffice: ask for fewer `workers`."
+        ) from error
 
     def mean(name: str) -> dict[tuple[int, int], float]:
         tables = [getattr(model, name) for model in models]
         return {shape: float(np.mean([table[shape] for table in tables])) for shape in tables[0]}
 
     return CostModel(mean("step_seconds"), mean("score_seconds"), models[0].steps)
+
+
+@contextlib.contextmanager
+def _not_from_here() -> Iterator[None]:
+    """Within it, a Python process that is started imports nothing from the current folder.
+
+    Its first words stand on its command line, and then Python would look for modules in the current folder first.
+    """
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 _shared: dict[str, Any] = {}  # what a process of the pool got at its start

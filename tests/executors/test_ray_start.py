@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from tim_search.executors import ray_executor, ray_start
 from tim_search.executors.ray_executor import RayExecutor
 from tim_search.types import BadInput, Resources
 
-HOSTILE = ("torch", "model", "sitecustomize", "ray", "pyarrow", "aiohttp")
+HOSTILE = ("torch", "model", "sitecustomize", "usercustomize", "ray", "pyarrow", "aiohttp", "numpy", "typer", "mlflow")
 SEARCH = """
 cohort: support2
 tasks: [hospdead, slos_log]
@@ -31,16 +32,17 @@ design: exact
 blocks: 2
 device: cpu
 training: {epochs: 1, width: 8, replicates: 0}
-resources: {workers: 1}
+resources: {workers: 2}
 """
 
 
 def hostile(folder: Path) -> Path:
     """A folder with modules that leave a trace when they run, in place of libraries and of the product's package."""
     folder.mkdir()
-    for name in HOSTILE:
+    for name in {*HOSTILE, *filter(importlib.util.find_spec, sys.stdlib_module_names)}:
         trace = f"open({str(folder / 'ran')!r}, 'a').write({name!r} + '\\n')\n"
         (folder / f"{name}.py").write_text(f"{trace}raise RuntimeError('a file of the current folder ran')\n")
+    (folder / "hostile.pth").write_text(f"import os; open({str(folder / 'ran')!r}, 'a').write('pth')\n")
     return folder
 
 
@@ -50,12 +52,21 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
+def test_no_module_of_the_current_folder_takes_the_place_of_pythons_own(tmp_path: Path) -> None:
+    folder = hostile(tmp_path / "here")
+    done = run(folder, sys.executable, "-m", "tim_search", "check", "search.yaml")
+    assert not (folder / "ran").exists(), (folder / "ran").read_text()
+    assert done.returncode == 2, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_no_worker_imports_from_the_current_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_no_worker_imports_from_the_current_folder(tmp_path: Path, command: str) -> None:
+    """`plan` measures in as many processes as there will be workers."""
     folder = hostile(tmp_path / "here")
     (folder / "search.yaml").write_text(SEARCH)
-    done = run(folder, sys.executable, "-m", "tim_search", "run", "search.yaml", "--out", "out", "--json")
+    done = run(folder, sys.executable, "-m", "tim_search", command, "search.yaml", "--out", "out", "--json")
     assert not (folder / "ran").exists(), (folder / "ran").read_text()
     assert done.returncode == 0, done.stderr
 
