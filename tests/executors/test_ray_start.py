@@ -54,9 +54,9 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 def test_no_module_of_the_current_folder_takes_the_place_of_pythons_own(tmp_path: Path) -> None:
     folder = hostile(tmp_path / "here")
-    done = run(folder, sys.executable, "-m", "tim_search", "check", "search.yaml")
+    done = run(folder, sys.executable, "-m", "tim_search", "--version")
     assert not (folder / "ran").exists(), (folder / "ran").read_text()
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
