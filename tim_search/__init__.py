@@ -1,7 +1,7 @@
 """TIM Search: which clinical tasks to train together, and how sure one can be.
 
-The names below are loaded on first use, so that `import tim_search` stays light: no torch, no Ray, no MLflow. Nothing is
-imported here itself: `python -m tim_search` runs this with the current folder first on its path, until `__main__` runs.
+The names below are loaded on first use, so that `import tim_search` stays light: no torch, no Ray, no MLflow. Nothing
+is imported here: `python -m tim_search` runs this with the current folder first on its path, until `__main__` runs.
 """
 
 TYPE_CHECKING = False  # without the module typing: Ctrl-C while the package is loaded would be a traceback
