@@ -204,12 +204,14 @@ def load_fold(
     replicates: int,
     stop_share: float = 0.0,
     few: int = 0,
+    drawn_by: str = "",
 ) -> Fold:
     """Fold `fold` of the cohort's training part: its rows validate, the other folds' rows train.
 
     `FINAL_FOLD` trains on the whole training part, and the test patients take the place of the validation rows. The
     preprocessing and the scale of the regression targets are fitted on the training rows alone, those that
-    `stop_share` sets aside among them; with `few` such that neither tells a count of fewer patients.
+    `stop_share` sets aside among them; with `few` such that neither tells a count of fewer patients. The bootstrap
+    weights hang on the fold and on `drawn_by`, by default the split's digest, which is no secret.
 
     Raises:
         BadInput: the cohort has no such fold.
@@ -242,7 +244,7 @@ def load_fold(
 
     set_aside = stopping_patients(cohort, learn, stop_share, f"{cohort.split.digest} fold {fold}")
     stopping = rows(set_aside) if set_aside.any() else None
-    weights = patient_weights(cohort.patients[judge], replicates, f"{cohort.split.digest} fold {fold}")
+    weights = patient_weights(cohort.patients[judge], replicates, f"{drawn_by or cohort.split.digest} fold {fold}")
     supervised, (first, _) = supervised_tasks(list(cohort.tasks.values())), target_rows(cohort.tasks)
     return Fold(rows(learn & ~set_aside), rows(judge), supervised, weights, first, stopping)
 

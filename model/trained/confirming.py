@@ -84,7 +84,7 @@ def _look(payload: ConfirmingPayload, pack: Pack, fitted: Fitted, fold: Fold) ->
     cohort = payload.training.cohort
     predictions = predict(fitted, fold.validation)
     learned = predict(fitted, fold.train).latents if fitted.layout.clustering else None
-    weights = paper_draws(len(fold.validation), cohort.split.digest)
+    weights = paper_draws(len(fold.validation), payload.training.telling.key or cohort.split.digest)
     scores: list[Score] = []
     curves: list[Curve] = []
     for member, unit in enumerate(pack.units):

@@ -23,6 +23,7 @@ from model.cohorts.cohort import Cohort
 from model.data.folds import Fold, Rows, load_fold
 from model.scoring import clustering, metrics
 from model.training.scores import truth_of
+from tim_search.gates.told_scores import Telling
 from tim_search.types import Pack, PackResult, Score, Task, Unit
 from tim_search.types.references import Reference
 
@@ -48,10 +49,12 @@ class ReferenceTrainer:
         cohort: of the search.
         reference: which kind.
         replicates: bootstrap weightings that scores are given under.
+        telling: how scores are told.
     """
 
-    def __init__(self, cohort: Cohort, reference: Reference, replicates: int) -> None:
+    def __init__(self, cohort: Cohort, reference: Reference, replicates: int, telling: Telling | None = None) -> None:
         self._cohort, self._reference, self._replicates = cohort, reference, replicates
+        self._telling = telling or Telling()
         self._folds: dict[int, tuple[Fold, Table, Table]] = {}
 
     def with_settings(self, settings: str) -> ReferenceTrainer:
@@ -68,7 +71,9 @@ class ReferenceTrainer:
                 values, error = self._score(self._cohort.tasks[name], unit)
                 seconds = (time.perf_counter() - started) / len(unit.subset)
                 rows.append(_row(unit, self._cohort.tasks[name], values, error, seconds))
-        return PackResult(pack, tuple(rows), seconds=time.perf_counter() - began)
+        # Many are the same with every seed: told anew each time, their mean would be exact.
+        shown = tuple(self._telling.scores(rows, by_seed=False))
+        return PackResult(pack, shown, seconds=time.perf_counter() - began)
 
     def _score(self, task: Task, unit: Unit) -> tuple[list[float], str]:
         """The metric under each weighting, and why there is none."""
@@ -85,7 +90,11 @@ class ReferenceTrainer:
     def _prepared(self, number: int) -> tuple[Fold, Table, Table]:
         """A fold, and its training and held-out inputs as tables; from memory after the first call."""
         if number not in self._folds:
-            options: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}
+            options: dict[str, Any] = {
+                "dtype": torch.float32,
+                "device": torch.device("cpu"),
+                "drawn_by": self._telling.key,
+            }
             fold = load_fold(self._cohort, number, replicates=self._replicates, **options)
             self._folds = {number: (fold, table(fold.train), table(fold.validation))}
         return self._folds[number]

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -22,6 +22,7 @@ from model.training.pack import Fitted
 from model.training.precision import DTYPES
 from model.training.references import ReferenceTrainer
 from model.training.scores import score_pack
+from tim_search.gates.told_scores import Telling
 from tim_search.types import BadInput, Curve, OutOfMemory, Pack, PackResult, Score, Trainer, references
 
 
@@ -35,6 +36,7 @@ class TrainingPayload:
         settings: of the network and its training.
         device: "cpu", "cuda", "cuda:1", ... or "auto": the GPU where there is one.
         threads: of torch in this process; never more than the cores the worker holds.
+        telling: how scores are told, where counts of few patients are hidden.
     """
 
     cohort: Cohort
@@ -42,10 +44,11 @@ class TrainingPayload:
     settings: TrainingSettings
     device: str = "auto"
     threads: int = 1
+    telling: Telling = field(default_factory=Telling)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Settings of an own network are unpickled where their class can be imported from by then.
-        values = (self.cohort, self.network, self.settings, self.device, self.threads)
+        values = (self.cohort, self.network, self.settings, self.device, self.threads, self.telling)
         return _unpickled, (networks.folder_of(self.network), *values)
 
 
@@ -79,7 +82,9 @@ class PackTrainer:
         """See `tim_search.types.Trainer`; folds that both can use are prepared once. A reference is a setting too."""
         values = json.loads(settings)
         if references.KEY in values:
-            return ReferenceTrainer(self._payload.cohort, values[references.KEY], values["replicates"])
+            return ReferenceTrainer(
+                self._payload.cohort, values[references.KEY], values["replicates"], self._payload.telling
+            )
         own: Any = replace(cast(Any, self._payload.settings), **values)
         other = PackTrainer(replace(self._payload, settings=own), self._look)
         other._folds = self._folds
@@ -98,6 +103,7 @@ class PackTrainer:
                 replicates=settings.replicates,
                 stop_share=settings.stop_share,
                 few=few,
+                drawn_by=self._payload.telling.key,
             )
         return self._folds[key]
 
@@ -113,7 +119,7 @@ class PackTrainer:
             more, curves = self._look(pack, fitted, fold)
         seconds = time.perf_counter() - started
         share = seconds / len(pack.units)
-        timed = tuple(replace(score, seconds=share) for score in (*scores, *more))
+        timed = tuple(replace(score, seconds=share) for score in self._payload.telling.scores([*scores, *more]))
         return PackResult(pack, timed, tuple(attention), seconds, self._peak_bytes(), curves=tuple(curves))
 
     def _peak_bytes(self) -> int:

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from model.cohorts.cohort import Cohort, Modality, make_cohort
 from model.cohorts.manifest import describe
 from model.sources.opening import write_cohort
+from tests.gates.test_told_scores import fitting
 from tests.support.attacker import attacked, learnt
 from tim_search import config
 from tim_search.app import confirmer, deploy, extension, runner
@@ -205,6 +206,29 @@ def test_the_preprocessing_of_a_model_fits_several_counts(cohort: Cohort, files:
             assert math.log2(scale) == round(math.log2(scale))
             assert mean / (scale / 16) == round(mean / (scale / 16))
     assert checked >= 3
+
+
+@pytest.mark.slow
+def test_no_score_tells_how_many_are_positive(cohort: Cohort, out: Path, files: list[Path]) -> None:
+    """Whatever an attacker believes of the positives among a fold's rows: every AUROC of the ledger could be theirs."""
+    telling, record = config.telling(cohort.for_tasks(["rare", "common", "several", "days"]), SMALL), record_of(out)
+    assert set(telling.steps) == {"rare", "common", "several"}
+    sizes = dict(enumerate(part["samples"] for part in record["parts"][1:])) | {-1: record["parts"][0]["samples"]}
+    scores = pd.concat([pd.read_parquet(path) for path in sorted((out / "ledger" / "scores").glob("*.parquet"))])
+    scores = scores[scores["task"].isin(telling.steps) & (scores["status"] == "ok")]
+    assert len(scores) > 50
+    assert {"auprc", "micro_auroc"}.isdisjoint(scores["metric"]), "together with the first metric it would tell more"
+    for (task, fold), rows in scores[scores["metric"] == "auroc"].groupby(["task", "fold"]):
+        step = telling.steps[task]
+        values = np.concatenate([rows["score"], *rows["replicates"].dropna()])
+        assert np.abs(values / step - np.round(values / step)).max() < 1e-3  # replicates have four bytes
+        few = range(1, SMALL)
+        assert fitting(rows["score"], step, sizes[fold], few) == list(few)
+    for model in models_of(files):
+        for row in model["about"]["scores"]:
+            if step := telling.steps.get(row["task"]):
+                for name in ("value", "sd", "low", "high"):
+                    assert row[name] is None or abs(row[name] / step - round(row[name] / step)) < 1e-6
 
 
 @pytest.mark.slow

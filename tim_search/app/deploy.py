@@ -115,8 +115,8 @@ def train(
     note("Judging it on the test patients")
     record = small_cells.of_cohort(describe(search.cohort), small)
     scores = [
-        {**plain(asdict(row)), "rows": told_counts.of_test(row.task, row.rows, record, small)}
-        for row in evaluate(model, search.cohort)
+        {**row, "rows": told_counts.of_test(row["task"], row["rows"], record, small)}
+        for row in config.telling(search.cohort, small).rows(map(plain, map(asdict, evaluate(model, search.cohort))))
     ]
     facts = {"reason": reason, "settings": asdict(settings), "scores": scores}
     facts["training"] = told_counts.of_training(model.about["training"], record, small, settings.stop_share)

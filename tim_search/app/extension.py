@@ -89,17 +89,16 @@ def extend(
     seen = prepare(model, _open(search, cohort, (*model.tasks, task)), task)
     file = _file(folder, task)
     rows: list[dict[str, Any]] = []
-    place = None
-    small = model.about.get("small_cells", 0)
-    record = _record(seen, small)
+    place, small = None, model.about.get("small_cells", 0)
+    record, telling = _record(seen, small), config.telling(seen, small)
     if test and search is not None:
         readings.log(search, "extend", model=folder.name, task=task, seeds=list(range(seeds)))
     try:
         for seed in range(seeds):
             fold = FINAL_FOLD if test else seed % seen.split.n_folds
             note(f"Training {task} from both starts, seed {seed}, " + ("test patients" if test else f"fold {fold}"))
-            reached = map(asdict, compare(model, seen, task, shares, seed, fold))
-            rows += [told_counts.of_extension(plain(row), task, record, small) for row in reached]
+            reached = [{**plain(asdict(row)), "task": task} for row in compare(model, seen, task, shares, seed, fold)]
+            rows += [told_counts.of_extension(row, task, record, small) for row in telling.rows(reached)]
             write_table(file, _hidden(rows, small), "Bring the model to a folder you may write to.")
         table = summarise(rows)
         if out is not None:
@@ -108,8 +107,8 @@ def extend(
     except KeyboardInterrupt:
         done = f"The seeds that were done are in {file}." if rows else "No seed was done."
         raise Interrupted(f"Stopped. {done}") from None
-    shown, short = (tuple(_hidden(each, small)) for each in (rows, table))
-    return Extension(task, shown, short, file, place, tuple(_notes(model, seen, task, test)))
+    every, short = (tuple(_hidden(each, small)) for each in (rows, table))
+    return Extension(task, every, short, file, place, tuple(_notes(model, seen, task, test)))
 
 
 def _load(folder: Path, out: Path | None) -> DeployedModel:
@@ -227,8 +226,11 @@ def _save(
     small = facts.get("small_cells", 0)
     if search is not None:
         readings.log(search, "extend", model=out.name, task=task, seeds=model.about["seeds"])
-        judged = evaluate(model, cohort, [task])
-        scores = [{**asdict(row), "rows": told_counts.of_test(task, row.rows, record, small)} for row in judged]
+        judged = map(asdict, evaluate(model, cohort, [task]))
+        scores = [
+            {**row, "rows": told_counts.of_test(task, row["rows"], record, small)}
+            for row in config.telling(cohort, small).rows(judged)
+        ]
         facts["readings"] = len(readings.read(search))
     else:
         held_out = "" if best["pretrained"] is None else f" {best['pretrained']:.3f}"

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tim_search import config
 from tim_search.app.opening import check_seeds, check_tasks, reopen
-from tim_search.gates import small_cells
 from tim_search.gates.files import write_durably
+from tim_search.gates.told_scores import Telling
 from tim_search.results import opened
 from tim_search.types import Subset, subset
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Names of the tables, in the order in which they are shown.
 TABLES = ("scores", "turns", "routing", "patients", "apart")
+
+_SHARES = (10, 20, 50, 100)  # steps, in hundredths
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +78,37 @@ def look(
     payload = TrainingPayload(search.cohort, search.context.network, search.settings, search.file.device, threads)
     inside = look_inside(payload, chosen, tuple(range(seeds)), fold, note)
     place = results.folder / "inside" / "+".join(chosen)[:120]
-    tables = _hidden({name: getattr(inside, name) for name in TABLES}, search.file.small_cells)
+    small = search.file.small_cells
+    tables = _hidden({name: getattr(inside, name) for name in TABLES}, small, config.telling(search.cohort, small))
     for name, table in tables.items():
         write_durably(place / f"{name}.csv", table.to_csv(index=False).encode())
     return Looked(place, chosen, inside.order, tables)
 
 
-def _hidden(tables: dict[str, pd.DataFrame], small: int) -> dict[str, pd.DataFrame]:
-    """Without the points of a map that fewer than `small` patients stand behind; counts of the routing are rounded."""
+def _hidden(tables: dict[str, pd.DataFrame], small: int, telling: Telling) -> dict[str, pd.DataFrame]:
+    """Without the points of a map that fewer than `small` patients stand behind, and with scores that may be told."""
+    import pandas as pd
+
     if not small:
         return tables
-    patients, routing = tables["patients"], tables["routing"].copy()
-    for name in ("chosen", "rows"):
-        routing[name] = [small_cells.rounded(int(value), small) for value in routing[name]]
-    return {**tables, "patients": patients[patients["patients"] >= small], "routing": routing}
+    patients = tables["patients"]
+    by_task = {
+        name: pd.DataFrame(telling.rows(tables[name].to_dict("records")), columns=tables[name].columns)
+        for name in ("scores", "turns")
+    }
+    routing = pd.concat([_about(table, small) for _, table in tables["routing"].groupby("task", sort=False)])
+    return {**tables, **by_task, "patients": patients[patients["patients"] >= small], "routing": routing}
+
+
+def _about(routing: pd.DataFrame, small: int) -> pd.DataFrame:
+    """The routing of one task's rows as of about a hundred rows.
+
+    Rounded each by itself, the rows of its combinations would tell how many lack a modality. So they are told as
+    shares of the most rows, in steps of at least `small` rows, and of a combination that fewer rows have, nothing is.
+    """
+    rows, most = routing["rows"], max(1, int(routing["rows"].max()))
+    step = next((step for step in _SHARES if step * most >= 100 * small), _SHARES[-1])
+    shown = (rows / most * 100 / step).round().astype(int) * step
+    shown = shown.where(rows >= small, 0)
+    chosen = (routing["chosen"] / rows.clip(lower=1) * 20).round() / 20 * shown
+    return routing.assign(chosen=chosen.round().astype(int), rows=shown)

@@ -56,6 +56,7 @@ def run_search(
             f"search {search.file.name}: its file asks for tuning, and {search.out} keeps no choice made with these "
             "settings. Tune it first (`tim-search tune`, or `tuning.tune`), then resolve the search again."
         )
+    limit = opened.small_cells_of(search.out)
     manifest = prepare(search)
     about = {"search": manifest.name, "context": manifest.context.key, "version": product_version()}
     log = EventLog(search.out, warn, ledger=Ledger(search.ledger).place, **about)
@@ -64,6 +65,7 @@ def run_search(
         log.warning(message)
         warn(message)
 
+    _caution_of_earlier(search, limit, caution)
     tracker = tracker_of(manifest, search.out, search.tracking_uri, caution, capacity=search.capacity)
     written: tuple[tuple[Path, ...], tuple[Path, ...]] = ((), ())
 
@@ -87,6 +89,16 @@ def run_search(
         if search.own is not None:
             publish_tuning(search, tracker)
     return Finished(opened.open_search(search.out), outcome, *written, tuple(tracker.missed))
+
+
+def _caution_of_earlier(search: config.ResolvedSearch, limit: int | None, caution: Callable[[str], None]) -> None:
+    """Say so where the ledger may hold scores from before counts were hidden."""
+    if limit is not None and limit < search.file.small_cells:
+        caution(
+            f"small_cells: was {limit} in {search.out} and is {search.file.small_cells} now. Scores that the ledger "
+            "holds already stay as they are, and may tell counts that are now to be hidden: give the search a new "
+            "ledger and folder to train them again."
+        )
 
 
 def executor_of(

@@ -6,7 +6,7 @@ from tim_search.config.files import dump, load, made, read
 from tim_search.config.resolved import ResolvedSearch
 from tim_search.config.resolving import check, resolve, study, tracking_uri
 from tim_search.config.sections import SearchFile
-from tim_search.config.workers import confirming, cost, room_here, training
+from tim_search.config.workers import confirming, cost, room_here, telling, training
 
 __all__ = [
     "ResolvedSearch",
@@ -21,6 +21,7 @@ __all__ = [
     "resolve",
     "room_here",
     "study",
+    "telling",
     "tracking_uri",
     "training",
 ]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tim_search.config.resolved import ResolvedSearch
 from tim_search.config.sections import ResourcesSection, SearchFile
+from tim_search.gates import small_cells, told_scores
+from tim_search.gates.told_scores import Telling
 from tim_search.types import Resources, Subset, TrainerFactory
 
 if TYPE_CHECKING:
@@ -21,8 +26,22 @@ def training(search: ResolvedSearch) -> tuple[TrainerFactory, Any]:
     from model.training.trainer import TrainingPayload, trainer
 
     threads = max(1, int(search.resources.cpus))
-    payload = TrainingPayload(search.cohort, search.context.network, search.settings, search.file.device, threads)
-    return trainer, payload
+    hidden = telling(search.cohort, search.file.small_cells)
+    return trainer, TrainingPayload(
+        search.cohort, search.context.network, search.settings, search.file.device, threads, hidden
+    )
+
+
+def telling(cohort: Cohort, small: int) -> Telling:
+    """How scores are told where counts below `small` are hidden."""
+    from model.cohorts.manifest import describe
+
+    if not small:
+        return Telling()
+    digest = hashlib.sha256()
+    for modality in cohort.modalities.values():  # the same in every search of one context
+        digest.update(np.ascontiguousarray(modality.values).tobytes())
+    return told_scores.of_record(small_cells.of_cohort(describe(cohort), small), small, digest.hexdigest())
 
 
 def confirming(
