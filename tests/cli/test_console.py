@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from rich.table import Table
 
 from tests.support import ROOT
 from tests.support.searches import Call, trained_search
 from tim_search.cli import console, options
+from tim_search.cli.root import app
 from tim_search.types import BadInput
 
 SOURCES = sorted(path for name in ("tim_search", "model") for path in (ROOT / name).rglob("*.py"))
@@ -85,6 +89,32 @@ def test_a_size_that_is_none_shows_everything(tmp_path: Path, call: Call, monkey
 def test_an_argument_that_holds_nothing_or_no_text(arguments: list[str], place: str, call: Call) -> None:
     code, _, err = call(*arguments)
     assert (code, place in err) == (2, True)
+
+
+def test_no_option_of_any_command_takes_nothing_for_a_value(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def options_of(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from options_of(inner, (*path, name))
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and not parameter.is_flag:
+                yield from ((path, option) for option in parameter.opts)
+
+    every = list(options_of(typer.main.get_command(app), ()))
+    assert {"--subset", "--out", "--by", "--rule", "--register", "--cohort", "--tracking-uri"} <= {
+        name for _, name in every
+    }
+    for path, option in every:
+        for given in ([option, ""], [f"{option}="], [option, " "]):
+            code, _, err = call(*path, *given)
+            assert (code, option in err, "empty text" in err) == (2, True, True), (path, given)
+
+
+def test_the_names_of_many_tasks_may_be_longer_than_a_path(tmp_path: Path, call: Call) -> None:
+    folder = trained_search(tmp_path / "small", n_subsets=2)
+    names = "+".join(f"mortality_within_{number}_days" for number in range(45))
+    for given in (["--subset", names], [f"--subset={names}"]):
+        code, _, err = call("confirm", folder, *given)
+        assert (code, "expected tasks of the search" in err) == (2, True), err
 
 
 @pytest.mark.parametrize("combination", ["+", "a+", "+a", "a++b", " + "])

@@ -44,10 +44,13 @@ def check_arguments(arguments: Sequence[str]) -> None:
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         is_option = argument.startswith("--") and bool(equals)
-        if (value if is_option else argument).strip():
-            checked_path(argument)
-            continue
         before = arguments[place - 1] if place else ""
+        if (value if is_option else argument).strip():
+            # The names of many tasks are longer together than the name of any file.
+            of_tasks = "--subset" in (name, before)
+            for text in argument.split("+") if of_tasks else (argument,):
+                checked_path(text)
+            continue
         where = name if is_option else before if before.startswith("-") else f"argument {place + 1}"
         raise BadInput(
             f"{for_terminal(where)}: expected a value, got an empty text. Leave it out, or check the variable that "
