@@ -607,6 +607,8 @@ def test_the_surrogate_is_a_design(tmp_path: Path) -> None:
     ("line", "words"),
     [
         (f"out: {'x' * 300}", "line 2, out: The path xxx.*at most 255 are possible. Choose another name."),
+        ('out: ""', "line 2, out: expected a path, got the empty text ''. Write one, or leave the line out."),
+        ('ledger: " "', "line 2, ledger: expected a path, got the empty text ' '"),
         (f"ledger: {'x' * 300}", "line 2, ledger: The path xxx.*at most 255 are possible"),
         (f"ledger: {'x/' * 3000}", "line 2, ledger: The path x/x.*at most 4,096 are possible"),
         (f"name: {'x' * 300}", "line 2, name: expected a name of up to 100 letters"),

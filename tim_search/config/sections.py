@@ -57,7 +57,9 @@ def _left_out(value: Any) -> Any:
 
 
 def _path(value: Any) -> Any:
-    """A path that a file can have stays; another is an error."""
+    """A path that a file can have stays; another is an error, as is an empty text, which would mean "here"."""
+    if isinstance(value, str) and not value.strip():
+        raise _error(f"expected a path, got the empty text {value!r}. Write one, or leave the line out")
     if isinstance(value, str | Path):
         try:
             files.checked_path(value)
