@@ -102,6 +102,13 @@ def test_lines_of_two_writers_do_not_mix_and_a_torn_one_is_ended(tmp_path: Path)
     assert sorted(lines[1:]) == ["a" * 50] * 20 + ["b" * 50] * 20
 
 
+def test_a_line_that_nobody_would_keep_is_not_taken_for_written(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(BadInput, match="a pipe or a device"):
+            files.append_durably(place, "the test patients were read")
+
+
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 256, "x/" * 2100, "é" * 128])
 def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     for act in (files.checked_path, files.open_regular, files.read_text, lambda path: files.write_durably(path, b"")):

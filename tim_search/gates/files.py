@@ -150,7 +150,9 @@ def append_durably(path: str | Path, line: str, fix: str = "") -> None:
     path = checked_path(path)
     with explained(path, fix):
         new = not path.exists()
-        with path.open("ab+", buffering=0) as file:
+        with open(path, "ab+", buffering=0, opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "It is no file but a pipe or a device")
             fcntl.flock(file, fcntl.LOCK_EX)
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
@@ -161,6 +163,10 @@ def append_durably(path: str | Path, line: str, fix: str = "") -> None:
             os.fsync(file.fileno())
         if new:
             sync(path.parent)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def move_durably(source: Path, target: Path) -> None:
