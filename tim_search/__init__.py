@@ -6,8 +6,6 @@ is imported here: `python -m tim_search` runs this with the current folder first
 
 TYPE_CHECKING = False  # without the module typing: Ctrl-C while the package is loaded would be a traceback
 if TYPE_CHECKING:
-    from typing import Any
-
     from tim_search.app.deploy import train as train_model
     from tim_search.app.model_folder import load as load_model
     from tim_search.app.own_data import check as check
