@@ -2,6 +2,7 @@
 # make test    install into .venv and run the fast tests      make slow    the tests that take minutes
 # make wheel   dist/: source distribution and wheel, checked; the nodes of cluster.yaml install the wheel
 # make docs    site/: the documentation, opens from the disk  (docs/ holds its pages)
+# make tutorials   execute docs/tutorials anew and keep their answers (some minutes)
 # make audit   the pinned versions against the advisory databases; says so where these cannot be reached
 # make lint    ruff: rules and formatting                     make types   mypy --strict
 #
@@ -17,7 +18,7 @@ INSTALLED := .venv/.installed
 DOCUMENTED := .venv/.installed-docs
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow lint types wheel docs audit
+.PHONY: demo test slow lint types wheel docs tutorials audit
 
 demo: $(INSTALLED)
 	$(BIN)/tim-search demo --out runs/demo
@@ -44,6 +45,9 @@ wheel: $(INSTALLED)
 
 docs: $(DOCUMENTED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
+
+tutorials: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/execute.py docs/tutorials/*.ipynb
 
 # In an environment of its own, so that the auditor changes nothing of what it audits. A version that no database was
 # asked about is "skipped"; where that is all of them nothing was audited, which is no failure of the project.

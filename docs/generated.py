@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING
 from functools import lru_cache
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,17 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).parents[1]
 
 #: Files of the root that are pages, too.
-BESIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+BESIDE = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 
 #: "docs/maths.md" in a sentence, and a link whose text is nothing but the name of the file.
 _MENTION = re.compile(r"(?<![\w/`\[])(?<!\]\()docs/([\w/-]+\.md)(?![\w`\]])")
 _NAMED_BY_FILE = re.compile(r"\[[\w/-]+\.md\]\(([\w/.-]+\.md)\)")
+#: A link to a file of whoever executed a notebook.
+_OWN_FILE = re.compile(r'<a href="(?!https?:|#)[^"]*">(.*?)</a>', re.DOTALL)
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -42,7 +49,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.remove(notebook)
         for path, content in notebook_page(Path(notebook.abs_src_path or "")).items():
             files.append(
-                File.generated(config, posixpath.join(posixpath.dirname(notebook.src_uri), path), content=content)
+                File.generated(
+                    config,
+                    posixpath.join(posixpath.dirname(notebook.src_uri), path),
+                    content=content,
+                )
             )
     return files
 
@@ -55,7 +66,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"[{_title(target)}]({posixpath.relpath(target, folder)})"
 
     def linked(text: str) -> str:
-        text = _NAMED_BY_FILE.sub(lambda named: link(posixpath.normpath(posixpath.join(folder, named[1]))), text)
+        text = text.replace(".ipynb)", ".md)")  # a notebook's page
+        text = _NAMED_BY_FILE.sub(
+            lambda named: link(posixpath.normpath(posixpath.join(folder, named[1]))),
+            text,
+        )
         return _MENTION.sub(lambda mention: link(mention[1]), text)
 
     lines, fenced = [], False
@@ -102,7 +117,13 @@ def python_names() -> str:
     names = [name for name in tim_search.__all__ if not name.startswith("__")]
     order = sorted(names, key=lambda name: (name[0].isupper(), name.lower()))
     entries = [f"::: tim_search.{name}\n" for name in order]
-    return "\n".join(["# Python names\n", "`import tim_search` loads each of them on first use.\n", *entries])
+    return "\n".join(
+        [
+            "# Python names\n",
+            "`import tim_search` loads each of them on first use.\n",
+            *entries,
+        ]
+    )
 
 
 def search_file() -> str:
@@ -125,8 +146,8 @@ def search_file() -> str:
     ]
     text = [
         "# Search file: every key",
-        "Written from the models that read a search file; docs/search-file.md explains them with an example. What "
-        "`training` may hold depends on the network: [settings of the networks](settings.md).",
+        "Written from the models that read a search file; docs/search-file.md explains them with an example.",
+        "What `training` may hold depends on the network: [settings of the networks](settings.md).",
     ]
     for title, model in parts:
         text += [f"## {title}", _prose(model), *_table(model)]
@@ -162,7 +183,10 @@ def settings() -> str:
     """The settings of each network with their defaults, from their docstrings."""
     from model.networks import settings as of_networks
 
-    text = ["# Settings of the networks", "Keys of `training:` in a search file; docs/networks.md says what they do."]
+    text = [
+        "# Settings of the networks",
+        "Keys of `training:` in a search file; docs/networks.md says what they do.",
+    ]
     for network, kind in (
         ("m3h", of_networks.M3HSettings),
         ("flexcare", of_networks.FlexCareSettings),
@@ -176,7 +200,11 @@ def settings() -> str:
             defaults = [field.default if field.default is not MISSING else field.default_factory() for field in fields]
             shown = ", ".join(f"`{json.dumps(default)}`" for default in defaults)
             rows.append(f"| `{names}` | {shown} | {' '.join(meaning.split())} |".replace("|M|", "\\|M\\|"))
-        text += [f"## {network}", opening, "\n".join(["| Setting | Default | Meaning |", "|---|---|---|", *rows])]
+        text += [
+            f"## {network}",
+            opening,
+            "\n".join(["| Setting | Default | Meaning |", "|---|---|---|", *rows]),
+        ]
     return "\n\n".join(text) + "\n"
 
 
@@ -189,7 +217,10 @@ def commands() -> str:
 
     command = typer.main.get_command(app)
     text = get_docs_for_click(
-        obj=command, ctx=typer.Context(command), name="tim-search", title="Commands: every option"
+        obj=command,
+        ctx=typer.Context(command),
+        name="tim-search",
+        title="Commands: every option",
     )
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.replace("**Usage**:\n\n", ""))
     return re.sub(r"^Example: (.*)$", r"Example: `\1`", text, flags=re.MULTILINE)
@@ -205,15 +236,27 @@ def notebook_page(path: Path) -> dict[str, str | bytes]:
             text.append(source)
             continue
         text.append(f"```python\n{source}\n```")
-        for output in cell.get("outputs", ()):
-            data: dict[str, Any] = output.get("data", {})
-            if "image/png" in data:
-                name = f"{path.stem}-{len(made) + 1}.png"
-                made[name] = base64.b64decode(data["image/png"])
-                text.append(f"![Output of the cell above]({name})")
-            elif "text/html" in data:
-                text.append(f'<div class="output">{"".join(data["text/html"])}</div>')
-            else:
-                shown = _TERMINAL.sub("", "".join(output.get("text", data.get("text/plain", ""))))
-                text.append(f'<div class="output"><pre>{escape(shown)}</pre></div>')
+        for is_text, outputs in groupby(cell.get("outputs", ()), lambda output: output["output_type"] == "stream"):
+            if is_text:  # the lines of one cell are one block
+                text.append(_shown("".join("".join(output["text"]) for output in outputs)))
+                continue
+            for output in outputs:
+                data: dict[str, Any] = output["data"]
+                if "image/png" in data:
+                    name = f"{path.stem}-{len(made) + 1}.png"
+                    made[name] = base64.b64decode(data["image/png"])
+                    text.append(f"![Output of the cell above]({name})")
+                elif "text/html" in data:
+                    html = _OWN_FILE.sub(r"\1", "".join(data["text/html"]))
+                    text.append(f'<div class="output">{html}</div>')
+                else:
+                    text.append(_shown("".join(data["text/plain"])))
     return {**made, f"{path.stem}.md": "\n\n".join(text) + "\n"}
+
+
+def _shown(text: str) -> str:
+    lines = [line for line in _TERMINAL.sub("", text).splitlines() if line.strip()]
+    shown = escape("\n".join(lines)).replace(
+        "docs/", "docs&#47;"
+    )  # an answer is no text of ours: nothing in it is linked
+    return f'<div class="output"><pre>{shown}</pre></div>'

@@ -86,6 +86,8 @@ def test_a_check_of_a_frame_keeps_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     leaking = stays().assign(labs__copy=lambda frame: frame["died"] + 0.001 * frame["labs__sodium"].fillna(0))
     checked = tim_search.check(leaking, **ROLES)
+    assert "Not kept: tim_search.cohort writes it" in checked._repr_html_()
+    assert str(checked.folder) not in checked._repr_html_()
     assert isinstance(checked, own_data.OwnCohort)
     assert any("labs__copy" in str(finding) for finding in checked.findings)
     assert "labs__copy" in repr(checked)

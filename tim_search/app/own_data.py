@@ -52,9 +52,12 @@ class OwnCohort(Shown):
     def panel(self) -> Panel:
         """Columns with their roles, and findings."""
         names = [name for name in self.columns.columns if self.columns[name].ne("").any()]
+        where = f"In {self.folder}. Name other roles in the call, or edit columns.csv or cohort.yaml there."
+        if not self.folder.is_dir():
+            where = "Not kept: tim_search.cohort writes it to a folder. Name other roles in the call."
         return Panel(
             f"Cohort of {self.samples:,} samples of {self.patients:,} patients, {len(self.tasks)} tasks",
-            lines=[f"In {self.folder}. Name other roles in the call, or edit columns.csv or cohort.yaml there."],
+            lines=[where],
             tables=[*tables_of(self.findings), Rows("Columns", names, self.columns[names].values.tolist())],
         )
 
