@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,13 @@ import pytest
 
 from tests.support.fake_trainer import CONTEXT
 from tests.support.ledgers import result, units
+from tests.support.limits import within
 from tim_search.ledger import Ledger, LedgerError, LedgerWarning, storage
 from tim_search.ledger.schema import FOOTER
 from tim_search.types import BadInput
 
-SECONDS = 20
-
-
-@contextmanager
-def limited(seconds: int = SECONDS) -> Iterator[None]:
-    """Fail where the block does not end in time."""
-
-    def too_long(*_: object) -> None:
-        raise TimeoutError(f"did not end in {seconds} seconds")
-
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+#: No reader takes more than 20 seconds or 2 GiB, whatever lies there.
+limited = partial(within, 20, 2)
 
 
 @contextmanager
