@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +18,18 @@ from model.cohorts.folder_features import MOST_LEVELS
 from model.cohorts.values import Rule, applied
 from model.sources import tables
 from model.sources.own_table_guess import Guess
-from model.sources.own_table_roles import FEW_TEXTS, NUMBERED, Edit, Raw, Role, holds_texts, is_date, is_nested, useless
+from model.sources.own_table_roles import (
+    FEW_TEXTS,
+    MARKED,
+    NUMBERED,
+    Edit,
+    Raw,
+    Role,
+    holds_texts,
+    is_date,
+    is_nested,
+    useless,
+)
 from model.sources.own_table_text import few_values
 from model.sources.own_table_values import Proposal, Ruled, propose
 from tim_search.gates.texts import for_spreadsheet
@@ -204,6 +216,8 @@ def read_edits(path: Path, table: Raw, rules: Mapping[str, Rule] | None = None) 
         )
     by_cell = {for_spreadsheet(column): column for column in table.columns}
     by_cell |= {column: column for column in table.columns}
+    uses = frame.reindex(columns=["used as", "modality or task"]).astype(str)
+    modalities = set(uses.loc[uses["used as"].isin(USES["input"]), "modality or task"])
     edits: dict[str, Edit] = {}
     problems: list[str] = []
     for number, row in enumerate(frame.to_dict("records"), start=2):
@@ -222,7 +236,8 @@ def read_edits(path: Path, table: Raw, rules: Mapping[str, Rule] | None = None) 
             allowed = ", ".join(get_args(Role))
             problems.append(f"{place}, role: expected one of {allowed}; given {role!r}.{near(role, get_args(Role))}")
             continue
-        edits[column] = Edit(role, cell["used as"].lower(), cell["modality or task"])  # type: ignore[arg-type]
+        used_as, group = _of_this_role(role, cell["used as"].lower(), cell["modality or task"], column, modalities)
+        edits[column] = Edit(role, used_as, group)  # type: ignore[arg-type]
         problems += [f"{place}, {problem}" for problem in faults(column, edits[column], table, rules)]
     for role in ("sample id", "patient id"):
         if len(several := [column for column, edit in edits.items() if edit.role == role]) > 1:
@@ -231,6 +246,15 @@ def read_edits(path: Path, table: Raw, rules: Mapping[str, Rule] | None = None) 
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise BadInput(f"{path}: {len(problems)} of its cells cannot be:\n{lines}")
     return edits
+
+
+def _of_this_role(role: str, used_as: str, group: str, column: str, modalities: set[str]) -> tuple[str, str]:
+    """What `used as` and `modality or task` say, without what stands there still from another role of the column."""
+    if used_as not in {use for other, of in USES.items() if other != role for use in of}:
+        return used_as, group
+    task = re.sub(r"[^A-Za-z0-9]+", "", MARKED.sub("", column, count=1))
+    is_task = role == "input" and re.sub(r"[^A-Za-z0-9]+", "", group) == task
+    return "", "" if is_task or (role == "target" and group in modalities) else group
 
 
 def faults(column: str, edit: Edit, table: Raw, rules: Mapping[str, Rule] | None = None) -> list[str]:

@@ -110,6 +110,19 @@ def test_what_is_not_edited_stays_and_nothing_is_lost(tmp_path: Path) -> None:
     assert [place.name for place in own_table.edit(path)[1]] == ["cohort-2.yaml", "columns-2.csv"]
 
 
+def test_a_role_alone_may_be_changed(tmp_path: Path) -> None:
+    """What stands beside it is still of the former role: kind and task of a target, modality of an input."""
+    frame = table()
+    frame["aki dx"] = np.resize(["no", "yes", "no"], N)
+    guess, path = begun(tmp_path, frame)
+    assert set(guess.tasks) == {"died", "los", "aki_dx"}
+    rewrite(path, {"aki dx": {"role": "input"}, "ward": {"role": "target"}, "los": {"role": "left out"}})
+    guess, _ = own_table.edit(path)
+    assert {name: task.kind for name, task in guess.tasks.items()} == {"died": "binary", "ward": "multiclass"}
+    assert "aki dx" in guess.modalities["other"][1]
+    assert "los" in guess.left_out
+
+
 @pytest.mark.parametrize(("delimiter", "encoding"), [(",", "utf-8"), (";", "cp1252"), ("\t", "utf-16")])
 def test_edits_are_taken_whatever_program_saved_them(tmp_path: Path, delimiter: str, encoding: str) -> None:
     _, path = begun(tmp_path, table().rename(columns={"colour": "größe"}))
@@ -169,7 +182,7 @@ def test_what_cannot_be_is_refused_by_row_and_column(tmp_path: Path) -> None:
     frame["site"], frame["shade"] = "A", frame["colour"]
     _, path = begun(tmp_path, frame)
     rewrite(path, {
-        "lab_a": {"role": "inptu"}, "lab_b": {"used as": "binary"}, "note": {"role": "target"},
+        "lab_a": {"role": "inptu"}, "lab_b": {"used as": "nummer"}, "note": {"role": "target"},
         "admitted": {"role": "input"}, "site": {"role": "input"}, "died": {"role": "time"},
         "shade": {"used as": "number"},
         "los": {"used as": "binary"}, "colour": {"role": "patient id"}, "mrn": {"role": "sample id"},
@@ -180,7 +193,7 @@ def test_what_cannot_be_is_refused_by_row_and_column(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     for words in (
         "row 6 (lab_a), role: expected one of sample id, patient id, time, input, target, left out; given 'inptu'.",
-        "row 7 (lab_b), used as: expected number or category of an input; given 'binary'.",
+        "row 7 (lab_b), used as: expected number or category of an input; given 'nummer'.",
         "row 5 (admitted), role: it holds dates, which are no input; write time or left out.",
         "(note), used as: 600 values are too many classes (20 at most)",
         "(site), role: it is the same everywhere (A); the one role for it is left out.",
