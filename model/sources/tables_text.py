@@ -11,6 +11,7 @@ import json
 import lzma
 import re
 import shutil
+import threading
 import zipfile
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import pandas as pd
 from model.sources.tables_pieces import Reading, column_names, frame_piece, lines_above, rows_of_a_piece, write_pieces
 from tim_search.gates.files import open_regular
 from tim_search.gates.texts import for_terminal
-from tim_search.types import BadInput
+from tim_search.types import BadInput, duration
 
 #: Byte order marks and the encodings they stand for; the longer ones first.
 _MARKS = (
@@ -33,6 +34,8 @@ _UTF8 = ("utf-8", "utf-8-sig")
 #: Delimiters that the sniffer does not try by itself.
 _RARE = (":", "~", "^", "\x01", "§", " ")
 _BLOCK = 1 << 22
+#: Seconds between two words on a pass over the file.
+_EVERY = 20.0
 _NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]*)?([eE][-+]?[0-9]+)?")
 #: Bytes of JSON that is one value, which has to be held whole; JSON lines may have any size.
 MOST_JSON = 512 * 2**20
@@ -359,17 +362,38 @@ def _above(link: Path, dialect: _Dialect, shown: str) -> list[str]:
 
 def _typed(engine: Any, source: str, names: dict[str, str], target: Path, options: Options) -> int:
     """Write the columns (expression -> name) of a source of texts, each of the type that all its cells have."""
-    options.tell("Looking at every cell")
     masks = ", ".join(_BITS.format(c=cell) for cell in names)
-    rows, *bits = engine.execute(f"SELECT count(*), {masks} FROM {source}").fetchone()
+    with _told_on("Looking at every cell", options.tell):
+        rows, *bits = engine.execute(f"SELECT count(*), {masks} FROM {source}").fetchone()
     kinds = [_TEXT if names[cell] in options.texts else mask or 0 for cell, mask in zip(names, bits, strict=True)]
     casts = [f"{_cast(cell, kind)} AS {_name(names[cell])}" for cell, kind in zip(names, kinds, strict=True)]
-    options.tell(f"Writing {rows:,} rows")
-    engine.execute(
-        f"COPY (SELECT {', '.join(casts)} FROM {source}) TO {_literal(target)} "
-        f"(FORMAT parquet, ROW_GROUP_SIZE {max(2048, min(122_880, rows_of_a_piece(len(names))))})"
-    )
+    with _told_on(f"Writing {rows:,} rows", options.tell):
+        engine.execute(
+            f"COPY (SELECT {', '.join(casts)} FROM {source}) TO {_literal(target)} "
+            f"(FORMAT parquet, ROW_GROUP_SIZE {max(2048, min(122_880, rows_of_a_piece(len(names))))})"
+        )
     return int(rows)
+
+
+@contextmanager
+def _told_on(what: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Within it, `tell` hears what is being done, at the beginning and then every `_EVERY` seconds."""
+    tell(what)
+    done = threading.Event()
+
+    def go_on() -> None:
+        rounds = 0
+        while not done.wait(_EVERY):
+            rounds += 1
+            tell(f"{what}: not finished after {duration(rounds * _EVERY)}")
+
+    teller = threading.Thread(target=go_on, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
 
 
 def _cast(cell: str, mask: int) -> str:

@@ -256,7 +256,7 @@ def test_the_command_line_predicts(
     written = pd.read_parquet(tmp_path / "said.parquet")
     assert plain["hospdead"].to_numpy() == pytest.approx(written["hospdead"].to_numpy())
     for wrong, words in (
-        ([str(published_model.folder), str(tmp_path / "none.csv")], "cannot be read as a table"),
+        ([str(published_model.folder), str(tmp_path / "none.csv")], "expected a table .* there is none"),
         ([str(published_model.folder), str(tmp_path / "rows.csv"), "--id", "nix"], "expected the id column nix"),
         ([str(published_model.folder), str(tmp_path / "rows.csv")], "unknown ones: patient"),
         ([str(tmp_path), str(tmp_path / "rows.csv")], "cannot be read as a model"),

@@ -280,7 +280,7 @@ ROWS = [
     Row("cohort init t.xlsx", ["t.xlsx: expected a table", "Write it again"], text("t.xlsx", "PK")),
     Row("cohort init t.ods", ["t.ods: expected a table", "Save it as .xlsx"], text("t.ods", "PK")),
     Row("cohort init . --out made", ["expected a table, got a folder without Parquet files"]),
-    Row("cohort init", ["expected a TABLE or --sql"]),
+    Row("cohort init", ["expected a TABLE, --sql or --from"]),
     Row("cohort init --sql select", ["--sql: expected the URL of a database in TIM_SEARCH_DATABASE_URL, got none"]),
     Row("check ward", ["samples.parquet: has no rows"], ward(table("samples.parquet", lambda frame: frame[:0]))),
     Row("check ward", ["column fold: expected whole numbers, given"], ward(split_with("first"))),

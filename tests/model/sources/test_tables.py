@@ -135,6 +135,17 @@ def test_lines_above_the_header_and_rare_delimiters(tmp_path: Path) -> None:
     assert list(read(path)[0]) == ["Unnamed: 0", "0", "1"]
 
 
+def test_long_passes_are_told_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(tmp_path / "a.csv", "w") as file:
+        file.write("id,a,b\n" + "".join(f"{k},{k % 7}.5,text {k}\n" for k in range(300_000)))
+    monkeypatch.setattr(tables_text, "_EVERY", 0.02)
+    lines: list[str] = []
+    convert(tmp_path / "a.csv", tmp_path / "a.parquet", tell=lines.append)
+    assert lines[0] == "Looking at every cell"
+    assert "Writing 300,000 rows" in lines
+    assert any(line.startswith("Looking at every cell: ") for line in lines)
+
+
 JAPANESE = "id,性別\n1,男性\n2,女性\n"
 BAD = {
     "empty.csv": (b" \n\n", "an empty file"),

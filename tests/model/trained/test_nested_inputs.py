@@ -172,7 +172,8 @@ def test_rows_are_predicted_some_at_a_time(model, rows) -> None:
     class Counting:
         inputs = model.inputs
 
-        def predict(self, part: pd.DataFrame) -> pd.DataFrame:
+        def predict(self, part: pd.DataFrame, *, ignore_extra: bool) -> pd.DataFrame:
+            assert not ignore_extra
             sizes.append(len(part))
             return model.predict(part)
 
