@@ -119,6 +119,12 @@ def test_names_that_do_not_fit_the_table(tmp_path: Path, roles: dict[str, Any], 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_table_without_inputs_is_no_cohort(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="No cohort can be made of the table:\n  .*modalities"):
+        tim_search.cohort(stays()[["patient_id", "stay_id", "died"]], tmp_path / "ward", patient="patient_id")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_search_of_a_frame(
     tmp_path: Path, empty_store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from tests.support.references import search_with_references
 from tests.support.searches import TASKS, Call, trained_search, write_search
 from tim_search import __version__, config
 from tim_search.app import confirmer, forecast, runner, search_folder
-from tim_search.cli import cohort_cli, console, search_tables
+from tim_search.cli import cohort_cli, console, progress, search_tables
 from tim_search.cli import commands as cli
 from tim_search.executors.serial import SerialExecutor
 from tim_search.ledger.ledger import Ledger
@@ -770,16 +772,32 @@ def test_a_search_from_its_file_to_its_heatmap(call: Call, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("local_ray")
-def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(call: Call, tmp_path: Path) -> None:
+def test_a_search_is_tuned_first_and_its_choices_can_be_tuned(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training = {"epochs": 1, "replicates": 10, "width": 8}
     fields = {**TINY, "training": training, "tuning": {"space": {"batch_size": [128, 512]}}}
     path, out = write_search(tmp_path / "tuned.yaml", **fields), tmp_path / "out"
     code, _, err = call("plan", path, "--out", out)
     assert code == 0
     assert "Tuning comes first: up to 30 trainings" in err
+    seen: list[dict[str, Any]] = []
+
+    @contextlib.contextmanager
+    def looking(**_: Any) -> Iterator[Any]:
+        """Looks at the folder at each event, as `status` would from elsewhere."""
+        yield lambda event: seen.append(opened.status(out))
+
+    monkeypatch.setattr(progress, "progress", looking)
     code, said, err = call("run", path, "--out", out, "--json")
     assert code == 0, err
     assert "Chosen: batch_size" in err
+    at_work = [status["at_work"] for status in seen]
+    assert all(each["running"] and each["pid"] == os.getpid() for each in at_work)
+    assert (at_work[0]["what"], at_work[-1]["what"]) == ("tune", "run")
+    assert at_work[0]["total"] == 30
+    assert "trained" not in seen[0], "there is no search yet"
+    assert seen[-1]["trained"] == 3
     # What was tuned on is the search's own: alone and together, on the fold of its block.
     assert json.loads(said)["units"] == {"trained": 0, "failed": 0, "reused": 3}
     scores = pd.read_parquet(out / "ledger" / "scores").query("network != 'reference'")
