@@ -120,7 +120,7 @@ def test_names_that_do_not_fit_the_table(tmp_path: Path, roles: dict[str, Any], 
 
 
 def test_a_table_without_inputs_is_no_cohort(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="No cohort can be made of the table:\n  .*modalities"):
+    with pytest.raises(BadInput, match="No cohort can be made of the table:"):
         tim_search.cohort(stays()[["patient_id", "stay_id", "died"]], tmp_path / "ward", patient="patient_id")
     assert list(tmp_path.iterdir()) == []
 
