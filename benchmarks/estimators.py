@@ -53,7 +53,7 @@ COMPARED: tuple[tuple[Method, Design], ...] = (
     ("msr", "iid"),
 )
 
-SEARCH_OPTIONS = ("n_blocks", "noise", "seed_effect", "patient_effect", "same_fold", "sliced")
+SEARCH_OPTIONS = ("n_blocks", "noise", "seed_effect", "patient_effect", "folds", "sliced")
 #: Searches whose intervals are held against the truth: blocks, noise, what the runs of a block share.
 SEARCHES: tuple[Row, ...] = (
     {"n_blocks": 5, "noise": 0.3},
@@ -61,7 +61,7 @@ SEARCHES: tuple[Row, ...] = (
     {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.5},
     {"n_blocks": 5, "noise": 2.0, "seed_effect": 0.3},
     {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3},
-    {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3, "same_fold": True},
+    {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3, "folds": 1},
     {"n_blocks": 1, "noise": 0.3, "patient_effect": 0.3},
     {"n_blocks": 2, "noise": 0.3, "seed_effect": 0.2},
     {"n_blocks": 10, "noise": 0.3, "seed_effect": 0.2},
@@ -72,7 +72,7 @@ SEARCHES: tuple[Row, ...] = (
     {"n_blocks": 2, "noise": 0.3, "seed_effect": 0.5, "sliced": True},
     {"n_blocks": 10, "noise": 0.3, "seed_effect": 0.5, "sliced": True},
     {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3, "sliced": True},
-    {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3, "same_fold": True, "sliced": True},
+    {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3, "folds": 1, "sliced": True},
 )
 
 

@@ -418,7 +418,7 @@ def test_the_default_design_follows_the_number_of_tasks() -> None:
         "control": "hospdead_permuted",
     }
     assert len(set(all_tasks.plan.subsets)) == 208
-    assert all_tasks.blocks == tuple((block, block) for block in range(5)), "five blocks, each with its slice"
+    assert all_tasks.blocks == tuple((block, block % 5) for block in range(10)), "blocks of 16 subsets or more"
     assert len(all_tasks.plan.units(all_tasks.blocks)) == 208
     assert list(all_tasks.tasks)[-1] == "hospdead_permuted"
     assert "hospdead_permuted" not in all_tasks.sources
@@ -440,6 +440,38 @@ def test_a_stopping_rule_of_a_sampled_design() -> None:
     assert found.plan.control == "hospdead_permuted"
     open_end = config.resolve(config.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": {}}}))
     assert open_end.design["n"] == 127, "64 for each task, but there are no more subsets"
+
+
+@pytest.mark.parametrize(
+    ("sampled", "blocks"),
+    [
+        ({"n": 60}, 5),
+        ({"n": 320}, 20),
+        ({"n": 250}, 15),
+        ({"n": 4000}, 60),
+        ({"n": 320, "sliced": False}, 5),
+        ({"stop": {"max_subsets": 160}}, 10),
+    ],
+)
+def test_a_sampled_design_has_blocks_by_its_subsets(sampled: dict[str, Any], blocks: int) -> None:
+    found = config.resolve(config.SearchFile(cohort="support2", design={"sampled": sampled}))
+    assert found.blocks == tuple((block, block % 5) for block in range(blocks))
+    assert found.design.get("fill") == (16 if "stop" in sampled else None)
+
+
+def test_a_growing_search_goes_on_dealing_subsets_as_it_began(tmp_path: Path) -> None:
+    search = config.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": {"max_subsets": 120}}})
+    begun = config.resolve(search, tmp_path)
+    search_folder.prepare(begun)
+    longer = config.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": {"max_subsets": 126}}})
+    assert list(config.resolve(longer, tmp_path).plan.sample.units(begun.blocks))[:120] == list(
+        begun.plan.sample.units(begun.blocks)
+    )
+    # One that began before blocks were filled five at a time deals to all of them.
+    earlier = Manifest.read(tmp_path)
+    earlier.design.pop("fill")
+    earlier.write(tmp_path)
+    assert "fill" not in config.resolve(config.load(tmp_path / "search.yaml"), tmp_path).design
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tim_search import designs
@@ -25,6 +26,20 @@ def test_the_first_subsets_keep_their_slices() -> None:
     assert list(sliced.first(2).units(BLOCKS)) == list(sliced.units(BLOCKS))[:2]
     assert sliced.first(2).sample == sliced.first(2)
     assert sliced.first(9) == sliced
+
+
+def test_blocks_of_a_growing_design_are_filled_five_at_a_time() -> None:
+    subsets = tuple((f"t{number:03d}",) for number in range(330))
+    plan = StaticPlan(subsets, sliced=True, sampled=True, fill=16)
+    slices = plan.slices(20)
+    assert slices[:80].tolist() == list(range(5)) * 16
+    assert set(slices[80:160].tolist()) == {5, 6, 7, 8, 9}
+    assert np.bincount(slices[:320]).tolist() == [16] * 20
+    assert slices[320:].tolist() == list(range(10)), "what comes after is dealt to all blocks"
+    assert plan.first(100).slices(20).tolist() == slices[:100].tolist()
+    # Blocks that are no multiple of five, and fewer than five.
+    assert np.bincount(plan.first(192).slices(12)).min() >= 16
+    assert plan.first(40).slices(3).tolist() == (np.arange(40) % 3).tolist()
 
 
 def test_the_largest_subset() -> None:

@@ -155,13 +155,13 @@ def searched(
     patient_effect: float = 0.0,
     n_draws: int = 50,
     sliced: bool = False,
-    same_fold: bool = False,
+    folds: int | None = None,
 ) -> ScoreTable:
     """A finished search of several blocks: each has its level, noise, and effects shared by all of its runs.
 
     Seed and patient effects have this standard deviation on the TIM scores of one block; the bootstrap replicates see
-    the patients' part alone. `sliced`: every block trains its own share of the subsets. `same_fold`: all blocks are
-    evaluated on the same patients.
+    the patients' part alone. `sliced`: every block trains its own share of the subsets. `folds`: block b
+    is evaluated on the patients of fold b modulo this number, by default on its own.
     """
     b, m = membership.shape
     z = np.where(membership, 1.0, -1.0)
@@ -174,17 +174,19 @@ def searched(
         drawn[..., np.arange(m), np.arange(m)] = 0.0
         return np.asarray(drawn)
 
-    patients, draws = effects(patient_effect), effects(patient_effect, n_draws)
+    n_folds = folds or n_blocks
+    evaluated = [(effects(patient_effect), effects(patient_effect, n_draws))]
     for block in range(n_blocks):
-        if not same_fold:
-            patients, draws = effects(patient_effect), effects(patient_effect, n_draws)
+        if 1 < n_folds > block:
+            evaluated[block:] = [(effects(patient_effect), effects(patient_effect, n_draws))]
+        patients, draws = evaluated[block % n_folds]
         rows = np.arange(b) % n_blocks == block if sliced else np.ones(b, bool)
         values = game.run(membership, noise, rng) + z @ (effects(seed_effect) + patients).T + rng.normal(size=m)
         scores[rows, block], trained[rows, block] = values[rows], True
         if replicates is not None:
             replicates[rows, block] = (values[:, :, None] + np.einsum("tj,rij->tir", z, draws))[rows]
     names = tuple(f"task{index:02d}" for index in range(m))
-    blocks = tuple((block, 0 if same_fold else block) for block in range(n_blocks))
+    blocks = tuple((block, block % n_folds) for block in range(n_blocks))
     return ScoreTable(names, blocks, membership, scores, trained, replicates)
 
 

@@ -26,7 +26,7 @@ from tim_search.tim import estimators
 from tim_search.tim import scores as tim
 from tim_search.tim.choice import METHODS
 from tim_search.tim.result import discoveries, rank_heatmap
-from tim_search.tim.row import Method
+from tim_search.tim.row import Method, counted_twice
 from tim_search.tim.size_profile import size_profile
 from tim_search.types import BadInput, Context, Pack, PackResult, Score, Unit
 
@@ -674,20 +674,20 @@ def test_one_block_with_replicates_has_the_patients_error() -> None:
     assert table.replicates is not None
     each = np.stack([literal(table.membership, table.replicates[:, 0, :, r].astype(float)) for r in range(40)])
     np.testing.assert_allclose(result.se_patients[off(5)], each.std(axis=0, ddof=1)[off(5)], rtol=1e-5)
-    np.testing.assert_array_equal(result.se, result.se_patients)
+    np.testing.assert_allclose(result.se, result.se_patients, rtol=1e-12)
     assert np.isnan(result.se_seed).all()
     assert "not what all runs of a seed share" in " ".join(result.notes)
 
 
-@pytest.mark.parametrize("same_fold", [False, True])
-def test_both_parts_are_kept_and_counted_once(same_fold: bool) -> None:
+@pytest.mark.parametrize("folds", [None, 1])
+def test_both_parts_are_kept_and_counted_once(folds: int | None) -> None:
     table = searched(
         saturating(5, 0),
         designs.sized(5, 2),
         np.random.default_rng(0),
         seed_effect=0.3,
         patient_effect=0.3,
-        same_fold=same_fold,
+        folds=folds,
     )
     result = tim.from_table(table)
     assert result.label == "restricted TIM (|T| <= 2)"
@@ -695,11 +695,43 @@ def test_both_parts_are_kept_and_counted_once(same_fold: bool) -> None:
     assert (seed > 0).all()
     assert (patients > 0).all()
     total = result.se[off(5)]
-    if same_fold:
+    if folds:
         np.testing.assert_allclose(total, np.hypot(seed, patients), rtol=1e-9)
     else:
         assert (total > seed - 1e-12).all()
         assert (total < np.hypot(seed, patients)).mean() > 0.9, "what blocks and draws both show is counted once"
+
+
+@pytest.mark.parametrize(
+    ("folds", "share"), [([0], 0.0), ([0, 1, 2, 3, 4], 1.0), ([2, 2, 2], 0.0), ([0, 1, 2, 3, 4] * 2, 4 / 9)]
+)
+def test_how_much_of_the_patients_part_shows_between_blocks(folds: list[int], share: float) -> None:
+    assert counted_twice(folds) == pytest.approx(share)
+    rng = np.random.default_rng(0)
+    lots = rng.normal(size=(20_000, 5))[:, folds]
+    if share:  # what is taken for the variance of the mean of independent blocks, beside the variance that it has
+        found = (lots.var(axis=1, ddof=1) / len(folds)).mean() / lots.mean(axis=1).var()
+        assert found == pytest.approx(share, rel=0.05)
+
+
+def test_patients_of_folds_that_repeat_are_counted_once() -> None:
+    game, membership = quadratic(8, 0), designs.hybrid(8, 160, 0)
+    table = searched(
+        game,
+        membership,
+        np.random.default_rng(0),
+        n_blocks=10,
+        folds=5,
+        patient_effect=0.5,
+        seed_effect=0.5,
+        sliced=True,
+    )
+    result = tim.from_table(table)
+    parts = [getattr(result, name)[off(8)] ** 2 for name in ("se_sampling", "se_seed", "se_patients")]
+    sampling, seed, patients = parts
+    twice = counted_twice([block % 5 for block in range(10)])
+    expected = sampling + np.maximum(seed, twice * patients) + (1 - twice) * patients
+    np.testing.assert_allclose(result.se[off(8)] ** 2, expected, rtol=1e-9)
 
 
 def test_a_failed_unit_costs_its_block_not_its_source() -> None:
@@ -938,7 +970,7 @@ def test_notes_say_where_the_error_comes_from_and_what_to_buy() -> None:
 
     assert "Buy more subsets next" in note(noise=3.0, sliced=True)
     assert "Buy more seeds (blocks) next" in note(seed_effect=1.0, sliced=True, patient_effect=0.1)
-    assert "Buy more patients (further folds, or a larger cohort) next" in note(patient_effect=1.0, same_fold=True)
+    assert "Buy more patients (further folds, or a larger cohort) next" in note(patient_effect=1.0, folds=1)
     assert note(n_blocks=1) == "", "nothing to compare with"
 
 
@@ -1198,10 +1230,13 @@ def test_bias_when_large_subsets_fail(measure: ModuleType, m: int, budget: int) 
         {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.5, "sliced": True},
         {"n_blocks": 5, "noise": 0.3, "seed_effect": 1.0, "sliced": True},
         {"n_blocks": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3, "sliced": True},
+        {"n_blocks": 10, "folds": 5, "noise": 0.3, "seed_effect": 0.2, "patient_effect": 0.3, "sliced": True},
+        {"n_blocks": 20, "folds": 5, "noise": 0.3, "seed_effect": 0.5, "patient_effect": 0.5, "sliced": True},
     ],
     ids=[
         *("no seed effect", "seeds dominate", "seeds and patients"),
         *("slices", "slices, seeds dominate", "slices, seeds are all", "slices, seeds and patients"),
+        *("slices, folds repeat", "slices, folds repeat, more luck"),
     ],
 )
 def test_intervals_over_blocks_cover(measure: ModuleType, options: dict[str, Any]) -> None:

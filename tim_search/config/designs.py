@@ -28,8 +28,14 @@ EXACT_LIMIT = 16
 SAMPLED_PER_TASK = 16
 #: The most subsets for each task that a sampled design with a stopping rule trains, where the file names no limit.
 LIMIT_PER_TASK = 64
-#: Blocks of a sampled design where the file names none: with as many folds, all training patients are evaluated.
+#: Blocks of a sampled design where the file names none, at least: with as many folds, all training patients are
+#: evaluated.
 SAMPLED_BLOCKS = 5
+#: ... subsets of each of them, about, where it is sliced: every block brings a seed of its own, and the luck of seeds
+#: is the largest part of the error; blocks of eight have too few subsets to tell their level (docs/maths.md).
+SLICE = 16
+#: ... and at most: with so many, seeds are a small part of the error, and the mixed model grows with their number.
+MOST_SAMPLED_BLOCKS = 60
 #: ... of the other designs: the fewest that tell an effect from the luck of a seed.
 USUAL_BLOCKS = 2
 
@@ -71,6 +77,18 @@ def misfits(design: Design, names: Sequence[str], m: int) -> list[Finding]:
     return []
 
 
+def _sampled_blocks(design: SampledDesign, m: int, n_folds: int) -> int:
+    """Blocks of a sampled design: one for every `SLICE` subsets, the same number in each fold."""
+    blocks = SAMPLED_BLOCKS if design.sliced is False else min(_subsets(design, m) // SLICE, MOST_SAMPLED_BLOCKS)
+    return max(SAMPLED_BLOCKS, blocks - blocks % n_folds)
+
+
+def _subsets(design: SampledDesign, m: int) -> int:
+    """The most subsets that a sampled design of `m` tasks trains."""
+    usual = (SAMPLED_PER_TASK if design.stop is None else LIMIT_PER_TASK) * m
+    return _most(design) or min(usual, 2**m - 1)
+
+
 def _most(design: SampledDesign) -> int | None:
     """The number of subsets that a sampled design names; None where it leaves it open."""
     return design.n if design.stop is None else design.stop.max_subsets
@@ -81,7 +99,7 @@ def untunable(search: SearchFile, design: Design, n_folds: int) -> list[Finding]
     if not search.tunes_every_subset:
         return []
     findings = []
-    if len({fold for _, fold in usual_blocks(search, design, n_folds)}) < 2:
+    if len({fold for _, fold in usual_blocks(search, design, 0, n_folds)}) < 2:
         problem = "with `scope: per_subset` settings are chosen on other folds than the one that scores; got one fold."
         findings.append(Finding("tuning.scope", problem, f"Take `blocks` out, or write `blocks: {n_folds}`."))
     if isinstance(design, SampledDesign) and design.sliced:
@@ -91,20 +109,31 @@ def untunable(search: SearchFile, design: Design, n_folds: int) -> list[Finding]
 
 
 def record(
-    design: Design, names: tuple[str, ...], seed: int, control: str | None, *, sliced: bool = True
+    design: Design,
+    names: tuple[str, ...],
+    blocks: Sequence[tuple[int, int]],
+    control: str | None,
+    earlier: Manifest | None = None,
+    *,
+    sliced: bool = True,
 ) -> dict[str, Any]:
-    """A design in full, as `plans.make` and `search.json` have it; `sliced` where it does not say so itself."""
-    record = design.model_dump(mode="json")
+    """A design in full, as `plans.make` and `search.json` have it; `sliced` where it does not say so itself.
+
+    A search that grows goes on dealing subsets to blocks as `earlier`, the one that its folder holds, began.
+    """
+    record, seed = design.model_dump(mode="json"), blocks[0][0]
     if isinstance(design, SampledDesign):
-        m = len(names)
-        usual = min((SAMPLED_PER_TASK if design.stop is None else LIMIT_PER_TASK) * m, 2**m - 1)
-        record = {"kind": "sampled", "n": _most(design) or usual, "seed": seed, "sliced": sliced}
+        n = _subsets(design, len(names))
+        record = {"kind": "sampled", "n": n, "seed": seed, "sliced": sliced}
         if design.sliced is not None:
             record["sliced"] = design.sliced
         if control is not None:
             record["control"] = control
         if design.stop is not None:
             record["stop"] = design.stop.model_dump(mode="json", exclude={"max_subsets"})
+            fill = max(1, n // len(blocks)) if earlier is None else earlier.design.get("fill", 0)
+            if record["sliced"] and fill:
+                record["fill"] = fill
     if isinstance(design, SurrogateDesign):
         record |= {"max_size": design.max_size or 0, "seed": seed}
     if isinstance(design, GreedyDesign | SurrogateDesign):
@@ -112,25 +141,25 @@ def record(
     return record
 
 
-def begun(search: SearchFile, design: Design, folder: Path) -> tuple[tuple[int, int], ...] | None:
-    """The blocks of the search that the folder holds, where the file leaves them open: the default was another once."""
-    if not search.leaves_blocks_open or not (folder / "search.json").exists():
+def begun(design: Design, folder: Path) -> Manifest | None:
+    """The search with this kind of design that the folder holds: what is left open was chosen otherwise once."""
+    if not (folder / "search.json").exists():
         return None
     try:
         earlier = Manifest.read(folder)
     except BadInput:
         return None  # the run that follows writes it anew
-    return earlier.blocks if earlier.design.get("kind") == design.kind else None
+    return earlier if earlier.design.get("kind") == design.kind else None
 
 
-def usual_blocks(search: SearchFile, design: Design, n_folds: int) -> tuple[tuple[int, int], ...]:
-    """(seed, fold) pairs of a search."""
+def usual_blocks(search: SearchFile, design: Design, m: int, n_folds: int) -> tuple[tuple[int, int], ...]:
+    """(seed, fold) pairs of a search over `m` tasks, a control included."""
     blocks = search.blocks
     if search.leaves_blocks_open:
         if search.tunes_every_subset:
             blocks = n_folds
         else:
-            blocks = SAMPLED_BLOCKS if isinstance(design, SampledDesign) else USUAL_BLOCKS
+            blocks = _sampled_blocks(design, m, n_folds) if isinstance(design, SampledDesign) else USUAL_BLOCKS
     if blocks is not None:
         return tuple((block, block % n_folds) for block in range(blocks))
     return tuple(dict.fromkeys((seed, fold) for seed in search.seeds or (0,) for fold in search.folds or (0,)))

@@ -68,8 +68,11 @@ def resolve(search: SearchFile, out: str | Path | None = None, *, allow_code: bo
     left_open = steps.left_open(search.training, type(settings))
     search = steps.filled(search, type(settings), cohort, folder)
     settings, _ = network.settings(search.network, search.training, {}, allow_code)
-    blocks = designs.begun(search, design, folder) or designs.usual_blocks(search, design, cohort.split.n_folds)
-    record = designs.record(design, names, blocks[0][0], control, sliced=not search.tunes_every_subset)
+    earlier = designs.begun(design, folder)
+    blocks = designs.usual_blocks(search, design, len(names), cohort.split.n_folds)
+    if earlier is not None and search.leaves_blocks_open:
+        blocks = earlier.blocks
+    record = designs.record(design, names, blocks, control, earlier, sliced=not search.tunes_every_subset)
     resolved = ResolvedSearch(
         file=search,
         cohort=cohort,

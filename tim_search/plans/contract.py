@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tim_search.ledger.table import ScoreTable, empty
 from tim_search.types import Subset, Unit
 from tim_search.types.columns import Units
@@ -77,6 +80,10 @@ class Listed(Plan):
     @abstractmethod
     def units(self, blocks: Sequence[tuple[int, int]]) -> Units:
         """All units of the search in these blocks."""
+
+    @abstractmethod
+    def slices(self, n_blocks: int) -> NDArray[np.int32]:
+        """Number of the block (subsets,) that trains each subset of a sliced design."""
 
     @abstractmethod
     def first(self, number: int) -> Listed:

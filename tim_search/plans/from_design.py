@@ -1,8 +1,8 @@
 """From a design, as `search.json` and the search file record it, to a plan that can be asked.
 
 A design is a mapping with `kind`: {"kind": "exact"}, {"kind": "sized", "k": 2},
-{"kind": "sampled", "n": 208, "seed": 0, "sliced": true, "control": "dead_permuted",
-"stop": {"top_k": 3, "overlap": 0.9, "false_sign": 0.05}}, the last two optional,
+{"kind": "sampled", "n": 208, "seed": 0, "sliced": true, "fill": 16, "control": "dead_permuted",
+"stop": {"top_k": 3, "overlap": 0.9, "false_sign": 0.05}}, the last three optional,
 {"kind": "greedy", "beam": 3, "max_size": 3, "rule": "lower_bound", "confidence": 0.95, "tolerance": 0.0,
 "sources": [...]}, or {"kind": "surrogate", "rounds": 6, "batch": 1, "max_size": 0, "seed": 0, "rule": "lower_bound",
 "confidence": 0.95, "tolerance": 0.0, "sources": [...]}.
@@ -31,6 +31,7 @@ _FORMS: Mapping[str, Any] = {
         "n": int,
         "seed": int,
         "sliced": bool,
+        "fill?": int,
         "control?": str,
         "stop?": {"top_k": int, "overlap": float, "false_sign": float},
     },
@@ -64,7 +65,7 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
             return StaticPlan(designs.subsets(designs.sized(len(names), settings["k"]), names))
         case "sampled":
             sample = designs.subsets(designs.hybrid(len(names), settings["n"], settings["seed"]), names)
-            static = StaticPlan(sample, settings["sliced"], sampled=True)
+            static = StaticPlan(sample, settings["sliced"], sampled=True, fill=settings.get("fill", 0))
             if "stop" not in design:
                 return static
             return Sequential(static, Rule(**design["stop"]), design.get("control"))

@@ -19,7 +19,7 @@ from tim_search.tim import estimators
 from tim_search.tim import scores as tim
 from tim_search.tim.coded import coded_scores, is_sliced
 from tim_search.tim.estimators import Array, CodedScores, Variances
-from tim_search.tim.row import source_of
+from tim_search.tim.row import counted_twice, source_of
 
 #: A score of this many standard errors is told from 0 (95 % interval) in four of five searches.
 DETECTED = float(ndtri(0.975) + ndtri(0.8))
@@ -66,6 +66,7 @@ def power(pilot: ScoreTable, design: Listed, blocks: Sequence[tuple[int, int]], 
         return Power(smallest, units, ())
     variances = estimators.fit_variances([game for game in games if game])
     seen = tim.from_table(pilot, "blup")
+    twice = counted_twice([fold for _, fold in blocks])
     folds = [len({fold for _, fold in some}) for some in (pilot.blocks, blocks)]
     for i, (name, source, game) in enumerate(zip(pilot.tasks, sources, games, strict=True)):
         if name == control or game is None or len(game.scores) < game.codes.shape[1] + game.nuisance.shape[1] + 4:
@@ -83,8 +84,8 @@ def power(pilot: ScoreTable, design: Listed, blocks: Sequence[tuple[int, int]], 
         shared = both - sampling if sliced else _middle(seen.se_seed[i]) ** 2 * len(pilot.blocks) / len(blocks)
         patients = _middle(seen.se_patients[i]) ** 2 * folds[0] / folds[1]
         parts = np.nan_to_num([sampling, shared, patients], nan=0.0)
-        # As in a result: blocks on folds of their own differ in their patients too.
-        total = parts.sum() if folds[1] < len(blocks) else parts[0] + max(parts[1:])
+        # As in a result: blocks on different folds differ in their patients too.
+        total = parts[0] + max(parts[1], twice * parts[2]) + (1 - twice) * parts[2]
         if np.isfinite(sampling) and total > 0:
             smallest[name] = float(DETECTED * np.sqrt(total))
     notes = []
@@ -102,7 +103,7 @@ def _planned(design: Listed, tasks: Sequence[str], i: int, n_blocks: int, with_b
     codes = np.where(np.delete(members[rows], i, axis=1), 1.0, -1.0)
     shares = np.full((len(rows), n_blocks), 1 / n_blocks)
     if design.sliced:
-        shares = np.eye(n_blocks)[rows % n_blocks]
+        shares = np.eye(n_blocks)[design.slices(n_blocks)[rows]]
     basis, values, _ = np.linalg.svd(shares, full_matrices=False)
     return CodedScores(
         codes, basis[:, values > 1e-9 * values[0]], np.zeros(len(rows)), shares[:, : n_blocks * with_blocks]

@@ -108,18 +108,19 @@ def _sample_notes(
     return notes
 
 
-def error_note(parts: Mapping[str, Array], distinct_folds: bool) -> list[str]:
+def error_note(parts: Mapping[str, Array], twice: float) -> list[str]:
     """Which part of the error is the largest, and what shortens the intervals most; nothing where one part is known.
 
-    `parts` are the standard errors (M, M) by sampling, seed and patients; NaN where unshares_of.
+    `parts` are the standard errors (M, M) by sampling, seed and patients; NaN where unknown. `twice`: see
+    `row.counted_twice`.
     """
     squares = {name: _mean_square(part) for name, part in parts.items()}
     shares_of = {
         name: value for name, value in squares.items() if np.isfinite(value) and (name != "sampling" or value > 0)
     }
-    if distinct_folds and {"seed", "patients"} <= shares_of.keys():
-        # Blocks on folds of their own differ in their patients too: what is left is the seeds'.
-        shares_of["seed"] = max(shares_of["seed"] - shares_of["patients"], 0.0)
+    if {"seed", "patients"} <= shares_of.keys():
+        # Blocks on different folds differ in their patients too: what is left is the seeds'.
+        shares_of["seed"] = max(shares_of["seed"] - twice * shares_of["patients"], 0.0)
     total = sum(shares_of.values())
     if len(shares_of) < 2 or not total:
         return []
@@ -128,7 +129,7 @@ def error_note(parts: Mapping[str, Array], distinct_folds: bool) -> list[str]:
         "seed": "seeds",
         "patients": "the patients evaluated",
     }
-    if distinct_folds and "patients" not in shares_of:
+    if twice and "patients" not in shares_of:
         words["seed"] = "seeds and patients, which differ between the blocks"
     buy = {
         "sampling": "more subsets",

@@ -29,7 +29,7 @@ def apart_of(table: ScoreTable) -> Apart | None:
 
 
 def rows_of_many(
-    given: Apart, method: Method, distinct_folds: bool, notes: list[str]
+    given: Apart, method: Method, twice: float, notes: list[str]
 ) -> tuple[list[Row], list[Outline]] | None:
     """Rows of least squares where `sampled_rows` gives these too, and what else is told of the sources; else None."""
     m = given.members.shape[1]
@@ -50,7 +50,7 @@ def rows_of_many(
         fits = many.least_squares(given)
         shared = variances.result() if variances else shared
     n_blocks = (scored > 0).sum(axis=0).tolist()
-    rows = [_row_of_many(*each, distinct_folds) for each in zip(fits, shared, n_blocks, strict=True)]
+    rows = [_row_of_many(*each, twice) for each in zip(fits, shared, n_blocks, strict=True)]
     return rows, [Outline(fit.n, fit.n_with, fit.constant) for fit in fits]
 
 
@@ -63,7 +63,7 @@ def _thinned_source(given: Apart, i: int, finite: Mask) -> Source:
     return Source(np.delete(given.members[rows], i, axis=1), scores, None)
 
 
-def _row_of_many(fit: Summary, block_variance: float | None, n_blocks: int, distinct_folds: bool) -> Row:
+def _row_of_many(fit: Summary, block_variance: float | None, n_blocks: int, twice: float) -> Row:
     q = len(fit.estimate)
     if np.isnan(fit.df).all():
         return no_row(q)
@@ -73,4 +73,4 @@ def _row_of_many(fit: Summary, block_variance: float | None, n_blocks: int, dist
     n_draws = fit.draws.shape[1]
     patients = spread(fit.draws) if n_draws else np.full(q, np.nan)
     linear = Linear(np.zeros((q, 0)), fit.se, fit.df, np.zeros(0))
-    return with_total(fit.estimate, linear, (seed, df_seed), (patients, n_draws), distinct_folds)
+    return with_total(fit.estimate, linear, (seed, df_seed), (patients, n_draws), twice)

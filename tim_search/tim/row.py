@@ -103,17 +103,30 @@ def with_total(
     fit: Linear,
     seed: tuple[Array, Array],
     patients: tuple[Array, int],
-    distinct_folds: bool,
+    twice: float,
 ) -> Row:
-    """The row with all parts: (error, degrees of freedom) of seeds and (error, number of draws) of patients."""
+    """The row with all parts: (error, degrees of freedom) of seeds and (error, number of draws) of patients.
+
+    `twice` is the share of the patients' squared error that the blocks' holds as well, see `counted_twice`.
+    """
     q = len(estimate)
     seed2, patients2 = np.nan_to_num(seed[0]) ** 2, np.nan_to_num(patients[0]) ** 2
-    if distinct_folds:
-        # Blocks of different folds differ in their patients as well: adding both parts would count these twice.
-        larger = seed2 >= patients2
-        seed2, patients2 = np.where(larger, seed2, 0.0), np.where(larger, 0.0, patients2)
+    # Blocks of different folds differ in their patients as well: adding both parts whole would count these twice.
+    larger = seed2 >= twice * patients2
+    seed2, patients2 = np.where(larger, seed2, 0.0), np.where(larger, (1 - twice) * patients2, patients2)
     dfs = np.stack([fit.df, seed[1], np.full(q, max(patients[1] - 1.0, 1.0))])
     return Row(estimate, seed[0], patients[0], np.stack([fit.se**2, seed2, patients2]), dfs)
+
+
+def counted_twice(folds: Sequence[int]) -> float:
+    """Share of the patients' squared error that shows between blocks as well, `folds` those of the n blocks.
+
+    Folds have shares p_f of the blocks: the patients add (sum of p_f^2) times the variance of a fold to the
+    squared error. What differs between blocks is taken for independent from block to block, and so holds 1 / n times
+    (1 - sum of p_f^2) n / (n - 1) of it: all of it where each block has a fold of its own, nothing in a single fold.
+    """
+    n, counts = len(folds), np.unique(folds, return_counts=True)[1]
+    return float((n * n / (counts**2).sum() - 1) / (n - 1)) if n > 1 else 0.0
 
 
 def degrees_of_freedom(rows: Sequence[Row]) -> list[Array]:

@@ -34,7 +34,7 @@ TOO_MANY = (
 
 
 def sampled_rows(
-    sources: Sequence[Source], method: Method, size: int | None, distinct_folds: bool, notes: list[str]
+    sources: Sequence[Source], method: Method, size: int | None, twice: float, notes: list[str]
 ) -> tuple[Method, list[Row], list[Row], list[Array]]:
     """The method used, its rows, the rows that tests rest on, and second-order scores where the model has them.
 
@@ -49,7 +49,7 @@ def sampled_rows(
         for source, variance in zip(sources, shared, strict=True):
             game = coded_scores(source, sliced)
             fit = estimator(game) if game else None
-            rows.append(_sampled_row(source, game, fit, variance, False, distinct_folds))
+            rows.append(_sampled_row(source, game, fit, variance, False, twice))
         return rows
 
     if method in ("msr", "ols"):
@@ -66,7 +66,7 @@ def sampled_rows(
 
     def rows_of(fits: Sequence[Linear | None], *, modelled: bool) -> list[Row]:
         parts = zip(sources, games, fits, shared, strict=True)
-        return [_sampled_row(*each, modelled, distinct_folds) for each in parts]
+        return [_sampled_row(*each, modelled, twice) for each in parts]
 
     gls = rows_of([model.gls if model else None for model in models], modelled=True)
     if method == "gls":
@@ -144,7 +144,7 @@ def _sampled_row(
     fit: Linear | None,
     block_variance: float | None,
     modelled: bool,
-    distinct_folds: bool,
+    twice: float,
 ) -> Row:
     """The row of a fit. `block_variance` is that of one block's effect on one code, None where there is no model of it;
     `modelled`: the fit's own error holds the part of sliced blocks already."""
@@ -168,7 +168,7 @@ def _sampled_row(
         n_draws = source.replicates.shape[2]
         values = np.where(finite[:, :, None], source.replicates, 0.0).sum(axis=1) / counts[:, None]
         patients = spread(fit.weights @ values)
-    return with_total(fit.weights @ game.scores, fit, (seed, df_seed), (patients, n_draws), distinct_folds)
+    return with_total(fit.weights @ game.scores, fit, (seed, df_seed), (patients, n_draws), twice)
 
 
 def _shared_by_blocks(source: Source, fit: Linear) -> Array:

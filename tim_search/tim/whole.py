@@ -22,7 +22,18 @@ from tim_search.tim.enumerated import enumerated_row, enumerated_second
 from tim_search.tim.estimators import Array
 from tim_search.tim.many_rows import apart_of, rows_of_many
 from tim_search.tim.result import TimResult, discoveries, label_of
-from tim_search.tim.row import Method, Outline, Row, degrees_of_freedom, half_width, masked, outline, source_of, tail
+from tim_search.tim.row import (
+    Method,
+    Outline,
+    Row,
+    counted_twice,
+    degrees_of_freedom,
+    half_width,
+    masked,
+    outline,
+    source_of,
+    tail,
+)
 from tim_search.tim.sampled import sampled_rows
 from tim_search.types import overlap_mask, some
 
@@ -69,8 +80,9 @@ def compute(table: ScoreTable, asked: Question) -> TimResult:
     control = asked.control if asked.control in table.tasks else None
     if control is not None:
         untested[table.tasks.index(control)] = untested[:, table.tasks.index(control)] = True
-    distinct_folds = len({fold for _, fold in table.blocks}) == len(table.blocks)
-    methods, rows, tests, second, outlines, n_subsets = _estimated(table, asked, distinct_folds, notes)
+    used = np.flatnonzero(table.trained.any(axis=0))
+    twice = counted_twice([table.blocks[block][1] for block in used.tolist()])
+    methods, rows, tests, second, outlines, n_subsets = _estimated(table, asked, twice, notes)
 
     n_with = [source.n_with for source in outlines]
     n_without = [source.n - source.n_with for source in outlines]
@@ -85,7 +97,7 @@ def compute(table: ScoreTable, asked: Question) -> TimResult:
     p_value = _square([2 * tail(row, free) for row, free in zip(tests, df_tests, strict=True)])
     parts = {name: _square([getattr(row, name) for row in rows]) for name in ("sampling", "seed", "patients")}
     notes += caveats(table, outlines, methods, asked.size, estimate, p_value, asked.interactions)
-    notes += error_note(parts, distinct_folds)
+    notes += error_note(parts, twice)
     if control is not None:
         notes += control_note(table.tasks, control, estimate, np.asarray(half, float))
     sampled = [own for own in methods if own not in ("exact", "restricted")]
@@ -117,12 +129,12 @@ def compute(table: ScoreTable, asked: Question) -> TimResult:
     )
 
 
-def _estimated(table: ScoreTable, asked: Question, distinct_folds: bool, notes: list[str]) -> _Estimated:
+def _estimated(table: ScoreTable, asked: Question, twice: float, notes: list[str]) -> _Estimated:
     """The rows of all sources; what is to be said of them joins `notes`."""
     method: Method = asked.method
     m, size = len(table.tasks), asked.size
     apart = apart_of(table) if size is None and method in ("blup", "gls", "ols") else None
-    if apart and (answer := rows_of_many(apart, method, distinct_folds, notes)):
+    if apart and (answer := rows_of_many(apart, method, twice, notes)):
         rows, outlines = answer
         n_subsets = int(np.isfinite(apart.scores).any(axis=1).sum())
         return _Estimated(["ols"] * m, rows, list(rows), [], outlines, n_subsets)
@@ -131,7 +143,7 @@ def _estimated(table: ScoreTable, asked: Question, distinct_folds: bool, notes: 
     outlines = [outline(source) for source in sources]
     n_subsets = int(np.isfinite(table.scores).any(axis=(1, 2)).sum())
     if method not in ("exact", "restricted"):
-        method, rows, tests, second = sampled_rows(sources, method, size, distinct_folds, notes)
+        method, rows, tests, second = sampled_rows(sources, method, size, twice, notes)
         return _Estimated([method] * m, rows, list(tests), second, outlines, n_subsets)
     methods: list[Method] = [method] * m
     rows = [enumerated_row(source, size or m) for source in sources]
@@ -139,7 +151,7 @@ def _estimated(table: ScoreTable, asked: Question, distinct_folds: bool, notes: 
     second = [enumerated_second(source) for source in sources] if asked.interactions else []
     if asked.lost:
         # The variances of the model come from all sources; the rows of the others stay exact.
-        method, sampled, tested, layers = sampled_rows(sources, "blup", None, distinct_folds, notes)
+        method, sampled, tested, layers = sampled_rows(sources, "blup", None, twice, notes)
         for i in asked.lost:
             methods[i], rows[i], tests[i] = method, sampled[i], tested[i]
             if second and layers:
