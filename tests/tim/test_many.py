@@ -13,6 +13,7 @@ from tim_search.tim import estimators, many, many_rows
 from tim_search.tim import scores as tim
 from tim_search.tim.coded import coded_scores
 from tim_search.tim.many_rows import apart_of
+from tim_search.tim.model_free import least_squares
 from tim_search.tim.row import source_of
 
 
@@ -91,7 +92,7 @@ def test_it_is_least_squares_of_each_source(monkeypatch: pytest.MonkeyPatch, cas
         assert summary.n == len(source.members)
         assert summary.n_with.tolist() == source.members.sum(axis=0).tolist()
         game = coded_scores(source, sliced=True)
-        fit = estimators.least_squares(game) if game else None
+        fit = least_squares(game) if game else None
         if fit is None:
             assert np.isnan(summary.estimate).all()
             assert np.isnan(summary.se).all()

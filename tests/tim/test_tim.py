@@ -22,7 +22,7 @@ from tests.support import ROOT
 from tests.support.synthetic_games import Game, literal, lose_large, quadratic, random_table, rmse, saturating, searched
 from tim_search import designs
 from tim_search.ledger.table import ScoreTable, empty
-from tim_search.tim import estimators
+from tim_search.tim import estimators, sampled
 from tim_search.tim import scores as tim
 from tim_search.tim.choice import METHODS
 from tim_search.tim.result import discoveries, rank_heatmap
@@ -228,7 +228,7 @@ def literal_covariance(z: np.ndarray, v: estimators.Variances, blocks: int = 0) 
     if blocks:
         same = np.arange(n)[:, None] % blocks == np.arange(n) % blocks
         total += v.block * np.where(same, z @ z.T, 0.0) / q
-    return total
+    return total + v.mean * np.outer(z.sum(axis=1), z.sum(axis=1)) / q
 
 
 @pytest.mark.parametrize("blocks", [0, 3], ids=["crossed", "sliced"])
@@ -236,26 +236,33 @@ def literal_covariance(z: np.ndarray, v: estimators.Variances, blocks: int = 0) 
 def test_mixed_model_is_its_formula(n: int, blocks: int) -> None:
     rng = np.random.default_rng(n)
     z, y = rng.choice((-1.0, 1.0), (n, 6)), rng.normal(size=n)
-    v = estimators.Variances(3.0, 0.8, 0.4, 0.7 if blocks else 0.0)
+    v = estimators.Variances(3.0, 0.8, 0.4, 0.7 if blocks else 0.0, 0.6)
     covariance = literal_covariance(z, v, blocks)
     inverse, one = np.linalg.inv(covariance), np.ones((n, 1))
     p = inverse - inverse @ one @ one.T @ inverse / (one.T @ inverse @ one)
     s2 = float(y @ p @ y) / (n - 1)
-    posterior = 4 * s2 * (v.main / 6 * np.eye(6) - (v.main / 6) ** 2 * z.T @ p @ z)
+    # The score holds a part of the noise of all 64 subsets: as much as was trained to the fourth, nothing, or all.
+    known, none, every = (
+        2 * ((v.main / 6 + share / 64) * np.eye(6) + v.mean / 6) @ z.T for share in ((n / 64) ** 4, 0.0, 1.0)
+    )
+    posterior = [
+        s2 * np.diag(known @ p @ known.T - 2 * known @ p @ other.T + 4 * (v.main + v.mean) / 6 + share / 16)
+        for share, other in ((0.0, none), (1.0, every))
+    ]
     played = estimators.CodedScores(z, one / np.sqrt(n), y, shares_of(n, blocks))
     blup, gls, second, block_variance, noise, small = estimators.mixed_model(played, v)
     assert small is None
     assert noise == pytest.approx(s2)
     assert block_variance == pytest.approx(s2 * v.block / 6)
-    np.testing.assert_allclose(blup.weights @ y, 2 * v.main / 6 * z.T @ p @ y, atol=1e-12)
-    np.testing.assert_allclose(blup.se, np.sqrt(np.diag(posterior)), rtol=1e-8)
+    np.testing.assert_allclose(blup.weights @ y, known @ p @ y, atol=1e-12)
+    np.testing.assert_allclose(blup.se, np.sqrt(np.maximum(*posterior)), rtol=1e-8)
     alpha = p @ y
     h = np.array([sum(t[j] * t[k] for j, k in combinations(range(6), 2)) for t in z]) / np.sqrt(15)
     expected = 4 * (2 * v.pair / 30 * z.T @ np.diag(alpha) @ z + v.size / np.sqrt(15) * (alpha @ h))
     np.testing.assert_allclose(second, expected, atol=1e-12)
 
     # GLS with the main effects fixed: their variance leaves the covariance.
-    fixed = np.linalg.inv(literal_covariance(z, v._replace(main=0.0), blocks))
+    fixed = np.linalg.inv(literal_covariance(z, v._replace(main=0.0, mean=0.0), blocks))
     x = np.column_stack([one, z])
     information = np.linalg.inv(x.T @ fixed @ x)
     beta = information @ x.T @ fixed @ y
@@ -269,9 +276,9 @@ def test_mixed_model_is_its_formula(n: int, blocks: int) -> None:
 def test_the_score_in_small_subsets_is_the_models() -> None:
     """BLUP of a linear combination of random effects, against the formula with all effects written out."""
     rng = np.random.default_rng(1)
-    n, q, size = 40, 5, 3
+    n, q, size = 40, 9, 3
     z, y = rng.choice((-1.0, 1.0), (n, q)), rng.normal(size=n)
-    v = estimators.Variances(3.0, 0.8, 0.4)
+    v = estimators.Variances(3.0, 0.8, 0.4, mean=0.6)
     one = np.ones((n, 1))
     p = np.linalg.inv(literal_covariance(z, v))
     p = p - p @ one @ one.T @ p / (one.T @ p @ one)
@@ -280,6 +287,7 @@ def test_the_score_in_small_subsets_is_the_models() -> None:
     h = np.array([sum(t[j] * t[k] for j, k in pairs) for t in z]) / np.sqrt(len(pairs))
     features = np.column_stack([z, *(z[:, j] * z[:, k] for j, k in pairs), h])
     d = np.diag([v.main / q] * q + [v.pair / len(pairs)] * len(pairs) + [v.size])
+    d[:q, :q] += v.mean / q
     # The mean difference over S of one task or none, literally: the value of every feature with and without j.
     every = np.array([s for s in np.ndindex(*[2] * q) if sum(s) <= size - 1])
     codes = 2.0 * every - 1
@@ -298,7 +306,55 @@ def test_the_score_in_small_subsets_is_the_models() -> None:
         assert small.se[j] == pytest.approx(np.sqrt(s2 * left))
     whole, all_sizes = estimators.mixed_model(game, v, q + 1).blup, estimators.mixed_model(game, v, q + 1).small
     assert all_sizes is not None
-    np.testing.assert_allclose(all_sizes.weights, whole.weights, atol=1e-12)
+    np.testing.assert_allclose(all_sizes.weights, whole.weights, atol=1e-5)  # 40 of 512 subsets: no end in sight
+
+
+@pytest.mark.parametrize(("m", "noise", "third_order"), [(5, 0.3, 0.5), (7, 0.3, 0.5), (7, 1.0, 0.0)])
+def test_with_nearly_all_subsets_the_estimate_meets_the_enumerated_score(
+    m: int, noise: float, third_order: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misses(share: float) -> tuple[float, float]:
+        """Error against the enumerated score, and how many intervals hold it; of the standard deviation of a score."""
+        squares, inside = [], []
+        for seed in range(3):
+            game, every = saturating(m, seed, third_order), designs.exact(m)
+            scores = game.run(every, noise, np.random.default_rng(seed))
+            exact = tim.estimate(every, scores, "exact").estimate
+            rows = np.random.default_rng(seed).permutation(len(every))[: round(share * len(every))]
+            found = tim.estimate(every[rows], scores[rows], "blup")
+            squares.append(np.mean((found.estimate - exact)[off(m)] ** 2))
+            inside.append(((found.low <= exact) & (exact <= found.high))[off(m)].mean())
+        return float(np.sqrt(np.mean(squares))), float(np.mean(inside))
+
+    now = [misses(share) for share in (0.6, 0.95, 1.0)]
+    assert now[2][0] < 1e-9
+    assert [inside for _, inside in now[1:]] > [0.95, 0.95]
+    assert now[0][1] > 0.85
+    monkeypatch.setattr(estimators, "FINITE", np.inf)
+    before = [misses(share)[0] for share in (0.6, 0.95)]
+    assert now[0][0] < 1.02 * before[0]
+    assert now[1][0] < 0.95 * before[1]
+
+
+def test_rows_with_means_and_variances_of_their_own_are_estimated_better() -> None:
+    rng, ratios = np.random.default_rng(0), []
+    for seed in range(4):
+        game = quadratic(11, seed, 0.2)
+        # Any further task costs a row this much, and one row's effects are many times as large as another's.
+        scale, cost = np.exp(rng.normal(0, 1, 11)), rng.normal(0.8, 0.3, 11)
+        membership = designs.hybrid(11, 40, seed)
+        z = np.where(membership, 0.5, -0.5)
+        scores = game.scores(membership) * scale - cost * (z.sum(axis=1, keepdims=True) - z)
+        truth = game.delta * scale[:, None] - cost[:, None]
+        table = one_block(membership, scores + rng.normal(0, 1.0, scores.shape))
+        found = tim.from_table(table, "blup")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampled, "FEW_TASKS", 99)
+            before = tim.from_table(table, "blup")
+        ratios.append(rmse(found.estimate, truth) / rmse(before.estimate, truth))
+        covered = ((found.low <= truth) & (truth <= found.high))[off(11)]
+        assert covered.mean() > 0.88
+    assert np.mean(ratios) < 0.95
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -402,7 +458,7 @@ def test_blup_without_noise() -> None:
 
 def test_blup_gives_way_where_the_mixed_model_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     # Variance parameters that shrink everything to nothing stand for a model that does not fit.
-    monkeypatch.setattr(estimators, "fit_variances", lambda games: estimators.Variances(1e-6, 0.1, 0.1))
+    monkeypatch.setattr(estimators, "fit_variances", lambda games, means: estimators.Variances(1e-6, 0.1, 0.1))
     _, membership, scores = drawn(8, 120, 0)
     result = tim.estimate(membership, scores)
     assert result.method == "ols"

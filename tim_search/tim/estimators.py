@@ -14,6 +14,9 @@ b, c, d of variance s^2 main / q, s^2 pair / (q (q - 1) / 2), s^2 size. The TIM 
 unbiased prediction) estimates it with shrinkage; GLS (generalised least squares) takes b as fixed and serves for
 testing. The variance parameters come by REML (restricted maximum likelihood) over all sources.
 
+With many tasks a row has a mean and a variance of its own: b_j = a / sqrt(q) + b'_j with a the same for all j ("any
+further task costs this much"), random of variance s^2 mean, and the variance of b' is `main` times a factor of the row.
+
 Where every block of (seed, fold) trains subsets of its own, what a block's runs share can be told from the rest inside
 the model: sum_j e_bj z_j joins it, with random e of variance s^2 block / q, one value a block and task.
 """
@@ -28,14 +31,18 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 Array: TypeAlias = NDArray[np.float64]
 Solve: TypeAlias = Callable[[Array], Array]
 
-#: Log-normal prior of the variance parameters (main, pair, size, block): medians, one standard deviation of the log.
-PRIOR_MEDIAN = (1.0, 0.5, 0.2, 0.2)
+#: Log-normal prior of the variance parameters, as in `Variances`: medians, one standard deviation of the log.
+PRIOR_MEDIAN = (1.0, 0.5, 0.2, 0.2, 0.2)
 PRIOR_SD = 2.0
+#: ... and of the factor by which a row's main effects vary more than others': standard deviation of the log.
+ROW_SD = 0.7
+#: Of the share of all subsets that were trained, the power by which what the model leaves over counts as known.
+FINITE = 4.0
 LOG_BOUND = 12.0
 #: Multiply-adds one evaluation of the restricted likelihood may cost; beyond it each source gives a part of its rows.
 REML_COST = 6e7
@@ -44,15 +51,17 @@ SPARE_ROWS = 4
 
 
 class Variances(NamedTuple):
-    """Variance of main effects, of interactions of two tasks, of the size term and of what the runs of a block share.
+    """Variance of main effects, interactions of two tasks, the size term, what a block's runs share, and a row's mean.
 
-    Each is relative to the noise; `block` is 0 where blocks train the same subsets and cannot be told apart.
+    Each is relative to the noise; `block` is 0 where blocks train the same subsets and cannot be told apart, `mean` 0
+    where rows have none.
     """
 
     main: float
     pair: float
     size: float
     block: float = 0.0
+    mean: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,76 +96,6 @@ class Linear:
     residual: Array
 
 
-def enumerated(members: NDArray[np.bool_], size: int) -> tuple[Array, NDArray[np.bool_]]:
-    """Weights (q, n) of the uniform mean of differences over all S with |S| <= size - 2 (M3H paper, section 6.1).
-
-    Args:
-        members: bool (n, q), the other tasks of distinct subsets that hold the source.
-        size: largest subset size, the source included; M for the exact score.
-
-    Second comes bool (q,), true where all subsets of the row are among `members`.
-    """
-    q = members.shape[1]
-    others = members.sum(axis=1)
-    with_task = members.T & (others <= size - 1)
-    without = ~members.T & (others <= size - 2)
-    n_differences = sum(comb(q - 1, k) for k in range(size - 1))
-    weights = (with_task.astype(float) - without.astype(float)) / max(n_differences, 1)
-    complete = (with_task.sum(axis=1) == n_differences) & (without.sum(axis=1) == n_differences)
-    return weights, complete
-
-
-def enumerated_pairs(codes: Array, scores: Array) -> Array:
-    """Exact second-order scores (q, q): the Banzhaf interaction index of each pair, from all 2^q rows."""
-    return np.asarray(4 / len(codes) * (codes.T * scores) @ codes)
-
-
-def difference_of_means(game: CodedScores) -> Linear:
-    """Mean score with a task minus mean score without it (the MSR estimator of Wang & Jia, 2023); Welch's error."""
-    z, w = game.codes, game.nuisance
-    n_with, n_without = (z > 0).sum(0), (z < 0).sum(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        weights = ((z > 0) / n_with - (z < 0) / n_without).T
-        weights = weights - (weights @ w) @ w.T
-        y = game.scores - w @ (w.T @ game.scores)
-        parts = []
-        for inside, count in ((z > 0, n_with), (z < 0, n_without)):
-            mean = (inside * y[:, None]).sum(0) / count
-            square = (inside * (y[:, None] - mean) ** 2).sum(0)
-            parts.append((square / (count - 1) / count, count - 1))
-        (a, df_a), (b, df_b) = parts
-        df = np.where(a + b > 0, (a + b) ** 2 / (a**2 / df_a + b**2 / df_b), df_a + df_b)
-    return Linear(weights, np.sqrt(a + b), df, y)
-
-
-def least_squares(game: CodedScores) -> Linear | None:
-    """Ordinary least squares on all main effects, twice the coefficients; HC3 errors (MacKinnon & White, 1985).
-
-    None with fewer than q + 5 rows (for one nuisance column). Tasks that cannot be told apart are NaN.
-    """
-    x = np.hstack([game.nuisance, game.codes])
-    n, r = len(x), game.nuisance.shape[1]
-    if n < x.shape[1] + SPARE_ROWS:
-        return None
-    # From sufficient statistics: codes are +1 and -1, so that their products add up without rounding, and many rows
-    # take one pass where a decomposition of them takes many.
-    gram = x.T @ x
-    information = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
-    inverse = x @ information
-    hat = np.einsum("nk,nk->n", x, inverse)
-    df = n - round(float(hat.sum()))
-    residual = game.scores - x @ (information @ (x.T @ game.scores))
-    if hat.max() < 1 - 1e-8:
-        variance = (inverse**2).T @ (residual / (1 - hat)) ** 2
-    else:
-        # A row that alone determines a coefficient has no residual; HC3 is undefined, the classical error is not.
-        variance = (inverse**2).sum(axis=0) * (residual @ residual) / max(df, 1)
-    identified = (np.einsum("kl,lk->k", information, gram) > 1 - 1e-6)[r:]
-    weights = 2 * inverse[:, r:].T
-    weights[~identified] = np.nan
-    return Linear(weights, 2 * np.sqrt(variance[r:]), np.full(len(identified), float(df)), residual)
-
-
 class Mixed(NamedTuple):
     """What the mixed model says of one row.
 
@@ -174,27 +113,46 @@ class Mixed(NamedTuple):
     small: Linear | None = None
 
 
-def fit_variances(games: Sequence[CodedScores]) -> Variances:
+def fit_variances(games: Sequence[CodedScores], *, means: bool = False) -> Variances:
     """REML estimate of the variance parameters shared by all sources, the noise variance of each source profiled out.
 
+    `means`: rows have means.
     A weak log-normal prior keeps parameters in range that the scores say nothing about. Constant scores are left out.
     Where whole games would cost too much, an even, fixed choice of their rows is used.
     """
     usable = [game for game in games if len(game.scores) > game.nuisance.shape[1] + 1 and np.ptp(game.scores) > 0]
-    n_parameters = 4 if any(game.shares.shape[1] for game in games) else 3
+    there = [True, True, True, any(game.shares.shape[1] for game in games), means]
+    centre = np.log(PRIOR_MEDIAN)[there]
+
+    def variances(logs: Array) -> Variances:
+        values = np.zeros(len(there))
+        values[there] = np.exp(logs)
+        return Variances(*values.tolist())
+
     if not usable:
-        return Variances(*PRIOR_MEDIAN[:n_parameters])
+        return variances(centre)
     limit = int((REML_COST * 3 / len(usable)) ** (1 / 3))
     likelihoods = [_restricted_likelihood(_thinned(game, limit)) for game in usable]
-    centre = np.log(PRIOR_MEDIAN[:n_parameters])
 
     def cost(logs: Array) -> float:
-        variances = Variances(*np.exp(logs))
-        prior = float((((logs - centre) / PRIOR_SD) ** 2).sum()) / 2
-        return prior - sum(likelihood(variances) for likelihood in likelihoods)
+        prior, tried = float((((logs - centre) / PRIOR_SD) ** 2).sum()) / 2, variances(logs)
+        return prior - sum(likelihood(tried) for likelihood in likelihoods)
 
-    best = minimize(cost, centre, method="L-BFGS-B", bounds=[(-LOG_BOUND, LOG_BOUND)] * n_parameters)
-    return Variances(*np.exp(best.x))
+    best = minimize(cost, centre, method="L-BFGS-B", bounds=[(-LOG_BOUND, LOG_BOUND)] * len(centre))
+    return variances(best.x)
+
+
+def of_row(game: CodedScores, shared: Variances, n_games: int) -> Variances:
+    """The parameters with the variance of main effects that this row has, of `n_games`: the mode of its factor."""
+    if len(game.scores) <= game.nuisance.shape[1] + 1 or np.ptp(game.scores) == 0:
+        return shared
+    likelihood = _restricted_likelihood(_thinned(game, int((REML_COST * 3 / n_games) ** (1 / 3))))
+
+    def cost(log: float) -> float:
+        return log**2 / (2 * ROW_SD**2) - likelihood(shared._replace(main=shared.main * float(np.exp(log))))
+
+    best = minimize_scalar(cost, bounds=(-3 * ROW_SD, 3 * ROW_SD), method="bounded", options={"xatol": 0.02})
+    return shared._replace(main=shared.main * float(np.exp(best.x)))
 
 
 def mixed_model(game: CodedScores, variances: Variances, size: int | None = None) -> Mixed:
@@ -206,7 +164,7 @@ def mixed_model(game: CodedScores, variances: Variances, size: int | None = None
 
     and z is 0 over all S, where the full score 2 b_j is left.
 
-    BLUP's error is its posterior standard deviation at the given variance parameters. GLS needs no system of its own:
+    BLUP's error is that of `_shrunk` at the given variance parameters. GLS needs no system of its own:
     adding Z Z' to the covariance changes neither the estimate nor the residual sum of squares where Z is fixed.
     """
     z, w, y = game.codes, game.nuisance, game.scores
@@ -221,11 +179,11 @@ def mixed_model(game: CodedScores, variances: Variances, size: int | None = None
     alpha = vy - vw @ level
     noise = max(float(y @ alpha), 0.0) / (n - r)
 
-    c = variances.main / q
-    posterior = 4 * noise * np.maximum(c - c**2 * np.einsum("nj,nj->j", z, pz), 0.0)
-    effects = c * (z.T @ alpha)
+    c, mean = variances.main / q, variances.mean / q
+    effects = c * (z.T @ alpha) + mean * (z.T @ alpha).sum()
     residual = y - w @ level - z @ effects
-    blup = Linear(2 * c * pz.T, np.sqrt(posterior), np.full(q, np.inf), residual)
+    weights, posterior = _shrunk(z, pz, c, mean)
+    blup = Linear(weights, np.sqrt(noise * posterior), np.full(q, np.inf), residual)
 
     n_pairs = max(q * (q - 1) // 2, 1)
     interactions = 4 * (
@@ -236,14 +194,40 @@ def mixed_model(game: CodedScores, variances: Variances, size: int | None = None
         z_mean = mean_code(q, size)
         pair, each = variances.pair / n_pairs, 2 * z_mean * (q - 1) / np.sqrt(n_pairs)
         among = z * z.sum(axis=1, keepdims=True) - 1
-        cross = 2 * c * z + 2 * z_mean * pair * among + each * variances.size * _size_term(z)[:, None]
+        cross = (
+            2 * c * z
+            + 2 * mean * z.sum(axis=1, keepdims=True)
+            + 2 * z_mean * pair * among
+            + each * variances.size * _size_term(z)[:, None]
+        )
         solved = solve(cross)
         projected = solved - vw @ np.linalg.solve(wvw, w.T @ solved)
-        prior = 4 * c + 4 * z_mean**2 * (q - 1) * pair + each**2 * variances.size
+        prior = 4 * (c + mean) + 4 * z_mean**2 * (q - 1) * pair + each**2 * variances.size
         left = noise * np.maximum(prior - np.einsum("nj,nj->j", cross, projected), 0.0)
         small = Linear(projected.T, np.sqrt(left), np.full(q, np.inf), residual)
-    gls = _generalised(game, vw, vz, vy, c)
+    gls = _generalised(game, vw, vz, vy, c + mean)
     return Mixed(blup, gls, interactions, noise * variances.block / q, noise, small)
+
+
+def _shrunk(z: Array, pz: Array, main: float, mean: float) -> tuple[Array, Array]:
+    """BLUP's weights (q, n) of the scores, and the variance (q,) of its errors relative to the noise.
+
+    A row has 2^q subsets, and no more. With e the noise, its exact score is 2 (b_j + sum of z_j e / 2^q over them all):
+    at the end, with all of them trained, what the model leaves over is part of the answer and not to be shrunk. How
+    much of e another seed would not repeat cannot be told where each subset is trained once. So the weights are those
+    for a part g = (n / 2^q)^`FINITE` of e, which meets the exact score at the end and is nothing in the middle, and the
+    error is the larger of that for e all noise and that for e all part of the score. The covariance of the score with y
+    is k_j(g) = 2 ((main + g / 2^q) z_j + mean sum_k z_k), the weights P k_j, and the error
+
+        k_j(g)' P k_j(g) - 2 k_j(g)' P k_j(r) + 4 (main + mean + r / 2^q),    r = 0 or 1.
+    """
+    n, q = z.shape
+    subsets = 2.0**q
+    own = main + min(1.0, n / subsets) ** FINITE / subsets
+    weights = own * pz + mean * pz.sum(axis=1, keepdims=True)
+    along, size = np.einsum("nj,nj->j", z, weights), z.sum(axis=1) @ weights
+    fixed = (own - 2 * main) * along - mean * size + main + mean
+    return 2 * weights.T, 4 * np.maximum(fixed + np.maximum(0.0, 1 - 2 * along) / subsets, 0.0)
 
 
 def predictor(game: CodedScores, variances: Variances, level: Array) -> Callable[[Array], tuple[Array, Array]]:
@@ -307,7 +291,7 @@ def planned_error(game: CodedScores, variances: Variances, noise: float) -> Arra
     solve, _ = _covariance(game)(variances)
     information = np.linalg.pinv(x.T @ solve(x), rcond=1e-12, hermitian=True)
     identified = _identified(x, np.asarray(np.linalg.pinv(x, rcond=1e-10), np.float64))[-q:]
-    variance = np.maximum(np.diag(information)[-q:] - variances.main / q, 0.0)
+    variance = np.maximum(np.diag(information)[-q:] - (variances.main + variances.mean) / q, 0.0)
     return np.where(identified, 2 * np.sqrt(noise * variance), np.nan)
 
 
@@ -360,24 +344,28 @@ def _restricted_likelihood(game: CodedScores) -> Callable[[Variances], float]:
 
 
 def _covariance(game: CodedScores) -> Callable[[Variances], tuple[Solve, float]]:
-    """V = I + main ZZ'/q + pair ((ZZ')^2 - q)/(q (q - 1)) + size hh' + block (ZZ' * AA')/q: its solver and log|V|.
+    """V = I + main ZZ'/q + pair ((ZZ')^2 - q)/(q (q - 1)) + size hh' + block (ZZ' * AA')/q +
+    mean uu'/q: its solver and log|V|.
 
-    Squares and * are elementwise; A (n, k) are the blocks' shares. V is I + F D F' with the features F = (main effects,
-    pairs, h, main effects in each block): whichever is smaller, the n x n or the feature system, is factored.
+    Squares and * are elementwise; A (n, k) are the blocks' shares, u = Z 1. V is I + F D F' with the features F = (main
+    effects, pairs, h, u, main effects in each block): whichever is smaller, the n x n or the feature system,
+    is factored.
     """
     z, shares = game.codes, game.shares
     n, q = z.shape
     k = shares.shape[1]
     n_pairs = q * (q - 1) // 2
     h = _size_term(z)
-    if n <= q + n_pairs + 1 + k * q:
+    if n <= q + n_pairs + 2 + k * q:
         gram = z @ z.T
+        total = z.sum(axis=1)
         main_kernel, pair_kernel = gram / q, (gram**2 - q) / max(q * (q - 1), 1)
         block_kernel = gram * (shares @ shares.T) / q if k else np.zeros((1, 1))
 
         def rows(variances: Variances) -> tuple[Solve, float]:
             v = variances.main * main_kernel + variances.pair * pair_kernel
             v += variances.size * np.outer(h, h) + variances.block * block_kernel
+            v += variances.mean / q * np.outer(total, total)
             v[np.diag_indices(n)] += 1
             factor = cho_factor(v, lower=True, overwrite_a=True, check_finite=False)
             log_det = 2 * float(np.log(np.diag(factor[0])).sum())
@@ -387,12 +375,13 @@ def _covariance(game: CodedScores) -> Callable[[Variances], tuple[Solve, float]]
 
     first, second = np.triu_indices(q, 1)
     in_blocks = [z * share[:, None] for share in shares.T]
-    features = np.column_stack([z, z[:, first] * z[:, second], h, *in_blocks])
+    features = np.column_stack([z, z[:, first] * z[:, second], h, z.sum(axis=1), *in_blocks])
     cross = features.T @ features
 
     def columns(variances: Variances) -> tuple[Solve, float]:
-        each = [variances.main / q, variances.pair / max(n_pairs, 1), variances.size, variances.block / q]
-        scale = np.sqrt(np.repeat(each, [q, n_pairs, 1, k * q]))
+        main, pair, size, block, mean = variances
+        each = [main / q, pair / max(n_pairs, 1), size, mean / q, block / q]
+        scale = np.sqrt(np.repeat(each, [q, n_pairs, 1, 1, k * q]))
         inner = cross * np.outer(scale, scale)
         inner[np.diag_indices(len(inner))] += 1
         factor = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)

@@ -116,7 +116,7 @@ class _Fit(NamedTuple):
 
 
 def least_squares(given: Apart) -> list[Summary]:
-    """`estimators.least_squares` of every source."""
+    """`model_free.least_squares` of every source."""
     m = given.members.shape[1]
     order = np.argsort(given.block, kind="stable")
     ends = np.searchsorted(given.block[order], np.arange(given.n_blocks + 1)).tolist()

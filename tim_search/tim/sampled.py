@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from tim_search.tim import estimators
+from tim_search.tim import estimators, model_free
 from tim_search.tim.coded import block_offsets, coded_scores, is_sliced, thinned
-from tim_search.tim.estimators import Array, CodedScores, Linear
+from tim_search.tim.estimators import Array, CodedScores, Linear, Mixed
 from tim_search.tim.row import Mask, Method, Row, Source, mean, no_row, spread, with_total
 
+#: Rows of a search with more tasks have a mean and a variance of their own; of fewer they could not be told.
+FEW_TASKS = 8
 #: BLUP gives way to least squares where more than this share of cells lie too far from GLS.
 MAX_DISAGREEMENT = 0.05
 #: Degrees of freedom a sliced block adds to the error of seeds. That error is pooled over the tasks of a row, so it is
@@ -56,12 +58,11 @@ def sampled_rows(
         shared: list[float | None] = [None] * len(sources)
         if sliced:
             shared = block_variances([thinned(source, MODEL_ROWS) for source in sources])
-        rows = by(estimators.difference_of_means if method == "msr" else estimators.least_squares, shared)
+        rows = by(model_free.difference_of_means if method == "msr" else model_free.least_squares, shared)
         return method, rows, rows, []
 
     games = [coded_scores(source, sliced) for source in sources]
-    variances = estimators.fit_variances([game for game in games if game])
-    models = [estimators.mixed_model(game, variances, size) if game else None for game in games]
+    models = _models(games, size)
     shared = [model.block_variance if model else None for model in models]
 
     def rows_of(fits: Sequence[Linear | None], *, modelled: bool) -> list[Row]:
@@ -90,9 +91,21 @@ def sampled_rows(
             f"BLUP and GLS lie further apart than chance allows in {apart} of {comparable} cells: the mixed model does "
             "not describe these scores. Least squares is reported instead."
         )
-        rows = by(estimators.least_squares, shared)
+        rows = by(model_free.least_squares, shared)
         return "ols", rows, rows, second
     return method, blup, gls, second
+
+
+def _models(games: Sequence[CodedScores | None], size: int | None) -> list[Mixed | None]:
+    """The mixed model of each row; None without a game."""
+    by_row = len(games) > FEW_TASKS
+    shared = estimators.fit_variances([game for game in games if game], means=by_row)
+
+    def model(game: CodedScores) -> Mixed:
+        own = estimators.of_row(game, shared, len(games)) if by_row else shared
+        return estimators.mixed_model(game, own, size)
+
+    return [model(game) if game else None for game in games]
 
 
 def _affordable(
