@@ -124,7 +124,7 @@ def edit(columns: Path) -> tuple[Guess, list[Path]]:
         folder = Path(scratch)
         (folder / "samples.parquet").symlink_to(samples.resolve())
         guess = described(folder, guess, name or home.name)
-        former = [path for path in (home / DESCRIPTION, columns) if path.is_file()]
+        former = [path for path in dict.fromkeys((home / DESCRIPTION, home / COLUMNS, columns)) if path.is_file()]
         spare = [_free(path) for path in former]
         for path, spare_name in zip(former, spare, strict=True):
             move_durably(path, spare_name)
