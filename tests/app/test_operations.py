@@ -79,6 +79,7 @@ def test_publishing_tells_when_mlflow_is_down(call: Call, finished: Path) -> Non
     assert code == 1
     assert "Not published: " in err
     assert "run the same command again when the cause in the warning above is mended" in err.replace("\n", " ")
+    assert f"publish {finished} --tracking-uri http://127.0.0.1:9" in err.replace("\n", " "), "not to another store"
 
 
 def test_a_later_publication_joins_the_run_of_the_search(finished: Path) -> None:

@@ -102,8 +102,8 @@ def test_what_a_worker_gives_back_tells_no_count() -> None:
     exact = PackTrainer(replace(payload, telling=Telling())).train(pack).scores
     rows = [*trainer.train(pack).scores]
     assert {(row.task, row.metric) for row in rows} < {(row.task, row.metric) for row in exact}
-    reference = trainer.with_settings(f'{{"{references.KEY}": "linear", "replicates": 4}}')
-    again = [reference.train(Pack((Unit((names[0],), seed, 0),))).scores[0] for seed in range(3)]
+    reference = trainer.with_settings(f'{{"{references.KEY}": "none", "replicates": 4}}')
+    again = [reference.train(Pack((Unit((names[0],), seed, 0),))).scores[0] for seed in range(2)]
     assert len({row.value for row in again}) == 1, "the same with every seed"
     primary = {row.task: row for row in exact if row.primary}
     for row in (*rows, *again):

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tim_search import config
 from tim_search.app import answer
 from tim_search.app.opening import check_named
 from tim_search.gates.files import write_durably
+from tim_search.gates.urls import redacted_url
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans import expansion
@@ -67,7 +69,8 @@ def catch_up(folder: str | Path, tracking_uri: str | None = None, warn: Callable
     rounds = progress(results.plan, results.table, held)[1]
     done, failures = status["trained"], status["failed"]
     event = Event("done", rounds, done, done + status["waiting"], failures, status["training_seconds"])
-    tracker = tracker_of(results.manifest, results.folder, uri, warn)
+    named = f" --tracking-uri {shlex.quote(redacted_url(tracking_uri))}" if tracking_uri else ""
+    tracker = tracker_of(results.manifest, results.folder, uri, warn, named=named)
     with contextlib.suppress(Interrupted), tracker:
         written = publish(results, tracker, rounds, event)
         if not status["finished"]:
@@ -83,9 +86,13 @@ def tracker_of(
     warn: Callable[[str], None],
     *,
     beside: bool = False,
+    named: str = "",
     **settings: Any,
 ) -> Tracker:
-    """What publishes the search of a folder; the same folder and store give the same run in MLflow."""
+    """What publishes the search of a folder; the same folder and store give the same run in MLflow.
+
+    `named` is an option of `publish` that names another store than the search's, for the warning.
+    """
     context, names = manifest.context, [task.name for task in manifest.tasks]
     plain = asdict(manifest)
     return Tracker(
@@ -102,7 +109,7 @@ def tracker_of(
             **settings,
         },
         beside=beside,
-        again=f"To publish later: tim-search publish {out}",
+        again=f"To publish later: tim-search publish {shlex.quote(str(out))}{named}",
         warn=warn,
     )
 
