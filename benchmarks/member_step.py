@@ -39,7 +39,8 @@ _PATIENCE = 300.0  # seconds that the workers wait for one another
 _worker: dict[str, Any] = {}
 
 
-def _load(precision: str = "float32") -> tuple[Any, Fold]:
+def load(precision: str = "float32") -> tuple[Any, Fold]:
+    """(tasks, fold) of the six tasks, on a CPU."""
     cohort = support2.load().for_tasks(DEMO)
     return cohort.tasks, load_fold(cohort, 0, dtype=DTYPES[precision], device=_CPU, replicates=0)
 
@@ -47,7 +48,7 @@ def _load(precision: str = "float32") -> tuple[Any, Fold]:
 def _worker_start(barrier: Any) -> None:
     torch.set_num_threads(1)
     _worker["barrier"] = barrier
-    _worker["tasks"], _worker["fold"] = _load()
+    _worker["tasks"], _worker["fold"] = load()
 
 
 def _worker_fit(pack: Pack, settings: M3HSettings) -> float:
@@ -75,7 +76,7 @@ class _Run:
 
 def _worker_scores(run: _Run) -> Scores:
     torch.set_num_threads(run.threads)
-    tasks, fold = _load(run.settings.precision)
+    tasks, fold = load(run.settings.precision)
     together = packed(run.subsets, tasks, run.capacity, run.seed)
     return scores_of(together, tasks, fold, run.settings, backwards=run.backwards)
 
@@ -90,7 +91,7 @@ class MemberStep:
 
     def __init__(self, sections: Sections, *, quick: bool) -> None:
         self._sections, self._quick = sections, quick
-        self._tasks, self._fold = _load()
+        self._tasks, self._fold = load()
         self._settings = M3HSettings(epochs=1, replicates=0)
         self._full = replace(self._settings, epochs=3 if quick else 15)
         by_three = [subset(names) for names in combinations(DEMO, 3)]
