@@ -30,6 +30,16 @@ class Named:
     tasks: Mapping[str, str | Mapping[str, str]] | Sequence[str] | None = None
     modalities: Mapping[str, str | Sequence[str]] | None = None
 
+    def __post_init__(self) -> None:
+        for place, given, fits, example in (
+            ("patient", self.patient, _is_text, "'patient_id'"),
+            ("sample", self.sample, _is_text, "'stay_id'"),
+            ("tasks", self.tasks, _are_tasks, "['died', 'los'] or {'stay': 'los'}"),
+            ("modalities", self.modalities, _are_modalities, "{'labs': 'labs__', 'vitals': ['pulse', 'sodium']}"),
+        ):
+            if given is not None and not fits(given):
+                raise BadInput(f"{place}: expected names as in {example}, got {given!r:.200}. Write it so.")
+
     def edits(self, table: Raw) -> dict[str, Edit] | None:
         """What is named of each column, and what is guessed of the others; None where nothing is named.
 
@@ -124,3 +134,21 @@ class Named:
                     column,
                     replace(usual, role="input", group=name) if (usual.role == "input") else Edit("input", "", name),
                 )
+
+
+def _is_text(given: Any) -> bool:
+    return isinstance(given, str)
+
+
+def _are_texts(given: Any) -> bool:
+    return isinstance(given, list | tuple) and all(map(_is_text, given))
+
+
+def _are_tasks(given: Any) -> bool:
+    if isinstance(given, Mapping):
+        return all(isinstance(each, str | Mapping) for each in given.values())
+    return _are_texts(given)
+
+
+def _are_modalities(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(_is_text(each) or _are_texts(each) for each in given.values())

@@ -108,6 +108,10 @@ def test_a_check_of_a_frame_keeps_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         ),
         ({"tasks": ["died"], "modalities": {"x": ["died"]}}, "modalities.x: died is named as tasks.died too"),
         ({"modalities": {"x": "labz"}}, "modalities.x: expected columns that begin with 'labz'"),
+        ({"tasks": "died"}, "tasks: expected names as in .* got 'died'. Write it so"),
+        ({"tasks": {"x": 5}}, "tasks: expected names as in"),
+        ({"patient": ["patient_id"]}, "patient: expected names as in 'patient_id'"),
+        ({"modalities": ["labs__"]}, "modalities: expected names as in"),
         ({"tasks": ["rare"]}, "tasks: rare: as a task it has too few labels"),
     ],
 )
@@ -117,6 +121,14 @@ def test_names_that_do_not_fit_the_table(tmp_path: Path, roles: dict[str, Any], 
     with pytest.raises(BadInput, match=words):
         tim_search.cohort(frame, tmp_path / "ward", **roles)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_hold_no_table_and_take_no_cohort(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"expected a table, got stayz\.csv, and there is no such file"):
+        tim_search.search("stayz.csv", patient="patient_id")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"ward cannot be written: .* Name another folder with out="):
+        tim_search.cohort(stays(), tmp_path / "file" / "ward", **ROLES)
 
 
 def test_a_table_without_inputs_is_no_cohort(tmp_path: Path) -> None:

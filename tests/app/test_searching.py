@@ -163,6 +163,13 @@ def test_progress_is_one_line_on_a_terminal_and_a_line_now_and_then_elsewhere(
         assert err.endswith("3 of 63 done in under 1 s\n") == terminal
 
 
+def test_what_failed_is_not_called_done(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells.sys.stderr, "isatty", lambda: True, raising=False)
+    with pytest.raises(BadInput), cells.progress("training a model for died"):
+        raise BadInput("no such task")
+    assert capsys.readouterr().err.endswith("training a model for died: ended after under 1 s\n")
+
+
 # -------------------------------------------------------------------- what is shown
 
 

@@ -463,10 +463,11 @@ def test_a_growing_search_goes_on_dealing_subsets_as_it_began(tmp_path: Path) ->
     search = config.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": {"max_subsets": 120}}})
     begun = config.resolve(search, tmp_path)
     search_folder.prepare(begun)
-    longer = config.SearchFile(cohort="support2", tasks=SIX, design={"sampled": {"stop": {"max_subsets": 126}}})
-    assert list(config.resolve(longer, tmp_path).plan.sample.units(begun.blocks))[:120] == list(
-        begun.plan.sample.units(begun.blocks)
-    )
+    trained = list(begun.plan.sample.units(begun.blocks))
+    assert {unit.seed for unit in trained[:60]} == set(range(5)), "five blocks are filled first"
+    for sampled in ({"stop": {"max_subsets": 126}}, {"n": 126}):
+        longer = config.SearchFile(cohort="support2", tasks=SIX, design={"sampled": sampled})
+        assert list(config.resolve(longer, tmp_path).plan.sample.units(begun.blocks))[:120] == trained
     # One that began before blocks were filled five at a time deals to all of them.
     earlier = Manifest.read(tmp_path)
     earlier.design.pop("fill")

@@ -170,6 +170,18 @@ def test_nobody_is_said_to_be_at_work_who_was_killed(tmp_path: Path, call: Call)
     assert running.who(folder) is None
 
 
+def test_who_ends_while_somebody_looks_was_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running.AtWork(tmp_path, "ward", "run", lambda event: None) as at_work:
+        usual = running._locked
+
+        def later(handle: int, kind: int) -> bool:
+            at_work.__exit__()
+            return usual(handle, kind)
+
+        monkeypatch.setattr(running, "_locked", later)
+        assert running.who(tmp_path) is None
+
+
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     told: list[Any] = []

@@ -42,6 +42,14 @@ def test_blocks_of_a_growing_design_are_filled_five_at_a_time() -> None:
     assert plan.first(40).slices(3).tolist() == (np.arange(40) % 3).tolist()
 
 
+@pytest.mark.parametrize(("fill", "begun"), [(16, 5), (10**12, 5), (0, 20), (-3, 20)])
+def test_a_design_that_was_written_down_deals_as_it_says(fill: int, begun: int) -> None:
+    design = {"kind": "sampled", "n": 60, "seed": 0, "sliced": True, "fill": fill}
+    plan = from_design.make(design, [f"t{number}" for number in range(9)])
+    assert isinstance(plan, StaticPlan)
+    assert plan.first(60).slices(20).tolist() == [number % begun for number in range(60)]
+
+
 def test_the_largest_subset() -> None:
     assert PLAN.largest == 2
     assert StaticPlan(PLAN.subsets, sampled=True).largest is None

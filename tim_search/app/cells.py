@@ -44,14 +44,15 @@ def progress(doing: str = "starting", *, adaptive: bool = False) -> Iterator[Cal
         return pace.words if pace.total else f"{pace.doing}, {duration(max(1, time.monotonic() - began))} so far"
 
     # A notebook knows by the context to which cell an output belongs.
-    context = contextvars.copy_context()
+    context, end = contextvars.copy_context(), "ended after"
     try:
         with repeatedly(every, lambda: context.run(show, words())):
             yield pace.tell
+        end = "done in"
     finally:
         if every < EVERY:
-            ended = f"{pace.done:,} of {pace.total:,} done" if pace.total else f"{doing}: done"
-            show(pace.words if pace.doing == "stopping" else f"{ended} in {duration(time.monotonic() - began)}\n")
+            amount = f"{pace.done:,} of {pace.total:,} done in" if pace.total else f"{doing}: {end}"
+            show(pace.words if pace.doing == "stopping" else f"{amount} {duration(time.monotonic() - began)}\n")
 
 
 def _screen() -> tuple[Callable[[str], None], float]:

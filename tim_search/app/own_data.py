@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tim_search.app import cells, checking
 from tim_search.app.checking import Checked, tables_of
-from tim_search.gates.files import take_name
+from tim_search.gates.files import explained, make_folder, take_name
 from tim_search.report.panel import Panel, Rows, Shown
 from tim_search.types import BadInput, Finding, some
 
@@ -137,7 +137,8 @@ def kept(
     source = Path(data) if isinstance(data, str | Path) else data
     named = Named(patient, sample, tasks, modalities)
     out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with explained(out, "Name another folder with out=."):
+        make_folder(out.parent)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         aside = Path(scratch) / out.name
         guess = own_table.init(source, aside, tell=cells.say, edits=named)

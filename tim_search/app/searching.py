@@ -68,6 +68,8 @@ def search(
         roles = {"patient": patient, "sample": sample, "modalities": modalities}
         if isinstance(data, config.SearchFile) or not own_data.is_table(data):
             if given := [name for name, value in roles.items() if value is not None]:
+                if isinstance(data, str | Path) and Path(data).suffix and not Path(data).exists():
+                    raise BadInput(f"search: expected a table, got {data}, and there is no such file. Check its path.")
                 raise BadInput(
                     f"search: expected no {' and no '.join(given)} beside a cohort or a search, whose columns are "
                     "known. Leave it out, or name a table."

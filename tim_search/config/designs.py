@@ -131,9 +131,10 @@ def record(
             record["control"] = control
         if design.stop is not None:
             record["stop"] = design.stop.model_dump(mode="json", exclude={"max_subsets"})
-            fill = max(1, n // len(blocks)) if earlier is None else earlier.design.get("fill", 0)
-            if record["sliced"] and fill:
-                record["fill"] = fill
+        grows = design.stop is not None
+        fill = earlier.design.get("fill", 0) if earlier is not None else max(1, n // len(blocks)) if grows else 0
+        if record["sliced"] and fill:
+            record["fill"] = fill
     if isinstance(design, SurrogateDesign):
         record |= {"max_size": design.max_size or 0, "seed": seed}
     if isinstance(design, GreedyDesign | SurrogateDesign):

@@ -101,6 +101,8 @@ def who(folder: str | Path) -> dict[str, Any] | None:
         with open_regular(Path(folder) / NAME, _MOST_BYTES) as file:
             locked = not _locked(file.fileno(), fcntl.LOCK_SH)
             content = file.read()
+            if not os.fstat(file.fileno()).st_nlink:  # the process ended well since the file was opened
+                return None
     except (OSError, BadInput):
         return None
     try:

@@ -57,7 +57,8 @@ def make(design: Mapping[str, Any], tasks: Sequence[str]) -> Plan:
         check_form(design)
     except ValueError as error:
         raise BadInput(f"{error}. Run the search again with its search file; it writes the design anew.") from error
-    settings = {key: design[key] for key in _FORMS.get(design["kind"], {}) if key in design}
+    names_of_values = (key.removesuffix("?") for key in _FORMS.get(design["kind"], {}))
+    settings = {key: design[key] for key in names_of_values if key in design}
     match design["kind"]:
         case "exact":
             return StaticPlan(designs.subsets(designs.exact(len(names)), names))

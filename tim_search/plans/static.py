@@ -57,10 +57,10 @@ class StaticPlan(Listed):
     def slices(self, n_blocks: int) -> NDArray[np.int32]:
         """See `Listed.slices`: in turn, among the blocks that are being filled."""
         place = np.arange(len(self.subsets), dtype=np.int32)
-        if not self.fill:
+        if self.fill <= 0:
             return place % np.int32(n_blocks)
         # A search that grows has blocks of many subsets at any time, however many blocks it ends with.
-        first, within = np.divmod(place, np.int32(FILLED * self.fill))
+        first, within = np.divmod(place, np.int32(min(FILLED * self.fill, MOST_UNITS)))
         first *= FILLED
         begun = first + within % np.minimum(FILLED, np.maximum(n_blocks - first, 1))
         return np.where(first < n_blocks, begun, place % n_blocks).astype(np.int32)
