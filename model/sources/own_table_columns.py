@@ -214,7 +214,7 @@ def read_edits(path: Path, table: Raw, rules: Mapping[str, Rule] | None = None) 
             f"{path}: expected the columns of columns.csv, {some(lacking)} is not there. Keep its first line as "
             "`cohort init` wrote it."
         )
-    by_cell = {for_spreadsheet(column): column for column in table.columns}
+    by_cell = {form: column for column in table.columns for form in (column.strip(), for_spreadsheet(column).strip())}
     by_cell |= {column: column for column in table.columns}
     uses = frame.reindex(columns=["used as", "modality or task"]).astype(str)
     modalities = set(uses.loc[uses["used as"].isin(USES["input"]), "modality or task"])
@@ -222,7 +222,7 @@ def read_edits(path: Path, table: Raw, rules: Mapping[str, Rule] | None = None) 
     problems: list[str] = []
     for number, row in enumerate(frame.to_dict("records"), start=2):
         cell = {name: text(row.get(name)).strip() for name in ("column", "role", "used as", "modality or task")}
-        column = by_cell.get(cell["column"])
+        column = by_cell.get(text(row["column"]), by_cell.get(cell["column"]))
         place = f"row {number} ({cell['column']})"
         if column is None and cell["column"] in NUMBERED and cell["role"] == "sample id":
             continue  # row numbers that were made, and will be again
@@ -271,6 +271,8 @@ def faults(column: str, edit: Edit, table: Raw, rules: Mapping[str, Rule] | None
     reason = "its values are lists or bytes" if is_nested(values) else useless(column, values)
     if reason and edit.role not in ("left out", "sample id", "patient id"):
         return [f"role: it is {reason}; the one role for it is left out."]
+    if edit.role == "patient id" and not len(values):
+        return ["role: no row has a value, and rows without a patient are left out; name another column."]
     if edit.role == "time" and not is_date(values):
         return ["role: expected dates of a time; write input for hours or days since the admission."]
     if edit.role == "sample id" and (not values.is_unique or len(values) < 0.99 * len(table)):

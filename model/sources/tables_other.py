@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from model.cohorts.column_names import named_id
 from model.sources.tables_pieces import (
     Reading,
+    check_unpacked,
     column_names,
     frame_piece,
     lines_above,
@@ -67,7 +69,7 @@ class Query(NamedTuple):
 
 def write_frame(frame: pd.DataFrame, name: str, form: str, target: Path, scratch: Path) -> Reading:
     """Write a frame as Parquet; an index with a name is a column that somebody set aside, most often the id."""
-    frame = frame.reset_index(drop=frame.index.names == [None])
+    frame = frame.reset_index(drop=frame.index.names == [None], allow_duplicates=True)
     frame.columns = pd.Index(column_names(frame.columns, name))
     rows = write_pieces([frame_piece(frame, _ids(frame.columns))], target, scratch)
     return Reading(name, form, rows, len(frame.columns))
@@ -86,7 +88,10 @@ def write_statistics(path: Path, target: Path, scratch: Path) -> Reading:
             names[:] = list(frame.columns)
             yield frame_piece(frame, _ids(names))
 
-    rows = write_pieces(arrow(), target, scratch)
+    with warnings.catch_warnings():
+        # Of codes with labels for some: `write_pieces` finds the type that holds all.
+        warnings.simplefilter("ignore", pd.errors.CategoricalConversionWarning)
+        rows = write_pieces(arrow(), target, scratch)
     return Reading(path.name, form, rows, len(names))
 
 
@@ -96,7 +101,8 @@ def _statistics(path: Path, ending: str) -> Iterator[pd.DataFrame]:
             with pd.read_stata(path, iterator=True) as reader:
                 reader.value_labels()
             options: dict[str, Any] = {}
-            pd.read_stata(path, chunksize=1).__next__()
+            with pd.read_stata(path, chunksize=1) as first:
+                next(first, None)
         except ValueError:  # labels that stand twice: the codes tell the values apart
             options = {"convert_categoricals": False}
         with pd.read_stata(path, chunksize=_ROWS, **options) as pieces:
@@ -126,6 +132,8 @@ def write_excel(path: Path, target: Path, scratch: Path, sheet: str = "") -> Rea
     openpyxl = _needed("openpyxl", "openpyxl", "tables", "Excel")
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of styles and drawings
+        with zipfile.ZipFile(file) as archive:
+            check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         names = book.sheetnames
         if sheet and sheet not in names:
@@ -135,11 +143,15 @@ def write_excel(path: Path, target: Path, scratch: Path, sheet: str = "") -> Rea
             header, above = _header(rows)
             if header:
                 columns = column_names(header, for_terminal(path))
-                count = write_pieces(_sheet_pieces(rows, columns), target, scratch)
+                right: list[int] = []
+                count = write_pieces(_sheet_pieces(rows, columns, right), target, scratch)
                 others = [other for other in names if other != name]
                 details = [f"sheet {name}"]
                 details += [f"other sheets, not read: {some(others)} (--sheet NAME)"] if others else []
                 details += [lines_above(above)] if above else []
+                details += (
+                    [f"cells right of the last column with a name, left out: in {sum(right):,} rows"] if right else []
+                )
                 return Reading(path.name, "Excel", count, len(columns), tuple(details))
     raise BadInput(f"{for_terminal(path)}: expected a sheet with a table, got {some(names)} without one.")
 
@@ -156,10 +168,18 @@ def _header(rows: Iterator[tuple[Any, ...]]) -> tuple[list[Any], list[str]]:
     return [], above
 
 
-def _sheet_pieces(rows: Iterable[tuple[Any, ...]], columns: list[str]) -> Iterator[pa.Table]:
-    """Rows of a sheet in pieces, without those that hold nothing."""
+def _sheet_pieces(rows: Iterable[tuple[Any, ...]], columns: list[str], right: list[int]) -> Iterator[pa.Table]:
+    """Rows of a sheet in pieces, without those that hold nothing; `right` gets a 1 for a row with cells beyond."""
     width, ids = len(columns), _ids(columns)
-    full = (tuple(row[:width]) + (None,) * (width - len(row)) for row in rows if any(cell is not None for cell in row))
+
+    def within() -> Iterator[tuple[Any, ...]]:
+        for row in rows:
+            if any(cell is not None for cell in row[width:]):
+                right.append(1)
+            if any(cell is not None for cell in row[:width]):
+                yield tuple(row[:width]) + (None,) * (width - len(row))
+
+    full = within()
     yield pa.table({name: pa.nulls(0, pa.null()) for name in columns})
     while piece := list(itertools.islice(full, rows_of_a_piece(width))):
         yield frame_piece(pd.DataFrame(piece, columns=columns, dtype=object), ids)
@@ -198,6 +218,11 @@ def shards_of(folder: Path) -> list[Path]:
     shown = sorted(file for file in shards if not file.name.startswith((".", "_")))
     if not shown:
         raise BadInput(f"{for_terminal(folder)}: expected a table, got a folder without Parquet files. Name a file.")
+    if named := sorted({part for file in shown for part in file.relative_to(folder).parent.parts if "=" in part}):
+        raise BadInput(
+            f"{for_terminal(folder)}: expected files with all columns, got folders whose names are values of one "
+            f"({for_terminal(some(named, 3))}). Write the table as one Parquet file, that column too."
+        )
     return shown
 
 
@@ -214,7 +239,7 @@ def _arrow_pieces(path: Path) -> Iterator[pa.Table]:
     else:
         with pa.memory_map(str(path)) as source:
             arrow = pa.ipc.open_file(source)
-            yield from _with_index(arrow.schema, (arrow.get_batch(k) for k in range(arrow.num_record_batches)))
+            yield from _with_index(arrow.schema, map(_sound, map(arrow.get_batch, range(arrow.num_record_batches))))
 
 
 def _with_index(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -231,6 +256,12 @@ def _with_index(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterato
             chosen = chosen.add_column(0, str(entry["name"]), pa.array(numbers))
         rows += len(piece)
         yield chosen
+
+
+def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch; raises ArrowException where it is torn, which otherwise ends the process."""
+    batch.validate(full=True)
+    return batch
 
 
 def _table(batch: pa.RecordBatch) -> pa.Table:

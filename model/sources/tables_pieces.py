@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import lzma
+import math
 import tarfile
 import zipfile
 import zlib
@@ -27,13 +28,16 @@ from tim_search.types import BadInput, some
 #: What a table that is torn, or no table at all, raises: each reader has errors of its own.
 UNREADABLE = (
     ValueError, OSError, EOFError, MemoryError, OverflowError, IndexError, KeyError, TypeError, AttributeError,
-    AssertionError, NotImplementedError, pa.ArrowException, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    AssertionError, RuntimeError, pa.ArrowException, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
     tarfile.TarError,
 )  # fmt: skip
+#: Bytes that a packed file may have unpacked; beyond them, so many times its own.
+UNPACKED, TIMES = 2**30, 200
 #: Cells of a piece.
 PIECE = 2_000_000
 #: Whole numbers from here on are not exact as floating point.
 _EXACT = 2**53
+_FRACTIONS = (float, np.floating, decimal.Decimal)
 _NESTED = (bytes, list, tuple, dict, set, np.ndarray)
 
 
@@ -72,6 +76,13 @@ def column_names(names: Iterable[Any], shown: str) -> list[str]:
     return texts
 
 
+def check_unpacked(packed: Path, n_bytes: int) -> None:
+    """Raise BadInput where a packed file would fill the disk or the memory with what is no table."""
+    if n_bytes > max(UNPACKED, TIMES * packed.stat().st_size):
+        size = f"{n_bytes >> 20:,} MB or more, over {TIMES} times its size"
+        raise BadInput(f"{for_terminal(packed)}: holds {size}. If it is a table, write it as Parquet.")
+
+
 def lines_above(lines: Sequence[str]) -> str:
     """A detail that says what stood above the header and was left out."""
     return f"lines above the header, left out: {some([repr(line[:60]) for line in lines], 3)}"
@@ -93,13 +104,22 @@ def frame_piece(frame: pd.DataFrame, ids: Sequence[str] = ()) -> pa.Table:
 def _of_series(values: pd.Series[Any]) -> pa.Array:
     """A column of a frame, also one of Python objects."""
     if not pd.api.types.is_object_dtype(values):
-        return pa.array(values, from_pandas=True)
+        try:
+            array = pa.array(values, from_pandas=True)
+        except pa.ArrowException:  # labels for some of the codes only, complex numbers
+            array = None
+        if array is not None and not isinstance(array.type, pa.BaseExtensionType):
+            return array
+        values = values.astype(object)
     items = [None if _gap(value) else value for value in values.tolist()]
     kinds = {type(value) for value in items if value is not None}
     if all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
         return pa.array(items, pa.int64()) if _fit(items) else _texts(items)
     if all(issubclass(kind, int | float | np.number | decimal.Decimal) and kind is not bool for kind in kinds):
-        whole = all(value is None or (not isinstance(value, float) and value == int(value)) for value in items)
+        whole = all(
+            value is None or (math.isfinite(value) and not isinstance(value, float) and value == int(value))
+            for value in items
+        )
         if whole:
             return _of_series(pd.Series([None if v is None else int(v) for v in items], dtype=object))
         return pa.array([None if value is None else float(value) for value in items], pa.float64())
@@ -113,7 +133,7 @@ def _of_series(values: pd.Series[Any]) -> pa.Array:
 
 
 def _gap(value: Any) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, _FRACTIONS) and value != value)
 
 
 def _fit(items: Sequence[Any]) -> bool:

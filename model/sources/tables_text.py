@@ -10,20 +10,28 @@ import itertools
 import json
 import lzma
 import re
-import shutil
 import threading
 import zipfile
-from collections.abc import Callable, Container, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pandas as pd
 
-from model.sources.tables_pieces import Reading, column_names, frame_piece, lines_above, rows_of_a_piece, write_pieces
+from model.sources.tables_pieces import (
+    Reading,
+    check_unpacked,
+    column_names,
+    frame_piece,
+    lines_above,
+    rows_of_a_piece,
+    write_pieces,
+)
 from tim_search.gates.files import open_regular
 from tim_search.gates.texts import for_terminal
-from tim_search.types import BadInput, duration
+from tim_search.types import BadInput, duration, some
 
 #: Byte order marks and the encodings they stand for; the longer ones first.
 _MARKS = (
@@ -43,8 +51,10 @@ _MEMORY = "1GB"
 
 #: What a cell can be: a whole number, the same with ".0", another number, true or false, a text; bits of a column.
 _INT, _POINT_ZERO, _FLOAT, _BOOL, _TEXT = 1, 2, 4, 8, 16
+#: A whole number that floating point may not hold exactly.
+_LONG = 32
 _BITS = r"""bit_or(CASE WHEN {c} IS NULL OR trim({c}) = '' THEN 0
- WHEN TRY_CAST({c} AS BIGINT)::VARCHAR = trim({c}) THEN 1
+ WHEN TRY_CAST({c} AS BIGINT)::VARCHAR = trim({c}) THEN CASE WHEN length(trim({c})) > 15 THEN 33 ELSE 1 END
  WHEN regexp_full_match(trim({c}), '[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?') THEN CASE
   WHEN ends_with(trim({c}), '.0') AND length({c}) < 18 AND NOT starts_with(trim({c}), '+') THEN 2
   WHEN length({c}) > 15 AND NOT contains({c}, '.') AND NOT contains(lower({c}), 'e') THEN 16 ELSE 4 END
@@ -96,6 +106,7 @@ def csv_to_parquet(path: Path, target: Path, scratch: Path, options: Options) ->
         )
         header = engine.execute(f"SELECT * FROM {source} false) LIMIT 1").fetchone() or ()
         names = column_names(header, shown)
+        _check_capitals(names, shown)
         if len(names) > 1 and all(map(_NUMBER.fullmatch, names)) and not all(name.isdigit() for name in names):
             raise BadInput(f"{shown}: expected the names of the columns in its first line, got numbers. Add them.")
         rows = _typed(engine, f"{source} true)", dict(zip(cells, names, strict=True)), target, options)
@@ -123,18 +134,32 @@ def json_to_parquet(path: Path, target: Path, scratch: Path, options: Options) -
     if lines or first[:1] == b"[":
         form = "newline_delimited" if lines else "array"
         with _engine(scratch) as engine, _told(shown, advice):
-            source = f"read_json({_literal(_link(plain, scratch))}, format = '{form}', "
-            keys = engine.execute(f"DESCRIBE SELECT * FROM {source} sample_size = -1, maximum_depth = 1)").fetchall()
-            names = column_names([key[0] for key in keys], shown)
+            given = f"({_literal(_link(plain, scratch))}, format = '{form}'"
+            names = column_names(_keys(engine, f"read_json_objects{given})"), shown)
+            _check_capitals(names, shown)
             shape = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
             columns = {_name(name): name for name in names}
-            rows = _typed(engine, f"{source} columns = {{{shape}}})", columns, target, options)
+            rows = _typed(engine, f"read_json{given}, columns = {{{shape}}})", columns, target, options)
         return Reading(path.name, "JSON lines" if lines else "JSON", rows, len(names))
     if plain.stat().st_size > MOST_JSON:
         raise BadInput(f"{shown}: expected JSON lines, got one value of more than {MOST_JSON >> 20} MB. {advice}")
     frame = _by_columns(plain, shown, advice)
     rows = write_pieces([frame_piece(frame)], target, scratch)
     return Reading(path.name, "JSON", rows, len(frame.columns), ("written by columns",))
+
+
+def _keys(engine: Any, records: str) -> list[str]:
+    """The keys of all records as they are written, in their order; DuckDB's own take capitals for small letters."""
+    parts = "unnest(json_keys(json)) AS key, generate_subscripts(json_keys(json), 1) AS n, row_number() OVER () AS row"
+    order = "GROUP BY key ORDER BY min(row * 1000000 + n)"
+    return [row[0] for row in engine.execute(f"SELECT key FROM (SELECT {parts} FROM {records}) {order}").fetchall()]
+
+
+def _check_capitals(names: Sequence[str], shown: str) -> None:
+    """Raise BadInput where names differ in capitals alone: DuckDB takes them for one."""
+    count = Counter(name.lower() for name in names)
+    if alike := sorted(name for name in names if count[name.lower()] > 1):
+        raise BadInput(f"{shown}: the columns {for_terminal(some(alike))} differ in capitals alone. Rename them.")
 
 
 def _is_json(line: bytes) -> bool:
@@ -171,26 +196,27 @@ def unpacked(path: Path, scratch: Path) -> Path:
         file.seek(0)
         if start.startswith(b"PK\x03\x04") or path.suffix == ".zip":
             with zipfile.ZipFile(file) as archive:
-                inside = [name for name in archive.namelist() if not name.endswith("/")]
-                if len(inside) != 1:
-                    count = len(inside)
+                inside = [name for name in archive.namelist() if not re.match(r"__MACOSX/|.*/$", name, re.DOTALL)]
+                if (count := len(inside)) != 1:
                     raise BadInput(f"{for_terminal(path)}: expected one file in it, got {count}. Unpack it first.")
-                return _copied(archive.open(inside[0]), scratch)
+                return _copied(archive.open(inside[0]), path, scratch)
         if start.startswith(b"\x1f\x8b"):
-            return _copied(gzip.open(file), scratch)
+            return _copied(gzip.open(file), path, scratch)
         if start.startswith(b"BZh"):
-            return _copied(bz2.open(file), scratch)
+            return _copied(bz2.open(file), path, scratch)
         if start.startswith(b"\xfd7zXZ"):
-            return _copied(lzma.open(file), scratch)
+            return _copied(lzma.open(file), path, scratch)
         if start.startswith(b"\x28\xb5\x2f\xfd"):
             raise BadInput(f"{for_terminal(path)}: expected a table, got Zstandard. Unpack it first (zstd -d).")
     return path
 
 
-def _copied(source: IO[bytes] | Any, scratch: Path) -> Path:
+def _copied(source: IO[bytes] | Any, packed: Path, scratch: Path) -> Path:
     target = scratch / "unpacked"
     with source, open(target, "wb") as file:
-        shutil.copyfileobj(source, file, _BLOCK)
+        while block := source.read(_BLOCK):
+            file.write(block)
+            check_unpacked(packed, file.tell())
     return target
 
 
@@ -398,13 +424,14 @@ def _told_on(what: str, tell: Callable[[str], None]) -> Iterator[None]:
 
 def _cast(cell: str, mask: int) -> str:
     """The expression of a column whose cells are of these kinds."""
+    is_long, mask = bool(mask & _LONG), mask & ~_LONG
     if mask == 0:
         return f"CAST(NULLIF(trim({cell}), '') AS DOUBLE)"
     if mask == _INT:
         return f"CAST(NULLIF(trim({cell}), '') AS BIGINT)"
     if mask | _INT | _POINT_ZERO == _INT | _POINT_ZERO:
         return rf"CAST(regexp_replace(NULLIF(trim({cell}), ''), '\.0$', '') AS BIGINT)"
-    if mask | _INT | _POINT_ZERO | _FLOAT == _INT | _POINT_ZERO | _FLOAT:
+    if not is_long and mask | _INT | _POINT_ZERO | _FLOAT == _INT | _POINT_ZERO | _FLOAT:
         return f"CAST(NULLIF(trim({cell}), '') AS DOUBLE)"
     if mask == _BOOL:
         return f"CAST(NULLIF(lower(trim({cell})), '') AS BOOLEAN)"

@@ -247,9 +247,9 @@ def test_frames_feather_and_parquet_keep_every_digit(tmp_path: Path) -> None:
 
 def test_a_folder_of_shards_is_one_table(tmp_path: Path) -> None:
     folder = tmp_path / "stays"
-    (folder / "year=2024").mkdir(parents=True)
+    (folder / "2024").mkdir(parents=True)
     pq.write_table(pa.table({"id": [1, 2], "a": pa.nulls(2), "b": [1, 2]}), folder / "0.parquet")
-    pq.write_table(pa.table({"a": ["x"], "b": [0.5], "id": [3]}), folder / "year=2024" / "1.parquet")
+    pq.write_table(pa.table({"a": ["x"], "b": [0.5], "id": [3]}), folder / "2024" / "1.parquet")
     table, reading = read(folder)
     assert (table["id"].tolist(), table["b"].tolist()) == ([1, 2, 3], [1, 2, 0.5])
     assert table["a"].isna().tolist() == [True, True, False]
