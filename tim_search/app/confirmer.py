@@ -19,6 +19,7 @@ from tim_search import config
 from tim_search.app import answer, runner
 from tim_search.app.opening import check_named, check_seeds, check_tasks, reopen
 from tim_search.app.publishing import tracker_of, write_table
+from tim_search.gates.files import explained, make_folder
 from tim_search.ledger.table import ScoreTable
 from tim_search.loop import run as loop
 from tim_search.loop import running
@@ -104,6 +105,9 @@ def confirm(
     check_named(address=address, by=None if all(groups) else "")
     _check_numbers(seeds, draws)
     results = opened.open_search(folder)
+    for name in ("tables", "figures"):  # before test patients are read: what was read must be shown
+        with explained(results.folder / name, "Move it away, or make the folder writable."):
+            make_folder(results.folder / name)
     search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code)
     chosen, alone, used_rule = _combinations(results, rule, sources, given)
     together = subset(name for name in search.tasks if name != results.control)
