@@ -33,7 +33,7 @@ from model.cohorts.cohort import Cohort, Modality, make_cohort
 from model.cohorts.control import with_control
 from model.networks import m3h
 from model.networks.registry import identity
-from model.networks.settings import M3HSettings, automatic
+from model.networks.settings import M3HSettings
 from model.sources.opening import open_cohort
 from model.training import lockstep
 from model.training.fitting import fit_pack
@@ -54,6 +54,8 @@ from tim_search.types import Context, Pack, PackResult, Task, Unit, subset
 Array = NDArray[np.float64]
 
 AVERAGE = 4
+#: Of 2,000 patients of SUPPORT2 15 epochs of it make 150 updates.
+BATCH = 128
 BUDGETS = (80, 160, 320)
 REFERENCE, REFERENCE_BLOCKS, REFERENCE_SEED = 1_200, 75, 10_000
 #: Seeds of one repetition begin so far behind those of the one before.
@@ -145,8 +147,7 @@ class Reader:
 
     def __init__(self, cohort: Cohort) -> None:
         self.cohort = cohort
-        rows = int(cohort.split.train(0).sum())
-        self.settings = M3HSettings(average=AVERAGE, **automatic(M3HSettings, rows))
+        self.settings = M3HSettings(average=AVERAGE, epochs=15, batch_size=BATCH)
         self._trainer = PackTrainer(TrainingPayload(cohort, "m3h", self.settings, "cpu"))
         lockstep._Average = _Midway  # type: ignore[misc]
 

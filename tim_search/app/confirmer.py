@@ -105,9 +105,7 @@ def confirm(
     check_named(address=address, by=None if all(groups) else "")
     _check_numbers(seeds, draws)
     results = opened.open_search(folder)
-    for name in ("tables", "figures"):  # before test patients are read: what was read must be shown
-        with explained(results.folder / name, "Move it away, or make the folder writable."):
-            make_folder(results.folder / name)
+    _make_folders(results.folder)
     search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code)
     chosen, alone, used_rule = _combinations(results, rule, sources, given)
     together = subset(name for name in search.tasks if name != results.control)
@@ -127,6 +125,13 @@ def confirm(
         ).after(_before(results.folder))
         outcome = _train(search, results, asked, settings, address, at_work.tell)
         return _written(opened.open_search(folder), search, asked, outcome, warn)
+
+
+def _make_folders(folder: Path) -> None:
+    """Make the folders of what is shown before test patients are read: what was read must be shown."""
+    for name in ("tables", "figures"):
+        with explained(folder / name, "Move it away, or make the folder writable."):
+            make_folder(folder / name)
 
 
 def _check_numbers(seeds: int, draws: int) -> None:
