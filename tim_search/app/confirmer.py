@@ -102,8 +102,7 @@ def confirm(
             split has changed since the search.
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
-    check_named(address=address, by=None if all(groups) else "")
-    _check_numbers(seeds, draws)
+    _check_options(seeds, draws, groups, address)
     results = opened.open_search(folder)
     _make_folders(results.folder)
     search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code)
@@ -134,7 +133,8 @@ def _make_folders(folder: Path) -> None:
             make_folder(folder / name)
 
 
-def _check_numbers(seeds: int, draws: int) -> None:
+def _check_options(seeds: int, draws: int, groups: Sequence[str], address: str | None) -> None:
+    check_named(address=address, by=None if all(groups) else "")
     check_seeds(seeds, 5)
     if not 1 <= draws <= MOST_DRAWS:
         raise BadInput(f"--draws: expected a whole number from 1 to {MOST_DRAWS}, got {draws}. 1000 is the default.")
