@@ -190,6 +190,7 @@ def settings() -> str:
     for network, kind in (
         ("m3h", of_networks.M3HSettings),
         ("flexcare", of_networks.FlexCareSettings),
+        ("shared", of_networks.SharedSettings),
         ("of your own", of_networks.OwnSettings),
     ):
         opening, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("\n\nAttributes:\n")

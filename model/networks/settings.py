@@ -364,7 +364,7 @@ class SharedSettings(OwnSettings):
 
     Attributes:
         layers: of the trunk that all tasks share.
-        width, epochs, batch_size, learning_rate, rare, precision, replicates: as of `M3HSettings`.
+        width, epochs, batch_size, learning_rate, rare, precision, replicates, average: as of `M3HSettings`.
     """
 
     layers: int = 2

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from tests.support.searches import Call, trained_search, write_search
 from tim_search import tracking
 from tim_search.app import publishing, search_folder
 from tim_search.ledger.ledger import Ledger
-from tim_search.loop import events
+from tim_search.loop import events, running
 from tim_search.loop.events import EventLog
 from tim_search.loop.manifest import Manifest
 from tim_search.loop.tally import Event
@@ -132,6 +134,22 @@ def test_a_look_at_a_search_that_trains_is_of_one_moment(tmp_path: Path, monkeyp
     monkeypatch.setattr(Ledger, "lacking", grows)
     status = opened.open_search(folder).status()
     assert (status["trained"], status["waiting"], status["finished"]) == (7, 0, True)
+
+
+def test_watching_waits_between_a_tuning_and_its_search(
+    tmp_path: Path, call: Call, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work = running.AtWork(tmp_path / "out", "ward", "tune", lambda event: None)
+    left: list[Callable[[], object]] = [
+        at_work.__exit__,
+        lambda: shutil.copytree(finished, tmp_path / "out", dirs_exist_ok=True),
+    ]
+    monkeypatch.setattr("time.sleep", lambda seconds: left.pop(0)())
+    with at_work:
+        code, out, err = call("status", tmp_path / "out", "--watch")
+    assert (code, left) == (0, []), err
+    assert "yes: tim-search tune, process" in out
+    assert " units, 0 failed" in out
 
 
 def test_watching_ends_with_ctrl_c(started: Path) -> None:

@@ -53,10 +53,26 @@ def status(
             console.warn(f"{count} units failed: {reason}")
 
 
-def _watch(folder: Path, every: float, as_json: bool) -> None:
-    """A line (with --json an object) for every look at which something is new, until the search has finished."""
+#: Seconds for which a look waits between a tuning and its search: for that time the folder holds neither.
+_PATIENCE = 60.0
+
+
+def _looked(folder: Path, last: Mapping[str, Any]) -> dict[str, Any]:
+    """The status of a folder; `last` is the one before, empty at first."""
     from tim_search.results import opened
 
+    began = time.monotonic()
+    while True:
+        try:
+            return opened.status(folder)
+        except BadInput:
+            if not last or "trained" in last or time.monotonic() - began > _PATIENCE:
+                raise
+            time.sleep(1)
+
+
+def _watch(folder: Path, every: float, as_json: bool) -> None:
+    """A line (with --json an object) for every look at which something is new, until the search has finished."""
     first: tuple[float, int] | None = None
     last: dict[str, Any] = {}
     seen: dict[str, Any] = {}
@@ -64,7 +80,7 @@ def _watch(folder: Path, every: float, as_json: bool) -> None:
         while not last.get("finished"):
             if last:
                 time.sleep(every)
-            now, content = time.monotonic(), opened.status(folder)
+            content, now = _looked(folder, last), time.monotonic()
             if (news := _news(content)) == seen:
                 pass
             elif as_json:
