@@ -52,7 +52,7 @@ class Rule:
         type: "number" where texts are numbers, each of them, once the missing ones are taken out.
         decimal: the mark before the fraction: ".", ",", or ",." for either.
         thousands: the mark between groups of three digits; "" for none.
-        censored: what "> 89" and "<0.1" stand for: "limit" (89, 0.1), "half" (89, 0.05: of what is below a limit) or
+        censored: what "> 89" and "<0.1" stand for: "limit" (89, 0.1), "half" (89, 0.05: of a positive upper limit) or
             "missing"; "" where there are none.
         unit: what durations are counted in.
     """
@@ -184,10 +184,11 @@ def reader_of(rule: Rule) -> Callable[[str], float | None]:
         number = as_number(value)
         if limit is None or number is None:
             return number
-        below = limit[1] in ("<", "<=", "≤")
-        return (
-            float("nan") if rule.censored == "missing" else number / 2 if below and rule.censored == "half" else number
-        )
+        if rule.censored == "missing":
+            return float("nan")
+        # Half of a number below zero would lie above its limit.
+        halved = rule.censored == "half" and limit[1] in ("<", "<=", "≤") and number > 0
+        return number / 2 if halved else number
 
     return read
 

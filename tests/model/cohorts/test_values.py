@@ -22,7 +22,7 @@ CELLS: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
     "groups": ({"decimal": ",", "thousands": "."}, ["1.234,5", "12.345.678", "7,5"], [1234.5, 12345678, 7.5]),
     "English groups": ({"thousands": ","}, ["1,234.5", "1,234", "999"], [1234.5, 1234, 999]),
     "limits": ({"censored": "limit"}, ["> 89", "<0.1", "≥ 5", "42"], [89, 0.1, 5, 42]),
-    "half of limits": ({"censored": "half"}, ["> 89", "<0.1", "<= 3"], [89, 0.05, 1.5]),
+    "half of limits": ({"censored": "half"}, ["> 89", "<0.1", "<= 3", "< -4"], [89, 0.05, 1.5, -4]),
     "no limits": ({"censored": "missing"}, ["> 89", "<0.1", "42"], [NAN, NAN, 42]),
     "a limit with a comma": ({"censored": "limit", "decimal": ","}, ["< 0,5", "2,5"], [0.5, 2.5]),
     "words": ({"type": "number", "missing": ["NA", "n.b."]}, ["1.5", "NA", " n.b. ", "", "2"], [1.5, NAN, NAN, NAN, 2]),
