@@ -97,6 +97,7 @@ def of_cohort(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
         split = _in_least_steps(
             small,
             lambda show: all(_parts_in_doubt(values, show, small) for values in of_parts.values()),
+            [n, cohort["patients"]],
         )
     parts = cohort["parts"] if split else []
     return {
@@ -116,7 +117,7 @@ def _shower(values: Sequence[Count], small: int, n: Count, in_doubt: Callable[[S
         return _again(values, small, n)
     if not few(values, small):
         return functools.partial(count, small=small)
-    return _in_least_steps(small, in_doubt) or (lambda value: f"<{small}" if value else 0)
+    return _in_least_steps(small, in_doubt, [n]) or (lambda value: f"<{small}" if value else 0)
 
 
 def _again(values: Sequence[Count], small: int, n: Count) -> Shower:
@@ -138,9 +139,16 @@ def _side(value: Count, small: int) -> Count:
     return shown if shown == 0 or (isinstance(shown, str) and shown.startswith("<")) else f"≥{small}"
 
 
-def _in_least_steps(small: int, in_doubt: Callable[[Shower], bool]) -> Shower | None:
-    """The finest way to tell counts that leaves the small ones in doubt; None where none does."""
-    ways = (functools.partial(near, small=small, coarser=coarser) for coarser in (1, 2, 5, 10))
+def _in_least_steps(small: int, in_doubt: Callable[[Shower], bool], sizes: Iterable[Count] = ()) -> Shower | None:
+    """The finest way to tell counts that leaves the small ones in doubt; None where none does.
+
+    Which way was taken is seen, and tells of the counts by which it was chosen. So the choice is made by the `sizes`
+    that are told exactly, as far as it can be: first come ways that tell all counts that are short of a size by less
+    than `small` as one. By the hidden counts only what is left is chosen.
+    """
+    ways = [functools.partial(near, small=small, coarser=coarser) for coarser in (1, 2, 5, 10)]
+    exact = [size for size in sizes if isinstance(size, int) and size >= small]
+    ways.sort(key=lambda way: sum(way(size - small + 1) != way(size - 1) for size in exact))
     return next((way for way in ways if in_doubt(way)), None)
 
 
@@ -175,7 +183,7 @@ def _modality(modality: Mapping[str, Any], n: Count, small: int) -> dict[str, An
         name: _shower(
             [value, *([_minus(there, value)] if absent_shown else [])],
             small,
-            n,
+            there if absent_shown else n,
             lambda show, value=value: not absent_shown or _parts_in_doubt([value, there - value], show, small),  # type: ignore[misc]
         )(value)
         for name, value in missing.items()
@@ -214,10 +222,10 @@ def _task(task: Mapping[str, Any], n: Count, part_sizes: Sequence[Count], small:
         if any(show(value) != value for value in every):
             parts, task = [], {**task, "parts": []}
     elif few(every, small):
-        fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, part_sizes, way, small))
+        fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, part_sizes, way, small), [n, *part_sizes])
         if fine is None:
             parts, task = [], {**task, "parts": []}
-            fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, (), way, small))
+            fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, (), way, small), [n])
         show = fine or (lambda value: f"<{small}" if value else 0)
     shown = {
         **task,
