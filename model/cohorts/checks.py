@@ -6,7 +6,8 @@ look at. The form of the files is checked where they are read (`model/cohorts/fo
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 
 from model.cohorts.cohort import Modality, Split, examples, text
 from model.cohorts.fillers import fillers
+from model.cohorts.values import Rule, rule_text
 from tim_search.types import Finding, Task
 
+#: Texts, in small letters, that as a class hardly mean anything but "not known"; "none" may be a class like others.
+UNKNOWN_WORDS = {"na", "n/a", "#n/a", "n.a.", "<na>", "null", "nan", "#null!", "#value!", "?"}
 #: More columns than this with the same fault are told in one line.
 MOST_NAMED = 5
 
@@ -52,21 +56,47 @@ def label_findings(
             if task.metric == "micro_auroc":
                 fix = f"It still counts for {task.metric}, which pools all labels; remove it if that is not wanted."
             findings.append(warning(place, problem, fix))
+        findings += _unknown_as_class(name, task, columns, classes.get(name, ()))
+        never = _absent(task, columns, classes.get(name, ()), fixed)
+        if never:
+            left = len(classes[name]) - len(never)
+            fix = "Take it out of `classes`" + (", and write `kind: binary`, the event last." if left == 2 else ".")
+            findings.append(warning(place, f"no sample at all has {', '.join(never)}.", fix))
         poor: dict[str, list[str]] = {}
+        lacking: dict[str, list[str]] = {}
         for part, rows in parts:
             problem = _poor(task, columns[rows])
             if problem:
                 poor.setdefault(problem, []).append(part)
                 continue
-            absent = _absent(task, columns[rows], classes.get(name, ()), fixed)
+            absent = [it for it in _absent(task, columns[rows], classes.get(name, ()), fixed) if it not in never]
             if absent:
-                fix = "The mean over the classes leaves them out there; merge rare classes if that is not wanted."
-                findings.append(warning(place, f"{part} has no sample of {absent}.", fix))
+                lacking.setdefault(", ".join(absent), []).append(part)
+        for absent_there, where in lacking.items():
+            fix = "The mean over the classes leaves them out there; merge rare classes if that is not wanted."
+            verb = "has" if len(where) == 1 else "have"
+            findings.append(warning(place, f"{_listed(where)} {verb} no sample of {absent_there}.", fix))
         for problem, where in poor.items():
-            listed = " and ".join(filter(None, [", ".join(where[:-1]), where[-1]]))
             fix = "Give it more labels, stratify the split on it (`stratify`), or leave the task out."
-            findings.append(Finding(place, f"in {listed} {problem}, so it cannot be scored there.", fix))
+            findings.append(Finding(place, f"in {_listed(where)} {problem}, so it cannot be scored there.", fix))
     return findings
+
+
+def _unknown_as_class(name: str, task: Task, columns: NDArray[np.float64], names: tuple[str, ...]) -> Iterator[Finding]:
+    """A warning where a class is a word for "not known": it would be learnt and scored as one of them."""
+    from tim_search.gates.yaml import quoted
+
+    for code, word in enumerate(names if task.kind == "multiclass" else ()):
+        if word.strip().lower() in UNKNOWN_WORDS and (count := int((columns == code).sum())):
+            problem = f"{count:,} labels are the text {word!r}, which is learnt and scored as a class."
+            listed = ", ".join(quoted(other) for other in names if other != word)
+            fix = f"If it means not known, write `missing: [{quoted(word)}]` for the label column under `values` and "
+            fix += f"`classes: [{listed}]`; in a frame of your own, empty these cells."
+            yield warning(f"tasks.{name}", problem, fix)
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def empty_samples(modalities: Mapping[str, Modality], ids: NDArray[Any]) -> list[Finding]:
@@ -79,8 +109,8 @@ def empty_samples(modalities: Mapping[str, Modality], ids: NDArray[Any]) -> list
     return [Finding("modalities", problem, "Leave such samples out, or add the modality that was measured of them.")]
 
 
-def feature_warnings(modalities: Mapping[str, Modality]) -> list[Finding]:
-    """Columns that can teach nothing: never measured, or the same value wherever they are measured."""
+def feature_warnings(modalities: Mapping[str, Modality], rules: Mapping[str, Rule]) -> list[Finding]:
+    """Columns that can teach nothing, and numbers that may mean "not measured", with the rule that would say so."""
     findings = []
     for modality in modalities.values():
         if not modality.present.any():
@@ -100,12 +130,14 @@ def feature_warnings(modalities: Mapping[str, Modality]) -> list[Finding]:
             problem = f"the same ({value}) wherever measured"
             fix = "It is used only as whether it was measured; remove it if that is not wanted."
             findings += _named(modality.name, columns, problem, fix)
-        findings += _fillers(modality)
+        findings += _fillers(modality, rules)
     return findings
 
 
-def _fillers(modality: Modality) -> list[Finding]:
+def _fillers(modality: Modality, rules: Mapping[str, Rule]) -> list[Finding]:
     """Numbers that may stand for "not measured": one warning a column, or one for all that hold the same ones."""
+    from tim_search.gates.yaml import quoted
+
     by_values: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for index, column in enumerate(modality.columns):
         if column not in modality.levels and (suspects := fillers(modality.values[..., index].reshape(-1))):
@@ -113,11 +145,13 @@ def _fillers(modality: Modality) -> list[Finding]:
             by_values.setdefault(gone, []).append((column, "; ".join(suspect.words for suspect in suspects)))
     findings = []
     for gone, columns in by_values.items():
-        listed = ", ".join(gone)
         shown = columns if len(columns) <= MOST_NAMED else columns[:1]
         for column, words in shown:
             more = f" So it is in {len(columns) - 1} more columns." if len(columns) > MOST_NAMED else ""
-            fix = f"If it means not measured, write under `values`: `{column}: {{missing: [{listed}]}}`."
+            rule = rules.get(column, Rule())
+            verb = "write" if rule == Rule() else "make the line of this column"
+            line = f"{quoted(column)}: {rule_text(replace(rule, missing=(*rule.missing, *gone)))}"
+            fix = f"If it means not measured, {verb} under `values`: `{line}`; in a frame of your own, empty the cells."
             findings.append(warning(f"modalities.{modality.name}.{column}", f"{words}.{more}", fix))
     return findings
 
@@ -161,13 +195,12 @@ def _fixed(task: Task, columns: NDArray[np.float64], names: tuple[str, ...]) -> 
     return {name: float(values[0]) if len(values) else np.nan for name, values in distinct.items() if len(values) < 2}
 
 
-def _absent(task: Task, columns: NDArray[np.float64], names: tuple[str, ...], but: Container[str] = ()) -> str:
+def _absent(task: Task, columns: NDArray[np.float64], names: tuple[str, ...], but: Container[str] = ()) -> list[str]:
     """What a part of the cohort has no sample of, labels in `but` left out."""
     if task.kind == "multiclass":
         present = set(np.unique(columns[~np.isnan(columns)]).astype(int).tolist())
-        return ", ".join(f"class {name}" for code, name in enumerate(names) if code not in present)
+        return [f"class {name}" for code, name in enumerate(names) if code not in present]
     if task.kind == "multilabel":
         positive = {name: (column == 1).any() for name, column in zip(names, columns.T, strict=True)}
-        missing = [name for name, some in positive.items() if not some and name not in but]
-        return ", ".join(f"a positive {name}" for name in missing)
-    return ""
+        return [f"a positive {name}" for name, some in positive.items() if not some and name not in but]
+    return []

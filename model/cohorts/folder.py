@@ -61,7 +61,7 @@ def read(root: Path, *, thorough: bool = False, wanted: Container[str] = ()) -> 
     declared = read_overlaps(reader, spec)
     columns = table_columns(reader, spec)
     if thorough:
-        reader.findings += checks.feature_warnings(modalities)
+        reader.findings += checks.feature_warnings(modalities, reader.rules)
         reader.findings += overlaps.overlap_warnings(tasks, labels, classes, declared)
     if samples is None:
         return None, reader.findings

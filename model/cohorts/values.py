@@ -92,6 +92,20 @@ class Rule:
         return rule
 
 
+def rule_text(rule: Rule) -> str:
+    """A rule as YAML in one line."""
+    from tim_search.gates.yaml import quoted
+
+    parts = []
+    for key, value in rule.plain().items():
+        if key == "missing":
+            words = (word if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?", word) else quoted(word) for word in value)
+            parts.append(f"missing: [{', '.join(words)}]")
+        else:
+            parts.append(f"{key}: {quoted(value)}")
+    return f"{{{', '.join(parts)}}}"
+
+
 def applied(values: pd.Series[Any], rule: Rule) -> pd.Series[Any]:
     """A column as its rule reads it, as `apply`; raises ValueError."""
     try:

@@ -199,7 +199,8 @@ def _task(column: str, values: pd.Series[Any], kind: str = "") -> GuessedTask:
     levels = sorted(values.unique().tolist(), key=lambda value: (isinstance(value, str), value))
     names = tuple(text(level) for level in levels)
     if kind == "multiclass":
-        return GuessedTask(column, "multiclass", names)
+        why = "two classes: kind: binary, the event last, gives it an AUROC of its own" if len(names) == 2 else ""
+        return GuessedTask(column, "multiclass", names, why=why)
     if holds_texts(values):
         if words := yes_no(names):
             return GuessedTask(column, "binary", words)

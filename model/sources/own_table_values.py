@@ -9,17 +9,18 @@ from typing import Any
 
 import pandas as pd
 
+from model.cohorts.checks import UNKNOWN_WORDS
 from model.cohorts.fillers import fillers
-from model.cohorts.values import CENSORED, Rule, applied, as_number
+from model.cohorts.values import CENSORED, Rule, applied, as_number, rule_text
 from model.sources.tables import Columns
 from tim_search.types import some
 
 #: Words, in small letters, that many programs write for a missing value; among levels they may be one like others.
-MISSING_WORDS = {
-    "na", "n/a", "#n/a", "n.a.", "<na>", "none", "null", "nan", "nil", "#null!", "#value!", ".", "-", "?", "--",
-}  # fmt: skip
+MISSING_WORDS = {*UNKNOWN_WORDS, "none", "nil", ".", "-", "--"}
 #: A column is numbers but for a few texts where so many of its cells are, and the texts are so few.
 MOSTLY, FEW_ODD = 0.9, 10
+#: Texts of more different values are no levels that a person would compare.
+_MOST_LEVELS = 100
 #: Different texts that are looked at, the commonest first.
 _LOOKED_AT = 100_000
 
@@ -112,10 +113,11 @@ def _of_texts(counts: pd.Series[int]) -> Proposal:
     odd = [word for word in rest if word not in set(numbers)]
     share = int(counts[numbers].sum()) / max(1, int(counts[rest].sum()))
     if not numbers or share < MOSTLY or len(odd) > FEW_ODD:
+        doubts = _alike(rest)
         if not words:
-            return Proposal()
+            return Proposal(doubts=doubts)
         doubt = f"{gone:,} rows hold the text {shown}: a level, or not known?"
-        return Proposal(doubts=(doubt,), paste=Rule(tuple(words)))
+        return Proposal(doubts=(doubt, *doubts), paste=Rule(tuple(words)))
     rule, doubts = _numeric(numbers, words)
     if words:
         doubts.insert(0, f"{gone:,} rows hold {shown}, read as not measured")
@@ -129,6 +131,15 @@ def _of_texts(counts: pd.Series[int]) -> Proposal:
         doubt = "is the comma of its numbers the mark of decimals, or of thousands (thousands: ',')?"
         return Proposal(doubts=(*doubts, doubt), paste=rule)
     return Proposal(rule, tuple(doubts))
+
+
+def _alike(words: Sequence[str]) -> tuple[str, ...]:
+    """What is doubted of levels that differ in capitals only; none where there are too many for levels."""
+    by_small: dict[str, list[str]] = {}
+    for word in words if len(words) <= _MOST_LEVELS else ():
+        by_small.setdefault(word.casefold(), []).append(word)
+    alike = [" and ".join(f'"{word[:30]}"' for word in same) for same in by_small.values() if len(same) > 1]
+    return (f"{some(alike)} differ in capitals only: write each level one way in the table",) if alike else ()
 
 
 def _looks_a_number(word: str) -> bool:
@@ -177,20 +188,6 @@ def value_lines(proposals: Mapping[str, Proposal]) -> list[str]:
         doubts = "; ".join(proposal.doubts)
         if proposal.rule != Rule():
             lines.append(f"  {quoted(column)}: {rule_text(proposal.rule)}   # {doubts}")
-        if proposal.paste is not None:
+        if proposal.paste is not None and proposal.paste != proposal.rule:
             lines.append(f"  # {quoted(column)}: {rule_text(proposal.paste)}   # {doubts}")
     return lines
-
-
-def rule_text(rule: Rule) -> str:
-    """A rule as YAML in one line."""
-    from tim_search.gates.yaml import quoted
-
-    parts = []
-    for key, value in rule.plain().items():
-        if key == "missing":
-            words = (word if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?", word) else quoted(word) for word in value)
-            parts.append(f"missing: [{', '.join(words)}]")
-        else:
-            parts.append(f"{key}: {quoted(value)}")
-    return f"{{{', '.join(parts)}}}"

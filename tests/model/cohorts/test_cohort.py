@@ -602,6 +602,27 @@ def test_a_task_that_a_fold_cannot_score_is_an_error(folder: Path) -> None:
     assert found["tasks.ward", "warning"] == "fold 0 has no sample of class icu."
 
 
+def test_a_class_that_nobody_has_is_one_finding(folder: Path) -> None:
+    description = yaml.safe_load((folder / "cohort.yaml").read_text())
+    description["tasks"]["ward"]["classes"].append("NA")
+    save(folder, description)
+    (found,) = (finding for finding in check_cohort(folder) if finding.place == "tasks.ward")
+    assert found.problem == "no sample at all has class NA."
+    assert found.fix.startswith("Take it out of `classes`")
+
+
+def test_a_class_that_means_not_known_is_told(folder: Path) -> None:
+    frame = pd.read_parquet(folder / "samples.parquet")
+    frame.loc[frame["ward"] == "icu", "ward"] = "NA"
+    frame.to_parquet(folder / "samples.parquet", index=False)
+    description = yaml.safe_load((folder / "cohort.yaml").read_text())
+    description["tasks"]["ward"]["classes"] = ["NA", "general", "step-down"]
+    save(folder, description)
+    (found,) = (finding for finding in check_cohort(folder) if "as a class" in finding.problem)
+    assert found.problem.startswith(f"{(frame['ward'] == 'NA').sum()} labels are the text 'NA'")
+    assert 'missing: [NA]` for the label column under `values` and `classes: [general, "step-down"]`' in found.fix
+
+
 def test_what_several_parts_lack_is_one_finding(folder: Path) -> None:
     split = open_cohort(folder).split
     frame = pd.read_parquet(folder / "samples.parquet")

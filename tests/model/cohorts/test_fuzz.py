@@ -215,6 +215,6 @@ def test_bytes_of_a_table_of_ones_own(tmp_path: Path, edits: list[tuple[float, i
             return
         check_cohort(tmp_path / "made")
     for path in sorted((tmp_path / "made").iterdir()):
-        assert path.name in ("cohort.yaml", "samples.parquet")
+        assert path.name in ("cohort.yaml", "columns.csv", "samples.parquet")
         path.unlink()
     assert contents(tmp_path) == before

@@ -165,6 +165,10 @@ def test_check_tells_the_rule_to_paste(tmp_path: Path) -> None:
     assert not any(
         "-999" in str(f) for f in check_cohort(folder(tmp_path, "{sodium: {missing: [-999]}}", sodium=sodium))
     )
+    comma = [f"{value},5" for value in sodium]  # -999,5 and the like
+    told = str(check_cohort(folder(tmp_path, "{sodium: {decimal: ',', missing: [NA]}}", sodium=comma)))
+    assert "make the line of this column under `values`" in told
+    assert "missing: [NA, -999.5], decimal" in told
     many = {f"s{k}": sodium for k in range(9)}
     (told,) = (finding for finding in check_cohort(folder(tmp_path, "{}", **many)) if "-999" in str(finding))
     assert "in 8 more columns" in str(told)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from model.cohorts.values import Rule
-from model.sources.own_table_values import Proposal, propose, rule_text, value_lines
+from model.cohorts.values import Rule, rule_text
+from model.sources.own_table_values import Proposal, propose, value_lines
 from tim_search.gates import yaml
 
 RULES = {
@@ -61,3 +61,14 @@ def test_the_lines_of_cohort_yaml_are_read_as_the_rules(tmp_path) -> None:
     assert value_lines({}) == []
     assert value_lines({"c": Proposal(paste=Rule(("?",)))})[2] == "# values:"
     assert rule_text(Rule(("-1",))) == "{missing: [-1]}"
+    answered = Proposal(Rule(("NA",)), ("a level?",), Rule(("NA",)))
+    assert [line for line in value_lines({"c": answered}) if "missing" in line] == ["  c: {missing: [NA]}   # a level?"]
+
+
+def test_levels_that_differ_in_capitals_only_are_doubted() -> None:
+    proposal = propose(pd.Series(["m", "w", "W", "M ", "NA", "m", None, "x"]))
+    assert proposal.paste == Rule(("NA",))
+    assert "a level, or not known" in proposal.doubts[0]
+    assert '"m" and "M"' in proposal.doubts[1]
+    assert '"w" and "W"' in proposal.doubts[1]
+    assert not propose(pd.Series(["m", "w", "x"])).speaks
