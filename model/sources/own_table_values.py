@@ -113,11 +113,11 @@ def _of_texts(counts: pd.Series[int]) -> Proposal:
     odd = [word for word in rest if word not in set(numbers)]
     share = int(counts[numbers].sum()) / max(1, int(counts[rest].sum()))
     if not numbers or share < MOSTLY or len(odd) > FEW_ODD:
-        doubts = _alike(rest)
+        alike = _alike(rest)
         if not words:
-            return Proposal(doubts=doubts)
+            return Proposal(doubts=alike)
         doubt = f"{gone:,} rows hold the text {shown}: a level, or not known?"
-        return Proposal(doubts=(doubt, *doubts), paste=Rule(tuple(words)))
+        return Proposal(doubts=(doubt, *alike), paste=Rule(tuple(words)))
     rule, doubts = _numeric(numbers, words)
     if words:
         doubts.insert(0, f"{gone:,} rows hold {shown}, read as not measured")
