@@ -175,6 +175,20 @@ def test_an_early_interruption_is_one_sentence(seconds: float, tmp_path: Path) -
         assert len(err.strip().splitlines()) == 1, err
 
 
+def test_an_interruption_while_the_commands_are_put_together_is_one_sentence() -> None:
+    code = """if True:
+        import typer.main
+        from tim_search.cli import commands
+        def interrupted(*_, **__): raise KeyboardInterrupt
+        typer.main.get_command_from_info = interrupted
+        commands.main(["status", "x"])"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 130
+    assert done.stderr == "stopped: Interrupted before anything was done. The same command can be run again.\n"
+
+
 # -------------------------------------------------------------------- to whom credentials go
 
 

@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.check_arguments(given)
         with console.heartbeat(), console.checked_output():
             app(args=given)
+    except KeyboardInterrupt:  # typer puts the commands together outside what it guards
+        console.say("stopped", "Interrupted before anything was done. The same command can be run again.")
+        sys.exit(Interrupted.exit_code)
     except SystemExit as end:
         if end.code == Interrupted.exit_code:  # typer's own, while it looked for the command, without a word
             console.say("stopped", "Interrupted before anything was done. The same command can be run again.")
