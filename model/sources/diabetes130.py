@@ -9,11 +9,11 @@ archive.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
-import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -300,15 +300,17 @@ def write_raw(archive: str | Path, out: str | Path) -> None:
         )
 
 
-def _command(arguments: list[str]) -> None:
-    if len(arguments) != 2:
-        raise BadInput("usage: python -m model.sources.diabetes130 dataset_diabetes.zip OUT.parquet")
-    write_raw(*arguments)
+def _command(arguments: Sequence[str] | None = None) -> None:
+    """Write the table that is shipped; ends the process with exit code 2 where it cannot."""
+    parser = argparse.ArgumentParser("python -m model.sources.diabetes130", description=_command.__doc__)
+    parser.add_argument("archive", help="the public archive, dataset_diabetes.zip")
+    parser.add_argument("out", help="where the table goes, OUT.parquet")
+    given = parser.parse_args(arguments)
+    try:
+        write_raw(given.archive, given.out)
+    except (BadInput, OSError, zipfile.BadZipFile) as error:
+        parser.error(for_terminal(str(error)))
 
 
 if __name__ == "__main__":
-    try:
-        _command(sys.argv[1:])
-    except (BadInput, OSError, zipfile.BadZipFile) as error:
-        sys.stderr.write(f"{for_terminal(str(error))}\n")
-        sys.exit(BadInput.exit_code)
+    _command()

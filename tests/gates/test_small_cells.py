@@ -26,6 +26,7 @@ from tests.support.ledgers import MANIFEST, PAIRS, site
 from tim_search import config
 from tim_search.app import confirmer, deploy, extension, inside, runner, search_folder
 from tim_search.gates import small_cells
+from tim_search.gates.told_scores import Telling
 from tim_search.report import page as report
 from tim_search.results import opened
 from tim_search.results.merge import merge
@@ -342,13 +343,15 @@ def test_no_small_count_is_in_anything_that_a_search_a_confirmation_or_a_model_l
 
 def test_a_look_inside_shows_no_small_count() -> None:
     routing = pd.DataFrame({"task": ["a", "a"], "combination": "x", "expert": [1, 2], "chosen": [7, 191], "rows": 198})
+    scores = pd.DataFrame({"task": "a", "metric": "auroc", "primary": True, "variant": "together", "mean": [0.7]})
+    turns = pd.DataFrame({"task": ["a"], "epoch": 1, "turn": "a", "score": [0.75]})
     patients = pd.DataFrame({"variant": "together", "task": "a", "x": [0.0, 1.0], "y": 0.0, "patients": [12, 40]})
-    tables = {"routing": routing, "patients": patients, "scores": pd.DataFrame({"seeds": [5]})}
-    hidden = inside._hidden(tables, SMALL)
+    tables = {"routing": routing, "patients": patients, "scores": scores, "turns": turns}
+    hidden = inside._hidden(tables, SMALL, Telling())
     assert hidden["patients"]["patients"].tolist() == [40]
-    assert hidden["routing"][["chosen", "rows"]].to_numpy().tolist() == [[0, 210], [180, 210]]
-    assert hidden["scores"] is tables["scores"]
-    assert inside._hidden(tables, 0) is tables
+    assert hidden["routing"][["chosen", "rows"]].to_numpy().tolist() == [[5, 100], [95, 100]]
+    pd.testing.assert_frame_equal(hidden["scores"], scores)
+    assert inside._hidden(tables, 0, Telling()) is tables
 
 
 def test_risk_groups_grow_until_neither_class_is_small() -> None:

@@ -101,6 +101,12 @@ def test_what_cannot_be_pooled_is_told(three: list[Path], tmp_path: Path, change
         pool_searches([opened.open_search(three[0]), opened.open_search(rewritten(copy, **change))])
 
 
+def test_scores_of_small_subsets_are_another_quantity(three: list[Path], tmp_path: Path) -> None:
+    search_with_references(tmp_path / "pairs", 0.7, replace(CONTEXT, cohort="cohort of pairs"), largest=2)
+    with pytest.raises(BadInput, match=r"one quantity at every site, got exact TIM of .* and restricted TIM"):
+        pool_searches([opened.open_search(folder) for folder in (three[0], tmp_path / "pairs")])
+
+
 def test_one_site_is_none(three: list[Path]) -> None:
     with pytest.raises(BadInput, match="expected two searches or more, got 1"):
         pool_searches([opened.open_search(three[0])])

@@ -17,15 +17,15 @@ BLOCKS = ((0, 0), (1, 1), (2, 2), (3, 3))
 
 
 def search_with_references(
-    folder: Path, linear: float | None, context: Context = CONTEXT, helper: str = "b"
+    folder: Path, linear: float | None, context: Context = CONTEXT, helper: str = "b", largest: int = 3
 ) -> opened.SearchResults:
-    """A search of all subsets of a, b, c; `helper` helps a by .05, which has .7 alone, a linear model `linear`."""
+    """A search of the subsets of a, b, c; `helper` helps a by .05, which has .7 alone, a linear model `linear`."""
     tasks = {name: Task(name, "binary") for name in "abc"}
     manifest = Manifest("s", "made up", context, tuple(tasks.values()), (), {"kind": "exact"}, BLOCKS, tuple(tasks))
     manifest.write(folder)
     (folder / "search.yaml").write_text("cohort: somewhere\n")  # as a run keeps it; it hides no counts
     ledger = manifest.open_ledger(folder)
-    subsets = [members for size in (1, 2, 3) for members in itertools.combinations("abc", size)]
+    subsets = [members for size in range(1, largest + 1) for members in itertools.combinations("abc", size)]
     dice = np.random.default_rng(0)
     with ledger.writer_lock():
         for block in BLOCKS:

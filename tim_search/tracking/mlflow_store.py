@@ -21,7 +21,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 # MLflow reports usage over the network unless it is told not to before its first import.
@@ -50,6 +50,8 @@ _MOST_METRICS, _MOST_TAGS = 1000, 100
 ARTIFACTS = "mlartifacts"
 
 _CONNECT_SECONDS = 3.0
+#: The ports of database servers whose URI names none.
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 #: In force during our own calls, where the caller has not set them: a server that is down must not hold a search up for
 #: the minutes MLflow's defaults allow, and neither links nor progress bars belong into another program's output.
 _ENVIRONMENT = {
@@ -190,7 +192,11 @@ def reach(uri: str) -> None:
             "sqlite:////absolute/path/mlflow.db."
         )
     if parts.scheme not in ("http", "https"):
-        return  # another database: its driver sees to it
+        with suppress(ValueError):  # of a port that is none the driver tells
+            port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+            if parts.hostname and port:
+                socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
+        return
     try:
         recipient = Recipient.of(uri)
     except BadInput as error:

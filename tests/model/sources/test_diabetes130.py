@@ -154,9 +154,14 @@ def test_another_archive_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_the_command_says_how_it_is_used() -> None:
-    with pytest.raises(BadInput, match=r"^usage: python -m model.sources.diabetes130 "):
-        diabetes130._command(["only-one"])
+def test_the_command_says_how_it_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in ((["only-one"], "required: out"), ([str(tmp_path / "none.zip"), "o.parquet"], "none.zip")):
+        with pytest.raises(SystemExit) as end:
+            diabetes130._command(arguments)
+        assert end.value.code == 2
+        text = capsys.readouterr().err
+        assert text.startswith("usage: python -m model.sources.diabetes130 ")
+        assert words in text
 
 
 def test_the_docs_say_what_the_code_does() -> None:
