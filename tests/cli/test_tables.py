@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -168,3 +169,12 @@ def test_the_first_lines_are_the_verdicts_and_what_has_not_learnt() -> None:
     assert "linear" in text
     assert "boosting" not in text, "no task has it"
     assert "0.600" in text
+
+
+def test_a_path_longer_than_the_terminal_is_folded_and_can_be_copied() -> None:
+    path = "/data/" + "a-long-folder/" * 9 + "ledger"
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(tables.pairs({"ledger": path, "units": "3 of 9"}))
+    text = console.export_text()
+    assert "…" not in text
+    assert path in "".join(line.strip().removeprefix("ledger").strip() for line in text.splitlines())

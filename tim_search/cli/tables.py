@@ -30,6 +30,8 @@ def plain_table(title: str, *columns: str) -> Table:
 def pairs(rows: Mapping[str, Any]) -> Table:
     """Names and values, one a line."""
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path that is cut cannot be copied
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), Text(str(value)))
     return table
