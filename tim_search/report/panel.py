@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,12 +67,12 @@ class Panel:
         return "\n".join(for_terminal(part, lines=True) for part in parts if part)
 
 
-class Shown:
+class Shown(ABC):
     """An object that a notebook shows as its `panel`, and Python elsewhere as the same in plain text."""
 
+    @abstractmethod
     def panel(self) -> Panel:
         """What is shown."""
-        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         return self.panel().html()
