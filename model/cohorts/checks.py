@@ -6,6 +6,7 @@ look at. The form of the files is checked where they are read (`model/cohorts/fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from model.cohorts.cohort import Modality, Split, examples, text
 from model.cohorts.fillers import fillers
+from model.cohorts.stored import Stored, parts
 from model.cohorts.values import Rule, rule_text
 from tim_search.types import Finding, Task
 
@@ -22,6 +24,8 @@ from tim_search.types import Finding, Task
 UNKNOWN_WORDS = {"na", "n/a", "#n/a", "n.a.", "<na>", "null", "nan", "#null!", "#value!", "?"}
 #: More columns than this with the same fault are told in one line.
 MOST_NAMED = 5
+#: Values of a modality on disk that are looked through for numbers that may mean "not measured".
+_LOOKED_AT = 1 << 24
 
 
 def warning(place: str, problem: str, fix: str) -> Finding:
@@ -139,8 +143,12 @@ def _fillers(modality: Modality, rules: Mapping[str, Rule]) -> list[Finding]:
     from tim_search.gates.yaml import quoted
 
     by_values: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    values = modality.values
+    if isinstance(values, Stored):  # some samples will do where all may be too many
+        step = 1 + math.prod(values.shape) // _LOOKED_AT
+        values = values[::step]
     for index, column in enumerate(modality.columns):
-        if column not in modality.levels and (suspects := fillers(modality.values[..., index].reshape(-1))):
+        if column not in modality.levels and (suspects := fillers(values[..., index].reshape(-1))):
             gone = tuple(text(suspect.value) for suspect in suspects)
             by_values.setdefault(gone, []).append((column, "; ".join(suspect.words for suspect in suspects)))
     findings = []
@@ -167,9 +175,11 @@ def _named(modality: str, columns: list[str], problem: str, fix: str) -> list[Fi
 
 def column_ranges(modality: Modality) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Smallest and largest measured value of each column, float64 (p,); NaN where it is never measured."""
-    flat = modality.values.reshape(-1, modality.values.shape[-1])
-    low = np.fmin.reduce(flat, axis=0, initial=np.nan).astype(np.float64)
-    high = np.fmax.reduce(flat, axis=0, initial=np.nan).astype(np.float64)
+    low = high = np.full(modality.values.shape[-1], np.nan)
+    for _, part in parts(modality.values):
+        flat = part.reshape(-1, part.shape[-1])
+        low = np.fmin(low, np.fmin.reduce(flat, axis=0, initial=np.nan))
+        high = np.fmax(high, np.fmax.reduce(flat, axis=0, initial=np.nan))
     return low, high
 
 

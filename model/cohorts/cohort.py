@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cohorts.stored import Bools as Bools
+from model.cohorts.stored import Floats as Floats
+from model.cohorts.stored import Stored, Values, add_values
 from model.cohorts.values import Rule
 from tim_search.types import ALLOWED, METRICS, BadInput, Task, digest
 
 ModalityKind: TypeAlias = Literal["vector", "sequence", "image"]
-Bools: TypeAlias = NDArray[np.bool_]
-Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 #: The name an image modality's only input goes by where columns are named (excludes, digests).
 PIXELS = "pixels"
@@ -38,7 +39,7 @@ class Modality:
         kind: "vector", "sequence" or "image".
         columns: p column names of a vector, c channel names of a sequence, () for an image.
         values: float32 or float64; vector (n, p), sequence (n, T, c), image (n, c, H, W). NaN = not measured.
-            Categorical columns of a vector hold codes 0..L-1.
+            Categorical columns of a vector hold codes 0..L-1. Those of a sequence or an image may be left on disk.
         levels: categorical column -> its L level names, in code order; a column not in it is numeric.
         present: bool (n,); False where the modality is absent for the sample, and then its values are NaN.
     """
@@ -46,7 +47,7 @@ class Modality:
     name: str
     kind: ModalityKind
     columns: tuple[str, ...]
-    values: Floats
+    values: Values
     levels: Mapping[str, tuple[str, ...]]
     present: Bools
 
@@ -69,11 +70,24 @@ class Modality:
         """The names its inputs go by where columns are named: its columns, or ("pixels",) for an image."""
         return self.columns if self.kind != "image" else (PIXELS,)
 
+    @property
+    def table(self) -> Floats:
+        """The values of a vector, (n, p)."""
+        return cast(Floats, self.values)
+
+    def take(self, rows: NDArray[Any]) -> Modality:
+        """The modality of some samples, by a bool or int array."""
+        values = self.values.take(rows) if isinstance(self.values, Stored) else self.values[rows]
+        return replace(self, values=values, present=self.present[rows])
+
     def keep(self, columns: Sequence[str]) -> Modality:
         """The modality with these columns only. A sample left without any measured value lacks the modality."""
         if tuple(columns) == self.inputs:
             return self
         at = [self.columns.index(name) for name in columns]
+        if isinstance(self.values, Stored):
+            left = self.values.keep(np.array(at))
+            return replace(self, columns=tuple(columns), values=left, levels={}, present=left.row >= 0)
         values = self.values[..., at]
         measured = ~np.isnan(values).reshape(len(values), -1).all(axis=1)
         levels = {name: self.levels[name] for name in columns if name in self.levels}
@@ -407,7 +421,7 @@ def _fingerprint(
     for modality in modalities.values():
         levels = {name: list(modality.levels[name]) for name in modality.columns if name in modality.levels}
         content.update(digest([modality.name, modality.kind, list(modality.columns), levels]).encode())
-        _add(content, modality.values)
+        add_values(content, modality.values)
         content.update(np.ascontiguousarray(modality.present, np.uint8).tobytes())
     for name in sorted(tasks):
         task = tasks[name]
@@ -416,18 +430,7 @@ def _fingerprint(
         about += [task.metric] if task.metric != METRICS[task.kind] else []
         content.update(digest(about).encode())
         if name in labels:
-            _add(content, labels[name])
+            add_values(content, labels[name])
     if rules:  # a cohort without any keeps the fingerprint that it had before there were rules
         content.update(digest([[name, rules[name].plain()] for name in sorted(rules)]).encode())
     return content.hexdigest()
-
-
-def _add(content: Any, values: NDArray[Any], block: int = 1 << 20) -> None:
-    """Hash values as float64 with one NaN and one zero, so that a float32 and a float64 copy agree."""
-    content.update(f"{values.shape};".encode())
-    rows = max(1, block // max(1, int(np.prod(values.shape[1:]))))
-    for start in range(0, len(values), rows):
-        part = np.array(values[start : start + rows], dtype="<f8")
-        part += 0.0
-        part[np.isnan(part)] = np.nan
-        content.update(part.tobytes())

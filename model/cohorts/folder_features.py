@@ -68,6 +68,8 @@ def read_modalities(reader: Reader, spec: Mapping[str, Any], samples: Samples | 
             if mapped is not None:
                 modalities[name] = mapped
             continue
+        if "index" in fields:
+            reader.error(f"{place}.index", f"only a {SUFFIX} file has one.", "Remove it; a table has ids of its own.")
         table = reader.table(fields["file"], f"{place}.file") if "file" in fields else None
         if table is None or samples is None:
             continue

@@ -63,6 +63,7 @@ MODALITY: Mapping[str, Mapping[str, tuple[type, bool]]] = {
         "columns": (list, False),
         "prefix": (str, False),
         "levels": (dict, False),
+        "index": (str, False),
     },
     "sequence": {
         "kind": (str, True),
@@ -71,8 +72,15 @@ MODALITY: Mapping[str, Mapping[str, tuple[type, bool]]] = {
         "prefix": (str, False),
         "step": (str, False),
         "length": (int, False),
+        "index": (str, False),
     },
-    "image": {"kind": (str, True), "file": (str, True), "column": (str, False), "shape": (list, True)},
+    "image": {
+        "kind": (str, True),
+        "file": (str, True),
+        "column": (str, False),
+        "shape": (list, True),
+        "index": (str, False),
+    },
 }
 TASK: Mapping[str, tuple[type, bool]] = {
     "kind": (str, True),

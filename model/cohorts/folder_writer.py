@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from model.cohorts.cohort import PIXELS, Cohort, Modality
 from model.cohorts.folder_reader import DESCRIPTION, FORMAT
+from model.cohorts.stored import Stored, parts
 from tim_search.gates.files import checked_path, new_folder
 from tim_search.types import BadInput, Task
 
@@ -112,37 +113,57 @@ def _task_out(task: Task, cohort: Cohort) -> tuple[dict[str, Any], dict[str, pa.
 
 def _modality_out(modality: Modality, cohort: Cohort, root: Path) -> dict[str, Any]:
     """Write a modality's file; returns its entry in cohort.yaml."""
+    if isinstance(modality.values, Stored):
+        return _stored_out(modality, modality.values, cohort, root)
     file = f"modalities/{modality.name}.parquet"
-    here = modality.present
+    here, values = modality.present, modality.values
     entry: dict[str, Any] = {"kind": modality.kind, "file": file}
     columns: dict[str, pa.Array] = {}
     if modality.kind == "image":
-        entry["shape"] = list(modality.values.shape[1:])
-        flat = modality.values[here].reshape(int(here.sum()), int(np.prod(modality.values.shape[1:])))
+        entry["shape"] = list(values.shape[1:])
+        flat = values[here].reshape(int(here.sum()), int(np.prod(values.shape[1:])))
         columns["sample_id"] = _arrow(cohort.sample_ids[here])
         columns[PIXELS] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
     elif modality.kind == "sequence":
-        entry["length"] = modality.values.shape[1]
-        rows = np.asarray(~np.isnan(modality.values).all(axis=2))
+        entry["length"] = values.shape[1]
+        rows = np.asarray(~np.isnan(values).all(axis=2))
         sample, step = np.nonzero(rows)
         columns["sample_id"] = _arrow(cohort.sample_ids[sample])
         columns["step"] = pa.array(step.astype(np.int32))
-        measured = modality.values[rows]
+        measured = values[rows]
         columns |= {c: pa.array(measured[:, i], from_pandas=True) for i, c in enumerate(modality.columns)}
     else:
         columns["sample_id"] = _arrow(cohort.sample_ids[here])
         for index, column in enumerate(modality.columns):
-            values = modality.values[here, index]
+            column_values = values[here, index]
             if column in modality.levels:
                 names = modality.levels[column]
-                levels = [None if np.isnan(code) else names[int(code)] for code in values]
+                levels = [None if np.isnan(code) else names[int(code)] for code in column_values]
                 columns[column] = pa.array(levels, pa.string())
             else:
-                columns[column] = pa.array(values, from_pandas=True)
+                columns[column] = pa.array(column_values, from_pandas=True)
         if modality.levels:
             entry["levels"] = {column: list(names) for column, names in modality.levels.items()}
     pq.write_table(pa.table(columns), root / file)
     return entry
+
+
+def _stored_out(modality: Modality, values: Stored, cohort: Cohort, root: Path) -> dict[str, Any]:
+    """Copy the rows of a modality that is on disk, each once, and say who has which; its entry in cohort.yaml."""
+    file, index = f"modalities/{modality.name}.npy", f"modalities/{modality.name}.rows.parquet"
+    rows, which = values.distinct()
+    with (root / file).open("wb") as handle:
+        header = {"descr": np.dtype(values.file.dtype).str, "fortran_order": False, "shape": rows.shape}
+        np.lib.format.write_array_header_1_0(handle, header)
+        for _, part in parts(rows):
+            handle.write(part.astype(values.file.dtype).tobytes())
+    here = which >= 0
+    table = {"sample_id": _arrow(cohort.sample_ids[here]), "row": pa.array(which[here])}
+    pq.write_table(pa.table(table), root / index)
+    entry: dict[str, Any] = {"kind": modality.kind, "file": file, "index": index}
+    if modality.kind == "image":
+        return {**entry, "shape": list(values.shape[1:])}
+    return {**entry, "columns": list(modality.columns)}
 
 
 def _arrow(ids: NDArray[Any]) -> pa.Array:

@@ -17,6 +17,7 @@ from model.cohorts.cohort import Cohort, Modality
 from model.cohorts.column_names import late, scored
 from model.cohorts.leaks_reference import Suspicion, computed, weighed
 from model.cohorts.leaks_survey import Survey, survey
+from model.cohorts.stored import parts
 from tim_search.types import Finding, some
 
 #: A row of inputs that this share of the patients has in common, and so many of them, may stand for "absent".
@@ -35,7 +36,6 @@ MOST_ROWS = 5000
 #: Samples or columns named in a message.
 _NAMED = 3
 _LATE_NAMED = 12
-_ROWS = 2048  # of a block
 
 
 def findings(cohort: Cohort, ends: Mapping[str, NDArray[np.float64]] | None = None) -> list[Finding]:
@@ -151,22 +151,21 @@ def _coarse(*modalities: Modality) -> bool:
     counts = []
     for modality in modalities:
         rows = np.flatnonzero(modality.present)
-        sample = modality.values[rows[:: max(1, len(rows) // 500)]]
+        sample = modality.table[rows[:: max(1, len(rows) // 500)]]
         counts += [len(np.unique(column[~np.isnan(column)])) for column in sample.T]
     return bool(counts) and float(np.median(counts)) <= FEW_VALUES
 
 
 def _marks(modality: Modality) -> NDArray[np.int64]:
     """int64 (n,): equal for rows with equal values."""
-    values = modality.values.reshape(len(modality.values), -1)
-    return np.array([hash(np.ascontiguousarray(row).tobytes()) for row in values], np.int64)
+    marks = [hash(np.ascontiguousarray(row).tobytes()) for _, part in parts(modality.values) for row in part]
+    return np.array(marks, np.int64)
 
 
 def _measured(modality: Modality) -> NDArray[np.int64]:
     """int64 (n,): how many values of each row are measured."""
-    values = modality.values.reshape(len(modality.values), -1)
-    starts = range(0, len(values), _ROWS)
-    return np.concatenate([(~np.isnan(values[start : start + _ROWS])).sum(axis=1) for start in starts])
+    counts = [(~np.isnan(part)).reshape(len(part), -1).sum(axis=1) for _, part in parts(modality.values)]
+    return np.concatenate(counts)
 
 
 def _fillers(cohort: Cohort, modality: Modality, marks: NDArray[np.int64]) -> Iterator[Finding]:
@@ -181,7 +180,7 @@ def _fillers(cohort: Cohort, modality: Modality, marks: NDArray[np.int64]) -> It
         return
     if _coarse(modality):
         return
-    row = modality.values[same[0]]
+    row = modality.table[same[0]]
     what = "zeros" if not np.nan_to_num(row).any() else "the same values"
     what += ", the rest not measured" if np.isnan(row).any() else ""
     problem = f"{len(same)} samples of {n_patients} patients have one and the same row ({what})."

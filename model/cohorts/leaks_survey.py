@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from model.cohorts.cohort import Bools, Cohort, Modality, excluded
 from model.cohorts.overlaps import FEWEST, indicators
+from model.cohorts.stored import parts
 
 #: Ranges that the values of a column are cut into, of equal counts; the code after the last means "not measured".
 BINS = 64
@@ -137,14 +138,23 @@ def blocks(cohort: Cohort, rows: NDArray[np.int64]) -> Iterator[tuple[Modality, 
     for modality in cohort.modalities.values():
         if modality.kind == "image":
             continue
+        chosen = modality.take(rows).values
         for start in range(0, len(modality.columns), _COLUMNS):
             at = slice(start, start + _COLUMNS)
-            values = modality.values[rows, ..., at].astype(np.float64)
             if modality.kind == "sequence":
-                measured = ~np.isnan(values)
-                total = np.where(measured, values, 0.0).sum(axis=1)
-                values = np.where(measured.any(axis=1), total / np.maximum(measured.sum(axis=1), 1), np.nan)
+                values = np.zeros((len(rows), len(modality.columns[at])))
+                for place, part in parts(chosen):
+                    values[place] = _mean_of_steps(part[..., at].astype(np.float64))
+            else:
+                values = chosen[:][:, at].astype(np.float64)
             yield modality, modality.columns[at], values
+
+
+def _mean_of_steps(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 (n, p) of (n, T, p): the mean of the measured values, NaN where there is none."""
+    measured = ~np.isnan(values)
+    total = np.where(measured, values, 0.0).sum(axis=1)
+    return np.where(measured.any(axis=1), total / np.maximum(measured.sum(axis=1), 1), np.nan)
 
 
 def ranges(block: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -5,11 +5,13 @@ Aggregates only: no value of a patient, no id. Torch is not needed here.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from model.cohorts.cohort import Bools, Cohort, Modality, matches
+from model.cohorts.stored import parts
 from tim_search.types import Task
 
 #: Version of the record.
@@ -59,23 +61,28 @@ def _parts(cohort: Cohort) -> dict[str, Bools]:
 
 def _modality(modality: Modality) -> dict[str, Any]:
     there = modality.present
-    values = modality.values[there]
-    unknown = np.isnan(values)
+    values = modality.take(there).values
     # Of a sequence, a channel is missing where no step has a value; of an image there is one channel, its pixels.
     rest = tuple(axis for axis in range(1, values.ndim) if axis != values.ndim - 1 or modality.kind == "image")
-    without = unknown.all(axis=rest) if rest else unknown
-    per_column = np.atleast_1d(without.sum(axis=0))
+    per_column = np.zeros(len(modality.inputs), np.int64)
+    n_unknown = n_steps = 0
+    for _, part in parts(values):
+        unknown = np.isnan(part)
+        without = unknown.all(axis=rest) if rest else unknown
+        per_column += without.sum(axis=0)
+        n_unknown += int(unknown.sum())
+        n_steps += int((~unknown.all(axis=2)).sum()) if modality.kind == "sequence" else 0
     shape: dict[str, Any] = {"shape": list(values.shape[1:])} if modality.kind == "image" else {}
     if modality.kind == "sequence":
-        measured = (~unknown.all(axis=2)).sum(axis=1)
-        shape = {"steps": values.shape[1], "mean_steps": float(measured.mean()) if len(measured) else 0.0}
+        shape = {"steps": values.shape[1], "mean_steps": n_steps / max(1, len(values))}
+    size = math.prod(values.shape)
     return {
         "name": modality.name,
         "kind": modality.kind,
         "columns": len(modality.inputs),
         "categorical": len(modality.levels),
         "absent": int((~there).sum()),
-        "missing": float(unknown.mean()) if unknown.size else 0.0,
+        "missing": n_unknown / size if size else 0.0,
         "column_missing": {
             column: int(count) for column, count in zip(modality.inputs, per_column.tolist(), strict=True)
         },

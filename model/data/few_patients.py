@@ -32,15 +32,21 @@ def moments(values: NDArray[np.floating[Any]], mean: Floats, scale: Floats, few:
     """
     mean, scale = mean.copy(), scale.copy()
     for column in range(values.shape[2]):
-        own = np.asarray(values[:, :, column], np.float64)
-        usual, others, having = _usual(own)
-        if having < few:
-            mean[column], scale[column] = 1.0, 0.0  # a channel that stays is then told as it is: mean - 1 is 0
-        elif scale[column] and others < few:
-            mean[column], scale[column] = usual, 0.0
-        elif scale[column]:
-            mean[column], scale[column] = _rounded(mean[column], scale[column], having / len(own), few, n)
+        counted = usual(np.asarray(values[:, :, column], np.float64))
+        mean[column], scale[column] = of_column(mean[column], scale[column], counted, len(values), few, n)
     return mean, scale
+
+
+def of_column(
+    mean: float, scale: float, counted: tuple[float, int, int], m: int, few: int, n: int
+) -> tuple[float, float]:
+    """(mean, scale) of one column as they may be published; `counted` is what `usual` says of its m rows."""
+    most_frequent, others, having = counted
+    if having < few:
+        return 1.0, 0.0  # a channel that stays is then told as it is: mean - 1 is 0
+    if scale and others < few:
+        return most_frequent, 0.0
+    return _rounded(mean, scale, having / m, few, n) if scale else (mean, scale)
 
 
 def levels(codes: NDArray[np.floating[Any]], few: int) -> list[int]:
@@ -56,19 +62,19 @@ def scale_of_labels(labels: Floats, few: int, n: int) -> tuple[float, float]:
     """
     if len(labels) < few:
         return 0.0, 1.0
-    usual, others, having = _usual(labels[:, None])
+    most_frequent, others, having = usual(labels[:, None])
     if others < few:
-        farthest = float(np.abs(labels - usual).max())
-        return usual, _power(farthest) if farthest else 1.0
+        farthest = float(np.abs(labels - most_frequent).max())
+        return most_frequent, _power(farthest) if farthest else 1.0
     return _rounded(float(labels.mean()), float(labels.std()) or 1.0, having / n, few, n)
 
 
-def _usual(values: Floats) -> tuple[float, int, int]:
+def usual(values: Floats) -> tuple[float, int, int]:
     """Of (m, steps): the most frequent value, how many rows have any other, and how many have one at all."""
     given = ~np.isnan(values)
     there, counts = np.unique(values[given], return_counts=True)
-    usual = float(there[counts.argmax()]) if len(there) else 0.0
-    return usual, int((given & (values != usual)).any(axis=1).sum()), int(given.any(axis=1).sum())
+    value = float(there[counts.argmax()]) if len(there) else 0.0
+    return value, int((given & (values != value)).any(axis=1).sum()), int(given.any(axis=1).sum())
 
 
 def _rounded(mean: float, scale: float, share: float, few: int, n: int) -> tuple[float, float]:

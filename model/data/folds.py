@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.cohorts.cohort import Cohort, Modality, text
+from model.cohorts.cohort import Cohort, text
+from model.cohorts.stored import ahead
 from model.data import few_patients
 from model.data.preprocess import fit
+from model.data.unread import Unread, prepare
 from tim_search.types import FINAL_FOLD, BadInput, Task
 
 
@@ -35,6 +37,7 @@ class Rows:
         labelled: (n_columns, n), 1 where the row carries the label, else 0.
         steps: one a modality: bool (n, T), which steps of a sequence hold a measured value; None of other kinds. Empty
             where no modality is a sequence.
+        unread: what stays on disk of the inputs until `split` reads it; before, NaN stands in their places.
     """
 
     inputs: tuple[Tensor, ...]
@@ -42,9 +45,15 @@ class Rows:
     targets: Tensor
     labelled: Tensor
     steps: tuple[Tensor | None, ...] = ()
+    unread: Unread | None = None
 
     def __len__(self) -> int:
         return self.inputs[0].shape[0]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape of one row's input of each modality."""
+        return [tuple(x.shape[1:]) for x in self.inputs]
 
     def seen_cells(self) -> Tensor:
         """(n, D) of rows of vectors, 1 where an input belongs to a modality that the row has, else 0."""
@@ -55,22 +64,43 @@ class Rows:
 
     def take(self, index: Tensor) -> Rows:
         """The rows of an int64 index."""
-        return self._each(lambda x: x.index_select(0, index), lambda x: x.index_select(1, index))
+        unread = None if self.unread is None else self.unread.take(index)
+        blanks = {} if unread is None else unread.blanks()
+        return self._each(lambda x: x.index_select(0, index), lambda x: x.index_select(1, index), blanks, unread)
 
-    def split(self, size: int) -> list[Rows]:
-        """Consecutive views of at most `size` rows."""
-        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
+    def split(self, size: int) -> Iterable[Rows]:
+        """Consecutive views of at most `size` rows; what was unread is read, the next part while one is used."""
+        places = [slice(start, start + size) for start in range(0, len(self), size)]
+        if self.unread is None:
+            return [self._part(where) for where in places]
+        return ahead(functools.partial(self._part, where) for where in places)
 
     def _part(self, where: slice) -> Rows:
-        return self._each(lambda x: x[where], lambda x: x[:, where])
+        parts = {} if self.unread is None else self.unread.read(where)
+        inputs = {number: values for number, (values, _) in parts.items()}
+        part = self._each(lambda x: x[where], lambda x: x[:, where], inputs, None)
+        if all(measured is None for _, measured in parts.values()):
+            return part
+        steps = list(part.steps or [None] * len(self.inputs))
+        for number, (_, measured) in parts.items():
+            steps[number] = measured
+        return replace(part, steps=tuple(steps))
 
-    def _each(self, by_row: Callable[[Tensor], Tensor], by_column: Callable[[Tensor], Tensor]) -> Rows:
+    def _each(
+        self,
+        by_row: Callable[[Tensor], Tensor],
+        by_column: Callable[[Tensor], Tensor],
+        given: Mapping[int, Tensor],
+        unread: Unread | None,
+    ) -> Rows:
+        """Rows made of these, but for the inputs that are given by the number of their modality."""
         return Rows(
-            tuple(by_row(x) for x in self.inputs),
+            tuple(given[number] if number in given else by_row(x) for number, x in enumerate(self.inputs)),
             None if self.present is None else by_row(self.present),
             by_column(self.targets),
             by_column(self.labelled),
             tuple(None if x is None else by_row(x) for x in self.steps),
+            unread,
         )
 
 
@@ -123,18 +153,6 @@ def target_rows(tasks: Mapping[str, Task]) -> tuple[dict[str, int], int]:
         first[name] = count
         count += tasks[name].n_outputs if tasks[name].kind == "multilabel" else 1
     return first, count
-
-
-def measured_steps(modalities: Mapping[str, Modality]) -> tuple[NDArray[np.bool_] | None, ...]:
-    """Which steps hold a measured value, one a modality as in `Rows.steps`: bool (n, T) of a sequence.
-
-    A step that lacks every value is no token: padding, or an hour without a measurement.
-    """
-    steps = tuple(
-        np.asarray(~np.isnan(modality.values).all(axis=2), bool) if modality.kind == "sequence" else None
-        for modality in modalities.values()
-    )
-    return steps if any(measured is not None for measured in steps) else ()
 
 
 def supervised_tasks(tasks: Sequence[Task]) -> tuple[str, ...]:
@@ -223,24 +241,18 @@ def load_fold(
         )
     learn = cohort.split.train(fold)
     judge = cohort.split.test if fold == FINAL_FOLD else cohort.split.validation(fold)
-    matrices = fit(cohort, learn, few).transform(cohort)
-    names = list(cohort.modalities)
-    present = np.stack([cohort.modalities[name].present for name in names], axis=1)
+    prepared = prepare(fit(cohort, learn, few), cohort.modalities)
+    present = np.stack([modality.present for modality in cohort.modalities.values()], axis=1)
     targets, labelled = _targets(cohort, learn, few)
-    steps = measured_steps(cohort.modalities)
 
     def rows(chosen: NDArray[np.bool_]) -> Rows:
         def tensor(array: NDArray[np.generic], kind: torch.dtype = dtype) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=kind)
 
         mask = present[chosen]
-        return Rows(
-            tuple(tensor(matrices[name][chosen]) for name in names),
-            None if mask.all() else tensor(mask, torch.bool),
-            tensor(targets[:, chosen]),
-            tensor(labelled[:, chosen]),
-            tuple(None if measured is None else tensor(measured[chosen], torch.bool) for measured in steps),
-        )
+        inputs, steps, unread = prepared.rows(chosen, dtype, device)
+        there = None if mask.all() else tensor(mask, torch.bool)
+        return Rows(inputs, there, tensor(targets[:, chosen]), tensor(labelled[:, chosen]), steps, unread)
 
     set_aside = stopping_patients(cohort, learn, stop_share, f"{cohort.split.digest} fold {fold}")
     stopping = rows(set_aside) if set_aside.any() else None

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cohorts.cohort import Bools, Cohort, Modality
-from model.data import few_patients
+from model.cohorts.cohort import Bools, Cohort, Floats, Modality
+from model.cohorts.stored import Stored, parts
+from model.data import few_patients, streamed
 
 #: Standardised values are clipped here. Laboratory values have heavy tails (SUPPORT2: up to 20 standard deviations),
 #: and a single such value would otherwise set the size of a gradient step.
@@ -36,6 +37,8 @@ FEWEST_GAPS = 0.01
 
 #: Columns are standardised so many at a time, so that float64 copies stay small.
 _BLOCK = 256
+#: Numbers of sequences and images that are standardised at a time.
+_PART = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,7 @@ class Preprocessor:
         Returns:
             float32 arrays without NaN: vectors (n, d_m), sequences (n, T, c), images (n, c, H, W). A modality of
             which no column varies in the training rows is one column of zeros, so that a network can be built on it.
+            Modalities that stay on disk are left out: their inputs are made by minibatch (`model.data.unread`).
 
         Raises:
             ValueError: the cohort's modalities or columns are not those that were fitted.
@@ -91,7 +95,11 @@ class Preprocessor:
         given = {name: modality.columns for name, modality in modalities.items()}
         if fitted != given:
             raise ValueError("the cohort's modalities and columns are not those the preprocessor was fitted on")
-        return {name: _apply(self.transforms[name], modality) for name, modality in modalities.items()}
+        return {
+            name: _apply(self.transforms[name], modality)
+            for name, modality in modalities.items()
+            if not isinstance(modality.values, Stored)
+        }
 
 
 def fit(cohort: Cohort, rows: Bools, few: int = 0) -> Preprocessor:
@@ -109,6 +117,8 @@ def fit(cohort: Cohort, rows: Bools, few: int = 0) -> Preprocessor:
 
 def _fit(modality: Modality, rows: Bools, few: int) -> Transform:
     """Fit one modality on the training rows that have it."""
+    if isinstance(modality.values, Stored):
+        return _fit_stored(modality, modality.values.take(rows), few, len(rows))
     values = modality.values[rows]
     if modality.kind == "image":
         values = np.moveaxis(values, 1, -1)
@@ -117,13 +127,10 @@ def _fit(modality: Modality, rows: Bools, few: int) -> Transform:
     if few:
         by_sample = values.reshape(len(values), -1, flat.shape[1])
         mean, scale = few_patients.moments(by_sample, mean, scale, few, len(rows))
-    names = modality.columns or tuple(f"channel {index}" for index in range(flat.shape[1]))
-    categorical = [index for index, name in enumerate(modality.columns) if name in modality.levels]
     if modality.kind != "vector":
-        # Every channel stays, for the shape is part of the meaning; one that never varies (an event that is written
-        # down only where it happens) becomes 1 where it was measured.
-        mean, scale = np.where(scale > 0, mean, mean - 1), np.where(scale > 0, scale, 1.0)
-        return Transform(modality.kind, modality.columns, np.arange(len(names)), mean, scale, (), (), names)
+        return _of_channels(modality, mean, scale)
+    names = modality.columns
+    categorical = [index for index, name in enumerate(modality.columns) if name in modality.levels]
     numeric = np.array([index for index in np.flatnonzero(scale > 0) if index not in set(categorical)], np.int64)
     levels = tuple((index, code) for index in categorical for code in few_patients.levels(flat[:, index], few))
     lacking = len(flat) - measured >= max(1, few, FEWEST_GAPS * len(flat))
@@ -134,6 +141,25 @@ def _fit(modality: Modality, rows: Bools, few: int) -> Transform:
         *(f"{names[index]} measured" for index in gaps),
     )
     return Transform("vector", modality.columns, numeric, mean[numeric], scale[numeric], levels, gaps, outputs)
+
+
+def _fit_stored(modality: Modality, values: Stored, few: int, n: int) -> Transform:
+    """Fit a modality that stays on disk on these of its values; n samples has the cohort."""
+    mean, scale, _ = streamed.moments(values, _BLOCK)
+    if few:
+        mean, scale = streamed.published(values, mean, scale, few, n)
+    return _of_channels(modality, mean, scale)
+
+
+def _of_channels(modality: Modality, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> Transform:
+    """What a sequence or an image becomes.
+
+    Every channel stays, for the shape is part of the meaning; one that never varies (an event that is written down only
+    where it happens) becomes 1 where it was measured.
+    """
+    names = modality.columns or tuple(f"channel {index}" for index in range(len(mean)))
+    mean, scale = np.where(scale > 0, mean, mean - 1), np.where(scale > 0, scale, 1.0)
+    return Transform(modality.kind, modality.columns, np.arange(len(names)), mean, scale, (), (), names)
 
 
 def _moments(
@@ -159,14 +185,25 @@ def _moments(
     return mean, scale, count
 
 
+def scaled(fitted: Transform, values: Floats) -> NDArray[np.float32]:
+    """Network inputs of some sequences (n, T, c) or images (n, c, H, W), of the same shape."""
+    shape = [1] * values.ndim
+    shape[1 if fitted.kind == "image" else -1] = -1
+    mean, scale = fitted.mean.reshape(shape), fitted.scale.reshape(shape)
+    output = np.empty(values.shape, np.float32)
+    for at, part in parts(values, _PART):
+        exact = part - mean
+        exact /= scale
+        np.clip(exact, -CLIP, CLIP, out=exact)
+        np.copyto(exact, 0.0, where=np.isnan(exact))
+        output[at] = exact
+    return output
+
+
 def _apply(fitted: Transform, modality: Modality) -> NDArray[np.float32]:
     if fitted.kind != "vector":
-        axis = 1 if fitted.kind == "image" else -1
-        shape = [1] * modality.values.ndim
-        shape[axis] = -1
-        scaled = (modality.values - fitted.mean.reshape(shape)) / fitted.scale.reshape(shape)
-        return np.nan_to_num(np.clip(scaled, -CLIP, CLIP), copy=False, nan=0.0).astype(np.float32)
-    values, n_numeric = modality.values, len(fitted.numeric)
+        return scaled(fitted, modality.values[:])
+    values, n_numeric = modality.table, len(fitted.numeric)
     output = np.zeros((len(values), max(1, len(fitted.names))), np.float32)
     for start in range(0, n_numeric, _BLOCK):
         at = slice(start, min(start + _BLOCK, n_numeric))

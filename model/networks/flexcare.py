@@ -35,7 +35,7 @@ from model.networks.contract import (
     supervised_losses,
 )
 from model.networks.flexcare_tokens import attention_mask, combinations_of, counts_of, existing
-from model.networks.settings import FlexCareSettings
+from model.networks.settings import FlexCareSettings, judged_at_once
 from model.networks.stacked import apply, apply_to_shared, experts_of, norm
 from model.networks.starts import Start
 from tim_search.types import Task
@@ -384,7 +384,7 @@ def member_bytes(shape: Shape, settings: FlexCareSettings) -> int:
     item = 8 if settings.precision == "float64" else 4
     copies = 7 + bool(settings.average)
     training = copies * parameters + numbers(min(settings.batch_size, shape.rows[0]), 1, layers=settings.layers)
-    scoring = 4 * parameters + numbers(min(settings.evaluation_rows, shape.rows[1]), k, layers=1)
+    scoring = 4 * parameters + numbers(min(judged_at_once(settings, shape.inputs), shape.rows[1]), k, layers=1)
     return item * max(training, scoring)
 
 

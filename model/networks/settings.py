@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, get_args
 
@@ -37,6 +37,9 @@ MOST_LAYERS = 1_000
 MOST_STEPS = 100_000
 #: Rows of a minibatch.
 MOST_ROWS = 10_000_000
+
+#: Numbers of a row's inputs from which on rows are not predicted `evaluation_rows` at a time.
+LARGE_ROW = 1 << 18
 
 
 class TrainingSettings(Protocol):
@@ -324,6 +327,18 @@ class FlexCareSettings(_Common):
     def without_effect(self) -> frozenset[str]:
         """What weights multiply is all one where all of them are 1."""
         return frozenset() if any(weight != 1 for weight in self.task_weights.values()) else frozenset({"weighted"})
+
+
+def judged_at_once(settings: TrainingSettings, inputs: Sequence[Sequence[int]]) -> int:
+    """Rows that are predicted at a time: `evaluation_rows`, or a minibatch of rows as large as a long note.
+
+    So scoring needs no more memory than training, which keeps what a backward pass needs.
+
+    Args:
+        inputs: the shape of one row's input of each modality.
+    """
+    large = sum(map(math.prod, inputs)) > LARGE_ROW
+    return min(settings.evaluation_rows, settings.batch_size) if large else settings.evaluation_rows
 
 
 @dataclass(frozen=True)

@@ -343,7 +343,7 @@ def subgroups(cohort: Cohort, column: str) -> dict[str, NDArray[np.bool_]]:
         what = "it is in several modalities; write modality.column" if columns else f"there are, for example, {near}"
         raise BadInput(f"--by: expected one input column of the search, got {column!r}; {what}.")
     ((modality, name),) = columns
-    values = modality.values[:, modality.columns.index(name)]
+    values = modality.table[:, modality.columns.index(name)]
     if name in modality.levels:
         return {f"{name}={level}": values == code for code, level in enumerate(modality.levels[name])}
     measured = values[~cohort.split.test & np.isfinite(values)]

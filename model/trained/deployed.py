@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.cohorts.cohort import Modality
-from model.data.folds import Fold, Rows, measured_steps, supervised_tasks, target_rows
+from model.data.folds import Fold, Rows, supervised_tasks, target_rows
 from model.data.preprocess import Preprocessor
+from model.data.unread import prepare
 from model.networks.contract import Layout, Network, Shape, layout, n_logits
 from model.networks.settings import TrainingSettings
 from model.scoring import clustering
@@ -222,19 +223,15 @@ class DeployedModel:
 
     def _rows(self, modalities: Mapping[str, Modality]) -> Rows:
         """The network's inputs of samples without labels."""
-        matrices = self.preprocessor.apply(modalities)
-        names = [modality.name for modality in self.inputs]
-        present = np.stack([modalities[name].present for name in names], axis=1)
+        own = {modality.name: modalities[modality.name] for modality in self.inputs}
+        present = np.stack([modality.present for modality in own.values()], axis=1)
         dtype = DTYPES[self.settings.precision]
         unlabelled = torch.zeros(target_rows(self.tasks)[1], len(present), dtype=dtype)
-        steps = measured_steps({name: modalities[name] for name in names})
-        return Rows(
-            tuple(torch.from_numpy(matrices[name]).to(dtype) for name in names),
-            None if present.all() else torch.from_numpy(present),
-            unlabelled,
-            unlabelled,
-            tuple(None if measured is None else torch.from_numpy(measured) for measured in steps),
-        )
+        everybody = np.ones(len(present), bool)
+        prepared = prepare(self.preprocessor, own)
+        inputs, steps, unread = prepared.rows(everybody, dtype, torch.device("cpu"))
+        there = None if present.all() else torch.from_numpy(present)
+        return Rows(inputs, there, unlabelled, unlabelled, steps, unread)
 
     def _in_unit(self, task: Task, logits: Tensor) -> Array:
         """What (n, C) logits of a supervised task say, in the labels' unit; see `network_outputs`."""

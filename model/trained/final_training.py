@@ -226,10 +226,7 @@ def evaluate(model: DeployedModel, cohort: Cohort, tasks: Sequence[str] = ()) ->
 def _some(model: DeployedModel, cohort: Cohort, rows: Bools) -> dict[str, Modality]:
     """What a model reads of some samples of its cohort."""
     modalities = [cohort.modalities[modality.name] for modality in model.inputs]
-    return {
-        modality.name: replace(modality, values=modality.values[rows], present=modality.present[rows])
-        for modality in modalities
-    }
+    return {modality.name: modality.take(rows) for modality in modalities}
 
 
 def _silhouettes(learnt: Array, held_out: Array, task: Task, weights: Array, seed: int) -> tuple[Array, str]:

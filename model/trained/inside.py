@@ -22,6 +22,7 @@ from model.data.folds import Fold
 from model.data.seeding import generator
 from model.networks import registry as networks
 from model.networks.contract import Inside, Layout, Network, Parameters, Shows, layout, n_logits
+from model.networks.settings import judged_at_once
 from model.scoring import metrics
 from model.trained.confirming import dense_cells, in_two_dimensions
 from model.training.fitting import fit_pack
@@ -209,7 +210,7 @@ def _views(fitted: Fitted, cohort: Cohort, fold: Fold) -> dict[str, _View]:
         places = torch.from_numpy(np.flatnonzero(labelled)).to(fold.validation.targets.device)
         own, alone = _of_task(fitted.values, fitted.layout, fitted.network, name)
         parts: list[tuple[Tensor, ...]] = []
-        for rows in fold.validation.take(places).split(fitted.settings.evaluation_rows):
+        for rows in fold.validation.take(places).split(judged_at_once(fitted.settings, fold.validation.shapes)):
             inner = fitted.network.forward(own, alone, rows, fitted.settings).inner
             parts.append((inner.routing[0, :, 0] > 0, inner.fusion[0, :, 0] > 0, inner.patient[0, :, 0].double()))
         views[name] = _View(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))

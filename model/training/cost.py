@@ -89,7 +89,7 @@ def _inputs(cohort: Cohort) -> tuple[tuple[int, ...], ...]:
         if modality.kind != "vector":
             shapes.append(modality.values.shape[1:])
             continue
-        incomplete = int(np.isnan(modality.values[modality.present]).any(axis=0).sum())
+        incomplete = int(np.isnan(modality.table[modality.present]).any(axis=0).sum())
         levels = sum(len(names) - 1 for names in modality.levels.values())
         shapes.append((len(modality.columns) + incomplete + levels,))
     return tuple(shapes)

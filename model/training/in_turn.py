@@ -22,7 +22,7 @@ from torch import Tensor
 from model.data.folds import Fold, Rows
 from model.data.seeding import batch_order
 from model.networks.contract import Dice, Layout, Network, Parameters, supervised_losses
-from model.networks.settings import TrainingSettings
+from model.networks.settings import TrainingSettings, judged_at_once
 from model.training.pack import Course, Fitted, PackModel
 from tim_search.types import Task
 
@@ -289,7 +289,7 @@ def _loss(network: Network, values: Parameters, layout: Layout, rows: Rows, sett
     multilabel = any(kind == "multilabel" for kind, _ in layout.by_kind)
     columns = slice(first, first + (int(layout.classes[0]) if multilabel else 1))
     total, count = torch.zeros(layout.members, dtype=torch.float64), 0.0
-    for part in rows.split(settings.evaluation_rows):
+    for part in rows.split(judged_at_once(settings, rows.shapes)):
         weight = float(part.labelled[columns].sum())
         logits = network.forward(values, layout, part, settings).logits
         total += weight * supervised_losses(logits, layout, part)[:, 0].double().cpu()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model.data.folds import Rows
+from model.networks.settings import judged_at_once
 from model.training.pack import PackModel
 from model.training.precision import products
 
@@ -34,7 +35,7 @@ def predict(model: PackModel, rows: Rows) -> Predictions:
     """Outputs of a pack for rows in their order."""
     logits, latents, attention = [], [], []
     rebuilt = _Rebuilt(rows) if model.layout.clustering else None
-    for part in rows.split(model.settings.evaluation_rows):
+    for part in rows.split(judged_at_once(model.settings, rows.shapes)):
         # Of a part's outputs only these stay: reconstructions and embeddings of all rows would fill the memory.
         with products(model.settings):
             output = model.network.forward(model.values, model.layout, part, model.settings)

@@ -36,6 +36,8 @@ _MANY_VALUES = 5_000_000
 _BOOSTING: Mapping[str, Any] = {"max_iter": 100, "learning_rate": 0.08, "max_leaf_nodes": 15, "early_stopping": False}
 #: Side of the grid of means that an image is shown as.
 _GRID = 8
+#: Rows that are read at a time where inputs stay on disk.
+_ROWS = 64
 
 Table = NDArray[np.float64]
 #: (training inputs, training labels, inputs to predict) -> outputs (n,) or (n, C)
@@ -114,6 +116,10 @@ def table(rows: Rows) -> Table:
 
     Where a modality is absent in some rows, a column says so.
     """
+    return np.concatenate([_table(part) for part in rows.split(_ROWS)]) if rows.unread else _table(rows)
+
+
+def _table(rows: Rows) -> Table:
     columns = [_columns(values, steps) for values, steps in zip(rows.inputs, rows.steps or [None] * 99, strict=False)]
     if rows.present is not None:
         columns.append(rows.present.double())

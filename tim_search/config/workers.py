@@ -35,12 +35,14 @@ def training(search: ResolvedSearch) -> tuple[TrainerFactory, Any]:
 def telling(cohort: Cohort, small: int) -> Telling:
     """How scores are told where counts below `small` are hidden."""
     from model.cohorts.manifest import describe
+    from model.cohorts.stored import parts
 
     if not small:
         return Telling()
     digest = hashlib.sha256()
     for modality in cohort.modalities.values():  # the same in every search of one context
-        digest.update(np.ascontiguousarray(modality.values).tobytes())
+        for _, part in parts(modality.values):
+            digest.update(np.ascontiguousarray(part).tobytes())
     return told_scores.of_record(small_cells.of_cohort(describe(cohort), small), small, digest.hexdigest())
 
 

@@ -788,7 +788,7 @@ def test_mapped_arrays_are_read_like_parquet(folder: Path) -> None:
     for name in ("series", "images"):
         one, other = before.modalities[name], after.modalities[name]
         assert (one.kind, one.columns) == (other.kind, other.columns)
-        np.testing.assert_array_equal(one.values, other.values)
+        np.testing.assert_array_equal(one.values, other.values[:])
         np.testing.assert_array_equal(one.present, other.present)
     np.testing.assert_array_equal(after.modalities["labs"].present, before.modalities["labs"].present)
 
@@ -818,8 +818,14 @@ def test_a_prefix_names_the_columns_of_a_mapped_array(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda root, entry: np.save(root / "labs.npy", np.zeros((9, 2))), "with 240 samples, given the shape (9, 2)"),
-        (lambda root, entry: np.save(root / "labs.npy", np.zeros((240, 2), int)), "expected float32 or float64"),
+        (
+            lambda root, entry: np.save(root / "labs.npy", np.zeros((9, 2))),
+            "expected 240 rows, one a sample, given the shape (9, 2)",
+        ),
+        (
+            lambda root, entry: np.save(root / "labs.npy", np.zeros((240, 2), int)),
+            "expected uint8, float16, float32 or float64, given int64",
+        ),
         (lambda root, entry: np.save(root / "labs.npy", np.full((240, 2), np.inf)), "480 values are infinite"),
         (lambda root, entry: np.save(root / "labs.npy", np.zeros((240, 3))), "2 names for 3 columns"),
         (lambda root, entry: (root / "labs.npy").write_bytes(b"no array"), "cannot be mapped"),

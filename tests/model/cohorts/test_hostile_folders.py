@@ -147,7 +147,7 @@ def empty_array(root: Path, description: dict[str, Any]) -> None:
         (pipe, "expected a file, got a pipe"),
         (dangling, "is a link that leads nowhere"),
         (bad_header, "cannot be mapped"),
-        (empty_array, "expected (samples, columns)"),
+        (empty_array, "expected (rows, columns)"),
     ],
 )
 def test_each_is_an_error_with_its_reason(tmp_path: Path, change: Change, words: str) -> None:
