@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -77,6 +77,20 @@ class Layout:
         """The members that have a task, and the slot it sits in there."""
         places = [(member, names.index(task)) for member, names in enumerate(self.names) if task in names]
         return [member for member, _ in places], [slot for _, slot in places]
+
+    @functools.cached_property
+    def _weights(self) -> dict[tuple[tuple[str, float], ...], Tensor]:
+        return {}
+
+    def weighted(self, losses: Tensor, task_weights: Mapping[str, float]) -> Tensor:
+        """(K, k) losses by slot, each times its task's weight, 1 where none is named."""
+        if not task_weights:
+            return losses
+        # Made once: a step that is recorded as a CUDA graph may bring nothing from the host.
+        key = tuple(sorted(task_weights.items()))
+        if key not in self._weights:
+            self._weights[key] = losses.new_tensor([[task_weights.get(name, 1.0) for name in of] for of in self.names])
+        return losses * self._weights[key]
 
     def only(self, task: str) -> Layout:
         """The layout of the members that have a supervised task, with that task alone."""
@@ -162,15 +176,35 @@ class LossesInTurn(PackLosses, Protocol):
         ...
 
 
+class LossesByTask(PackLosses, Protocol):
+    """Losses of a network whose tasks can be balanced; what follows adds up to `by_member`."""
+
+    def by_task(self, settings: Any) -> Tensor:
+        """(K, k) weighted loss of each slot's task."""
+        ...
+
+    def beside_tasks(self, settings: Any) -> Tensor:
+        """(K,) sum of the weighted terms that belong to no task."""
+        ...
+
+
 @dataclass(frozen=True)
 class SupervisedLosses:
-    """(K, s) losses of the supervised slots, of a network that has no other."""
+    """(K, s) weighted losses of the supervised slots, of a network that has no other."""
 
     supervised: Tensor
 
     def by_member(self, settings: Any) -> Tensor:
         """(K,) sum over the tasks."""
         return self.supervised.sum(1)
+
+    def by_task(self, settings: Any) -> Tensor:
+        """See `LossesByTask`."""
+        return self.supervised
+
+    def beside_tasks(self, settings: Any) -> Tensor:
+        """See `LossesByTask`; there are none."""
+        return self.supervised.new_zeros(len(self.supervised))
 
 
 @dataclass(frozen=True)
@@ -334,6 +368,14 @@ def layout(subsets: Sequence[Subset], tasks: Mapping[str, Task], fold: Fold, dev
         max(widest),
         {width: index([m for m, own in enumerate(widest) if own == width]) for width in sorted(set(widest))},
     )
+
+
+def unknown_names(cohort: Cohort, **named: Iterable[str]) -> list[str]:
+    """What is wrong with settings that name tasks, in words; `named` has the names by setting."""
+    unknown = {field: [name for name in names if name not in cohort.tasks] for field, names in named.items()}
+    return [
+        f"{field} names {', '.join(names)}, which the search does not have" for field, names in unknown.items() if names
+    ]
 
 
 def n_logits(task: Task) -> int:

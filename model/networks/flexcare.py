@@ -33,9 +33,10 @@ from model.networks.contract import (
     Shape,
     Shows,
     supervised_losses,
+    unknown_names,
 )
 from model.networks.flexcare_tokens import attention_mask, combinations_of, counts_of, existing
-from model.networks.settings import FlexCareSettings, judged_at_once
+from model.networks.settings import BY_GRADIENT, FlexCareSettings, judged_at_once
 from model.networks.stacked import apply, apply_to_shared, experts_of, norm
 from model.networks.starts import Start
 from tim_search.types import Task
@@ -80,10 +81,16 @@ class Losses:
         Trained in turns a member has one task, whose weight multiplies the whole. With `update: joint` the terms that
         all tasks share have the mean of their weights.
         """
+        return self.by_task(settings).sum(1) + self.beside_tasks(settings)
+
+    def by_task(self, settings: FlexCareSettings) -> Tensor:
+        """See `model.networks.contract.LossesByTask`."""
+        return self.weights * self.supervised
+
+    def beside_tasks(self, settings: FlexCareSettings) -> Tensor:
+        """See `model.networks.contract.LossesByTask`: decorrelation and balance of the experts."""
         shared = settings.covariance_weight * self.covariance + settings.balance_weight * self.balance
-        if settings.weighted == "whole":
-            shared = self.weights.mean(1) * shared
-        return (self.weights * self.supervised).sum(1) + shared
+        return self.weights.mean(1) * shared if settings.weighted == "whole" else shared
 
 
 def initialise(
@@ -334,11 +341,7 @@ def _variation(load: Tensor) -> Tensor:
 def losses(output: Output, layout: Layout, rows: Rows, settings: FlexCareSettings) -> Losses:
     """The terms of Eq. 13; a prediction loss is a mean over the rows that carry the label."""
     supervised = supervised_losses(output.logits, layout, rows)
-    weights = torch.ones_like(supervised)
-    if settings.task_weights:
-        weights = supervised.new_tensor(
-            [[settings.task_weights.get(name, 1.0) for name in names] for names in layout.names]
-        )
+    weights = layout.weighted(torch.ones_like(supervised), settings.task_weights)
     inner: Inner = output.inner
     return Losses(supervised, weights, inner.covariance, inner.balance)
 
@@ -351,11 +354,7 @@ def schedule(settings: FlexCareSettings, offered: Schedules[S]) -> S:
 def unsupported(cohort: Cohort, settings: FlexCareSettings) -> list[str]:
     """See `model.networks.contract.Network.unsupported`."""
     wrong = [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "clustering"]
-    for field, names in (("task_weights", settings.task_weights), ("order", settings.order)):
-        unknown = [name for name in names if name not in cohort.tasks]
-        if unknown:
-            wrong.append(f"{field} names {', '.join(unknown)}, which the search does not have")
-    return wrong
+    return wrong + unknown_names(cohort, task_weights=settings.task_weights, order=settings.order)
 
 
 def member_bytes(shape: Shape, settings: FlexCareSettings) -> int:
@@ -382,7 +381,7 @@ def member_bytes(shape: Shape, settings: FlexCareSettings) -> int:
         return rows * (layers * layer + tasks * c * (6 * e + 3 * e * f + 6 * d) + 2 * n * d)
 
     item = 8 if settings.precision == "float64" else 4
-    copies = 7 + bool(settings.average)
+    copies = 7 + bool(settings.average) + (k + 1 if settings.balance in BY_GRADIENT and k > 1 else 0)
     training = copies * parameters + numbers(min(settings.batch_size, shape.rows[0]), 1, layers=settings.layers)
     scoring = 4 * parameters + numbers(min(judged_at_once(settings, shape.inputs), shape.rows[1]), k, layers=1)
     return item * max(training, scoring)

@@ -30,6 +30,7 @@ from model.networks.contract import (
     SupervisedLosses,
     head,
     supervised_losses,
+    unknown_names,
 )
 from model.networks.settings import OwnSettings
 from tim_search.types import BadInput, Task
@@ -124,7 +125,8 @@ class Lifted:
         """See `model.networks.contract.Network.unsupported`."""
         wrong = [f"modality {m.name} is a {m.kind}" for m in cohort.modalities.values() if m.kind != "vector"]
         kinds = ("multilabel", "clustering")
-        return wrong + [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind in kinds]
+        wrong += [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind in kinds]
+        return wrong + unknown_names(cohort, task_weights=settings.task_weights)
 
     def initialise(self, layout: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: Any) -> Parameters:
         """See `model.networks.contract.Network.initialise`; raises BadInput for a module that breaks the contract."""
@@ -185,7 +187,7 @@ class Lifted:
 
     def losses(self, output: Output, layout: Layout, rows: Rows, settings: Any) -> SupervisedLosses:
         """See `model.networks.contract.Network.losses`."""
-        return SupervisedLosses(supervised_losses(output.logits, layout, rows))
+        return SupervisedLosses(layout.weighted(supervised_losses(output.logits, layout, rows), settings.task_weights))
 
     def schedule(self, settings: Any, offered: Schedules[S]) -> S:
         """See `model.networks.contract.Network.schedule`."""

@@ -28,10 +28,11 @@ from model.networks.contract import (
     Schedules,
     Shape,
     supervised_losses,
+    unknown_names,
 )
 from model.networks.contrastive import info_nce
 from model.networks.rounding import ALIGN, filled, own_linear
-from model.networks.settings import M3HSettings
+from model.networks.settings import BY_GRADIENT, M3HSettings
 from model.networks.starts import Start
 from tim_search.types import Subset, Task
 
@@ -44,7 +45,7 @@ _FLOOR = 1e-6  # how far from zero the attention's divisor is kept; the paper di
 
 @dataclass(frozen=True)
 class Losses:
-    """Every loss by member: contrastive (K,), supervised (K, s), clustering (K, c)."""
+    """Every loss by member: contrastive (K,), supervised (K, s), clustering (K, c), of tasks with their own weights."""
 
     contrastive: Tensor
     supervised: Tensor
@@ -55,10 +56,17 @@ class Losses:
         tasks = self.supervised.sum(1) + self.clustering.sum(1)
         return settings.contrastive_weight * self.contrastive + settings.task_weight * tasks
 
+    def by_task(self, settings: M3HSettings) -> Tensor:
+        """See `model.networks.contract.LossesByTask`."""
+        return settings.task_weight * torch.cat([self.supervised, self.clustering], dim=1)
+
+    def beside_tasks(self, settings: M3HSettings) -> Tensor:
+        """See `model.networks.contract.LossesByTask`: the contrastive term."""
+        return settings.contrastive_weight * self.contrastive
+
     def in_turn(self, settings: M3HSettings) -> list[Tensor]:
         """(K,) weighted losses in the order in which the sequential update takes them: contrastive, then by slot."""
-        slots = torch.cat([self.supervised, self.clustering], dim=1).unbind(1)
-        return [settings.contrastive_weight * self.contrastive, *(settings.task_weight * slot for slot in slots)]
+        return [self.beside_tasks(settings), *self.by_task(settings).unbind(1)]
 
 
 def initialise(layout: Layout, tasks: Mapping[str, Task], fold: Fold, seed: int, settings: M3HSettings) -> Parameters:
@@ -210,13 +218,18 @@ def losses(output: Output, layout: Layout, rows: Rows, settings: M3HSettings) ->
         else:
             cells = rows.seen_cells()
             rebuild = (error * cells).sum(dim=(2, 3)) / cells.sum().clamp_min(1.0)
-    return Losses(contrastive, supervised_losses(output.logits, layout, rows), rebuild)
+    supervised = supervised_losses(output.logits, layout, rows)
+    if settings.task_weights:
+        weighted = layout.weighted(torch.cat([supervised, rebuild], dim=1), settings.task_weights)
+        supervised, rebuild = weighted.split([layout.supervised, layout.clustering], dim=1)
+    return Losses(contrastive, supervised, rebuild)
 
 
 def unsupported(cohort: Cohort, settings: M3HSettings) -> list[str]:
     """See `model.networks.contract.Network.unsupported`."""
     wrong = [f"modality {m.name} is a {m.kind}" for m in cohort.modalities.values() if m.kind != "vector"]
-    return wrong + [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "multilabel"]
+    wrong += [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "multilabel"]
+    return wrong + unknown_names(cohort, task_weights=settings.task_weights)
 
 
 def schedule(settings: M3HSettings, offered: Schedules[S]) -> S:
@@ -280,6 +293,8 @@ def member_bytes(shape: Shape, settings: M3HSettings) -> int:
     # layers.
     training = forward(batch) + batch * h * (4 * m + 2 * (m - 1)) + clustering * 2 * batch * d
     training += (4 + bool(settings.average)) * parameters
+    if settings.balance in BY_GRADIENT and size > 1:
+        training += (size + 1) * (encoders + shared)  # a gradient of each task, and what they change
     latents = 3 * sum(rows) * h * clustering  # also in double precision
     scoring = parameters + forward(score) + clustering * score * d + latents
     return item * max(training, scoring)

@@ -22,6 +22,11 @@ from tim_search.types import BadInput, canonical
 #: bits of mantissa; on other devices it is float32.
 Precision: TypeAlias = Literal["float32", "tf32", "float64"]
 
+#: See `model.training.balance`.
+Balance: TypeAlias = Literal["equal", "uncertainty", "dwa", "pcgrad", "cagrad", "upgrad"]
+#: Those that need the gradient of every task, not of their sum alone.
+BY_GRADIENT = ("pcgrad", "cagrad", "upgrad")
+
 
 #: Fewest updates of a training whose length a search file leaves open, and the smallest minibatch that is taken for it
 #: (docs/networks.md has the evidence: with fewer a network has not begun to learn, with many more a small cohort is
@@ -57,6 +62,8 @@ class TrainingSettings(Protocol):
     def precision(self) -> Precision: ...
     @property
     def replicates(self) -> int: ...
+    @property
+    def balance(self) -> Balance: ...
     @property
     def average(self) -> int:
         """Epochs over whose steps the weights are averaged, half of them after `epochs`; 0 keeps the last step's."""
@@ -189,6 +196,9 @@ class M3HSettings(_Common):
         replicates: scores under this many patient-bootstrap weightings are returned beside each score.
         average: an even number of epochs over whose steps the weights are averaged; half of them come after the last of
             `epochs`, so that the average stands for a training of `epochs` (docs/networks.md). 0 keeps the last step's.
+        balance: "equal" adds up the tasks' losses, "uncertainty" and "dwa" weigh them, "pcgrad", "cagrad" and "upgrad"
+            weigh their gradients (docs/networks.md); all but "equal" with `update: joint` alone.
+        task_weights: weight of a task's loss, 1 where not named; with `balance: equal` alone.
     """
 
     SMALL_COHORT: ClassVar[Mapping[str, Any]] = {"epochs": 8, "contrastive_weight": 0.1}
@@ -207,6 +217,8 @@ class M3HSettings(_Common):
     replicates: int = 50
     attention_maximum: Literal["magnitude", "signed"] = _added("magnitude", before="magnitude")
     average: int = _added(0, before=0)
+    balance: Balance = field(default="equal", metadata={"before": "equal"})
+    task_weights: dict[str, float] = field(default_factory=dict, metadata={"before": {}})
 
     def __post_init__(self) -> None:
         # Every message names the field, what is allowed and what was given: the search file's reader passes it on.
@@ -258,7 +270,7 @@ class FlexCareSettings(_Common):
         patience: a task's rate is halved when its loss on the stopping rows has not fallen for so many epochs.
         stop_share: share of the training patients that is set aside to halve the rates and to choose the epoch, as the
             paper sets 1 in 8 aside; 0 keeps the last epoch. Validation rows and test patients never choose.
-        rare, precision, replicates, average: as of `M3HSettings`; `average` with `update: joint` alone.
+        rare, precision, replicates, average, balance: as of `M3HSettings`; the last two with `update: joint` alone.
     """
 
     width: int = 128
@@ -290,9 +302,9 @@ class FlexCareSettings(_Common):
     replicates: int = 50
     weighted: Literal["whole", "prediction"] = _added("whole", before="prediction")
     average: int = _added(0, before=0)
+    balance: Balance = field(default="equal", metadata={"before": "equal"})
 
     def __post_init__(self) -> None:
-        weights = all(math.isfinite(weight) and weight > 0 for weight in self.task_weights.values())
         rules = (
             ("layers", 1 <= self.layers <= MOST_LAYERS, f"a whole number from 1 to {MOST_LAYERS}"),
             ("heads", self.heads >= 1 and self.width % max(1, self.heads) == 0, "a whole number that divides width"),
@@ -311,7 +323,6 @@ class FlexCareSettings(_Common):
             ("patch", 1 <= self.patch <= MOST_FEATURES, f"a whole number from 1 to {MOST_FEATURES}"),
             ("update", self.update in ("asynchronous", "joint"), "asynchronous or joint"),
             ("order", len(set(self.order)) == len(self.order), "each task once"),
-            ("task_weights", weights, "numbers above 0"),
             ("weighted", self.weighted in ("whole", "prediction"), "whole or prediction"),
             ("patience", 1 <= self.patience <= MOST_STEPS, f"a whole number from 1 to {MOST_STEPS}"),
             ("stop_share", 0 <= self.stop_share <= 0.5, "a share between 0 and 0.5"),
@@ -347,7 +358,8 @@ class OwnSettings(_Common):
 
     Attributes:
         width: features of each task's embedding.
-        epochs, batch_size, learning_rate, rare, precision, replicates, average: as of `M3HSettings`.
+        epochs, batch_size, learning_rate, rare, precision, replicates, average, balance, task_weights: as of
+            `M3HSettings`.
     """
 
     width: int = 64
@@ -358,6 +370,8 @@ class OwnSettings(_Common):
     precision: Precision = "float32"
     replicates: int = 50
     average: int = _added(0, before=0)
+    balance: Balance = field(default="equal", metadata={"before": "equal"})
+    task_weights: dict[str, float] = field(default_factory=dict, metadata={"before": {}})
 
     def __post_init__(self) -> None:
         _check(self, ())
@@ -379,7 +393,8 @@ class SharedSettings(OwnSettings):
 
     Attributes:
         layers: of the trunk that all tasks share.
-        width, epochs, batch_size, learning_rate, rare, precision, replicates, average: as of `M3HSettings`.
+        width, epochs, batch_size, learning_rate, rare, precision, replicates, average, balance, task_weights: as of
+            `M3HSettings`.
     """
 
     layers: int = 2
@@ -393,6 +408,8 @@ def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
 
     `rules` are a network's own; those of the fields that all networks have come first.
     """
+    equal = settings.balance == "equal"
+    weights = all(math.isfinite(weight) and weight > 0 for weight in settings.task_weights.values())
     common = (
         ("width", 1 <= settings.width <= MOST_FEATURES, f"a whole number from 1 to {MOST_FEATURES}"),
         ("epochs", 1 <= settings.epochs <= MOST_STEPS, f"a whole number from 1 to {MOST_STEPS}"),
@@ -407,6 +424,10 @@ def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
             f"0 or an even number of epochs below {2 * settings.epochs} (twice `epochs`)",
         ),
         ("average", settings.average == 0 or settings.update == "joint", "0 unless update is joint"),
+        ("task_weights", weights, "numbers above 0"),
+        ("balance", settings.balance in get_args(Balance), f"one of {', '.join(get_args(Balance))}"),
+        ("balance", equal or settings.update == "joint", "equal unless update is joint, for one loss is no balance"),
+        ("balance", equal or not settings.task_weights, "equal where task_weights are given, for it chooses others"),
     )
     for name, holds, allowed in (*common, *rules):
         value = getattr(settings, name)

@@ -25,9 +25,10 @@ from model.networks.contract import (
     Shape,
     SupervisedLosses,
     supervised_losses,
+    unknown_names,
 )
 from model.networks.rounding import filled, own_linear
-from model.networks.settings import SharedSettings
+from model.networks.settings import BY_GRADIENT, SharedSettings
 from model.networks.starts import Start
 from tim_search.types import Task
 
@@ -88,14 +89,15 @@ def _heads(values: Parameters, layout: Layout, trunk: Tensor, of: Tensor, output
 
 
 def losses(output: Output, layout: Layout, rows: Rows, settings: SharedSettings) -> SupervisedLosses:
-    """The tasks' losses, each a mean over the rows that carry the label; 0 where no row does."""
-    return SupervisedLosses(supervised_losses(output.logits, layout, rows))
+    """The tasks' losses, each a weighted mean over the rows that carry the label; 0 where no row does."""
+    return SupervisedLosses(layout.weighted(supervised_losses(output.logits, layout, rows), settings.task_weights))
 
 
 def unsupported(cohort: Cohort, settings: SharedSettings) -> list[str]:
     """See `model.networks.contract.Network.unsupported`."""
     wrong = [f"modality {m.name} is a {m.kind}" for m in cohort.modalities.values() if m.kind != "vector"]
-    return wrong + [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "clustering"]
+    wrong += [f"task {task.name} is {task.kind}" for task in cohort.tasks.values() if task.kind == "clustering"]
+    return wrong + unknown_names(cohort, task_weights=settings.task_weights)
 
 
 def schedule(settings: SharedSettings, offered: Schedules[S]) -> S:
@@ -108,7 +110,8 @@ def member_bytes(shape: Shape, settings: SharedSettings) -> int:
     h, m, s = settings.width, len(shape.inputs), shape.size
     outputs = s * shape.outputs
     trunk = h * h * m + h * h * (settings.layers - 1) + h * settings.layers
-    parameters = sum((width + 1) * h for (width,) in shape.inputs) + trunk + outputs * (h + 1)
+    common = sum((width + 1) * h for (width,) in shape.inputs) + trunk
+    parameters = common + outputs * (h + 1)
 
     def numbers(rows: int) -> int:
         """Of so many rows: embeddings, side by side once more, the trunk's layers, logits and their losses."""
@@ -118,4 +121,6 @@ def member_bytes(shape: Shape, settings: SharedSettings) -> int:
     item = 8 if settings.precision == "float64" else 4
     # Adam's two moments and the gradient stand beside the parameters.
     training = 4 * parameters + numbers(batch)
+    if settings.balance in BY_GRADIENT and s > 1:
+        training += (s + 1) * common  # a gradient of each task, and what they change
     return item * max(training, parameters + numbers(score))

@@ -16,6 +16,7 @@ from model.networks.contract import Dice, LossesInTurn, Network, Parameters
 from model.networks.settings import TrainingSettings
 from model.training import replay
 from model.training.aligned_adam import AlignedAdam
+from model.training.balance import Balanced, balanced
 from model.training.pack import Fitted, PackModel
 from model.training.partwise_adam import PartwiseAdam
 from model.training.replay import Replayed
@@ -49,16 +50,17 @@ class Lockstep:
         """
         settings, members, device = start.settings, start.layout.members, fold.train.inputs[0].device
         turns = 1 + start.layout.tasks if self.loss_by_loss else 1
+        balance = balanced(start, seed)
         adam: AlignedAdam | PartwiseAdam
         if self.reached_alone:
             most = turns * int(self.steps(fold, tasks, settings))
             adam = PartwiseAdam(start.values, start.network.by_slot, settings.learning_rate, most)
         else:
-            adam = AlignedAdam(start.values, settings.learning_rate)
-        training = _Training(start, seed, turns, adam)
+            adam = AlignedAdam({**start.values, **balance.parameters}, settings.learning_rate)
+        training = _Training(start, seed, turns, adam, balance)
         epochs = _epochs(settings)
         history = torch.zeros(epochs, members, dtype=torch.float64)
-        worth = _worth_replaying(members, device, start.network)
+        worth = balance.replayable and _worth_replaying(members, device, start.network)
         replayed: Replayed | None = None
         average: _Average | None = None
         with replay.aside(device) if worth else contextlib.nullcontext():
@@ -71,9 +73,10 @@ class Lockstep:
                     total += training.step(rows, epoch, number) if replayed is None else replayed(rows)
                     if average is not None:
                         average.add()
+                balance.end_epoch()
                 history[epoch] = total.double().cpu() / len(fold.train)
                 if worth and replayed is None:
-                    replayed = Replayed(training.step, training.adam.state())
+                    replayed = Replayed(training.step, [*training.adam.state(), *balance.state()])
             values = {name: value.detach() for name, value in start.values.items()}
             if average is not None:
                 values = dict(zip(values, average.mean(), strict=True))
@@ -113,8 +116,10 @@ class _Average:
 class _Training:
     """A pack under way, `turns` steps a minibatch."""
 
-    def __init__(self, model: PackModel, seed: int, turns: int, adam: AlignedAdam | PartwiseAdam) -> None:
-        self._model, self._seed, self._turns, self.adam = model, seed, turns, adam
+    def __init__(
+        self, model: PackModel, seed: int, turns: int, adam: AlignedAdam | PartwiseAdam, balance: Balanced
+    ) -> None:
+        self._model, self._seed, self._turns, self.adam, self._balance = model, seed, turns, adam, balance
 
     def step(self, rows: Rows, *place: int) -> Tensor:
         """Move all members on one minibatch; (K,) loss of each before, summed up over its rows."""
@@ -127,9 +132,10 @@ class _Training:
             output = network.forward(self._model.values, layout, rows, settings, dice)
             losses = network.losses(output, layout, rows, settings)
             total = losses.by_member(settings)
-            descended = total if self._turns == 1 else cast(LossesInTurn, losses).in_turn(settings)[turn]
-            # Members add up to one number only so that one backward pass serves all; none sees another's loss.
-            descended.sum().backward()
+            if self._turns == 1:
+                self._balance.backward(losses, total, *place)
+            else:
+                cast(LossesInTurn, losses).in_turn(settings)[turn].sum().backward()
             if turn == 0:
                 before += total.detach() * len(rows)
             self.adam.step()

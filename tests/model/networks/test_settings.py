@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from model.networks.settings import FlexCareSettings, M3HSettings, OwnSettings, from_plain
+from model.networks.settings import Balance, FlexCareSettings, M3HSettings, OwnSettings, from_plain
 from tim_search.types import Context
 
 #: Keys that version 0.1.0 gave to the contexts ("a", "b", "c", network, settings).
@@ -37,6 +37,8 @@ def test_what_gives_other_scores_has_another_key() -> None:
     weights = {"a": 0.2}
     assert key(M3HSettings(attention_maximum="signed"), "m3h") != key(M3HSettings(), "m3h")
     assert key(M3HSettings(average=2), "m3h") != key(M3HSettings(), "m3h")
+    balances = [M3HSettings(balance=balance) for balance in get_args(Balance)]
+    assert len({key(settings, "m3h") for settings in [*balances, M3HSettings(task_weights={"a": 2.0})]}) == 7
     before = key(FlexCareSettings(task_weights=weights, weighted="prediction"), "flexcare")
     assert key(FlexCareSettings(task_weights=weights), "flexcare") != before
     # Where every weight is 1, what they multiply changes nothing.
@@ -57,6 +59,8 @@ class Further(OwnSettings):
     [
         M3HSettings(),
         M3HSettings(attention_maximum="signed"),
+        M3HSettings(balance="upgrad"),
+        M3HSettings(task_weights={"a": 0.2}),
         FlexCareSettings(order=("b", "a")),
         FlexCareSettings(task_weights={"a": 0.2}),
         FlexCareSettings(task_weights={"a": 0.2}, weighted="prediction"),

@@ -71,17 +71,27 @@ def assert_equal(here: Fitted, there: Fitted) -> None:
 
 
 @pytest.mark.parametrize(
-    ("update", "average"), [("joint", 0), ("joint", 2), ("joint", 6), ("sequential", 0), ("in_turn", 0)]
+    "values",
+    [
+        {},
+        {"average": 2},
+        {"average": 6},
+        {"update": "sequential"},
+        {"update": "in_turn"},
+        {"balance": "dwa"},
+        {"task_weights": {"ill": 0.5}},
+    ],
+    ids=str,
 )
-def test_a_replayed_pack_is_the_same(monkeypatch: pytest.MonkeyPatch, update: Any, average: int) -> None:
-    settings = dataclasses.replace(SETTINGS, update=update, average=average)
+def test_a_replayed_pack_is_the_same(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
+    settings = dataclasses.replace(SETTINGS, **values)
     record = Kept(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = train(monkeypatch, record, settings)
     assert_equal(found, train(monkeypatch, None, settings))
     # 150 rows: four whole minibatches and one of 22 rows; the first epoch goes step by step.
-    assert (record.recorded, record.replayed) == (2, (3 + average // 2) * 5)
+    assert (record.recorded, record.replayed) == (2, (3 + settings.average // 2) * 5)
 
 
 def test_a_member_that_diverges_does_not_end_replaying(monkeypatch: pytest.MonkeyPatch) -> None:
