@@ -205,27 +205,27 @@ def _curves(
         grid = dense_cells(observed, predicted, (float(low), float(high)), (float(low), float(high)), small)
         return [
             Curve(unit, task.name, "density", "all", *grid),
-            *_by_quantile(unit, task, "tail", observed, predicted, small),
+            *by_quantile(unit, task, "tail", observed, predicted, small),
         ]
     if task.kind == "multiclass":
         names = cohort.classes[task.name]
         each = [(names[c], (labels == c).astype(float), outputs[:, c]) for c in range(task.n_outputs)]
-        return [curve for name, hit, risk in each for curve in _roc(unit, task, name, hit, risk, small)]
+        return [curve for name, hit, risk in each for curve in roc(unit, task, name, hit, risk, small)]
     if task.kind == "multilabel":
         each = []
         for c, name in enumerate(cohort.classes[task.name]):
             seen = np.isfinite(labels[:, c])
             each.append((name, labels[seen, c], outputs[seen, c]))
-        return [curve for name, hit, risk in each for curve in _roc(unit, task, name, hit, risk, small)]
-    curves = _roc(unit, task, "all", labels, outputs[:, 0], small)
+        return [curve for name, hit, risk in each for curve in roc(unit, task, name, hit, risk, small)]
+    curves = roc(unit, task, "all", labels, outputs[:, 0], small)
     everybody = {"all": np.ones(len(cohort), bool), **groups}
     for name, rows in everybody.items():
         chosen = rows[cohort.split.test][labelled]
-        curves += _by_quantile(unit, task, "calibration", outputs[chosen, 0], labels[chosen], small, name)
+        curves += by_quantile(unit, task, "calibration", outputs[chosen, 0], labels[chosen], small, name)
     return curves
 
 
-def _by_quantile(
+def by_quantile(
     unit: Unit, task: Task, kind: str, by: Array, other: Array, small: int, group: str = "all"
 ) -> list[Curve]:
     """Means of both values within quantiles of the first; no curve where there would be too few patients.
@@ -236,14 +236,15 @@ def _by_quantile(
     order = np.argsort(by, kind="stable")
     for count in range(min(_GROUPS, len(by) // max(FEWEST, small)), 1, -1):
         parts = np.array_split(order, count)
-        if kind != "calibration" or not any(_few(other[part], small) for part in parts):
+        if task.kind == "regression" or not any(_few(other[part], small) for part in parts):
             break
     else:
         return []
     x, y = ([float(values[part].mean()) for part in parts] for values in (by, other))
     n = [float(small_cells.rounded(len(part), small)) for part in parts]
     if small and kind == "calibration":  # here y is observed, in a tail x is
-        y = [_in_steps(value, 1.0, len(by) // count) for value in y]
+        spread = float(other.std()) if task.kind == "regression" else 1.0
+        y = [_in_steps(value, spread, len(by) // count) for value in y]
     elif small:
         x = [_in_steps(value, float(by.std()), len(by) // count) for value in x]
     return [Curve(unit, task.name, kind, group, tuple(x), tuple(y), tuple(n))]  # type: ignore[arg-type]
@@ -261,7 +262,7 @@ def _few(hit: Array, small: int) -> bool:
     return any(0 < number < small for number in (positive, len(hit) - positive))
 
 
-def _roc(unit: Unit, task: Task, group: str, hit: Array, risk: Array, small: int) -> list[Curve]:
+def roc(unit: Unit, task: Task, group: str, hit: Array, risk: Array, small: int) -> list[Curve]:
     """True positive rate at even steps of the false positive rate."""
     positive = int(hit.sum())
     if min(positive, len(hit) - positive) < max(FEWEST, small):
@@ -318,11 +319,12 @@ def in_two_dimensions(latents: Array, seed: int) -> Array:
     return np.asarray(UMAP(random_state=seed % 2**32).fit_transform(latents), float)
 
 
-def subgroups(cohort: Cohort, column: str) -> dict[str, NDArray[np.bool_]]:
+def subgroups(cohort: Cohort, column: str, other: Cohort | None = None) -> dict[str, NDArray[np.bool_]]:
     """Subgroups of the samples by an input column: its levels, or above and up to the median of the training rows.
 
     Args:
         column: a column of a vector modality, or `modality.column`.
+        other: a cohort of the same columns and levels, whose samples are grouped instead.
 
     Returns:
         Name, such as "sex=female" or "age>65", to bool (n,). Samples where it was not measured are in none.
@@ -343,10 +345,12 @@ def subgroups(cohort: Cohort, column: str) -> dict[str, NDArray[np.bool_]]:
         what = "it is in several modalities; write modality.column" if columns else f"there are, for example, {near}"
         raise BadInput(f"--by: expected one input column of the search, got {column!r}; {what}.")
     ((modality, name),) = columns
-    values = modality.table[:, modality.columns.index(name)]
+    place = modality.columns.index(name)
+    values = (other or cohort).modalities[modality.name].table[:, place]
     if name in modality.levels:
         return {f"{name}={level}": values == code for code, level in enumerate(modality.levels[name])}
-    measured = values[~cohort.split.test & np.isfinite(values)]
+    here = modality.table[:, place]
+    measured = here[~cohort.split.test & np.isfinite(here)]
     if not len(measured):
         raise BadInput(f"--by: {column} was measured in no training patient. Name another column.")
     middle = float(np.median(measured))

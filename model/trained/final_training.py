@@ -209,8 +209,7 @@ def evaluate(model: DeployedModel, cohort: Cohort, tasks: Sequence[str] = ()) ->
         why, rows = "", int(test.sum())
         if task.kind == "clustering":
             learnt = model.network_outputs(_some(model, cohort, learn))[name]
-            seed = clustering.start(model.about["seeds"][0], name)
-            values, why = _silhouettes(learnt, outputs[name], task, weights, seed)
+            values, why = silhouettes(model, learnt, outputs[name], task, weights)
         else:
             label = np.asarray(cohort.labels[name], np.float64)[test]
             labelled = _labelled(label)
@@ -229,8 +228,12 @@ def _some(model: DeployedModel, cohort: Cohort, rows: Bools) -> dict[str, Modali
     return {modality.name: modality.take(rows) for modality in modalities}
 
 
-def _silhouettes(learnt: Array, held_out: Array, task: Task, weights: Array, seed: int) -> tuple[Array, str]:
-    """(R,) silhouettes of held-out latents (v, h) under weightings (R, v), and why they count as collapsed, or ""."""
+def silhouettes(model: DeployedModel, learnt: Array, held_out: Array, task: Task, weights: Array) -> tuple[Array, str]:
+    """(R,) silhouettes of held-out latents (v, h) under weightings (R, v), and why they count as collapsed, or "".
+
+    The groups are those of the latents `learnt` (m, h) of the training part.
+    """
+    seed = clustering.start(model.about["seeds"][0], task.name)
     train, new = (torch.from_numpy(latents).unsqueeze(0) for latents in (learnt, held_out))
     by_row = torch.from_numpy(np.ascontiguousarray(weights.T))
     (judged,) = clustering.judge(train, new, task.n_outputs, by_row, [seed])

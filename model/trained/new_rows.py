@@ -208,7 +208,7 @@ def _codes(name: str, series: pd.Series, levels: Sequence[str]) -> Array:
     """float64 (n,) codes of a categorical column, NaN where missing or unknown."""
     code = {level: float(number) for number, level in enumerate(levels)}
     spelled = [text(value) if missing is False else "" for value, missing in zip(series, series.isna(), strict=True)]
-    code = {**{value: code.get(_as_number(value), np.nan) for value in spelled}, **code, "": np.nan}
+    code = {**{value: code.get(as_level(value), np.nan) for value in spelled}, **code, "": np.nan}
     if unseen := sorted({value for value in spelled if value and np.isnan(code[value])}):
         warnings.warn(
             f"column {name}: the model does not know {for_terminal(some(unseen, 5))} and takes it as not measured; it "
@@ -219,7 +219,7 @@ def _codes(name: str, series: pd.Series, levels: Sequence[str]) -> Array:
     return np.array([code[value] for value in spelled], np.float64)
 
 
-def _as_number(value: str) -> str:
+def as_level(value: str) -> str:
     """How a cohort spells a level that a file has as a number with a decimal point, or as true or false."""
     if value in ("True", "False"):
         return text(value == "True")

@@ -102,11 +102,11 @@ def confirm(
             split has changed since the search.
         Interrupted: after SIGINT or SIGTERM; the ledger holds all that was trained.
     """
-    _check_options(seeds, draws, groups, address)
+    check_options(seeds, draws, groups, address)
     results = opened.open_search(folder)
     _make_folders(results.folder)
     search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code)
-    chosen, alone, used_rule = _combinations(results, rule, sources, given)
+    chosen, alone, used_rule = chosen_combinations(results, rule, sources, given)
     together = subset(name for name in search.tasks if name != results.control)
     needed = confirmation.needed(chosen, together)
     with running.AtWork(results.folder, results.manifest.name, "confirm", on_event) as at_work:
@@ -133,7 +133,8 @@ def _make_folders(folder: Path) -> None:
             make_folder(folder / name)
 
 
-def _check_options(seeds: int, draws: int, groups: Sequence[str], address: str | None) -> None:
+def check_options(seeds: int, draws: int, groups: Sequence[str], address: str | None) -> None:
+    """Raise BadInput for options of a confirmation that cannot be."""
     check_named(address=address, by=None if all(groups) else "")
     check_seeds(seeds, 5)
     if not 1 <= draws <= MOST_DRAWS:
@@ -157,7 +158,7 @@ def _written(
 ) -> Confirmation:
     """Table, figures and report of a confirmation, in the folder and in MLflow."""
     rows = confirmation.rows(results)
-    log = readings.read(results.folder)
+    log = readings.of_test_patients(results.folder)
     notes = confirmation.caveats(asked, confirmation.confirmed(results), log, results.manifest.overlaps)
     table = write_table(results.folder / "tables" / "confirmation.csv", rows)
     judged = list(verdicts(results).values())
@@ -186,7 +187,7 @@ def wanted(results: SearchResults) -> list[Subset]:
     Raises:
         BadInput: no combination was chosen, so there is nothing to confirm.
     """
-    chosen, _, _ = _combinations(results, "paper", None, None)
+    chosen, _, _ = chosen_combinations(results, "paper", None, None)
     if not chosen:
         raise BadInput(
             f"{results.folder}: every task scores best alone, so no combination was chosen. Name one with --subset a+b."
@@ -233,10 +234,10 @@ def _train(
     return tuned.total(outcomes, sum(rounds), sum(seconds))
 
 
-def _combinations(
+def chosen_combinations(
     results: SearchResults, rule: Rule, sources: Sequence[str] | None, given: Sequence[str] | None
 ) -> tuple[dict[str, Subset], tuple[str, ...], str]:
-    """(source -> combination, sources that stay alone, the rule)."""
+    """(source -> combination, sources that stay alone, the rule); see `confirm` for arguments and errors."""
     check_tasks("--source", sources, results)
     check_tasks("--subset", given, results)
     if given is not None:

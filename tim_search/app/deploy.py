@@ -19,7 +19,7 @@ from tim_search.gates import small_cells, told_counts
 from tim_search.gates.plain import plain
 from tim_search.plans import expansion
 from tim_search.report.panel import Panel, Rows, Shown
-from tim_search.results import opened, readings
+from tim_search.results import external, opened, readings
 from tim_search.results.learnt import rows as learnt_rows
 from tim_search.results.verdicts import verdicts
 from tim_search.tuning import choices
@@ -147,10 +147,23 @@ def _facts(
         "context": search.context.key,
         "network": search.context.network,
         "small_cells": search.file.small_cells,
-        "readings": len(readings.read(results.folder)),
+        "readings": len(readings.of_test_patients(results.folder)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": pyfunc.versions(),
+        "elsewhere": _elsewhere(results, source, chosen),
     }
+
+
+def _elsewhere(results: opened.SearchResults, source: str, chosen: Subset) -> list[dict[str, Any]]:
+    """What other cohorts' patients said of the same tasks trained together: rows of `results.external`."""
+    model = "combination" if len(chosen) > 1 else "alone"
+    return [
+        {"cohort": record.cohort, **row}
+        for record in external.read_all(results.folder)
+        if len(chosen) == 1 or subset(record.chosen.get(source, ())) == chosen
+        for row in record.whole
+        if row["source"] == source and row["model"] == model
+    ]
 
 
 def _publish(

@@ -231,7 +231,7 @@ def _save(
             {**row, "rows": told_counts.of_test(task, row["rows"], record, small)}
             for row in config.telling(cohort, small).rows(judged)
         ]
-        facts["readings"] = len(readings.read(search))
+        facts["readings"] = len(readings.of_test_patients(search))
     else:
         held_out = "" if best["pretrained"] is None else f" {best['pretrained']:.3f}"
         why = (

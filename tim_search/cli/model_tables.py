@@ -92,6 +92,32 @@ def confirmation(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Ren
     return Group(table, *(Text(f"  {line}") for line in verdicts), *dim_lines(lines))
 
 
+def elsewhere(cohort: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> RenderableType:
+    """What all of another cohort's patients say of both models of each source (`results.external.External.whole`)."""
+    table = plain_table(f"On {cohort}", "source task", "model", "score", "gain", "interval", "slope", "intercept")
+    last = ""
+    for row in rows:
+        gain = row["gain"]
+        table.add_row(
+            Text("" if row["source"] == last else row["source"], style="bold"),
+            row["model"],
+            _with_interval(row, "score", 3),
+            "" if gain is None else Text(f"{gain:+.4f}", style=colour(gain)),
+            interval(row["gain_low"], row["gain_high"]),
+            _with_interval(row, "slope", 2),
+            _with_interval(row, "intercept", 2),
+        )
+        last = row["source"]
+    return Group(table, *dim_lines(["Subgroups and single classes are in the table below.", *notes]))
+
+
+def _with_interval(row: Mapping[str, Any], name: str, digits: int) -> str:
+    if row[name] is None:
+        return ""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.{digits}f}" + ("" if low is None else f" ({low:.{digits}f} to {high:.{digits}f})")
+
+
 def inside(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Scores of a subset with its tasks alone and without task tokens, mean (SD) over the seeds (`inside.Looked`)."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))

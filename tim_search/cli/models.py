@@ -18,6 +18,7 @@ from tim_search.gates.plain import plain
 from tim_search.types import Subset, joined, some
 
 if TYPE_CHECKING:
+    from tim_search.app.confirmer import Confirmation
     from tim_search.app.deploy import Trained
     from tim_search.results.grouping import Grouping
 
@@ -63,23 +64,49 @@ def confirm(
     by: Annotated[
         list[str] | None, typer.Option("--by", help="An input column: calibration by its groups. Several times.")
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="COHORT",
+            help="Another cohort (folder, or table as the search's): judge models trained here on its patients.",
+        ),
+    ] = None,
     address: Address = None,
     allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put the chosen combinations to the test: fresh seeds, untouched test patients, against each task alone."""
+    """Put the chosen combinations to the test: fresh seeds, untouched test patients, against each task alone.
+
+    With --on the patients are those of another cohort, all of them: discrimination, calibration, decision curves.
+    """
     from tim_search.app import confirmer
-    from tim_search.cli import model_tables
     from tim_search.cli.progress import progress
-    from tim_search.cli.tables import places
 
     console.note(f"Opening {folder} and its cohort")
     given = task_names(subset)
+    if on is not None:
+        _judge_elsewhere(
+            folder, on, rule.value, as_json, sources=source, given=given, seeds=seeds, draws=draws, groups=by or (),
+            address=address, allow_code=allow_code,
+        )  # fmt: skip
+        return
     with progress() as tell:
         confirmation = confirmer.confirm(
             folder, rule.value, sources=source, given=given, seeds=seeds, draws=draws, groups=by or (),
             address=address, allow_code=allow_code, on_event=tell, warn=console.warn,
         )  # fmt: skip
+    _show_confirmation(confirmation, as_json)
+    failed = confirmation.outcome.failed if confirmation.outcome else 0
+    if failed:
+        console.warn(f"{failed} units failed; `tim-search status {folder}` does not count them, the table does.")
+        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+def _show_confirmation(confirmation: Confirmation, as_json: bool) -> None:
+    from tim_search.cli import model_tables
+    from tim_search.cli.tables import places
+
     rows = plain(confirmation.rows)
     console.answer(
         as_json,
@@ -94,10 +121,27 @@ def confirm(
             places({"table": confirmation.table, "figures": confirmation.results.folder / "figures"}),
         ),
     )
-    failed = confirmation.outcome.failed if confirmation.outcome else 0
-    if failed:
-        console.warn(f"{failed} units failed; `tim-search status {folder}` does not count them, the table does.")
-        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+def _judge_elsewhere(folder: Path, on: str, rule: Any, as_json: bool, **options: Any) -> None:
+    """`confirm --on`: the models of a search on another cohort's patients."""
+    from tim_search.app import external
+    from tim_search.cli import model_tables
+    from tim_search.cli.tables import places
+
+    with console.interrupted(
+        f"Stopped. Whether the patients of {on} were read meanwhile is in {folder / 'test-readings.jsonl'}."
+    ):
+        done = external.validate(folder, on, rule, note=console.note, warn=console.warn, **options)
+    record, files = done.record, {"table": done.table, "figures": folder / "figures"}
+    console.answer(
+        as_json,
+        lambda: {
+            "cohort": record.cohort, "rows": record.rows, "notes": record.notes, "table": done.table,
+            "figures": done.figures,
+        },
+        lambda: (model_tables.elsewhere(record.cohort, record.whole, record.notes), places(files)),
+    )  # fmt: skip
 
 
 @app.command(epilog="Example: tim-search group runs/demo --models 3 --max-size 4")

@@ -118,7 +118,12 @@ def _step(task: Mapping[str, Any], record: Mapping[str, Any]) -> float:
     labelled: list[float] = [_least(part["labelled"]) for part in task["parts"]] or [
         share * _least(task["labelled"]) / 2 for share in shares
     ]
-    wanted = 1 / max(1.0, min(labelled) - 1)
+    return step_of(min(labelled))
+
+
+def step_of(rows: float) -> float:
+    """The step in which a score of so many rows with a label is told, so that it tells no count."""
+    wanted = 1 / max(1.0, rows - 1)
     return next((step for step in _STEPS if step >= wanted), _STEPS[-1])
 
 

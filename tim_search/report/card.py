@@ -24,7 +24,8 @@ def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs:
     Args:
         facts: source, subset, reason, overlaps, search, network, settings, created, versions, readings; cohort (its
             name), fingerprint, split; seeds; training: rows, patients, labels by task, samples present by modality, and
-            how many of the rows chose the epoch (`stopping`); `extended`: tasks that were added afterwards, if any.
+            how many of the rows chose the epoch (`stopping`); `extended`: tasks that were added afterwards, if any;
+            `elsewhere`: rows of `results.external.External` with the cohort's name, if any.
         scores: task, metric, value, sd, low, high, rows and why, by task.
         inputs: name, kind, shape of a row, columns, and levels by column, of each modality (`deployed.Inputs`).
     """
@@ -44,7 +45,7 @@ def write(facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], inputs:
         "score": lambda value: "unknown" if value is None else f"{value:.3f}",
     }
     return environment.get_template("card.md").render(
-        {"extended": (), "verdict_words": "", "references": (), **facts},
+        {"extended": (), "verdict_words": "", "references": (), "elsewhere": (), **facts},
         scores=scores,
         inputs=inputs,
         stopping=facts["training"].get("stopping", 0),

@@ -13,13 +13,15 @@ import pandas as pd
 from tim_search.gates.texts import for_file_name
 from tim_search.report import figures
 from tim_search.report.figures import confirmed as confirmed_figures
+from tim_search.report.figures import elsewhere
 from tim_search.results import confirmation as confirmed
+from tim_search.results.external import External
 from tim_search.results.grouping import Grouping
 from tim_search.results.opened import SearchResults
 from tim_search.results.verdicts import Verdict
 from tim_search.tim.result import TimResult, most_telling
 from tim_search.tim.size_profile import size_profile
-from tim_search.types import FINAL_FOLD
+from tim_search.types import FINAL_FOLD, joined, partners
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,6 +111,18 @@ def confirmation(results: SearchResults) -> tuple[Path, ...]:
         curves = curves[(curves["fold"] == FINAL_FOLD) & curves["seed"].isin(asked.seeds)]
         curves = without_small(curves, results.small_cells)
         paths += confirmed_figures.draw_source(curves, results.tasks[source], chosen, place)
+    return tuple(paths)
+
+
+def external(results: SearchResults, record: External) -> tuple[Path, ...]:
+    """The models on another cohort's patients: all sources, then calibration and decision curve of each."""
+    place, search = results.folder / "figures", results.manifest.name
+    overview = elsewhere.draw_overview(record.whole, f"{search}: models trained here, on patients of {record.cohort}")
+    paths = [figures.save(overview.axes[0], place / f"external-{record.name}.png")]
+    for source, members in record.chosen.items():
+        title = f"{source} on {record.cohort}, alone and with {partners(joined(members), source)}"
+        if (figure := elsewhere.draw_source(record.curves, source, title)) is not None:
+            paths.append(figures.save(figure.axes[0], place / f"external-{record.name}-{for_file_name(source)}.png"))
     return tuple(paths)
 
 

@@ -29,6 +29,7 @@ from tim_search.plans.expansion import Expansion
 from tim_search.report import records, wording
 from tim_search.report.chapters import answer, asked, cohort, maps, sources
 from tim_search.results import summary
+from tim_search.results.external import External
 from tim_search.results.opened import SearchResults
 from tim_search.results.training_length import training_length
 from tim_search.results.verdicts import Verdict, verdicts
@@ -113,6 +114,7 @@ def content(
     attention = maps.attention(results, result, shown)
     confirmed, by_source = [plain(row) for row in confirmation], verdicts(results)
     judged = list(by_source.values())
+    elsewhere = records.elsewhere(results.folder, small)
     return {
         "name": manifest.name,
         "label": result.label,
@@ -137,11 +139,12 @@ def content(
         "sharing": short["sharing"],
         "group": records.group(results.folder),
         "confirmation": confirmed,
+        "elsewhere": elsewhere,
         "cost": asked.cost(results),
         "settings": asked.settings(results),
         "context": {key: getattr(manifest.context, key) for key in ("key", "cohort", "columns", "split", "network")},
         "versions": {"search made by tim-search": manifest.version, **records.versions(results.folder)},
-        "tables": _tables(result, by_source, shown, by_rule, attention, confirmed),
+        "tables": _tables(result, by_source, shown, by_rule, attention, confirmed, elsewhere),
     }
 
 
@@ -171,6 +174,7 @@ def _tables(
     by_rule: Mapping[str, Sequence[Expansion]],
     attention: Mapping[str, Any] | None,
     confirmed: Sequence[Mapping[str, Any]],
+    elsewhere: Sequence[External],
 ) -> list[dict[str, str]]:
     """The tables that the page holds, each as a link."""
     rows = [{"rule": rule, **row} for rule, expansions in by_rule.items() for row in expansion.rows(expansions)]
@@ -182,6 +186,7 @@ def _tables(
         _download("expansion.csv", "the expansion of each source task by both rules", rows),
         *([_download("attention.csv", "attention", attention["rows"])] if attention else []),
         *([_download("confirmation.csv", "confirmation", confirmed)] if confirmed else []),
+        *(_download(f"external-{each.name}.csv", f"on {each.cohort}", each.rows) for each in elsewhere),
     ]
 
 

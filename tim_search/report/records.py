@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tim_search.gates import small_cells
 from tim_search.gates.forms import conform
 from tim_search.gates.plain import read_object
 from tim_search.gates.texts import for_terminal
+from tim_search.results import external
+from tim_search.results.external import External
 from tim_search.types import BadInput
 
 #: The forms (`gates.forms`) of what the page reads beside search.json and the ledger.
@@ -113,3 +117,18 @@ def group(folder: Path) -> dict[str, Any] | None:
 def versions(folder: Path) -> dict[str, str]:
     """Versions of the libraries that the search ran with."""
     return _read(folder / "versions.json", {str: str}) or {}
+
+
+def elsewhere(folder: Path, small: int = 0) -> list[External]:
+    """What was judged on other cohorts, with counts that may be told; [] with a RecordWarning where it is damaged."""
+    try:
+        records = external.read_all(folder)
+    except BadInput as error:
+        warnings.warn(f"{error} The page does without it.", RecordWarning, stacklevel=3)
+        return []
+    return [replace(record, rows=[_counts_told(row, small) for row in record.rows]) for record in records]
+
+
+def _counts_told(row: Mapping[str, Any], small: int) -> dict[str, Any]:
+    counts = {name: row[name] for name in ("rows", "positive") if row[name] is not None}
+    return {**row, **{name: small_cells.near(value, small) for name, value in counts.items()}}

@@ -15,6 +15,8 @@ from tim_search.gates.files import MOST_TEXT, append_durably, open_regular
 from tim_search.types import product_version
 
 FILE = "test-readings.jsonl"
+#: What names the other cohort in a reading of patients who are none of the search's.
+ELSEWHERE = "on"
 
 
 class ReadingsWarning(UserWarning):
@@ -67,3 +69,8 @@ def read(folder: Path) -> list[dict[str, object]]:
         else:
             warnings.warn(f"{path}, line {number}: is not whole and is left out.", ReadingsWarning, stacklevel=2)
     return entries
+
+
+def of_test_patients(folder: Path) -> list[dict[str, object]]:
+    """`read` without the readings of other cohorts' patients (`confirm --on`)."""
+    return [entry for entry in read(folder) if ELSEWHERE not in entry]

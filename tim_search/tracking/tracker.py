@@ -189,6 +189,30 @@ class Tracker:
             | {"confirmed": sum(str(row.get("verdict", "")).startswith("confirmed") for row in rows)},
         )
 
+    def external(
+        self, cohort: str, rows: Sequence[Mapping[str, Any]], figures: Iterable[str | Path], notes: Sequence[str]
+    ) -> None:
+        """Models judged on another cohort as a nested run of kind "external": one row a source, model and group.
+
+        Rows are those of `results.external.External`. Of everybody, what the model of the combination reached is the
+        metrics score.SOURCE, gain.SOURCE, slope.SOURCE and intercept.SOURCE of the run.
+        """
+        whole = [row for row in rows if row["group"] == "all" and not row["of"] and row["model"] == "combination"]
+        self._publish(
+            "external",
+            f"on {cohort}",
+            pd.DataFrame([dict(row) for row in rows]),
+            figures,
+            {"on": cohort, "n_tasks": len(whole)},
+            {
+                f"{name}.{row['source']}": row[name]
+                for row in whole
+                for name in ("score", "gain", "slope", "intercept")
+                if row[name] is not None
+            },
+            notes,
+        )
+
     def model(
         self,
         folder: Path,
