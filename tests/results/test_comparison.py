@@ -11,8 +11,10 @@ import pytest
 
 from tests.support.references import search_with_references
 from tests.support.searches import Call, trained_search
+from tim_search.ledger.table import ScoreTable, less
 from tim_search.results import comparison, opened
 from tim_search.results.merge import differences, merge
+from tim_search.tim import scores as tim
 from tim_search.types import BadInput, Context
 
 
@@ -32,6 +34,35 @@ def test_a_search_agrees_with_itself(two: tuple[Path, Path]) -> None:
     assert found.names[0] == str(results.folder)
     assert found.notes == ()
     np.testing.assert_array_equal(found.estimate[0], results.tim().estimate)
+
+
+def test_a_change_between_two_settings_is_paired() -> None:
+    """The noise that both searches share is in both scores of a difference, and so in no interval."""
+    dice = np.random.default_rng(0)
+    tasks, blocks = ("a", "b", "c"), ((0, 0), (1, 1), (2, 2))
+    members = np.array([[bool(code >> place & 1) for place in range(3)] for code in range(1, 8)])
+
+    def table(effect: float, order: list[int]) -> ScoreTable:
+        rows, noise = members[order], np.random.default_rng(1).normal(size=(7, 3, 3))[order]
+        scores = np.where(rows[:, None], 0.7 + 0.1 * noise + effect * rows[:, None, 1:2], np.nan)
+        scores += 1e-4 * dice.normal(size=scores.shape)
+        return ScoreTable(tasks, blocks, rows, scores, np.ones((7, 3), bool))
+
+    one, other = table(0.0, list(range(7))), table(0.02, [3, 1, 0, 2, 6, 5, 4])
+    result = tim.from_table(less(other, one), "exact")
+    assert result.estimate[0, 1] == pytest.approx(0.02, abs=1e-3)
+    assert result.low[0, 1] > 0.015
+    assert not tim.from_table(other, "exact").low[0, 1] > 0  # alone the noise hides it
+
+
+def test_a_change_is_told_where_the_searches_are_paired_alone(two: tuple[Path, Path], call: Call) -> None:
+    whole, part = map(opened.open_search, two)
+    found = comparison.compare(whole, whole)
+    off = ~np.eye(len(found.tasks), dtype=bool)
+    assert (found.change[:, off] == 0).all(), "the same scores in both"
+    assert np.isnan(comparison.compare(whole, part).change).all(), "one is not whole"
+    assert "change (95 %)" in call("compare", two[0], two[0])[1]
+    assert "change (95 %)" not in call("compare", *two)[1]
 
 
 def test_the_command_tells_both(two: tuple[Path, Path], call: Call) -> None:

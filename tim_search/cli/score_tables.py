@@ -129,7 +129,15 @@ def sites(rows: Sequence[Mapping[str, Any]], n_sites: int) -> RenderableType:
 def comparison(content: Mapping[str, Any]) -> Group:
     """Two searches side by side: `comparison.Comparison.record`, marked like the scores of one search."""
     first, second = content["searches"]
-    table = plain_table("TIM scores side by side", "source task", "trained with", first, second, "ranks agree")
+    paired = any(cell["change"][0] is not None for cell in content["cells"])
+    titles = ("source task", "trained with", first, second, *["change (95 %)"] * paired, "ranks agree")
+    table = plain_table("TIM scores side by side", *titles)
+
+    def change(cell: Mapping[str, Any]) -> str:
+        value, low, high = cell["change"]
+        if value is None:
+            return ""
+        return f"{value:+.4f}" if low is None else f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
 
     def score(cell: Mapping[str, Any], which: str, place: int) -> Text:
         value = cell[which]
@@ -153,6 +161,7 @@ def comparison(content: Mapping[str, Any]) -> Group:
                 cell["task"],
                 score(cell, "first", 0),
                 score(cell, "second", 1),
+                *([change(cell)] if paired else []),
                 f"{agree:+.2f}" if number == 0 and agree is not None else "",
                 end_section=number == len(cells) - 1,
             )

@@ -105,6 +105,29 @@ def empty(tasks: Sequence[str], blocks: Sequence[tuple[int, int]]) -> ScoreTable
     )
 
 
+def less(table: ScoreTable, other: ScoreTable) -> ScoreTable:
+    """The scores of a table less those of another one of the same tasks and blocks, of the subsets that both have.
+
+    Replicates are differences, too, where both have as many: a replicate is a weighting of the same patients.
+    """
+    names = [members for members in table.rows if members in other.rows]
+    here, there = ([each.rows[members] for members in names] for each in (table, other))
+    column = [other.tasks.index(name) for name in table.tasks]
+    replicates, theirs = table.replicates, other.replicates
+    if replicates is not None and theirs is not None and replicates.shape[3] == theirs.shape[3]:
+        replicates = replicates[here] - theirs[there][:, :, column]
+    else:
+        replicates = None
+    return ScoreTable(
+        table.tasks,
+        table.blocks,
+        table.membership[here],
+        table.scores[here] - other.scores[there][:, :, column],
+        table.trained[here] & other.trained[there],
+        replicates,
+    )
+
+
 def lay_out(sheet: Sheet, tasks: Sequence[str], blocks: Sequence[tuple[int, int]] | None = None) -> ScoreTable:
     """Scores as a `ScoreTable`.
 

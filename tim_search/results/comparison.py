@@ -1,10 +1,13 @@
 """Two finished searches side by side: two networks on one cohort, two cohorts, or two settings.
 
-Their scores do not compare, since contexts differ; what compares is how each ranks the helpers of a source task.
+Their scores do not compare, since contexts differ; what compares is how each ranks the helpers of a source task. Where
+both trained all the same subsets in the same blocks of one split, differing in network or settings alone, a difference
+of two TIM scores is a TIM score of the differences, and has an interval of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tim_search.gates.plain import number
+from tim_search.ledger.table import less
 from tim_search.results.opened import SearchResults
 from tim_search.results.training_length import training_length
+from tim_search.tim import scores as tim
 from tim_search.tim.agreement import Agreement, rank_agreement
 from tim_search.tim.result import TimResult
 from tim_search.types import BadInput, control, overlap_mask
@@ -31,6 +36,8 @@ class Comparison:
         discovery: bool (2, M, M), whether the effect is a discovery of its search (see `TimResult.rejected`).
         agreement: of the ranks, row by row; pairs of overlapping targets take no part.
         same_sign: share of the cells certain in both that have one sign; NaN where there is none.
+        change: float64 (3, M, M) TIM score of the second search less that of the first, and the ends of its 95 %
+            interval; NaN where the two are not paired.
         notes: what the reader must know, in words.
     """
 
@@ -41,6 +48,7 @@ class Comparison:
     discovery: NDArray[np.bool_]
     agreement: Agreement
     same_sign: float
+    change: NDArray[np.float64]
     notes: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
@@ -59,6 +67,7 @@ class Comparison:
                     "task": self.tasks[j],
                     "first": number(self.estimate[0, i, j]),
                     "second": number(self.estimate[1, i, j]),
+                    "change": [number(value) for value in self.change[:, i, j]],
                     "certain": self.certain[:, i, j].tolist(),
                     "discovery": self.discovery[:, i, j].tolist(),
                 }
@@ -96,7 +105,26 @@ def compare(first: SearchResults, second: SearchResults) -> Comparison:
         notes.insert(0, f"The scores are not the same quantity: {ours.label} against {theirs.label}.")
     agreement = rank_agreement(estimate[0], estimate[1], overlapping)
     same_sign = float(same[both].mean()) if both.any() else np.nan
-    return Comparison(names, tasks, estimate, certain, discovery, agreement, same_sign, tuple(notes))
+    change = _changes(first, second, ours, theirs, tasks)
+    return Comparison(names, tasks, estimate, certain, discovery, agreement, same_sign, change, tuple(notes))
+
+
+def _changes(
+    first: SearchResults, second: SearchResults, ours: TimResult, theirs: TimResult, tasks: Sequence[str]
+) -> NDArray[np.float64]:
+    """See `Comparison.change`. A block has the same patients in both searches, and the same bootstrap weights."""
+    a, b = first.manifest, second.manifest
+    alike = (a.context.cohort, a.context.columns, a.context.split, a.blocks, set(first.tasks)) == (
+        b.context.cohort, b.context.columns, b.context.split, b.blocks, set(second.tasks),
+    )  # fmt: skip
+    methods = {ours.method, theirs.method, *ours.methods, *theirs.methods}
+    whole = ours.label == theirs.label and methods in ({"exact"}, {"restricted"})
+    if not (alike and whole):
+        return np.full((3, len(tasks), len(tasks)), np.nan)
+    table = less(second.table, first.table)
+    result = tim.from_table(table, ours.method, size=ours.size, overlaps=a.overlaps, control=a.control)
+    at = np.ix_(*[[result.tasks.index(name) for name in tasks]] * 2)
+    return np.stack([np.asarray(values, float)[at] for values in (result.estimate, result.low, result.high)])
 
 
 def _notes(first: SearchResults, second: SearchResults) -> list[str]:
