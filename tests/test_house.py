@@ -49,6 +49,9 @@ BESIDE = {
 #: Heavy libraries, and the packages that may import them.
 OWNERS: dict[str, set[str]] = {
     "duckdb": {"model.sources"},
+    # Outcomes of event tables are extracted by ACES alone; polars and OmegaConf come with it.
+    "aces": {"model.sources"},
+    "omegaconf": {"model.sources"},
     "openpyxl": {"model.sources"},
     "pyreadstat": {"model.sources"},
     "sqlalchemy": {"model.sources"},
@@ -75,7 +78,7 @@ MODEL_KNOWS = {"tim_search.types", "tim_search.gates"}
 
 # What a machine with nothing but a training stack has: the networks import from here alone.
 MODEL_MAY_IMPORT = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "model", "tim_search"}
-MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"umap", "duckdb", "openpyxl", "pyreadstat", "sqlalchemy"}
+MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"umap", "duckdb", "openpyxl", "pyreadstat", "sqlalchemy", "aces", "omegaconf"}
 # The networks need torch only where they compute; a cohort is read without it.
 WITHOUT_TORCH = {
     "model.cohorts.cohort",
@@ -86,6 +89,7 @@ WITHOUT_TORCH = {
     "model.sources.support2",
     "model.sources.diabetes130",
     "model.sources.own_table",
+    "model.sources.events.building",
 }
 
 JOB_LINES = 60

@@ -314,6 +314,8 @@ def make_split(
     strata: Sequence[Any] | NDArray[Any] | None,
     seed: int = 0,
     n_folds: int = 5,
+    *,
+    test: Bools | None = None,
 ) -> Split:
     """A patient-level, stratified, seeded 80/20 split with folds inside the 80 %.
 
@@ -325,6 +327,7 @@ def make_split(
         patients: (n,) dense patient codes.
         strata: (n,) any values, a sample's stratum; a patient with several samples takes his commonest one (on a tie
             the first in text order). None: one stratum.
+        test: (n,) the samples of the test part, where that is given; the other patients are dealt to the folds alone.
     """
     counts: list[dict[str, int]] = [{} for _ in patient_ids]
     for code, value in zip(patients.tolist(), [""] * len(patients) if strata is None else strata, strict=True):
@@ -333,12 +336,12 @@ def make_split(
     stratum = [min(strata_of, key=lambda key: (-strata_of[key], key)) for strata_of in counts]
     shuffled = [hashlib.sha256(f"{seed}:{text(key)}".encode()).hexdigest() for key in patient_ids.tolist()]
     order = sorted(range(len(patient_ids)), key=lambda code: (stratum[code], shuffled[code]))
-    test = np.zeros(len(patient_ids), bool)
-    test[order[TEST_EVERY - 1 :: TEST_EVERY]] = True
+    apart = np.zeros(len(patient_ids), bool)
+    apart[order[TEST_EVERY - 1 :: TEST_EVERY] if test is None else patients[test]] = True
     fold = np.full(len(patient_ids), -1, np.int8)
-    training = [code for code in order if not test[code]]
+    training = [code for code in order if not apart[code]]
     fold[training] = np.arange(len(training)) % n_folds
-    return split_of(test[patients], fold[patients], n_folds)
+    return split_of(apart[patients], fold[patients], n_folds)
 
 
 def split_of(test: Bools, fold: NDArray[np.int8], n_folds: int) -> Split:

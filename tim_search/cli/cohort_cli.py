@@ -88,6 +88,42 @@ def haim(
     console.answer(as_json, lambda: manifest, lambda: (cohort_tables.haim(manifest), summary))
 
 
+class Split(StrEnum):
+    """Who trains and who is left for the confirmation."""
+
+    dealt = "dealt"
+    meds = "meds"
+
+
+@app.command(epilog="Example: tim-search cohort meds mimic-meds --tasks outcomes --out my-cohort")
+def meds(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A MEDS folder: data/**/*.parquet and metadata/.")],
+    tasks: Annotated[
+        Path, typer.Option(help="Folder of outcomes: ACES configs (NAME.yaml), MEDS label tables (NAME.parquet).")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be new or empty.")],
+    features: Annotated[
+        Path | None, typer.Option(help="What to make of the events (YAML; docs/events.md). Default: a bit of all.")
+    ] = None,
+    split: Annotated[
+        Split, typer.Option(help="dealt: subjects are dealt out; meds: held_out of metadata/subject_splits.parquet.")
+    ] = Split.dealt,
+    as_json: AsJson = False,
+) -> None:
+    """Write a cohort folder from hospital events in the MEDS form: a sample a subject and prediction time."""
+    from model.sources.events import building
+    from tim_search.cli import cohort_tables
+    from tim_search.cli.progress import steps
+
+    with steps() as tell:
+        manifest = building.build(data, tasks, out, features_file=features, meds_split=split is Split.meds, tell=tell)
+    summary = (
+        f"{out}: {manifest['steps'][-1]['rows']} samples, {len(manifest['tasks'])} tasks; manifest.json tells more. "
+        f"Check it with `tim-search check {out}`."
+    )
+    console.answer(as_json, lambda: manifest, lambda: (cohort_tables.events(manifest), summary))
+
+
 @app.command(epilog="Example: tim-search cohort init stays.csv --out my-cohort")
 def init(
     table: Annotated[

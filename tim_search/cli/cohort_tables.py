@@ -71,3 +71,22 @@ def haim(manifest: Mapping[str, Any]) -> Group:
     lines += [f"Left out: {name}: {why}" for name, why in manifest["left_out"].items()]
     lines += [f"Never inputs: {', '.join(manifest['closed'])} (manifest.json says why)"]
     return Group(rows, tasks, Text("\n".join(lines)))
+
+
+def events(manifest: Mapping[str, Any]) -> Group:
+    """Counts of a cohort made of events, its tasks, and what a person should know of its inputs."""
+    steps = Table("", "rows", title="Counts", box=box.SIMPLE, title_justify="left")
+    for step in manifest["steps"]:
+        steps.add_row(step["what"], f"{step['rows']:,}")
+    tasks = Table("task", "kind", "labels", "subjects", "positive", title="Tasks", box=box.SIMPLE, title_justify="left")
+    for name, count in manifest["tasks"].items():
+        share = f"{count['positives'] / count['labelled']:.1%}" if "positives" in count else ""
+        tasks.add_row(name, count["kind"], f"{count['labelled']:,}", f"{count['patients']:,}", share)
+    of = manifest["events"]
+    lines = [f"Read: {of['events']:,} events of {of['subjects']:,} subjects in {of['shards']:,} shards of {of['data']}"]
+    lines += [f"Left out: {name}: {why}" for name, why in manifest["left_out"].items()]
+    lines += [f"Overlap: {' and '.join(pair['tasks'])}: {pair['why']}" for pair in manifest["overlaps"]]
+    inputs = [f"{name} ({modality['columns']:,} columns)" for name, modality in manifest["modalities"].items()]
+    inputs += [f"{name} ({rows:,} to embed)" for name, rows in manifest["references"].items()]
+    lines += [f"Inputs: {', '.join(inputs)}", *(f"Mind: {doubt}" for doubt in manifest["doubts"])]
+    return Group(steps, tasks, Text("\n".join(lines)))

@@ -11,7 +11,15 @@ from typing import Any, TypeAlias
 #: of a field that may be absent. A bool is no number, int is any whole number, float any finite number.
 Form: TypeAlias = Any
 
-_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+_WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "keys and values",
+    list: "a list",
+    type(None): "null",
+}
 
 
 def conform(value: Any, form: Form, place: str = "") -> None:

@@ -1,0 +1,1 @@
+"""Cohorts from event tables in the MEDS form: shards, labels, features before a moment of prediction."""
