@@ -108,7 +108,7 @@ windows:
 
 
 def labels(frame: pd.DataFrame, hours: float = 49) -> pd.DataFrame:
-    """A MEDS label table: whether a stay that lasts beyond `hours` goes on for two days more."""
+    """A MEDS label table: whether a stay that lasts beyond `hours` goes on for 36 hours more."""
     rows = []
     for subject, own in frame[frame["time"].notna()].groupby("subject_id"):
         begins = own.loc[own["code"].str.startswith("HOSPITAL_ADMISSION"), "time"]
@@ -116,7 +116,7 @@ def labels(frame: pd.DataFrame, hours: float = 49) -> pd.DataFrame:
         for begin, end in zip(begins, ends, strict=True):
             moment = begin + hours * HOUR
             if end > moment:
-                rows.append((subject, moment, end > moment + 24 * HOUR))
+                rows.append((subject, moment, end > moment + 36 * HOUR))
     return pd.DataFrame(rows, columns=["subject_id", "prediction_time", "boolean_value"])
 
 

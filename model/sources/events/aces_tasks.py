@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from model.sources.events.description import yaml_of
 from model.sources.events.shards import STATIC, Events
 from tim_search.gates.texts import for_terminal
 from tim_search.types import BadInput
@@ -98,13 +99,9 @@ def _copy(path: Path, home: Path) -> Path:
     """The path of a file's content, written anew from the values that this product's reader finds in it."""
     from tim_search.gates import yaml
 
-    shown = for_terminal(path)
-    try:
-        content, _ = yaml.read(path)
-    except (yaml.NotYaml, UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"{shown}: expected YAML: {for_terminal(error)}. Mend it.") from error
+    content = yaml_of(path)
     if not isinstance(content, dict):
-        raise BadInput(f"{shown}: expected keys and values, as an ACES config has them. Mend it.")
+        raise BadInput(f"{for_terminal(path)}: expected keys and values, as an ACES config has them. Mend it.")
     copy = home / f"{path.stem}.yaml"
     copy.write_text(yaml.dump(content), encoding="utf-8")
     return copy

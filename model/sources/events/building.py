@@ -16,7 +16,7 @@ from model.sources.events.description import Description, Reference, Sequence, S
 from model.sources.events.labels import Labels, read_labels
 from model.sources.events.samples import FILE, SAMPLE, SUBJECT, Samples, make_samples
 from model.sources.events.shards import Events, open_events
-from model.sources.events.vocabulary import Vocabulary, survey
+from model.sources.events.vocabulary import Vocabulary, matching, survey
 from model.sources.events.writing import Count, Made, write_inputs
 from model.sources.haim_tables import Tell
 from tim_search.gates.files import new_folder
@@ -84,7 +84,7 @@ def write(
         modalities = [(it, features.signals_of(it, description, vocabulary, events)) for it in inputs]
         count = write_inputs(events, samples, last, description, vocabulary, modalities, folder, tell)
         _describe(folder, events, samples, modalities)
-        doubts = [*_doubts(vocabulary, modalities, count, events, len(samples)), *_moments(before, description)]
+        doubts = [*_doubts(vocabulary, modalities, quoted, count, events, len(samples)), *_moments(before, description)]
         manifest = _manifest(events, labels, samples, vocabulary, modalities, count, doubts)
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         (folder / "manifest.json").write_text(text, encoding="utf-8")
@@ -129,7 +129,9 @@ def _moments(before: list[str], description: Description) -> list[str]:
     return [] if description.at_prediction else ["Events at the prediction time itself are no inputs, as you asked."]
 
 
-def _doubts(vocabulary: Vocabulary, inputs: list[Made], count: Count, events: Events, n: int) -> list[str]:
+def _doubts(
+    vocabulary: Vocabulary, inputs: list[Made], references_of: list[Reference], count: Count, events: Events, n: int
+) -> list[str]:
     """What a person should know of the inputs, as sentences."""
     codes, doubts = vocabulary.codes, []
     common = codes["subjects"] >= 0.1 * vocabulary.subjects
@@ -145,7 +147,10 @@ def _doubts(vocabulary: Vocabulary, inputs: list[Made], count: Count, events: Ev
         doubts.append(
             f"{len(by_day)} codes are stamped with a day and no time ({_few(by_day)}): they count from the end of it."
         )
-    notes = codes.index[(codes["text"] >= _NOTE) & common]
+    quoted = np.zeros(len(codes), bool)
+    for reference in references_of:
+        quoted |= matching(reference.codes, codes.index, events.engine)
+    notes = codes.index[(codes["text"] >= _NOTE) & common & ~quoted]
     if len(notes):
         doubts.append(f"{_few(notes)} hold long texts: name them in a modality of the kind text to embed them.")
     if count.earlier:

@@ -154,18 +154,22 @@ def read_description(path: Path | None) -> Description:
     Raises:
         BadInput: it is no YAML, has unknown keys, or values that cannot be.
     """
-    from tim_search.gates import yaml
-
     if path is None:
         return Description()
-    shown = for_terminal(path)
     try:
-        content, _ = yaml.read(path, aliases=True)
-        return _description(content if content is not None else {})
-    except (yaml.NotYaml, UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"{shown}: expected YAML: {for_terminal(error)}. Mend it.") from error
+        return _description(yaml_of(path) or {})
     except ValueError as error:
-        raise BadInput(f"{shown}: {error}. docs/events.md lists the keys.") from error
+        raise BadInput(f"{for_terminal(path)}: {error}. docs/events.md lists the keys.") from error
+
+
+def yaml_of(path: Path) -> Any:
+    """The value of a YAML file; BadInput where it is none or cannot be read."""
+    from tim_search.gates import yaml
+
+    try:
+        return yaml.read(path, aliases=True)[0]
+    except (yaml.NotYaml, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{for_terminal(path)}: expected YAML: {for_terminal(error)}. Mend it.") from error
 
 
 def _description(content: Any) -> Description:

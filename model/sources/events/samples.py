@@ -18,6 +18,7 @@ from model.cohorts.cohort import Split, examples, make_split, patient_codes
 from model.cohorts.folder_labels import read_overlaps, read_tasks
 from model.cohorts.folder_reader import Reader
 from model.cohorts.folder_reader import Samples as Rows
+from model.sources.events.description import yaml_of
 from model.sources.events.labels import DECLARED, Labels
 from model.sources.events.shards import Events, Int64s
 from tim_search.gates.files import open_regular
@@ -90,6 +91,8 @@ def make_samples(labels: Sequence[Labels], tasks: Path, events: Events, out: Pat
     _write(frame, out)
     reader = Reader(out)
     rows = Rows(FILE, SAMPLE, SUBJECT, frame[SAMPLE].to_numpy(object), pd.Index(frame[SAMPLE]), subjects)
+    if not entries:
+        raise _nothing_left(left_out)
     readable, values, classes = read_tasks(reader, {"tasks": entries}, rows)
     pairs = read_overlaps(reader, {"tasks": {**entries, **left_out}, "overlaps": declared})
     if errors := [finding for finding in reader.findings if finding.severity == "error"]:
@@ -101,8 +104,7 @@ def make_samples(labels: Sequence[Labels], tasks: Path, events: Events, out: Pat
             left_out.setdefault(finding.place.removeprefix("tasks."), finding.problem)
     names = [name for name in readable if name not in left_out]
     if not any(name in values for name in names):
-        lines = "\n".join(f"  {name}: {why}" for name, why in left_out.items())
-        raise BadInput(f"No task can be learnt and scored. Widen their definitions, or take more subjects:\n{lines}")
+        raise _nothing_left(left_out)
     asked = np.any([~np.isnan(values[name]).reshape(len(frame), -1).all(axis=1) for name in names if name in values], 0)
     frame = frame[asked].reset_index(drop=True)
     values = {name: values[name][asked] for name in names if name in values}
@@ -127,8 +129,15 @@ def make_samples(labels: Sequence[Labels], tasks: Path, events: Events, out: Pat
     return samples
 
 
+def _nothing_left(left_out: Mapping[str, str]) -> BadInput:
+    lines = "\n".join(f"  {name}: {why}" for name, why in left_out.items())
+    return BadInput(f"No task can be learnt and scored. Widen their definitions, or take more subjects:\n{lines}")
+
+
 def _joined(labels: Sequence[Labels], events: Events) -> tuple[pd.DataFrame, dict[str, int]]:
     """A row a subject and time, a column a task's labels, NaN or None where it is not asked; and counts of rows."""
+    if reserved := {SAMPLE, SUBJECT, TIME, "subject", "moment"} & {task.name for task in labels}:
+        raise BadInput(f"A task may not be called {some(sorted(reserved))}. Rename its file.")
     counts = {"labels": sum(len(task.rows) for task in labels)}
     if without := sum(task.without for task in labels):
         counts["rows without a subject, a time or a label"] = without
@@ -153,9 +162,6 @@ def _joined(labels: Sequence[Labels], events: Events) -> tuple[pd.DataFrame, dic
             f"expected labels of the subjects of {for_terminal(events.root)}, got none. See that the configs' codes "
             "are those of metadata/codes.parquet, and that the tables' subject_id is the events'."
         )
-    reserved = {SAMPLE, SUBJECT, TIME} & set(frame.columns)
-    if reserved:
-        raise BadInput(f"A task may not be called {some(sorted(reserved))}. Rename its file.")
     subjects, times = frame["subject"].to_numpy(np.int64), frame["moment"].to_numpy(np.int64)
     ids = [f"{subject}-{stamp}" for subject, stamp in zip(subjects.tolist(), _stamps(times), strict=True)]
     head = pd.DataFrame({SAMPLE: np.array(ids, object), SUBJECT: subjects, TIME: times})
@@ -171,15 +177,8 @@ def _stamps(times: Int64s) -> list[str]:
 
 def _entries(labels: Sequence[Labels], tasks: Path) -> tuple[dict[str, Any], list[Any]]:
     """What cohort.yaml says of each task, and the overlaps that are declared."""
-    from tim_search.gates import yaml
-
     path = tasks / DECLARED
-    content: Any = {}
-    if path.is_file():
-        try:
-            content, _ = yaml.read(path)
-        except (yaml.NotYaml, UnicodeDecodeError, OSError) as error:
-            raise BadInput(f"{for_terminal(path)}: expected YAML: {for_terminal(error)}. Mend it.") from error
+    content = yaml_of(path) or {} if path.is_file() else {}
     parts = content if isinstance(content, dict) else {"": content}
     declared, pairs = parts.get("tasks") or {}, parts.get("overlaps") or []
     right = isinstance(declared, dict) and all(isinstance(entry, dict) for entry in declared.values())
