@@ -16,7 +16,7 @@ from model.networks.settings import FlexCareSettings
 from model.sources.opening import write_cohort
 from model.sources.synthetic_incomplete import incomplete
 from model.training import cost
-from tests.support.searches import Call, finish
+from tests.support.searches import Call, finish, trained_search
 from tim_search import config
 from tim_search.app import inside
 from tim_search.report import page as report
@@ -137,3 +137,25 @@ def test_a_pack_of_sequences_fits_the_memory(finished: Path, monkeypatch: pytest
         monkeypatch.setattr(cost, "_free_memory", lambda free=free: free)
         found.append(cost.capacity(cohort, "flexcare", 3, settings, gpus=0, workers=1))
     assert found == [1, 16]
+
+
+def test_attention_of_one_subset_is_the_mean_over_its_trainings(tmp_path: Path, call: Call) -> None:
+    folder = trained_search(tmp_path / "out", blocks=2)
+    code, out, err = call("inspect", folder, "--subset", "hospdead+slos_log", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    results = opened.open_search(folder)
+    frame = results.ledger.attention(results.manifest.context.key)
+    pair = frame[frame["subset"].map(tuple) == ("hospdead", "slos_log")]
+    assert len(answer["attention"]) == 4
+    for row in answer["attention"]:
+        weights = pair[(pair["task"] == row["task"]) & (pair["other"] == row["draws_on"])]["weight"]
+        assert (row["trainings"], row["mean"]) == (2, pytest.approx(weights.mean()))
+    assert Path(answer["figures"]["attention"]).is_file()
+    assert len(pd.read_csv(folder / "inside" / "hospdead+slos_log" / "attention.csv")) == 4
+    code, out, _ = call("inspect", folder, "--subset", "hospdead+slos_log")
+    assert code == 0
+    assert "mean (SD) over 2 trainings" in " ".join(out.split())
+    code, _, err = call("inspect", folder, "--subset", "hospdead")
+    assert code == 2
+    assert "two tasks or more" in " ".join(err.split())

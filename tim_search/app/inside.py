@@ -1,4 +1,6 @@
-"""What happens inside the network for one subset of a finished search: trained again, looked at, written down.
+"""What happens inside the network for one subset of a finished search: looked at and written down.
+
+The weights of cross-task attention are in the ledger; a network with experts and task tokens is trained again.
 
 The tables lie in DIR/inside/<subset>/ as CSV, their figures beside them. Nothing here reads a test patient.
 """
@@ -15,7 +17,7 @@ from tim_search.app.opening import check_seeds, check_tasks, reopen
 from tim_search.gates.files import write_durably
 from tim_search.gates.told_scores import Telling
 from tim_search.results import opened
-from tim_search.types import Subset, subset
+from tim_search.types import FINAL_FOLD, BadInput, Subset, joined, subset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +35,9 @@ class Looked:
     Attributes:
         folder: where the tables and figures lie.
         subset: the tasks.
-        order: the tasks in the order of their turns.
-        tables: by name, see `model.networks.contract.Inside`.
+        order: the tasks in the order of their turns; () of a network without turns.
+        tables: by name, see `model.networks.contract.Inside`; of a network with attention "attention" alone, see
+            `attention`.
     """
 
     folder: Path
@@ -51,7 +54,7 @@ def look(
     allow_code: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Looked:
-    """Train one subset of a search again and look inside.
+    """Look inside one subset of a search; where the ledger has no attention of it, it is trained again for that.
 
     Args:
         folder: the output folder of the search.
@@ -61,7 +64,8 @@ def look(
         note: takes lines about what is being done.
 
     Raises:
-        BadInput: unknown tasks, a network that has nothing to show, or a cohort that is no longer the search's.
+        BadInput: unknown tasks, a network that has nothing to show, a subset with attention that the search has not
+            trained, or a cohort that is no longer the search's.
     """
     from model.trained.inside import look as look_inside
     from model.trained.inside import shows
@@ -71,18 +75,46 @@ def look(
     check_seeds(seeds, 5)
     tasks = check_tasks("--subset", members, results)
     chosen = subset(members or tasks)
+    place = results.folder / "inside" / "+".join(chosen)[:120]
+    if (weights := attention(results, chosen)) is not None:
+        write_durably(place / "attention.csv", weights.to_csv(index=False).encode())
+        return Looked(place, chosen, (), {"attention": weights})
     shows(results.manifest.context.network, allow_code=allow_code)
     search = reopen(results, consequence="what is seen would not be its networks", allow_code=allow_code, note=note)
     _, fold = search.blocks[0]
     threads = max(1, int(search.resources.cpus))
     payload = TrainingPayload(search.cohort, search.context.network, search.settings, search.file.device, threads)
     inside = look_inside(payload, chosen, tuple(range(seeds)), fold, note)
-    place = results.folder / "inside" / "+".join(chosen)[:120]
     small = search.file.small_cells
     tables = _hidden({name: getattr(inside, name) for name in TABLES}, small, config.telling(search.cohort, small))
     for name, table in tables.items():
         write_durably(place / f"{name}.csv", table.to_csv(index=False).encode())
     return Looked(place, chosen, inside.order, tables)
+
+
+def attention(results: opened.SearchResults, chosen: Subset) -> pd.DataFrame | None:
+    """How much each task of a subset draws on each other, over the search's trainings; None of a network without it.
+
+    The weight of a training is the mean over its validation rows (M3H paper, Fig. 4d, of one subset).
+
+    Returns:
+        One row a pair: task, draws_on, mean and sd over the trainings (seed and fold), trainings.
+
+    Raises:
+        BadInput: the network has attention, but the search has not trained this subset.
+    """
+    frame = results.ledger.attention(results.manifest.context.key)
+    frame = frame[frame["fold"] != FINAL_FOLD]
+    if frame.empty:
+        return None
+    mine = frame[frame["subset"].map(lambda members: subset(members) == chosen)]
+    if mine.empty or len(chosen) < 2:
+        raise BadInput(
+            f"--subset: expected two tasks or more that the search has trained together, got {joined(chosen)}. "
+            f"`tim-search status {results.folder}` tells what it has trained."
+        )
+    by_pair = mine.rename(columns={"other": "draws_on"}).groupby(["task", "draws_on"], sort=False)["weight"]
+    return by_pair.agg(mean="mean", sd="std", trainings="count").reset_index()
 
 
 def _hidden(tables: dict[str, pd.DataFrame], small: int, telling: Telling) -> dict[str, pd.DataFrame]:

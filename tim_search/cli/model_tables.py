@@ -118,6 +118,22 @@ def _with_interval(row: Mapping[str, Any], name: str, digits: int) -> str:
     return f"{row[name]:.{digits}f}" + ("" if low is None else f" ({low:.{digits}f} to {high:.{digits}f})")
 
 
+def attention(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """How much each task draws on each other, mean (SD) over the trainings: a row a task (`app.inside.attention`)."""
+    names = list(dict.fromkeys(row["task"] for row in rows))
+    count = max(row["trainings"] for row in rows)
+    table = plain_table(f"Cross-task attention, mean (SD) over {count} trainings", "task", *names)
+    cells = {(row["task"], row["draws_on"]): row for row in rows}
+    for task in names:
+        weights = [cells[task, other] for other in names]
+        spread = ["" if row["sd"] is None else f" ({row['sd']:.3f})" for row in weights]
+        texts = [f"{row['mean']:.3f}{sd}" for row, sd in zip(weights, spread, strict=True)]
+        table.add_row(Text(task, style="bold"), *texts)
+    return Group(
+        table, *dim_lines(["A row's weights add up to 1: how much the task draws on itself and on each other."])
+    )
+
+
 def inside(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Scores of a subset with its tasks alone and without task tokens, mean (SD) over the seeds (`inside.Looked`)."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))

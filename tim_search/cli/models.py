@@ -290,9 +290,10 @@ def inspect(
     allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look inside the network of one subset: experts, turns, representations, and what the task tokens are worth.
+    """Look inside the network of one subset: which task draws on which; experts, turns, representations.
 
-    The subset is trained again, and its tasks alone; test patients are not read. Tables and figures go to DIR/inside.
+    M3H's attention is read from the ledger; for FlexCare the subset is trained again, and its tasks alone. No test
+    patient is read. Tables and figures go to DIR/inside.
     """
     from tim_search.app import inside
     from tim_search.cli import model_tables
@@ -301,11 +302,13 @@ def inspect(
 
     look = inside.look(folder, task_names(subset), seeds, allow_code=allow_code, note=console.note)
     figures = inside_figures.draw_all(look.folder, look.tables, look.order, joined(look.subset))
-    scores = plain(look.tables["scores"].to_dict("records"))
+    kind = "attention" if "attention" in look.tables else "scores"
+    rows = plain(look.tables[kind].to_dict("records"))
+    shown = model_tables.attention if kind == "attention" else model_tables.inside
     console.answer(
         as_json,
-        lambda: {"subset": look.subset, "order": look.order, "scores": scores, "figures": figures},
-        lambda: (model_tables.inside(scores), places({"tables": look.folder, **figures})),
+        lambda: {"subset": look.subset, "order": look.order, kind: rows, "figures": figures},
+        lambda: (shown(rows), places({"tables": look.folder, **figures})),
     )
 
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from tim_search.report.figures import drawing
+from tim_search.report.figures import attention, drawing
 from tim_search.report.figures.drawing import GREY, INK, RED
 
 if TYPE_CHECKING:
@@ -153,8 +153,18 @@ def draw_patients(patients: pd.DataFrame, apart: pd.DataFrame, tasks: Sequence[s
     return axes[0]
 
 
+def _attention_data(table: pd.DataFrame, title: str) -> attention.AttentionData:
+    """The table of `app.inside.attention` as a map."""
+    names = tuple(dict.fromkeys(table["task"]))
+    weight = table.pivot_table("mean", "task", "draws_on").reindex(index=list(names), columns=list(names))
+    return attention.AttentionData(title, names, weight.to_numpy(np.float64), np.ones(weight.shape, np.int64), ())
+
+
 def draw_all(folder: Path, tables: dict[str, pd.DataFrame], order: Sequence[str], search: str) -> dict[str, str]:
-    """Draw all three into a folder; figure -> path."""
+    """Draw all that the tables hold into a folder; figure -> path."""
+    if "attention" in tables:
+        ax = attention.draw_attention(_attention_data(tables["attention"], f"{search}: cross-task attention"))
+        return {"attention": str(drawing.save(ax, folder / "attention.png"))}
     drawn = {
         "routing": draw_routing(tables["routing"], f"{search}: which experts are chosen"),
         "turns": draw_turns(turns_data(tables["turns"], order), f"{search}: after each turn"),
