@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import bz2
-import codecs
 import csv
-import gzip
 import itertools
 import json
-import lzma
 import re
 import threading
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from model.sources.tables_bytes import encoding_of, recoded, unpacked
 from model.sources.tables_pieces import (
     Reading,
-    check_unpacked,
     column_names,
     frame_piece,
     lines_above,
     rows_of_a_piece,
     write_pieces,
 )
-from tim_search.gates.files import open_regular
 from tim_search.gates.texts import for_terminal
 from tim_search.types import BadInput, duration, some
 
-#: Byte order marks and the encodings they stand for; the longer ones first.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
 _UTF8 = ("utf-8", "utf-8-sig")
 #: Delimiters that the sniffer does not try by itself.
 _RARE = (":", "~", "^", "\x01", "§", " ")
-_BLOCK = 1 << 22
 #: Seconds between two words on a pass over the file.
 _EVERY = 20.0
 _NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]*)?([eE][-+]?[0-9]+)?")
@@ -92,9 +80,8 @@ def csv_to_parquet(path: Path, target: Path, scratch: Path, options: Options) ->
     plain = unpacked(path, scratch)
     encoding = options.encoding or encoding_of(plain, shown)
     if encoding not in _UTF8:
-        plain = _recoded(plain, encoding, scratch, shown)
-    with _engine(scratch) as engine, _told(shown):
-        link = _link(plain, scratch)
+        plain = recoded(plain, encoding, scratch, shown)
+    with _engine(plain, target, scratch) as (engine, link), _told(shown):
         dialect = _sniffed(engine, link, shown, options.delimiter)
         skipped = _above(link, dialect, shown)
         marks = {"delim": dialect.delimiter, "quote": dialect.quote, "escape": dialect.escape, "skip": dialect.skip}
@@ -133,8 +120,8 @@ def json_to_parquet(path: Path, target: Path, scratch: Path, options: Options) -
         raise BadInput(f"{shown}: expected a table, got a list without its end. Write it again.")
     if lines or first[:1] == b"[":
         form = "newline_delimited" if lines else "array"
-        with _engine(scratch) as engine, _told(shown, advice):
-            given = f"({_literal(_link(plain, scratch))}, format = '{form}'"
+        with _engine(plain, target, scratch) as (engine, link), _told(shown, advice):
+            given = f"({_literal(link)}, format = '{form}'"
             names = column_names(_keys(engine, f"read_json_objects{given})"), shown)
             _check_capitals(names, shown)
             shape = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
@@ -186,107 +173,15 @@ def _by_columns(path: Path, shown: str, advice: str) -> pd.DataFrame:
         raise BadInput(f"{shown}: expected a table, got other JSON ({str(error)[:100]}). {advice}") from error
 
 
-# -------------------------------------------------------------------- bytes
-
-
-def unpacked(path: Path, scratch: Path) -> Path:
-    """The file itself, or what is packed in it (gzip, bzip2, xz, zip of one file, by its first bytes) in `scratch`."""
-    with open_regular(path) as file:
-        start = file.read(6)
-        file.seek(0)
-        if start.startswith(b"PK\x03\x04") or path.suffix == ".zip":
-            with zipfile.ZipFile(file) as archive:
-                inside = [name for name in archive.namelist() if not re.match(r"__MACOSX/|.*/$", name, re.DOTALL)]
-                if (count := len(inside)) != 1:
-                    raise BadInput(f"{for_terminal(path)}: expected one file in it, got {count}. Unpack it first.")
-                return _copied(archive.open(inside[0]), path, scratch)
-        if start.startswith(b"\x1f\x8b"):
-            return _copied(gzip.open(file), path, scratch)
-        if start.startswith(b"BZh"):
-            return _copied(bz2.open(file), path, scratch)
-        if start.startswith(b"\xfd7zXZ"):
-            return _copied(lzma.open(file), path, scratch)
-        if start.startswith(b"\x28\xb5\x2f\xfd"):
-            raise BadInput(f"{for_terminal(path)}: expected a table, got Zstandard. Unpack it first (zstd -d).")
-    return path
-
-
-def _copied(source: IO[bytes] | Any, packed: Path, scratch: Path) -> Path:
-    target = scratch / "unpacked"
-    with source, open(target, "wb") as file:
-        while block := source.read(_BLOCK):
-            file.write(block)
-            check_unpacked(packed, file.tell())
-    return target
-
-
-def encoding_of(path: Path, shown: str) -> str:
-    """The encoding of a text: by its mark, UTF-8 where all of it is, else Windows-1252 where it looks Western.
-
-    Raises:
-        BadInput: it is neither, or no text.
-    """
-    with open_regular(path) as file:
-        start = file.read(4096)
-        for mark, name in _MARKS:
-            if start.startswith(mark):
-                return name
-        if b"\0" in start:
-            for name, place in (("utf-16-le", 1), ("utf-16-be", 0)):
-                if start[place::2].count(0) > 0.8 * (len(start) // 2):
-                    return name
-            raise BadInput(f"{shown}: expected a table, got binary data. Write it as CSV or Parquet.")
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        file.seek(0)
-        try:
-            while block := file.read(_BLOCK):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-            return "utf-8"
-        except UnicodeDecodeError:
-            file.seek(0)
-            return _single_byte(file, shown)
-
-
-def _single_byte(file: IO[bytes], shown: str) -> str:
-    """Windows-1252, where single letters among ASCII are beyond it, as in Western texts; raises BadInput."""
-    runs = []
-    for _ in range(16):
-        block = file.read(_BLOCK)
-        runs += [len(run) for run in re.findall(rb"[\x80-\xff]+", block)]
-        undefined = re.search(rb"[\x81\x8d\x8f\x90\x9d]", block)
-        if undefined or 2 * sum(run for run in runs if run > 2) > sum(runs):
-            raise BadInput(
-                f"{shown}: its text is neither UTF-8 nor of Western Europe. Name its encoding, e.g. --encoding cp932 "
-                "(Japanese), gb18030 (Chinese), cp949 (Korean), cp1251 (Cyrillic), cp1253 (Greek)."
-            )
-    return "cp1252"
-
-
-def _recoded(path: Path, encoding: str, scratch: Path, shown: str) -> Path:
-    """A copy in UTF-8; raises BadInput where the text is not of this encoding."""
-    target = scratch / "utf-8"
-    try:
-        with (
-            open_regular(path) as file,
-            codecs.getreader(encoding)(file) as source,
-            open(target, "w", encoding="utf-8", newline="") as copy,
-        ):
-            while block := source.read(_BLOCK):
-                copy.write(block)
-    except LookupError:
-        raise BadInput(f"--encoding: expected an encoding such as cp1252, got {for_terminal(encoding)}.") from None
-    except UnicodeError as error:
-        raise BadInput(f"{shown}: is no text of the encoding {encoding} ({error}). Name another one.") from error
-    return target
-
-
 # -------------------------------------------------------------------- DuckDB
 
 
 @contextmanager
-def _engine(scratch: Path) -> Iterator[Any]:
-    """A DuckDB that fetches nothing from anywhere and keeps to little memory."""
+def _engine(source: Path, target: Path, scratch: Path) -> Iterator[tuple[Any, Path]]:
+    """A DuckDB that keeps to little memory, and a link to the source: it opens these two files and its own, no other.
+
+    The link has a name without signs that DuckDB takes for a pattern or an address.
+    """
     import duckdb
 
     settings: dict[str, Any] = {
@@ -297,10 +192,16 @@ def _engine(scratch: Path) -> Iterator[Any]:
         "preserve_insertion_order": True,
         "threads": 4,
     }
+    resolved, link = source.resolve(), scratch / "source"
+    link.symlink_to(resolved)
     engine = duckdb.connect(config=settings)
-    engine.execute("SET enable_progress_bar = false")  # it would be written among the answers
     try:
-        yield engine
+        engine.execute("SET enable_progress_bar = false")  # it would be written among the answers
+        allowed = ", ".join(_literal(path) for path in (link, resolved, target))
+        engine.execute(f"SET allowed_paths = [{allowed}]")
+        engine.execute("SET enable_external_access = false")
+        engine.execute("SET lock_configuration = true")
+        yield engine, link
     finally:
         engine.close()
 
@@ -326,13 +227,6 @@ def _told(shown: str, advice: str = "Write it again.") -> Iterator[None]:
             problem = f"expected a table: {message.splitlines()[0].partition(':')[2].strip()[:120]}"
             problem = problem if line is None else "expected a row of a table"
         raise BadInput(f"{shown}: {problem}{where}. {advice}") from error
-
-
-def _link(path: Path, scratch: Path) -> Path:
-    """The file under a name without signs that DuckDB takes for a pattern or an address."""
-    link = scratch / "source"
-    link.symlink_to(path.resolve())
-    return link
 
 
 def _sniffed(engine: Any, link: Path, shown: str, delimiter: str) -> _Dialect:
@@ -396,7 +290,7 @@ def _typed(engine: Any, source: str, names: dict[str, str], target: Path, option
     with _told_on(f"Writing {rows:,} rows", options.tell):
         engine.execute(
             f"COPY (SELECT {', '.join(casts)} FROM {source}) TO {_literal(target)} "
-            f"(FORMAT parquet, ROW_GROUP_SIZE {max(2048, min(122_880, rows_of_a_piece(len(names))))})"
+            f"(FORMAT parquet, USE_TMP_FILE false, ROW_GROUP_SIZE {max(2048, min(122_880, rows_of_a_piece(len(names))))})"
         )
     return int(rows)
 

@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -191,6 +192,32 @@ def test_an_encoding_can_be_named(tmp_path: Path) -> None:
         read(tmp_path / "a.csv", encoding="klingon")
     with pytest.raises(BadInput, match="is no text of the encoding ascii"):
         read(tmp_path / "a.csv", encoding="ascii")
+
+
+@pytest.mark.parametrize("through_a_link", [True, False])
+def test_the_engine_opens_the_received_file_and_no_other(tmp_path: Path, through_a_link: bool) -> None:
+    """Whatever a table could make it run: no file beside it, none elsewhere, and no setting can be taken back."""
+    table, other = (written(tmp_path / f"{name}.csv", ",") for name in ("table", "other"))
+    received = tmp_path / "link.csv" if through_a_link else table
+    if through_a_link:
+        received.symlink_to(table)
+    (tmp_path / "scratch").mkdir()
+    target = tmp_path / "target.parquet"
+    with tables_text._engine(received, target, tmp_path / "scratch") as (engine, link):
+        assert engine.execute(f"SELECT count(*) FROM read_csv('{link}')").fetchone() == (4,)
+        engine.execute(f"COPY (SELECT 1) TO '{target}' (FORMAT parquet)")
+        for statement in (
+            f"SELECT * FROM read_text('{other}')",
+            f"SELECT * FROM glob('{tmp_path}/*')",
+            f"COPY (SELECT 1) TO '{other}'",
+            f"ATTACH '{tmp_path}/new.db'",
+            "INSTALL httpfs",
+            "SET enable_external_access = true",
+            f"SET allowed_paths = ['{other}']",
+        ):
+            with pytest.raises(duckdb.Error, match=r"disabled|locked|Cannot"):
+                engine.execute(statement)
+    assert convert(received, target).rows == 4, "over the file that is there"
 
 
 def test_archives_of_several_files_are_refused(tmp_path: Path) -> None:
