@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tim_search.gates import suppression
+from tim_search.gates.suppression import Ints, Table
 
 #: A count, or what stands for one that is hidden.
 Count: TypeAlias = int | str
@@ -79,7 +79,8 @@ def of_cohort(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
 
     Beside counts, a share that would give one away becomes None, a mean over few patients is left out, and other means
     are rounded so that a few patients do not show in them. Where rounding leaves no doubt of a hidden count
-    (`suppression`), the steps grow; where that does not help either, the counts by part of the split are left out.
+    (`suppression`), the steps grow; where that does not help either, the counts by part of the split are left out, as
+    they are of parts that hold little more than a few patients.
     """
     if not small:
         return dict(cohort)
@@ -87,19 +88,18 @@ def of_cohort(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
     filters = [value for _, value in cohort["filters"]]
     # What a filter took away is a count too.
     taken = [abs(a - b) for a, b in itertools.pairwise(filters)] if not few(filters, 0) else filters
-    filtered = _shower([*filters, *taken], small, n, lambda show: _filters_in_doubt(filters, n, show, small))
+    filtered = _shower([*filters, *taken], small, n, lambda: _of_filters(filters, n))
     of_parts = {key: [part[key] for part in cohort["parts"]] for key in ("samples", "patients")}
     split: Shower | None = functools.partial(count, small=small)
     every_part = [*of_parts["samples"], *of_parts["patients"]]
     if few(every_part, 0):
         split = _again(every_part, small, n)
     elif few(every_part, small):
-        split = _in_least_steps(
-            small,
-            lambda show: all(_parts_in_doubt(values, show, small) for values in of_parts.values()),
-            [n, cohort["patients"]],
-        )
+        split = _in_least_steps(small, [_of_parts(values) for values in of_parts.values()], [n, cohort["patients"]])
     parts = cohort["parts"] if split else []
+    by_part = [part["samples"] for part in parts]
+    if any(isinstance(size, int) and size < _FEWEST * small for size in by_part):
+        by_part = []
     return {
         **cohort,
         "samples": count(n, small),
@@ -107,17 +107,17 @@ def of_cohort(cohort: Mapping[str, Any], small: int) -> dict[str, Any]:
         "filters": [[name, filtered(value)] for name, value in cohort["filters"]],
         "parts": [{**part, **{key: split(part[key]) for key in ("samples", "patients")}} for part in parts if split],
         "modalities": [_modality(modality, n, small) for modality in cohort["modalities"]],
-        "tasks": [_task(task, n, [part["samples"] for part in parts], small) for task in cohort["tasks"]],
+        "tasks": [_task(task, n, by_part, small) for task in cohort["tasks"]],
     }
 
 
-def _shower(values: Sequence[Count], small: int, n: Count, in_doubt: Callable[[Shower], bool]) -> Shower:
+def _shower(values: Sequence[Count], small: int, n: Count, tables: Callable[[], list[Table]]) -> Shower:
     """How to tell counts that belong together: exactly, or where one is small in the least steps that leave doubt."""
     if few(values, 0):
         return _again(values, small, n)
     if not few(values, small):
         return functools.partial(count, small=small)
-    return _in_least_steps(small, in_doubt, [n]) or (lambda value: f"<{small}" if value else 0)
+    return _in_least_steps(small, tables(), [n]) or (lambda value: f"<{small}" if value else 0)
 
 
 def _again(values: Sequence[Count], small: int, n: Count) -> Shower:
@@ -139,44 +139,47 @@ def _side(value: Count, small: int) -> Count:
     return shown if shown == 0 or (isinstance(shown, str) and shown.startswith("<")) else f"≥{small}"
 
 
-def _in_least_steps(small: int, in_doubt: Callable[[Shower], bool], sizes: Iterable[Count] = ()) -> Shower | None:
-    """The finest way to tell counts that leaves the small ones in doubt; None where none does.
+def _in_least_steps(small: int, tables: Sequence[Table] | None, sizes: Iterable[Count]) -> Shower | None:
+    """The finest way to tell counts that leaves the small ones in doubt; None where none does, or without tables.
 
     Which way was taken is seen, and tells of the counts by which it was chosen. So the choice is made by the `sizes`
     that are told exactly, as far as it can be: first come ways that tell all counts that are short of a size by less
-    than `small` as one. By the hidden counts only what is left is chosen.
+    than `small` as one. By the hidden counts only what is left is chosen (`suppression`).
     """
     ways = [functools.partial(near, small=small, coarser=coarser) for coarser in (1, 2, 5, 10)]
     exact = [size for size in sizes if isinstance(size, int) and size >= small]
     ways.sort(key=lambda way: sum(way(size - small + 1) != way(size - 1) for size in exact))
-    return next((way for way in ways if in_doubt(way)), None)
+    if tables is None:
+        return None
+    plain: Shower = functools.partial(count, small=small)
+
+    def told_by(way: Shower) -> suppression.Interval:
+        return functools.cache(lambda value: interval(value, way))
+
+    place = suppression.first_in_doubt(tables, [told_by(way) for way in ways], told_by(plain), small)
+    return None if place is None else ways[place]
 
 
-def _filters_in_doubt(filters: Sequence[Any], n: Count, show: Shower, small: int) -> bool:
-    """Whether what each filter took away stays in doubt, though the samples that are left are told exactly."""
+def _of_filters(filters: Sequence[Any], n: Count) -> list[Table]:
+    """What each filter took away and what is left, which is told exactly where it is the samples."""
     if isinstance(n, str) or any(a < b for a, b in itertools.pairwise(filters)):
-        return True
-    cells = np.array([*(a - b for a, b in itertools.pairwise(filters)), filters[-1]])
-    visible = np.triu(np.ones((len(cells), len(cells)), np.int64))
-    intervals = [interval(value, show) for value in filters]
-    if filters[-1] == n:
-        intervals[-1] = (n, n)
-    return suppression.open_to_doubt(cells, visible, intervals, np.eye(len(cells), dtype=np.int64), small)
+        return []
+    cells = np.array([*(a - b for a, b in itertools.pairwise(filters)), filters[-1]], np.int64)
+    left = np.triu(np.ones((len(cells), len(cells)), np.int64))
+    each = np.eye(len(cells), dtype=np.int64)
+    return [Table(cells, left, each[-1:] if filters[-1] == n else each[:0], each)]
 
 
-def _parts_in_doubt(parts: Sequence[Any], show: Shower, small: int) -> bool:
-    """Whether each part stays in doubt, though all parts together are told exactly."""
-    cells, each = np.array(parts, np.int64), np.eye(len(parts), dtype=np.int64)
-    visible = np.concatenate([each, np.ones((1, len(parts)), np.int64)])
-    total = int(cells.sum())
-    whole_interval = interval(total, functools.partial(count, small=small))
-    return suppression.open_to_doubt(cells, visible, [*(interval(v, show) for v in parts), whole_interval], each, small)
+def _of_parts(parts: Sequence[Any]) -> Table:
+    """Parts of a whole that is told exactly."""
+    each = np.eye(len(parts), dtype=np.int64)
+    return Table(np.array(parts, np.int64), each, np.ones((1, len(parts)), np.int64), each)
 
 
 def _modality(modality: Mapping[str, Any], n: Count, small: int) -> dict[str, Any]:
     absent, missing = modality["absent"], modality["column_missing"]
     there = _minus(n, absent)
-    show = _shower([absent, there], small, n, lambda show: _parts_in_doubt([absent, there], show, small))
+    show = _shower([absent, there], small, n, lambda: [_of_parts([absent, there])])
     # As telling as how many lack a value is how many have one, where that can be had.
     absent_shown = not isinstance(show(absent), str)
     columns = {
@@ -184,7 +187,7 @@ def _modality(modality: Mapping[str, Any], n: Count, small: int) -> dict[str, An
             [value, *([_minus(there, value)] if absent_shown else [])],
             small,
             there if absent_shown else n,
-            lambda show, value=value: not absent_shown or _parts_in_doubt([value, there - value], show, small),  # type: ignore[misc]
+            lambda value=value: [_of_parts([value, there - value])] if absent_shown else [],  # type: ignore[misc]
         )(value)
         for name, value in missing.items()
     }
@@ -222,10 +225,11 @@ def _task(task: Mapping[str, Any], n: Count, part_sizes: Sequence[Count], small:
         if any(show(value) != value for value in every):
             parts, task = [], {**task, "parts": []}
     elif few(every, small):
-        fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, part_sizes, way, small), [n, *part_sizes])
-        if fine is None:
+        told = isinstance(n, int) and n >= _FEWEST * small
+        fine = _in_least_steps(small, _of_task(task, n, part_sizes), [n, *part_sizes]) if told else None
+        if fine is None and told:
             parts, task = [], {**task, "parts": []}
-            fine = _in_least_steps(small, lambda way: _task_in_doubt(task, n, (), way, small), [n])
+            fine = _in_least_steps(small, _of_task(task, n, ()), [n])
         show = fine or (lambda value: f"<{small}" if value else 0)
     shown = {
         **task,
@@ -270,19 +274,22 @@ def _step(small: int) -> int:
     return 10 * -(-small // 10)
 
 
+#: Times the limit that samples, or those of each part, have to be for counts of a task to be told of them. In fewer
+#: almost every count is small, and that a way to tell them was refused would tell which. A size is told anyway.
+_FEWEST = 4
 #: Cells of a table, with which all moves of two patients are looked at in little time.
 _MOST_CELLS = 120
 
 
-def _task_in_doubt(task: Mapping[str, Any], n: Any, part_sizes: Sequence[Any], show: Shower, small: int) -> bool:
-    """Whether no small count of the task follows from the others, told by `show`, and from the sizes of the parts."""
+def _of_task(task: Mapping[str, Any], n: Any, part_sizes: Sequence[Any]) -> list[Table] | None:
+    """The tables of a task's counts and of the sizes of the parts; None where they do not add up, or are too many."""
     classes, carrying = [value for _, value in task.get("classes", [])], task.get("known", [])
     parts = task["parts"] or [{"labelled": task["labelled"], "positive": None}]
     sizes = list(part_sizes) if task["parts"] else [n]
     labelled = [part["labelled"] for part in parts]
     positive = [part["positive"] for part in parts]
     if sum(labelled) != task["labelled"] or sum(sizes) != n:
-        return False  # no split: nothing can be said of such parts
+        return None  # no split: nothing can be said of such parts
     by_part = None not in positive and len(classes) == 2 and sum(positive) == classes[1]
     if by_part:
         grid = [[of - yes, yes] for of, yes in zip(labelled, positive, strict=True)]
@@ -293,7 +300,7 @@ def _task_in_doubt(task: Mapping[str, Any], n: Any, part_sizes: Sequence[Any], s
     # (P, K + 1): patients of each part by class, the last column those without a label.
     table = np.array([[*row, size - sum(row)] for row, size in zip(grid, sizes, strict=True)], np.int64)
     if (table < 0).any() or table.size > _MOST_CELLS:
-        return False
+        return None
     whole, inner = np.ones_like(table), np.ones_like(table)
     inner[:, -1] = 0
     of_part = [np.eye(len(table), dtype=np.int64)[:, [row]] for row in range(len(table))]
@@ -302,36 +309,18 @@ def _task_in_doubt(task: Mapping[str, Any], n: Any, part_sizes: Sequence[Any], s
     visible += [row * of_class[1] for row in of_part] if by_part else []
     secret = [*visible, *((whole - inner) * row for row in of_part), whole - inner]
     secret += [row * of_class[0] for row in of_part] if by_part else []
-    exact = [whole * row for row in of_part]
-    if not _in_doubt(table, visible, exact, secret, show, small):
-        return False
-    return all(
-        _in_doubt(
-            np.array([[yes, of - yes, task["labelled"] - of, n - task["labelled"]]]),
-            [np.array([mask]) for mask in ((1, 0, 0, 0), (1, 1, 0, 0), (1, 1, 1, 0))],
-            [np.ones((1, 4), np.int64)],
-            [np.array([mask]) for mask in ((1, 0, 0, 0), (0, 1, 0, 0), (1, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))],
-            show,
-            small,
-        )
-        for yes, of in zip(classes, carrying, strict=bool(carrying))
-    )
+    tables = [_masked(table, visible, [whole * row for row in of_part], secret)]
+    for yes, of in zip(classes, carrying, strict=bool(carrying)):
+        cells = np.array([[yes, of - yes, task["labelled"] - of, n - task["labelled"]]])
+        told = [np.array([mask]) for mask in ((1, 0, 0, 0), (1, 1, 0, 0), (1, 1, 1, 0))]
+        rests = [np.array([mask]) for mask in ((0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))]
+        tables += [_masked(cells, told, [np.ones((1, 4), np.int64)], [*told[:2], *rests])]
+    return tables
 
 
-def _in_doubt(
-    table: NDArray[np.int64],
-    visible: Sequence[NDArray[np.int64]],
-    exact: Sequence[NDArray[np.int64]],
-    secret: Sequence[NDArray[np.int64]],
-    show: Shower,
-    small: int,
-) -> bool:
-    """`suppression.open_to_doubt` for masks of a table (P, K): sums shown by `show`, told exactly, and secret."""
-    rows = [np.asarray(masks, np.int64).reshape(len(masks), table.size) for masks in (visible, exact, secret)]
-    sums = [int(value) for value in rows[0] @ table.ravel()]
-    intervals = [interval(value, show) for value in sums]
-    intervals += [interval(int(value), functools.partial(count, small=small)) for value in rows[1] @ table.ravel()]
-    return suppression.open_to_doubt(table.ravel(), np.concatenate(rows[:2]), intervals, rows[2], small)
+def _masked(cells: Ints, *masks: Sequence[Ints]) -> Table:
+    """The table of cells (P, K) with masks (P, K) of sums that are told, that are told exactly, and that are secret."""
+    return Table(cells.ravel(), *(np.asarray(each, np.int64).reshape(len(each), cells.size) for each in masks))
 
 
 def _spread(rows: Sequence[int], columns: Sequence[int]) -> list[list[int]]:
