@@ -287,10 +287,11 @@ def _typed(engine: Any, source: str, names: dict[str, str], target: Path, option
         rows, *bits = engine.execute(f"SELECT count(*), {masks} FROM {source}").fetchone()
     kinds = [_TEXT if names[cell] in options.texts else mask or 0 for cell, mask in zip(names, bits, strict=True)]
     casts = [f"{_cast(cell, kind)} AS {_name(names[cell])}" for cell, kind in zip(names, kinds, strict=True)]
+    group = max(2048, min(122_880, rows_of_a_piece(len(names))))
     with _told_on(f"Writing {rows:,} rows", options.tell):
         engine.execute(
             f"COPY (SELECT {', '.join(casts)} FROM {source}) TO {_literal(target)} "
-            f"(FORMAT parquet, USE_TMP_FILE false, ROW_GROUP_SIZE {max(2048, min(122_880, rows_of_a_piece(len(names))))})"
+            f"(FORMAT parquet, USE_TMP_FILE false, ROW_GROUP_SIZE {group})"
         )
     return int(rows)
 

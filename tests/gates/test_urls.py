@@ -26,6 +26,10 @@ SECRETS = (
     "postgresql://me:hunter2@db/mlflow?password=hunter2",
     "ray://me:hunter2@head:10001",
     "http://host/#access_token=hunter2",
+    "http://host/#hunter2",
+    "https://host/x?a=b#hunter2&c=d",
+    "http://host/x;token=hunter2",
+    "http://host/x;v=1;jsessionid=hunter2/y",
 )
 
 
@@ -44,7 +48,10 @@ def test_no_secret_of_a_url_stays_in_a_text(url: str, text: str) -> None:
         ("https://me:sec@ret@host", "https://host"),
         ("https://me:sec/ret@host", "https://***@host"),
         ("http://host/?token=a b&x=1", "http://host/?token=***&x=1"),
-        ("http://host/?a=1&token=abc#end", "http://host/?a=1&token=***#end"),
+        ("http://host/?a=1&token=abc#end", "http://host/?a=1&token=***#***"),
+        ("http://host/x;token=abc/y", "http://host/x;token=***"),
+        ("http://host:5000/#/experiments/1", "http://host:5000/#/experiments/1"),
+        ("sqlite:////home/a#b.db", "sqlite:////home/a#b.db"),
     ],
 )
 def test_what_is_no_secret_stays(url: str, expected: str) -> None:

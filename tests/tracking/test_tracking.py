@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -414,6 +415,18 @@ def test_a_moved_database_without_its_artifacts(empty_store: str, tmp_path: Path
     shutil.rmtree(tmp_path / "old")
     with pytest.raises(BadInput, match=r"no file .*new/mlartifacts"):
         newest_heatmap(uri_of(tmp_path / "new"), "demo")
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:9/x", "s3://bucket/x", "/etc"])
+def test_a_database_sends_nobody_elsewhere_for_artifacts(empty_store: str, tmp_path: Path, place: str) -> None:
+    """A received database could name any host, to which credentials would go; nothing is fetched, no folder is left."""
+    uri = fresh_store(tmp_path / "store", empty_store)
+    publish_round(uri, tmp_path, 1)
+    with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as database, database:
+        database.execute("UPDATE runs SET artifact_uri = ?", [place])
+    with pytest.raises(BadInput, match=rf"artifacts of its run \w+ are at {place}.*expected a folder of this machine"):
+        newest_heatmap(uri, "demo", tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,9 @@ _START = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]*://")
 _SENSITIVE = re.compile(r"token|secret|passw|pwd|key|sig|credential|auth|session|jwt|^pat$|^sas$|^user(name)?$")
 _VALUE = re.compile(r"(?P<name>[^?&;#=\s]+)=(?P<value>[^&;#\s\"'<>)\]}]*)")
 _WHOLE_VALUE = re.compile(r"(?P<name>[^?&;#=]+)=(?P<value>[^&#]*)")
+#: What follows # and has no name; what begins with / is a place in the pages of MLflow.
+_FRAGMENT = re.compile(r"#(?!/)[^\s=&;\"'<>)\]}]+(?![^\s&;\"'<>)\]}])")
+_WHOLE_FRAGMENT = re.compile(r"#(?!/)[^=&;]+(?![^&;])")
 _WITHOUT_HOST = re.compile(r"(sqlite|file)(\+\w+)?:///", re.IGNORECASE)
 
 
@@ -22,7 +25,10 @@ _WITHOUT_HOST = re.compile(r"(sqlite|file)(\+\w+)?:///", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:
-    """A text without the secrets of the URLs in it: users and passwords go, sensitive query values become ***.
+    """A text without the secrets of the URLs in it: users and passwords go, sensitive values and fragments become ***.
+
+    Sensitive are values of a query, of a fragment and of parameters of a path (`;token=`) by their names, and fragments
+    without a name.
 
     A password may hold `/`, `@` and blanks: all that may belong to one goes, also where that takes the host with it.
     Paths (sqlite:////home/me@work/mlflow.db) keep their @. For a value that is one URL see `redacted_url`.
@@ -31,8 +37,8 @@ def redacted(text: str) -> str:
 
 
 def redacted_url(url: str) -> str:
-    """One URL without its secrets: as `redacted`, but a sensitive query value goes up to the next `&`, with blanks."""
-    return _redacted_line(url.replace("\n", " "), _WHOLE_VALUE)
+    """One URL without its secrets: as `redacted`, but a sensitive value goes up to the next `&`, with blanks."""
+    return _redacted_line(url.replace("\n", " "), _WHOLE_VALUE, _WHOLE_FRAGMENT)
 
 
 def holds_secret(url: str) -> bool:
@@ -42,17 +48,18 @@ def holds_secret(url: str) -> bool:
     return redacted_url(url) != url
 
 
-def _redacted_line(line: str, value: re.Pattern[str] = _VALUE) -> str:
+def _redacted_line(line: str, value: re.Pattern[str] = _VALUE, fragment: re.Pattern[str] = _FRAGMENT) -> str:
     starts = list(_START.finditer(line))
     if not starts:
         return line
     parts = [line[: starts[0].start()]]
     for start, end in zip(starts, [*(start.start() for start in starts[1:]), len(line)], strict=True):
         rest = line[start.end() : end]
-        if not _WITHOUT_HOST.match(line, start.start()):
-            rest = _without_userinfo(rest)
-        mark = min((at for sign in "?#" if (at := rest.find(sign)) >= 0), default=len(rest))
-        parts.append(start[0] + rest[:mark] + value.sub(_without_secret, rest[mark:]))
+        has_host = not _WITHOUT_HOST.match(line, start.start())
+        rest = _without_userinfo(rest) if has_host else rest
+        mark = min((at for sign in "?#;" if (at := rest.find(sign)) >= 0), default=len(rest))
+        after = value.sub(_without_secret, rest[mark:])
+        parts.append(start[0] + rest[:mark] + (fragment.sub(f"#{_HIDDEN}", after) if has_host else after))
     return "".join(parts)
 
 
@@ -71,7 +78,10 @@ def _without_userinfo(rest: str) -> str:
 
 def _without_secret(match: re.Match[str]) -> str:
     name = re.sub(r"[-_.]", "", urllib.parse.unquote(match["name"]).lower())
-    return f"{match['name']}={_HIDDEN}" if _SENSITIVE.search(name) and match["value"] else match[0]
+    if _SENSITIVE.search(name) and match["value"]:
+        return f"{match['name']}={_HIDDEN}"
+    value, sign, others = match["value"].partition(";")
+    return f"{match['name']}={value}{sign}{_WHOLE_VALUE.sub(_without_secret, others)}"
 
 
 # -------------------------------------------------------------------- to whom credentials may go

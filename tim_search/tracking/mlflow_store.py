@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import time
@@ -33,7 +32,7 @@ from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from tim_search.gates.files import inside, make_folder, open_regular
+from tim_search.gates.files import make_folder, open_regular
 from tim_search.gates.texts import for_terminal
 from tim_search.gates.urls import Recipient, redacted, redacted_url
 from tim_search.types import BadInput
@@ -67,8 +66,6 @@ _ENVIRONMENT = {
 _NOISY_LOGGERS = ("mlflow.store.db.utils", "alembic")
 #: What MLflow says of a database whose change to a newer form was cut short.
 _HALF_CHANGED = re.compile(r"table \S+ already exists|duplicate column name|no such (table|column)")
-#: Bytes of the largest table or figure that is fetched: a heatmap of 1,000 tasks takes a tenth of it.
-_MOST_ARTIFACT = 2**30
 _SQLITE = b"SQLite format 3\0"
 
 
@@ -336,27 +333,6 @@ def _quoted(text: str) -> str:
     raise BadInput(
         f"The name {text!r} holds both kinds of quotes, which MLflow cannot search for. Choose another name."
     )
-
-
-def fetch(client: MlflowClient, uri: str, run: Run, name: str, destination: str) -> Path:
-    """A copy of an artifact; that beside the database where its folder has been moved since it was written.
-
-    Of a SQLite database, which may have come from others with its folder, only a regular file of bounded size that
-    lies among the run's artifacts, also after following links. Raises BadInput for another one.
-    """
-    path, stored = sqlite_path(uri), local(run.info.artifact_uri)
-    if path is None or stored is None:
-        return Path(client.download_artifacts(run.info.run_id, name, destination))
-    artifacts = stored
-    if not (stored / name).exists():
-        artifacts = path.parent / ARTIFACTS / run.info.run_id / "artifacts"
-        if not (artifacts / name).exists():
-            raise FileNotFoundError(f"the database is whole, but there is no file {artifacts / name} any more.")
-    source = inside(artifacts, name, outside="It is not copied. Look at the tags of its run with `mlflow ui`.")
-    copy = Path(destination) / source.name
-    with open_regular(source, _MOST_ARTIFACT) as file, copy.open("wb") as target:
-        shutil.copyfileobj(file, target)
-    return copy
 
 
 def log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> None:

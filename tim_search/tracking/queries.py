@@ -21,10 +21,11 @@ import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tim_search.gates.files import explained, make_folder, move_durably
+from tim_search.gates.files import explained, make_folder, open_regular, write_durably
 from tim_search.gates.plain import parse_json, read_object
 from tim_search.gates.texts import for_terminal
 from tim_search.gates.urls import redacted_url
+from tim_search.tracking import artifacts
 from tim_search.tracking import mlflow_store as store
 from tim_search.types import BadInput
 
@@ -116,16 +117,16 @@ def newest_heatmap(
                 "List those it has with tim_search.tracking.heatmaps."
             )
         row = _heatmap_row(runs[0])
-        folder = Path(destination) if destination is not None else Path(tempfile.mkdtemp(prefix="tim-search-"))
-        with explained(folder):
-            make_folder(folder)
-            with tempfile.TemporaryDirectory(dir=folder) as aside:
-                table = _read_table(store.fetch(client, tracking_uri, runs[0], row["table"], aside))
-                figures = {}
-                for name in row["figures"]:
-                    copy = store.fetch(client, tracking_uri, runs[0], name, aside)
-                    figures[copy.name] = folder / copy.name
-                    move_durably(copy, figures[copy.name])
+        with tempfile.TemporaryDirectory() as aside:
+            table = _read_table(artifacts.fetch(client, tracking_uri, runs[0], row["table"], aside))
+            copies = [artifacts.fetch(client, tracking_uri, runs[0], name, aside) for name in row["figures"]]
+            folder = Path(destination) if destination is not None else Path(tempfile.mkdtemp(prefix="tim-search-"))
+            with explained(folder):
+                make_folder(folder)
+            figures = {copy.name: folder / copy.name for copy in copies}
+            for copy in copies:
+                with open_regular(copy) as file:
+                    write_durably(figures[copy.name], file.read())
     facts = {key: row[key] for key in ("search", "run_id", "round", "estimator", "label", "created")}
     return Heatmap(**facts, table=table, figures=figures)
 
@@ -147,7 +148,7 @@ def confirmed(tracking_uri: str, search: str | None = None) -> pd.DataFrame:
         frames = []
         for run in newest.values():
             with tempfile.TemporaryDirectory() as aside:
-                frame = _read_table(store.fetch(client, tracking_uri, run, "tables/confirmation.json", aside))
+                frame = _read_table(artifacts.fetch(client, tracking_uri, run, "tables/confirmation.json", aside))
             origin = {"search": run.data.tags.get("search", ""), "search_id": run.data.tags.get("search_id", ""),
                       "run_id": run.info.run_id, "created": _moment(run.info.start_time)}  # fmt: skip
             frames.append(pd.concat([pd.DataFrame([origin] * len(frame)), frame], axis=1))
@@ -212,7 +213,8 @@ def fetch_model(tracking_uri: str, reference: str, destination: str | Path) -> P
                     raise BadInput(f"The run {named['run']} at {redacted_url(tracking_uri)} has no model.")
                 model_id = outputs[0].model_id
             location = client.get_logged_model(model_id).artifact_location
-        path, stored = store.sqlite_path(tracking_uri), store.local(location)
+        path = store.sqlite_path(tracking_uri)
+        stored = artifacts.folder_of(tracking_uri, location, f"model {reference}")
         if path is not None and stored is not None and not stored.exists():
             stored = path.parent / store.ARTIFACTS / Path(*stored.parts[-3:])  # models/m-ID/artifacts
             location = str(stored)
