@@ -39,7 +39,7 @@ LATE: tuple[tuple[str, re.Pattern[str], re.Pattern[str]], ...] = tuple(
             DEATH,
             r"\w*death|(hosp|is|was)?dead$|(?!stu|reme|embo)\w*died$|dies$|dod$|deceas|\w*expired?(flag)?$|\w*mortal|"
             r"surviv|surv\d|alive|(vital|life)status|autops|exitus|verst(a|o)rben|gestorben|todes|sterb|uberleb|deces$|"
-            r"deced|fallec|muert|defunc|supervivencia|decess|morto$|morte$|obito|overled|sterfte",
+            r"deced|fallec|muert|defunc|supervivencia|decess|mort[oe]?$|tod$|obito|overled|sterfte",
             rf"space|{_BEFORE}",
         ),
         (

@@ -35,6 +35,12 @@ def test_files_of_other_kinds_are_left_alone(tmp_path: Path, name: str) -> None:
         check_output(tmp_path / name, (), TABLES)
 
 
+@pytest.mark.parametrize("name", ["said.xlsx", "said.json"])
+def test_a_new_file_is_of_the_kind_that_its_name_says(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=r"expected a name that ends in \.csv, \.parquet"):
+        check_output(tmp_path / name, (), TABLES)
+
+
 @pytest.mark.parametrize("place", [".", "", "/", "sub"])
 def test_a_folder_is_no_file(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

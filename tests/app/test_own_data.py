@@ -169,6 +169,10 @@ def test_a_file_of_a_table_is_one(tmp_path: Path) -> None:
     assert own_data.is_table(tmp_path / "stays.csv")
     assert not own_data.is_table(tmp_path)
     assert not own_data.is_table("support2")
+    (tmp_path / "stays.json").write_text('[{"stay": 1, "died": 0}]')
+    assert own_data.is_table(tmp_path / "stays.json")
+    (tmp_path / "search.json").write_text('{"name": "x", "cohort": "support2"}')
+    assert not own_data.is_table(tmp_path / "search.json")
     own = tim_search.cohort(tmp_path / "stays.csv", tmp_path / "ward", **ROLES)
     assert own.samples == 200
     assert opened(own.folder).patients.max() > 0

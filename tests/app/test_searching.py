@@ -140,6 +140,15 @@ def test_tuning_needs_ray(tmp_path: Path) -> None:
 # -------------------------------------------------------------------- while it runs
 
 
+def test_a_message_names_arguments_where_there_are_no_options(folder: Path) -> None:
+    search = tim_search.search(folder)
+    with pytest.raises(BadInput, match=r"^source: expected .* got nobody"):
+        search.train("nobody")
+    with pytest.raises(BadInput) as told, cells.call(""):
+        raise BadInput("--max-size: expected 2, got 1. Name it with --out; or: tim-search run x --out y")
+    assert str(told.value) == "max_size: expected 2, got 1. Name it with out; or: tim-search run x --out y"
+
+
 def test_an_interruption_ends_a_call_in_words() -> None:
     with pytest.raises(Interrupted, match="run the same cell again") as raised, cells.call("run the same cell again"):
         raise KeyboardInterrupt

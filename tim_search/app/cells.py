@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import importlib
 import logging
+import re
 import sys
 import time
 import uuid
@@ -87,8 +88,19 @@ def call(stopped: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise _plain(Interrupted(stopped)) from None
     except TimSearchError as error:
+        error.args = (_as_arguments(str(error)),)
         _plain(error)
         raise
+
+
+def _as_arguments(text: str) -> str:
+    """A message with the names of arguments in the place of a command's options; commands to be typed stay."""
+    sentences = re.split(r"(?<=[.;]) ", text)
+    option = re.compile(r"(?<![\w`-])--([a-z][a-z-]*)")
+    return " ".join(
+        sentence if "tim-search " in sentence else option.sub(lambda name: name[1].replace("-", "_"), sentence)
+        for sentence in sentences
+    )
 
 
 def _plain(error: TimSearchError) -> TimSearchError:

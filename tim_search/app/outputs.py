@@ -20,13 +20,18 @@ def check_output(out: str | Path, inputs: Iterable[str | Path], endings: Sequenc
     Args:
         out: a file that may be there; an output of the same kind is written anew.
         inputs: what the command reads, which it may not overwrite.
-        endings: of the names of such outputs, with their dots; a file there with another ending is something else.
+        endings: of the names of such outputs, with their dots; one without an ending may be new.
     """
     path = checked_path(out)
     place = for_terminal(out)
     if path.is_dir():
         raise BadInput(f"--out: expected a file, got the folder {place}. Name a file in it.")
     if not os.path.lexists(path):
+        if path.suffix and path.suffix.lower() not in endings:
+            raise BadInput(
+                f"--out: expected a name that ends in {', '.join(endings)}, got {place}. Name such a file: what is "
+                "written is of no other kind."
+            )
         return
     same = [entry for entry in map(Path, inputs) if entry.exists() and entry.samefile(path)]
     if same:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from tim_search.app import cells, checking
 from tim_search.app.checking import Checked, tables_of
-from tim_search.gates.files import explained, make_folder, take_name
+from tim_search.gates.files import explained, make_folder, open_regular, take_name
 from tim_search.report.panel import Panel, Rows, Shown
-from tim_search.types import BadInput, Finding, some
+from tim_search.types import BadInput, Finding, counted, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,9 @@ Modalities = Mapping[str, str | Sequence[str]] | None
 #: The clustering that every cohort of a table has; it needs no column.
 PHENOTYPE = "phenotype"
 #: How files end that are no tables: search files, cohort.yaml.
-_NO_TABLES = (".yaml", ".yml", ".json")
+_NO_TABLES = (".yaml", ".yml")
+#: Bytes of a JSON file that tell a search file, which names its cohort, from a table.
+_START = 1 << 16
 
 _STOPPED = "Stopped: nothing was written. Run the same cell again."
 
@@ -56,7 +59,8 @@ class OwnCohort(Shown):
         if not self.folder.is_dir():
             where = "Not kept: tim_search.cohort writes it to a folder. Name other roles in the call."
         return Panel(
-            f"Cohort of {self.samples:,} samples of {self.patients:,} patients, {len(self.tasks)} tasks",
+            f"Cohort of {counted(self.samples, 'sample')} of {counted(self.patients, 'patient')}, "
+            f"{counted(len(self.tasks), 'task')}",
             lines=[where],
             tables=[*tables_of(self.findings), Rows("Columns", names, self.columns[names].values.tolist())],
         )
@@ -113,8 +117,17 @@ def check(
 
 
 def is_table(data: pd.DataFrame | str | Path) -> bool:
-    """Whether this is a frame, or by its name the file of a table."""
-    return not isinstance(data, str | Path) or (Path(data).is_file() and Path(data).suffix.lower() not in _NO_TABLES)
+    """Whether this is a frame, or by its name the file of a table; of JSON one that begins like no search file."""
+    if not isinstance(data, str | Path):
+        return True
+    path = Path(data)
+    if not path.is_file() or path.suffix.lower() in _NO_TABLES:
+        return False
+    if path.suffix.lower() != ".json":
+        return True
+    with open_regular(path) as file:
+        start = file.read(_START).lstrip()
+    return not (start.startswith(b"{") and re.search(rb'"cohort"\s*:\s*"', start))
 
 
 def kept(
@@ -144,7 +157,7 @@ def kept(
         guess = own_table.init(source, aside, tell=cells.say, edits=named)
         if poor := [f"{name}: {guess.left_out[name]}" for name in named.labels if name in guess.left_out]:
             raise BadInput(f"tasks: {'; '.join(poor)}. Name others, or another column.")
-        cells.say(f"Looking for leaks in {len(guess.rows)} columns")
+        cells.say(f"Looking for leaks in {counted(len(guess.rows), 'column')}")
         new, findings = inspect_cohort(aside)
         if new is None:
             errors = "\n".join(f"  {finding}" for finding in findings if finding.severity == "error")

@@ -29,7 +29,7 @@ from tim_search.results import opened
 from tim_search.results.grouping import Grouping
 from tim_search.results.opened import SearchResults
 from tim_search.tuning import tuned
-from tim_search.types import BadInput, Subset, TrainerFactory, product_version
+from tim_search.types import BadInput, Subset, TrainerFactory, counted, product_version
 
 
 def run_search(
@@ -117,10 +117,10 @@ def executor_of(
 def words(search: config.ResolvedSearch) -> str:
     """What a search is and where it writes, in one line."""
     units = search.plan.planned(search.blocks)
-    amount = "as many units as the search turns out to need" if units is None else f"{units} units"
+    amount = "as many units as the search turns out to need" if units is None else counted(units, "unit")
     if search.own is not None:
         amount += f", each with {len(search.own.values)} combinations of settings"
-    return f"Search {search.file.name}: {len(search.tasks)} tasks, {amount}, into {search.out}"
+    return f"Search {search.file.name}: {counted(len(search.tasks), 'task')}, {amount}, into {search.out}"
 
 
 def start_words(address: str | None) -> str:

@@ -17,7 +17,7 @@ from tim_search.gates.texts import for_terminal
 from tim_search.ledger.ledger import Ledger
 from tim_search.loop.manifest import Manifest
 from tim_search.results import merge
-from tim_search.types import BadInput, canonical
+from tim_search.types import BadInput, canonical, counted
 
 #: What the start of a search writes beside search.json.
 OWN_FILES = ("search.yaml", "cohort.json", "versions.json")
@@ -58,9 +58,10 @@ def check_folder(search: config.ResolvedSearch) -> None:
             )
         if earlier.name != search.file.name or {task.name for task in earlier.tasks} != set(search.tasks):
             raise BadInput(
-                f"{search.out} holds the search {earlier.name} of {len(earlier.tasks)} tasks; expected that one again, "
-                f"got {search.file.name} of {len(search.tasks)} tasks. Give this search a folder of its own with "
-                f"--out; with `ledger: {search.ledger}` in its file it takes over all that is trained already."
+                f"{search.out} holds the search {earlier.name} of {counted(len(earlier.tasks), 'task')}; "
+                f"expected that one again, got {search.file.name} of {counted(len(search.tasks), 'task')}. "
+                f"Give this search a folder of its own with --out; with `ledger: {search.ledger}` in its file it takes "
+                "over all that is trained already."
             )
 
 

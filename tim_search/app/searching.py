@@ -16,7 +16,7 @@ from tim_search.report import page as reporting
 from tim_search.report.panel import Panel, Rows, Shown
 from tim_search.results import advice, confirmation, grouping, opened
 from tim_search.results.verdicts import verdicts
-from tim_search.types import BadInput, TimSearchError
+from tim_search.types import BadInput, TimSearchError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -286,7 +286,7 @@ class Search(Shown):
             result = results.tim()
         except TimSearchError as error:  # verdicts can be told before there are scores
             return Panel(f"Search {name}", warnings, tables=[table], notes=[str(error), where])
-        title = f"Search {name}: {result.label} of {len(result.tasks)} tasks, {counts} units trained"
+        title = f"Search {name}: {result.label} of {counted(len(result.tasks), 'task')}, {counts} units trained"
         return Panel(
             title, warnings, (), [table], self._picture(), f"Heatmap of the TIM scores: {result.label}",
             [*result.notes, where],

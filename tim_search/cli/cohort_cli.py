@@ -14,7 +14,7 @@ import typer
 
 from tim_search.cli import console
 from tim_search.cli.options import AsJson
-from tim_search.types import BadInput
+from tim_search.types import BadInput, counted
 
 app = typer.Typer(help="Cohort folders.", no_args_is_help=True)
 
@@ -46,7 +46,7 @@ def export(
     cohort = open_cohort(reference)
     write_cohort(cohort, folder)
     console.show(
-        f"{folder}: {len(cohort.sample_ids)} samples, {len(cohort.tasks)} tasks. "
+        f"{folder}: {counted(len(cohort.sample_ids), 'sample')}, {counted(len(cohort.tasks), 'task')}. "
         f"Check it with `tim-search check {folder}`."
     )
 
@@ -82,7 +82,8 @@ def haim(
             embeddings, out, keys=keys, mimic=mimic, grouped=modalities is Modalities.paper, tell=tell
         )
     summary = (
-        f"{out}: {manifest['steps'][-1]['rows']} samples, {len(manifest['tasks']) + 1} tasks; manifest.json tells "
+        f"{out}: {counted(manifest['steps'][-1]['rows'], 'sample')}, "
+        f"{counted(len(manifest['tasks']) + 1, 'task')}; manifest.json tells "
         f"more. Check it with `tim-search check {out}`."
     )
     console.answer(as_json, lambda: manifest, lambda: (cohort_tables.haim(manifest), summary))
@@ -178,10 +179,11 @@ def init(
         },
         lambda: [
             cohort_tables.columns(guess.rows),
-            f"{folder}/cohort.yaml: {sum(map(len, modalities.values()))} inputs in {len(modalities)} modalities, "
-            f"{len(guess.tasks)} tasks with labels; columns left out: {len(guess.left_out)}. Read it and mend it, or "
-            f"edit {folder}/columns.csv and run `tim-search cohort init --from {folder}/columns.csv`; then "
-            f"`tim-search check {folder}`.",
+            f"{folder}/cohort.yaml: {counted(sum(map(len, modalities.values())), 'input')} in "
+            f"{len(modalities)} modalit{'y' if len(modalities) == 1 else 'ies'}, "
+            f"{counted(len(guess.tasks), 'task')} with labels; columns left out: {len(guess.left_out)}. "
+            f"Read it and mend it, or edit {folder}/columns.csv and run "
+            f"`tim-search cohort init --from {folder}/columns.csv`; then `tim-search check {folder}`.",
         ],
     )
 

@@ -10,6 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tim_search.gates.texts import for_terminal
+
 
 def overlaps(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> Table | None:
     """The pairs of tasks whose targets overlap most, declared ones too; None where no pair overlaps by half."""
@@ -44,8 +46,9 @@ def columns(rows: Sequence[Mapping[str, str]]) -> Group:
     )  # fmt: skip
     for row in shown[:MOST_COLUMNS]:
         role = " ".join(filter(None, (row["role"], row["modality or task"])))
-        cells = (row["column"], row["read as"], row["used as"], role, row["missing"], row["distinct"])
-        table.add_row(*cells, row["range or levels"], row["doubt"], style="dim" if row["role"] == "left out" else "")
+        cells = [row["column"], row["read as"], row["used as"], role]
+        cells += [row[key] for key in ("missing", "distinct", "range or levels", "doubt")]
+        table.add_row(*map(for_terminal, cells), style="dim" if row["role"] == "left out" else "")
     hidden = len(rows) - len(shown[:MOST_COLUMNS])
     return Group(table, Text(f"and {hidden} more columns in columns.csv" if hidden else "All of it is in columns.csv."))
 

@@ -117,7 +117,11 @@ def heartbeat() -> Iterator[None]:
 
 
 def labelled(kind: str, text: str) -> Text:
-    """A text with its kind before it: error, warning or stopped; one line, however long."""
+    """A text with its kind before it: error, warning or stopped; one line, however long.
+
+    What a notebook shows without a kind begins with it: "Stopped: ..." has it once.
+    """
+    text = re.sub(rf"^{kind}[:.]? ", "", text, flags=re.IGNORECASE)
     colour = {"error": "bold red", "warning": "bold yellow"}.get(kind, "bold")
     return Text.assemble((f"{kind}:", colour), " ", text, no_wrap=True, overflow="ignore")
 

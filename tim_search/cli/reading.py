@@ -16,6 +16,7 @@ from tim_search.cli import console
 from tim_search.cli.options import AllowCode, AsJson, Folder, RuleName
 from tim_search.cli.root import app
 from tim_search.gates.plain import plain
+from tim_search.gates.texts import for_terminal
 from tim_search.types import BadInput, duration, near, some
 
 
@@ -293,7 +294,7 @@ def check(
 
     def view() -> Iterator[RenderableType]:
         for finding in checked.findings:
-            yield console.labelled(finding.severity, str(finding))
+            yield console.labelled(finding.severity, for_terminal(finding))
         if checked.overlap and (table := cohort_tables.overlaps(*checked.overlap)):
             yield table
         yield checked.summary

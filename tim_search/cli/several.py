@@ -10,6 +10,7 @@ import typer
 from tim_search.cli import console
 from tim_search.cli.options import AsJson, Folder
 from tim_search.cli.root import app
+from tim_search.types import counted
 
 
 @app.command(epilog="Example: tim-search compare runs/m3h runs/flexcare")
@@ -68,8 +69,9 @@ def merge(
         facts = {"place": merged.place, "ledger": merged.ledger.place, "units": merged.units}
         return {**facts, "total": merged.total, "files": merged.files, "search": merged.search}
 
-    rows: dict[str, Any] = {source: f"{count} units" for source, count in merged.units.items()}
-    rows[f"merged: {merged.place}"] = f"{merged.total} units, {twice} of them in several sources (first answers count)"
+    rows: dict[str, Any] = {source: counted(count, "unit") for source, count in merged.units.items()}
+    several = f"{twice} of them in several sources (first answers count)"
+    rows[f"merged: {merged.place}"] = f"{counted(merged.total, 'unit')}, {several}"
     console.answer(as_json, content, lambda: [pairs(rows)])
     if merged.search and not as_json:
         console.note(f"`tim-search tim {merged.place}` reads it.")

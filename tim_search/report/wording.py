@@ -14,7 +14,7 @@ import numpy as np
 
 from tim_search.results.verdicts import Verdict
 from tim_search.tim.result import TimResult
-from tim_search.types import METRIC_WORDS, Task, overlap_mask, some
+from tim_search.types import METRIC_WORDS, Task, counted, overlap_mask, some
 
 #: Pairs of tasks, and combinations, that are named one by one.
 _NAMED = 6
@@ -126,7 +126,8 @@ def may_not(
 def _about_what_is_waiting(status: Mapping[str, Any]) -> Iterator[str]:
     if not status["finished"]:
         yield (
-            f"The search is not finished ({status['waiting']} trainings are waiting); everything here may still change."
+            f"The search is not finished ({counted(status['waiting'], 'training')} waiting); "
+            "everything here may still change."
         )
 
 

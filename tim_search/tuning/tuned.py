@@ -21,7 +21,7 @@ from tim_search.loop.tally import Event, SearchOutcome
 from tim_search.plans.contract import Plan, progress
 from tim_search.plans.static import StaticPlan
 from tim_search.tuning.per_subset import PerSubset
-from tim_search.types import Interrupted, Subset, Task, canonical
+from tim_search.types import Interrupted, Subset, Task, canonical, counted
 
 #: Packs of each combination that are trained before the next combination is: so many that waiting for the last of them
 #: costs little, so few that the first answers do not wait for the end.
@@ -70,8 +70,9 @@ def run(
             "to go on from there."
         ) from None
     outcome = total(outcomes, asked, time.monotonic() - start)
-    events.end(f"{outcome.trained} trainings, {outcome.reused + len(own.values) * held} were in the ledger already")
-    return replace(outcome, failed=failed, reused=outcome.reused + len(own.values) * held)
+    reused = outcome.reused + len(own.values) * held
+    events.end(f"{counted(outcome.trained, 'training')}, {reused} were in the ledger already")
+    return replace(outcome, failed=failed, reused=reused)
 
 
 def settle(

@@ -30,7 +30,7 @@ from tim_search.types.training import (
     TrainerFactory,
     failed,
 )
-from tim_search.types.words import duration, near, product_version, some
+from tim_search.types.words import counted, duration, near, product_version, some
 
 __all__ = [
     "ALLOWED",
@@ -61,6 +61,7 @@ __all__ = [
     "TrainerFactory",
     "Unit",
     "canonical",
+    "counted",
     "digest",
     "duration",
     "failed",

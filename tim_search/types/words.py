@@ -14,6 +14,11 @@ def some(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + more
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 task`, `1,200 tasks`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3.4 h`; never `0 s`."""
     if 0 < seconds < 1:

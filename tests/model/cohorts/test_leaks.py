@@ -185,7 +185,7 @@ def test_a_score_computed_from_the_inputs_is_found() -> None:
         "discharge_location", "DischTime", "hospital_expire_flag", "deathtime", "death_status", "los", "LOS_days",
         "icu_los", "length_of_stay", "img_length_of_stay", "mortality_30d", "surv2m", "dod", "readmitted_30",
         "DiagnosisDRG", "icd9_code", "total_costs", "charges", "creatinine_next", "outcome2", "split", "Died",
-        "hospdead", "slos",
+        "hospdead", "slos", "Tod", "mort",
     ],
 )  # fmt: skip
 def test_names_of_what_comes_later(name: str) -> None:
@@ -196,7 +196,7 @@ def test_names_of_what_comes_later(name: str) -> None:
     "name",
     [
         "expiratory_pressure", "surface_area", "survey_score", "bilirubin", "costovertebral_pain", "glucose", "closed",
-        "hospital", "admission_type", "age", "n_ecg_7", "alos_x", "icterus", "deadlift", "ratio",
+        "hospital", "admission_type", "age", "n_ecg_7", "alos_x", "icterus", "deadlift", "ratio", "methode_todo",
     ],
 )  # fmt: skip
 def test_names_of_what_does_not(name: str) -> None:
