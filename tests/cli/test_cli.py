@@ -609,7 +609,7 @@ def test_cohort_init_and_a_strict_check(call: Call, tmp_path: Path) -> None:
     table = table.assign(lab_copy=table["y_died"] * 2.0, y_late=table["y_died"])
     table.to_csv(tmp_path / "stays.csv", index=False)
     code, out, _ = call("cohort", "init", tmp_path / "stays.csv", "--out", tmp_path / "mine")
-    assert (code, "4 inputs in 1 modalities, 2 tasks with labels" in out) == (0, True)
+    assert (code, "4 inputs in 1 modality, 2 tasks with labels" in out) == (0, True)
     code, out, _ = call("check", tmp_path / "mine")
     assert (code, "tells died: a copy" in out) == (0, True)
     assert "1.00" in out  # the two targets are one

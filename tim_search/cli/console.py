@@ -121,7 +121,7 @@ def labelled(kind: str, text: str) -> Text:
 
     What a notebook shows without a kind begins with it: "Stopped: ..." has it once.
     """
-    text = re.sub(rf"^{kind}[:.]? ", "", text, flags=re.IGNORECASE)
+    text = re.sub(rf"^{kind}[:.] ", "", text, flags=re.IGNORECASE)
     colour = {"error": "bold red", "warning": "bold yellow"}.get(kind, "bold")
     return Text.assemble((f"{kind}:", colour), " ", text, no_wrap=True, overflow="ignore")
 

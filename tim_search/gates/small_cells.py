@@ -225,9 +225,9 @@ def _task(task: Mapping[str, Any], n: Count, part_sizes: Sequence[Count], small:
         if any(show(value) != value for value in every):
             parts, task = [], {**task, "parts": []}
     elif few(every, small):
-        told = isinstance(n, int) and n >= _FEWEST * small
-        fine = _in_least_steps(small, _of_task(task, n, part_sizes), [n, *part_sizes]) if told else None
-        if fine is None and told:
+        enough = isinstance(n, int) and n >= _FEWEST * small
+        fine = _in_least_steps(small, _of_task(task, n, part_sizes), [n, *part_sizes]) if enough else None
+        if fine is None and enough:
             parts, task = [], {**task, "parts": []}
             fine = _in_least_steps(small, _of_task(task, n, ()), [n])
         show = fine or (lambda value: f"<{small}" if value else 0)
@@ -312,9 +312,9 @@ def _of_task(task: Mapping[str, Any], n: Any, part_sizes: Sequence[Any]) -> list
     tables = [_masked(table, visible, [whole * row for row in of_part], secret)]
     for yes, of in zip(classes, carrying, strict=bool(carrying)):
         cells = np.array([[yes, of - yes, task["labelled"] - of, n - task["labelled"]]])
-        told = [np.array([mask]) for mask in ((1, 0, 0, 0), (1, 1, 0, 0), (1, 1, 1, 0))]
+        sums = [np.array([mask]) for mask in ((1, 0, 0, 0), (1, 1, 0, 0), (1, 1, 1, 0))]
         rests = [np.array([mask]) for mask in ((0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))]
-        tables += [_masked(cells, told, [np.ones((1, 4), np.int64)], [*told[:2], *rests])]
+        tables += [_masked(cells, sums, [np.ones((1, 4), np.int64)], [*sums[:2], *rests])]
     return tables
 
 

@@ -30,13 +30,13 @@ class Table(NamedTuple):
 
     Attributes:
         cells: (A,) the counts that everything else is a sum of.
-        told: (T, A) coefficients of the sums that are told in the way that is chosen.
+        rounded: (T, A) coefficients of the sums that are told in the way that is chosen.
         exact: (E, A) those of the sums that are told as they are, but for small ones.
         secret: (S, A) those of the sums that must not be known where they are small.
     """
 
     cells: Ints
-    told: Ints
+    rounded: Ints
     exact: Ints
     secret: Ints
 
@@ -104,14 +104,14 @@ def _open_to_doubt(
     pending = _small(values, small)
     if not pending.any():
         return True
-    sums = np.concatenate([table.told, table.exact]) @ cells
-    intervals = [ways[place](int(value)) for value in sums[: len(table.told)]]
-    intervals += [plain(int(value)) for value in sums[len(table.told) :]]
+    sums = np.concatenate([table.rounded, table.exact]) @ cells
+    intervals = [ways[place](int(value)) for value in sums[: len(table.rounded)]]
+    intervals += [plain(int(value)) for value in sums[len(table.rounded) :]]
     least, largest = np.array(intervals, np.int64).reshape(-1, 2).T
     finer = [way for way in near.finer if way < place]
     tried = 0
     for moves in (_steps(len(cells)), _pairs(len(cells))):
-        now = sums + np.concatenate([moves @ table.told.T, moves @ table.exact.T], axis=1)
+        now = sums + np.concatenate([moves @ table.rounded.T, moves @ table.exact.T], axis=1)
         possible = ((now >= least) & (now <= largest)).all(axis=1) & (cells + moves >= 0).all(axis=1)
         moves = moves[possible]
         others = values + moves @ table.secret.T  # what is told to be small is so in all of them
