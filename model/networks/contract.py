@@ -298,13 +298,14 @@ class Network(Protocol):
     @property
     def TAKES(self) -> str: ...
 
-    #: Whether a training step does the same when its recording is replayed: it draws no dice and waits for no result.
-    @property
-    def REPLAYABLE(self) -> bool: ...
-
     #: What a look inside it shows, None where there is nothing of the kind: no experts, no task tokens.
     @property
     def INSIDE(self) -> Shows | None: ...
+
+    def replayable(self, settings: Any) -> bool:
+        """Whether a training step does the same when its recording is replayed: it draws no dice and waits for no
+        result."""
+        ...
 
     def unsupported(self, cohort: Cohort, settings: Any) -> list[str]:
         """What of a cohort the network cannot read or learn, in words; [] if nothing."""

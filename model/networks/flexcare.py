@@ -44,7 +44,6 @@ from tim_search.types import Task
 _SPREAD = 0.02  # standard deviation of what tokens and positions start from
 
 TAKES = "vector, sequence and image modalities and binary, multiclass, multilabel and regression tasks"
-REPLAYABLE = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,11 @@ def initialise(
     start.by_task(slice(None), lambda task: (drawn("token", task, shape=(d,)),), "task.token")
     start.heads(tasks, settings, 2 * d)
     return start.values
+
+
+def replayable(settings: FlexCareSettings) -> bool:
+    """See `model.networks.contract.Network.replayable`."""
+    return False
 
 
 def by_slot(name: str) -> bool:

@@ -112,9 +112,8 @@ class Lifted:
         """See `model.networks.contract.Network`; what a module does inside is its own."""
         return None
 
-    @property
-    def REPLAYABLE(self) -> bool:
-        """See `model.networks.contract.Network`; what a module does in a step is not known."""
+    def replayable(self, settings: Any) -> bool:
+        """See `model.networks.contract.Network.replayable`; what a module does in a step is not known."""
         return False
 
     def member_bytes(self, shape: Shape, settings: Any) -> int | None:

@@ -37,7 +37,6 @@ from model.networks.starts import Start
 from tim_search.types import Subset, Task
 
 TAKES = "vector modalities and binary, multiclass, regression and clustering tasks"
-REPLAYABLE = True
 INSIDE = None
 
 _FLOOR = 1e-6  # how far from zero the attention's divisor is kept; the paper divides by max(M), which may be zero
@@ -102,6 +101,11 @@ def _apply(values: Parameters, name: str, x: Tensor) -> Tensor:
     return own_linear(x, values[f"{name}.weight"], values[f"{name}.bias"])
 
 
+def replayable(settings: M3HSettings) -> bool:
+    """See `model.networks.contract.Network.replayable`; dropping inputs draws dice."""
+    return settings.input_dropout == 0
+
+
 def by_slot(name: str) -> bool:
     """See `model.networks.contract.Network.by_slot`."""
     return name.startswith(("task.", "head.", "autoencoder.", "attention.token"))
@@ -113,11 +117,14 @@ def forward(values: Parameters, layout: Layout, rows: Rows, settings: M3HSetting
     The attention's value map and a head are both linear, and the rows of W sum to one, so a supervised task's logit
     sum_j W_ij (V x_j) . w_i + b_i is computed as sum_j W_ij (x_j . V^T w_i) plus a constant; likewise Q_i . K x_j is
     x_j . K^T Q_i. Keys and values of every row and task, (K, B, k, h) each, are thus never formed; one matrix product
-    of the tokens gives both. Clustering tasks need the attended token itself and form it.
+    of the tokens gives both. Clustering tasks need the attended token itself and form it; what they rebuild is the
+    whole input, also where part of it was dropped.
     """
     members, size, h = layout.members, len(rows), settings.width
     embeddings = []
     for number, x in enumerate(rows.inputs):
+        if dice is not None and settings.input_dropout:
+            x = x * dice.kept(x.shape, settings.input_dropout, x.dtype)
         # Minibatches are shared, yet each member has its own product: that of one wide layer rounds by its width.
         hidden = _apply(values, f"encoder.{number}.in", x.expand(members, -1, -1)).relu_()
         z = _apply(values, f"encoder.{number}.out", hidden)

@@ -83,7 +83,7 @@ class TrainingSettings(Protocol):
     def text(self) -> str: ...
 
 
-def automatic(settings: type[Any], rows: int) -> dict[str, Any]:
+def automatic(settings: type[Any], rows: int, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings of `left_to_rows`, for a training that makes `FEWEST_UPDATES` updates or more.
 
     The network's own values where they make as many; else those of its `SMALL_COHORT`, smaller minibatches first, down
@@ -92,6 +92,7 @@ def automatic(settings: type[Any], rows: int) -> dict[str, Any]:
     Args:
         settings: of the network, whose defaults are the largest minibatch.
         rows: training rows of a fold, at least 1.
+        said: settings that were chosen already. Weights are not averaged where these leave no room for that.
     """
     values = {name: settings.__dataclass_fields__[name].default for name in left_to_rows(settings)}
     if updates(rows, values["batch_size"], values["epochs"]) >= FEWEST_UPDATES:
@@ -103,7 +104,16 @@ def automatic(settings: type[Any], rows: int) -> dict[str, Any]:
         batch = max(smallest, batch // 2)
     if updates(rows, batch, epochs) < FEWEST_UPDATES:
         epochs = math.ceil(FEWEST_UPDATES / math.ceil(rows / batch))
-    return {**values, "batch_size": batch, "epochs": epochs}
+    values |= {"batch_size": batch, "epochs": epochs}
+    if "average" in values and not _room_to_average({**values, **(said or {})}):
+        values["average"] = 0
+    return values
+
+
+def _room_to_average(values: Mapping[str, Any]) -> bool:
+    """Whether the weights can be averaged over `average` epochs; what is no setting at all is refused elsewhere."""
+    joint, epochs = values.get("update", "joint") == "joint", values["epochs"]
+    return joint and isinstance(epochs, int) and values["average"] < 2 * epochs
 
 
 def left_to_rows(settings: type[Any]) -> tuple[str, ...]:
@@ -199,9 +209,18 @@ class M3HSettings(_Common):
         balance: "equal" adds up the tasks' losses, "uncertainty" and "dwa" weigh them, "pcgrad", "cagrad" and "upgrad"
             weigh their gradients (docs/networks.md); all but "equal" with `update: joint` alone.
         task_weights: weight of a task's loss, 1 where not named; with `balance: equal` alone.
+        input_dropout: share of a row's standardised inputs that a step takes as 0, drawn anew in each step; the others
+            are 1 / (1 - share) times as large (Srivastava et al., JMLR 2014). The paper has none; search files choose
+            some for a small cohort.
     """
 
-    SMALL_COHORT: ClassVar[Mapping[str, Any]] = {"epochs": 8, "contrastive_weight": 0.1}
+    SMALL_COHORT: ClassVar[Mapping[str, Any]] = {
+        "epochs": 6,
+        "average": 6,
+        "contrastive_weight": 0.1,
+        "input_dropout": 0.1,
+        "width": 256,
+    }
 
     width: int = 64
     alpha: float = 0.1
@@ -219,6 +238,7 @@ class M3HSettings(_Common):
     average: int = _added(0, before=0)
     balance: Balance = field(default="equal", metadata={"before": "equal"})
     task_weights: dict[str, float] = field(default_factory=dict, metadata={"before": {}})
+    input_dropout: float = _added(0.0, before=0.0)
 
     def __post_init__(self) -> None:
         # Every message names the field, what is allowed and what was given: the search file's reader passes it on.
@@ -228,6 +248,7 @@ class M3HSettings(_Common):
             ("contrastive_weight", self.contrastive_weight >= 0, "a number of at least 0"),
             ("task_weight", self.task_weight > 0, "a number above 0"),
             ("update", self.update in ("joint", "sequential", "in_turn"), "joint, sequential or in_turn"),
+            ("input_dropout", 0 <= self.input_dropout < 1, "a share from 0 to below 1"),
             ("attention_maximum", self.attention_maximum in ("magnitude", "signed"), "magnitude or signed"),
         )
         _check(self, rules)

@@ -33,7 +33,6 @@ from model.networks.starts import Start
 from tim_search.types import Task
 
 TAKES = "vector modalities and binary, multiclass, multilabel and regression tasks"
-REPLAYABLE = True
 INSIDE = None
 
 
@@ -48,6 +47,11 @@ def initialise(
         start.shared(f"trunk.{number}", h, h if number else h * len(fold.train.inputs))
     start.heads(tasks, settings)
     return start.values
+
+
+def replayable(settings: SharedSettings) -> bool:
+    """See `model.networks.contract.Network.replayable`."""
+    return True
 
 
 def by_slot(name: str) -> bool:

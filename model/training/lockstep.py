@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.data.folds import Fold, Rows
 from model.data.seeding import batch_order
-from model.networks.contract import Dice, LossesInTurn, Network, Parameters
+from model.networks.contract import Dice, LossesInTurn, Parameters
 from model.networks.settings import TrainingSettings
 from model.training import replay
 from model.training.aligned_adam import AlignedAdam
@@ -60,7 +60,7 @@ class Lockstep:
         training = _Training(start, seed, turns, adam, balance)
         epochs = _epochs(settings)
         history = torch.zeros(epochs, members, dtype=torch.float64)
-        worth = balance.replayable and _worth_replaying(members, device, start.network)
+        worth = balance.replayable and _worth_replaying(start, device)
         replayed: Replayed | None = None
         average: _Average | None = None
         with replay.aside(device) if worth else contextlib.nullcontext():
@@ -142,7 +142,7 @@ class _Training:
         return before
 
 
-def _worth_replaying(members: int, device: torch.device, network: Network) -> bool:
+def _worth_replaying(model: PackModel, device: torch.device) -> bool:
     """Whether the host is slower than the device, and a step may be recorded."""
-    few = members <= replay.MOST_MEMBERS
-    return device.type == "cuda" and few and network.REPLAYABLE and not replay.given_up()
+    few = model.layout.members <= replay.MOST_MEMBERS
+    return device.type == "cuda" and few and model.network.replayable(model.settings) and not replay.given_up()

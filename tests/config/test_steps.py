@@ -50,8 +50,9 @@ def test_a_training_makes_enough_updates(settings: type, rows: int) -> None:
 
 
 def test_smaller_minibatches_come_first() -> None:
-    assert automatic(M3HSettings, 956) == {"batch_size": 32, "epochs": 8, "contrastive_weight": 0.1}
-    assert automatic(M3HSettings, 100) == {"batch_size": 16, "epochs": 22, "contrastive_weight": 0.1}
+    others = {"average": 6, "contrastive_weight": 0.1, "input_dropout": 0.1, "width": 256}
+    assert automatic(M3HSettings, 956) == {"batch_size": 32, "epochs": 6, **others}
+    assert automatic(M3HSettings, 100) == {"batch_size": 16, "epochs": 22, **others}
     assert automatic(SharedSettings, 956) == {"batch_size": 64, "epochs": 15}
 
 
@@ -60,16 +61,29 @@ def test_smaller_minibatches_come_first() -> None:
 )
 def test_what_is_left_open_is_filled_and_written_down(cohort: Path, tmp_path: Path, text: str) -> None:
     search = resolved(cohort, tmp_path, text)
-    assert (search.settings.batch_size, search.settings.epochs, search.settings.contrastive_weight) == (16, 8, 0.1)
-    assert search.file.training == {"batch_size": 16, "epochs": 8, "contrastive_weight": 0.1}
-    assert json.loads(search.context.settings)["contrastive_weight"] == 0.1
+    chosen = {
+        "batch_size": 16,
+        "epochs": 8,
+        "contrastive_weight": 0.1,
+        "width": 256,
+        "input_dropout": 0.1,
+        "average": 6,
+    }
+    assert search.file.training == chosen
+    assert json.loads(search.context.settings).items() >= chosen.items()
     assert steps.length(search)["chosen"] == search.file.training
 
 
 def test_a_number_in_the_file_is_taken(cohort: Path, tmp_path: Path) -> None:
     search = resolved(cohort, tmp_path, "training: {batch_size: 256, learning_rate: 0.001, contrastive_weight: 1}")
-    assert (search.settings.batch_size, search.settings.epochs, search.settings.learning_rate) == (256, 8, 0.001)
+    assert (search.settings.batch_size, search.settings.learning_rate) == (256, 0.001)
     assert search.settings.contrastive_weight == 1, "the paper's"
+
+
+@pytest.mark.parametrize("training", ["{update: sequential}", "{update: in_turn}", "{epochs: 3}", "{epochs: 1}"])
+def test_weights_are_averaged_where_the_file_leaves_room(cohort: Path, tmp_path: Path, training: str) -> None:
+    assert resolved(cohort, tmp_path, f"training: {training}").settings.average == 0
+    assert resolved(cohort, tmp_path, "training: {epochs: 4}").settings.average == 6
 
 
 def test_what_a_network_does_not_have_is_not_left_open(cohort: Path, tmp_path: Path) -> None:

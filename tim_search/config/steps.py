@@ -68,7 +68,7 @@ def filled(search: SearchFile, of_network: type[Any], cohort: Cohort, folder: Pa
         defaults = {name: of_network.__dataclass_fields__[name].default for name in open_names}
         numbers = {name: earlier.get(name, defaults[name]) for name in open_names}
     else:
-        numbers = automatic(of_network, rows(cohort))
+        numbers = automatic(of_network, rows(cohort), training)
     update: dict[str, Any] = {"training": training | {name: numbers[name] for name in open_names}}
     tuning = search.tuning
     if tuning is not None and "space" not in tuning.model_fields_set:

@@ -12,7 +12,7 @@ import torch
 from model.data.folds import load_fold
 from model.data.seeding import batch_order
 from model.networks import m3h
-from model.networks.contract import layout
+from model.networks.contract import Dice, layout
 from model.networks.settings import M3HSettings
 from model.sources import support2
 from model.training.fitting import fit_pack
@@ -291,3 +291,35 @@ def test_subsets_of_different_shape_are_refused_as_one_pack() -> None:
         layout([("ill",), ("ill", "stay")], TASKS, fold, torch.device("cpu"))
     with pytest.raises(ValueError, match="one size"):
         layout([("group", "ill"), ("ill", "stay")], TASKS, fold, torch.device("cpu"))
+
+
+def test_dropped_inputs_are_those_that_the_dice_say_and_only_while_it_trains() -> None:
+    fold, settings = make_fold(missing=0.25), dataclasses.replace(SETTINGS, input_dropout=0.4)
+    plan = layout([("group", "ill")], TASKS, fold, torch.device("cpu"))
+    values = m3h.initialise(plan, TASKS, fold, 0, settings)
+    rows, names = fold.train, ("step", 3, 0, 0)
+    drawn = Dice(*names, device=torch.device("cpu"))
+    shares = [drawn.kept(x.shape, 0.4, x.dtype) for x in rows.inputs]
+    assert torch.cat(shares, dim=1).unique().tolist() == pytest.approx([0.0, 1 / 0.6])
+    dropped = dataclasses.replace(rows, inputs=tuple(x * share for x, share in zip(rows.inputs, shares, strict=True)))
+    trained = m3h.forward(values, plan, rows, settings, Dice(*names, device=torch.device("cpu")))
+    assert torch.equal(trained.logits, m3h.forward(values, plan, dropped, SETTINGS).logits)
+    predicted = m3h.forward(values, plan, rows, settings)
+    assert torch.equal(predicted.logits, m3h.forward(values, plan, rows, SETTINGS).logits)
+    # A clustering rebuilds the whole input, not what was left of it.
+    error = (trained.rebuilt - torch.cat(rows.inputs, dim=1)).square()[0, 0]
+    cells = rows.seen_cells()
+    rebuild = m3h.losses(trained, plan, rows, settings).clustering[0, 0]
+    assert float(rebuild) == pytest.approx(float((error * cells).sum() / cells.sum()), rel=1e-12)
+
+
+def test_dropped_inputs_are_the_same_in_every_pack() -> None:
+    fold = make_fold(missing=0.25)
+    settings = dataclasses.replace(SETTINGS, epochs=2, average=2, input_dropout=0.3, precision="float32")
+    subsets = PACKS["pairs with a clustering"]
+    together = fit_pack(pack_of(subsets), TASKS, fold, settings, m3h)
+    without = fit_pack(pack_of(subsets), TASKS, fold, dataclasses.replace(settings, input_dropout=0.0), m3h)
+    assert not torch.equal(together.history, without.history)
+    for member, members in enumerate(subsets):
+        alone = fit_pack(pack_of([members]), TASKS, fold, settings, m3h)
+        assert torch.equal(together.history[:, member], alone.history[:, 0])
