@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from model.cohorts.cohort import Cohort, make_cohort
-from model.networks.settings import automatic, settings_class, updates
+from model.networks.length import automatic, updates
+from model.networks.settings import settings_class
 from model.sources.opening import open_cohort
 from model.training.trainer import PackTrainer, TrainingPayload
 from tim_search.types import Pack, Unit, canonical

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from model.cohorts.cohort import Cohort, Modality, make_cohort
-from model.networks.settings import M3HSettings, automatic
+from model.networks.length import automatic
+from model.networks.settings import M3HSettings
 from model.training.trainer import TrainingPayload, trainer
 from tim_search.executors.contract import WithSettings
 from tim_search.executors.serial import SerialExecutor

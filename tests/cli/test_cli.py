@@ -471,7 +471,7 @@ def test_plan(call: Call, tmp_path: Path) -> None:
         "epochs": 1,
         "updates": 22,
         "rows": 5606,
-        "chosen": {"batch_size": 256, "contrastive_weight": 1.0},
+        "chosen": {"batch_size": 256, "average": 0, "contrastive_weight": 1.0, "input_dropout": 0.0, "width": 64},
     }
     assert found["steps"] == steps
     assert found["by_size"] == {"1": 6, "2": 6, "3": 2}
@@ -483,8 +483,8 @@ def test_plan(call: Call, tmp_path: Path) -> None:
     assert "to be trained" in out
     assert " 0 s" not in out
     assert re.search(r"reference models +18 to be trained", out)
-    each = "1 epoch of minibatches of 256, 22 updates at most (batch_size 256, contrastive_weight 1.0: chosen for 5606"
-    assert each in " ".join(out.split())
+    each = "1 epoch of minibatches of 256, 22 updates at most (batch_size 256, average 0, contrastive_weight 1.0, "
+    assert each + "input_dropout 0.0, width 64: chosen for 5606" in " ".join(out.split())
     assert re.search(r"expected +about \d+ s with 1 worker of this machine's speed, 7 s of them", out)
 
 

@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.networks.settings import (
-    FEWEST_UPDATES,
-    FlexCareSettings,
-    M3HSettings,
-    SharedSettings,
-    automatic,
-    left_to_rows,
-    updates,
-)
+from model.networks.length import FEWEST_UPDATES, automatic, left_to_rows, updates
+from model.networks.settings import FlexCareSettings, M3HSettings, SharedSettings
 from model.sources.opening import write_cohort
 from model.sources.synthetic import haim_like
 from tim_search import config

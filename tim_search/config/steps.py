@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def named(training: Mapping[str, Any], of_network: type[Any]) -> dict[str, Any]:
     """The `training` section without what it leaves open, by `auto`."""
-    from model.networks.settings import left_to_rows
+    from model.networks.length import left_to_rows
 
     may_be_open = left_to_rows(of_network)
     return {name: value for name, value in training.items() if name not in may_be_open or value != "auto"}
@@ -25,7 +25,7 @@ def named(training: Mapping[str, Any], of_network: type[Any]) -> dict[str, Any]:
 
 def left_open(training: Mapping[str, Any], of_network: type[Any]) -> tuple[str, ...]:
     """The settings that a `training` section leaves open, by `auto` or by silence, of those that the network has."""
-    from model.networks.settings import left_to_rows
+    from model.networks.length import left_to_rows
 
     filled_in = named(training, of_network)
     return tuple(name for name in left_to_rows(of_network) if name not in filled_in)
@@ -35,7 +35,7 @@ def length(search: ResolvedSearch) -> dict[str, Any]:
     """What a training takes: batch_size, epochs, updates (at most) and training rows, None where the network has no
     such settings; chosen, by name what stands for the settings that the search file left open.
     """
-    from model.networks.settings import updates
+    from model.networks.length import updates
 
     batch, epochs = (getattr(search.settings, name, None) for name in ("batch_size", "epochs"))
     n = rows(search.cohort)
@@ -47,7 +47,7 @@ def length(search: ResolvedSearch) -> dict[str, Any]:
 def filled(search: SearchFile, of_network: type[Any], cohort: Cohort, folder: Path) -> SearchFile:
     """The search file with the numbers that stand for what it leaves open.
 
-    They are those of the search that the folder holds already, else those of `model.networks.settings.automatic` for
+    They are those of the search that the folder holds already, else those of `model.networks.length.automatic` for
     the training rows of a fold. The space of tuning, where the file names none, has its minibatches around them.
 
     Args:
@@ -56,7 +56,7 @@ def filled(search: SearchFile, of_network: type[Any], cohort: Cohort, folder: Pa
         cohort: with its split.
         folder: the output folder of the search.
     """
-    from model.networks.settings import automatic
+    from model.networks.length import automatic
 
     training = named(search.training, of_network)
     open_names = left_open(training, of_network)
