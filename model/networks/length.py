@@ -12,7 +12,7 @@ from typing import Any
 FEWEST_UPDATES, SMALLEST_BATCH = 150, 16
 
 
-def automatic(settings: type[Any], rows: int, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def automatic(settings: type[Any], rows: int, filled_in: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings of `left_to_rows`, for a training that makes `FEWEST_UPDATES` updates or more.
 
     The network's own values where they make as many; else those of its `SMALL_COHORT`, smaller minibatches first, down
@@ -21,7 +21,7 @@ def automatic(settings: type[Any], rows: int, said: Mapping[str, Any] | None = N
     Args:
         settings: of the network, whose defaults are the largest minibatch.
         rows: training rows of a fold, at least 1.
-        said: settings that were chosen already. Weights are not averaged where these leave no room for that.
+        filled_in: settings that were chosen already. Weights are not averaged where these leave no room for that.
     """
     values = {name: settings.__dataclass_fields__[name].default for name in left_to_rows(settings)}
     if updates(rows, values["batch_size"], values["epochs"]) >= FEWEST_UPDATES:
@@ -34,7 +34,7 @@ def automatic(settings: type[Any], rows: int, said: Mapping[str, Any] | None = N
     if updates(rows, batch, epochs) < FEWEST_UPDATES:
         epochs = math.ceil(FEWEST_UPDATES / math.ceil(rows / batch))
     values |= {"batch_size": batch, "epochs": epochs}
-    if "average" in values and not _room_to_average({**values, **(said or {})}):
+    if "average" in values and not _room_to_average({**values, **(filled_in or {})}):
         values["average"] = 0
     return values
 
