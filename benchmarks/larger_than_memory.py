@@ -57,8 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--samples", type=int, default=39317)
-    parser.add_argument("--minibatches", type=int, default=24, help="of the training from all over the files")
-    parser.add_argument("--in-memory", type=int, default=256, help="rows of the comparison with memory")
+    parser.add_argument("--minibatches", type=int, default=8, help="of a training, at least")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if not options.folder.exists():
@@ -73,12 +72,13 @@ def main() -> None:
     paper = FlexCareSettings(epochs=1, batch_size=4, replicates=0)
     small = replace(paper, width=32, layers=1, hidden=64, experts=4, expert_hidden=32, batch_size=16)
     forget(options.folder)
-    for name, settings in (("the paper's network, batch 4", paper), ("one layer, width 32, batch 16", small)):
+    networks = (("one layer, width 32, batch 16", small), ("the paper's network, batch 4", paper))
+    for name, settings in networks:
         part = some(fold, options.minibatches * settings.batch_size)
         seconds, steps = train(cohort, part, settings, score=True)
         console.print(f"{name}: a pack of 2, {steps} steps from all over the files, scored: {seconds:.1f} s{_peak()}")
-    for name, settings in (("the paper's network, batch 4", paper), ("one layer, width 32, batch 16", small)):
-        compare(name, cohort, some(fold, options.in_memory), settings, options.rounds)
+    for name, settings in networks:
+        compare(name, cohort, some(fold, options.minibatches * settings.batch_size), settings, options.rounds)
 
 
 def write(folder: Path, samples: int) -> None:
@@ -139,7 +139,7 @@ def forget(folder: Path) -> None:
 def some(fold: Fold, rows: int) -> Fold:
     """A fold of training rows from all over it, with an eighth as many to choose the epoch and to be scored on."""
     order = torch.randperm(len(fold.train), generator=torch.Generator().manual_seed(0))
-    few = max(64, rows // 8)
+    few = max(24, rows // 8)
     stopping = None if fold.stopping is None else fold.stopping.take(torch.arange(few))
     return replace(
         fold,

@@ -55,6 +55,10 @@ OWNERS: dict[str, set[str]] = {
     "openpyxl": {"model.sources"},
     "pyreadstat": {"model.sources"},
     "sqlalchemy": {"model.sources"},
+    "transformers": {
+        "model.data"
+    },  # frozen models that embed notes and images: they need torch, as all of that package
+    "PIL": {"model.data"},
     "torch": {"model.data", "model.scoring", "model.networks", "model.training", "model.trained"},
     "sklearn": {"model.training", "model.trained"},
     "ray": {"tim_search.executors", "tim_search.tuning"},
@@ -78,7 +82,9 @@ MODEL_KNOWS = {"tim_search.types", "tim_search.gates"}
 
 # What a machine with nothing but a training stack has: the networks import from here alone.
 MODEL_MAY_IMPORT = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "model", "tim_search"}
-MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {"umap", "duckdb", "openpyxl", "pyreadstat", "sqlalchemy", "aces", "omegaconf"}
+MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {
+    "umap", "duckdb", "openpyxl", "pyreadstat", "sqlalchemy", "aces", "omegaconf", "transformers", "PIL",
+}  # fmt: skip
 # The networks need torch only where they compute; a cohort is read without it.
 WITHOUT_TORCH = {
     "model.cohorts.cohort",

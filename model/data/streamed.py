@@ -39,10 +39,9 @@ def moments(values: Stored, block: int) -> tuple[Floats, Floats, NDArray[np.int6
     def squares(table: Floats) -> Floats:
         return measured(table - mean) ** 2
 
-    for table in _tables(values):
-        count += (~np.isnan(table)).sum(axis=0)
+    total = _totals(values, block, measured, count)
     safe = np.maximum(count, 1)
-    mean = _totals(values, block, measured) / safe
+    mean = total / safe
     spread = np.sqrt(_totals(values, block, squares) / safe)
     scale = np.where(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300), spread, 0.0)
     return mean, scale, count
@@ -64,15 +63,19 @@ def _tables(values: Stored) -> Iterator[Floats]:
         yield np.ascontiguousarray(by_step(part).reshape(-1, channels(values)), np.float64)
 
 
-def _totals(values: Stored, block: int, look: Callable[[Floats], Floats]) -> Floats:
-    """(c,) sums over all steps of all samples of what `look` makes of them."""
+def _totals(
+    values: Stored, block: int, look: Callable[[Floats], Floats], count: NDArray[np.int64] | None = None
+) -> Floats:
+    """(c,) sums over all steps of all samples of what `look` makes of them; `count` is raised by what is measured."""
     width = channels(values)
     total = np.zeros(width)
-    if width > 1:
-        begun = False
-        for table in map(look, _tables(values)):
-            table[0] += total if begun else 0.0
-            total, begun = table.sum(axis=0), True
+    begun = False
+    for table in _tables(values) if width > 1 or count is not None else ():
+        if count is not None:
+            count += (~np.isnan(table)).sum(axis=0)
+        own = look(table)
+        own[0] += total if begun else 0.0
+        total, begun = own.sum(axis=0), True
     if width % block == 1:
         steps = values.shape[1] if values.ndim == 3 else values.shape[2] * values.shape[3]
         total[-1] = _pairwise(values, look, steps, 0, len(values) * steps)

@@ -36,6 +36,7 @@ from tim_search.types import BadInput
 
 COMMANDS = [
     "check",
+    "cohort embed",
     "cohort export",
     "cohort haim",
     "cohort init",

@@ -125,6 +125,42 @@ def meds(
     console.answer(as_json, lambda: manifest, lambda: (cohort_tables.events(manifest), summary))
 
 
+@app.command(epilog="Example: tim-search cohort embed my-cohort --modality notes --model models/biobert --tokens 512")
+def embed(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A cohort folder with references/NAME.parquet.")],
+    modality: Annotated[str, typer.Option(metavar="NAME", help="Its texts or images, and the modality they become.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="A folder with a model as transformers saves it; another name is downloaded from the Hub.",
+        ),
+    ],
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="A sequence of so many tokens at most (FlexCare: 512). Default: one pooled vector."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Texts or images that go through the model at a time.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Embed notes or images with a frozen model: each once, in half precision, and on where an earlier run stopped."""
+    from model.data.embedding import Embedding
+    from model.data.embedding import embed as embedded
+    from model.training.trainer import device_named
+
+    wanted = Embedding(modality, model, tokens, batch, str(device_named(device)))
+    done = embedded(folder, wanted, console.note)
+    console.answer(
+        as_json,
+        lambda: done,
+        lambda: [
+            f"{folder}: {modality} of {done['samples']} samples, {done['embedded']} embedded. "
+            f"Check it with `tim-search check {folder}`."
+        ],
+    )
+
+
 @app.command(epilog="Example: tim-search cohort init stays.csv --out my-cohort")
 def init(
     table: Annotated[
