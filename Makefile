@@ -13,6 +13,8 @@ PYTHON ?= python3
 TEST_WORKERS ?= 2
 TORCH_ARGS ?=
 BIN := .venv/bin
+# Every process of the tests would compile all modules anew where a machine forbids to keep what was compiled.
+export PYTHONDONTWRITEBYTECODE :=
 SOURCES := benchmarks examples jobs model tests tim_search
 INSTALLED := .venv/.installed
 DOCUMENTED := .venv/.installed-docs

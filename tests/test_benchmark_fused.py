@@ -194,6 +194,7 @@ def measured(work: Work, out: Path) -> tuple[Sections, dict[str, Any]]:
     return found, json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_the_figures_of_a_heatmap_agree(small: Work, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found, said = measured(small, tmp_path / "figures.json")
     assert not found.failed
@@ -257,6 +258,7 @@ def test_the_figures_of_a_heatmap_agree(small: Work, tmp_path: Path, capsys: pyt
     assert sum(line.startswith("score difference") for line in lines) == 6
 
 
+@pytest.mark.slow
 def test_a_sweep_that_does_not_fit_goes_on_with_smaller_packs(
     small: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +285,7 @@ def test_a_sweep_that_does_not_fit_goes_on_with_smaller_packs(
     assert torch.get_float32_matmul_precision() == "highest"
 
 
+@pytest.mark.slow
 def test_a_failure_of_fused_training_is_a_row_and_the_status(
     small: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -332,6 +335,7 @@ def test_a_skip_is_no_failure_and_figures_are_on_disk_after_each_section(tmp_pat
     assert [(row["ratio"], row["share"]) for row in said["rows"]] == [(None, None), (None, None), (2.0, 0.5)]
 
 
+@pytest.mark.slow
 def test_a_graph_that_trains_otherwise_is_no_figure(
     small: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -526,6 +526,7 @@ def test_plan_knows_what_the_ledger_holds(call: Call, half: Path, tmp_path: Path
     assert (found["units"], found["held"], found["todo"]) == (7, 4, 3)
 
 
+@pytest.mark.slow
 def test_plan_tells_the_smallest_effect_of_a_sampled_search(call: Call, tmp_path: Path) -> None:
     design, tasks = {"sampled": {"n": 60}}, (*TASKS, "avtisst", "dnr_later")
     small = {"epochs": 1, "replicates": 0}

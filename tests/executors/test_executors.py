@@ -183,6 +183,7 @@ def test_packs_are_drawn_when_there_is_room_and_what_is_drawn_is_answered(make: 
     assert len(drawn) < len(UNITS)
 
 
+@pytest.mark.slow
 def test_quick_packs_are_drawn_further_ahead_and_a_slow_one_ends_that(make_ray: Make) -> None:
     names = [f"t{index:03}" for index in range(130)]
     quick, slow = Behaviour(seconds=0.001), Behaviour(seconds=0.02)

@@ -26,9 +26,9 @@ def plan(n: int, sliced: bool = True) -> StaticPlan:
 @pytest.mark.parametrize(
     ("options", "sliced"),
     [
-        ({"seed_effect": 0.0}, True),
+        pytest.param({"seed_effect": 0.0}, True, marks=pytest.mark.slow),
         ({"seed_effect": 0.5}, True),
-        ({"seed_effect": 0.5}, False),
+        pytest.param({"seed_effect": 0.5}, False, marks=pytest.mark.slow),
         ({"seed_effect": 0.2, "patient_effect": 0.4}, True),
     ],
     ids=["noise", "seeds", "seeds, crossed", "patients"],

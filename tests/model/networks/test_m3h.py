@@ -160,6 +160,7 @@ def largest_gap(subsets: Sequence[Subset], packs: Sequence[Sequence[Subset]], ta
     return gap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "subsets",
     [

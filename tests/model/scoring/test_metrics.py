@@ -104,7 +104,7 @@ def test_auprc_equals_scikit_learn_with_ties_and_weights(seed: int, rows: int, l
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_f1_equals_scikit_learn_with_classes_that_vanish(seed: int, rows: int, classes: int) -> None:
     dice = np.random.default_rng(seed)
     labels = dice.integers(0, classes, rows).astype(float)
@@ -124,7 +124,7 @@ def test_f1_equals_scikit_learn_with_classes_that_vanish(seed: int, rows: int, c
 
 
 @given(st.integers(0, 10_000), st.integers(2, 50), st.integers(2, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_multilabel_auroc_equals_scikit_learn_with_missing_labels(seed: int, rows: int, n_labels: int) -> None:
     dice = np.random.default_rng(seed)
     labels = dice.integers(0, 2, (rows, n_labels)).astype(float)

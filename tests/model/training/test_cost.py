@@ -54,7 +54,7 @@ def measured(cohort: Cohort, fold: Fold, members: Subset, n_members: int, settin
         (("diagnosis_01",), 0),
         (("diagnosis_01",), 2),
         (("diagnosis_01", "pathology", "stay"), 0),
-        (("phenotype", "stay"), 0),
+        pytest.param(("phenotype", "stay"), 0, marks=pytest.mark.slow),
     ],
 )
 def test_counted_bytes_are_those_allocated(cohort: Cohort, names: tuple[str, ...], average: int) -> None:

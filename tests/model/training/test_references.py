@@ -59,7 +59,7 @@ def test_a_worker_makes_references_from_the_payload_of_a_search(support2: object
     assert (score.value, len(score.replicates)) == (0.5, 3)
 
 
-@pytest.mark.parametrize("reference", ["none", "linear", "boosting"])
+@pytest.mark.parametrize("reference", ["none", "linear", pytest.param("boosting", marks=pytest.mark.slow)])
 def test_sequences_images_absent_modalities_and_missing_labels(reference: Reference) -> None:
     cohort = incomplete(600, seed=0)[0]
     trainer = ReferenceTrainer(cohort, reference, 2)
