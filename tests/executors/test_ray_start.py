@@ -157,7 +157,7 @@ def test_ray_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no memory for the object store")
 
     monkeypatch.setattr(ray_start.ray, "init", refuse)
-    with pytest.raises(BadInput, match="Ray on this machine cannot be used: RuntimeError: no memory for the object"):
+    with pytest.raises(BadInput, match="Ray did not start on this machine: RuntimeError: no memory for the object"):
         ray_start.connect("local")
 
 

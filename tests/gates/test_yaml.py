@@ -121,11 +121,11 @@ CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1,
     ids=lambda value: value[:20] if value.isascii() and value.isprintable() else "text",
 )
 def test_what_is_no_yaml_or_too_much_is_told_at_once(text: str, words: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(yaml.NotYaml) as raised:
         yaml.parse(text, aliases=True)
     assert words in str(raised.value)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_many_values_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,16 +56,26 @@ def connect(address: str) -> None:
     except BadInput:
         raise
     except (Exception, SystemExit) as error:
-        place = "on this machine" if address == "local" else f"at {address}"
-        raise BadInput(
-            f"Ray {place} cannot be used: {describe(error)} Expected a running Ray cluster, of the same Ray and Python "
-            "version as here and, where it asks for a token, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN set. Leave "
-            "the address out (and RAY_ADDRESS unset) to run on this machine alone."
-        ) from error
+        raise BadInput(_refusal(address, describe(error))) from error
     finally:
         # Ray installs a handler of its own; a search that runs has one that loses nothing.
         if callable(previous):
             signal.signal(signal.SIGTERM, previous)
+
+
+def _refusal(address: str, problem: str) -> str:
+    """Why Ray cannot be used, and what to do."""
+    if address == "local":
+        return (
+            f"Ray did not start on this machine: {problem} Expected a free processor, some memory and room in the "
+            "temporary folder. Run it again when the machine is less busy, or without Ray, by `--address serial` (in a "
+            "search file `resources: {address: serial}`)."
+        )
+    return (
+        f"Ray at {address} cannot be used: {problem} Expected a running Ray cluster, of the same Ray and Python "
+        "version as here and, where it asks for a token, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN set. Leave the "
+        "address out (and RAY_ADDRESS unset) to run on this machine alone."
+    )
 
 
 @contextlib.contextmanager
