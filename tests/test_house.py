@@ -52,6 +52,7 @@ OWNERS: dict[str, set[str]] = {
     # Outcomes of event tables are extracted by ACES alone; polars and OmegaConf come with it.
     "aces": {"model.sources"},
     "omegaconf": {"model.sources"},
+    "MEDS_extract": {"model.sources"},  # says which columns the converter of MIMIC-IV reads
     "openpyxl": {"model.sources"},
     "pyreadstat": {"model.sources"},
     "sqlalchemy": {"model.sources"},
@@ -84,6 +85,7 @@ MODEL_KNOWS = {"tim_search.types", "tim_search.gates"}
 MODEL_MAY_IMPORT = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "model", "tim_search"}
 MODEL_MAY_IMPORT_INSIDE_FUNCTIONS = {
     "umap", "duckdb", "openpyxl", "pyreadstat", "sqlalchemy", "aces", "omegaconf", "transformers", "PIL",
+    "MEDS_extract",
 }  # fmt: skip
 # The networks need torch only where they compute; a cohort is read without it.
 WITHOUT_TORCH = {

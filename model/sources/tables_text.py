@@ -81,7 +81,7 @@ def csv_to_parquet(path: Path, target: Path, scratch: Path, options: Options) ->
     encoding = options.encoding or encoding_of(plain, shown)
     if encoding not in _UTF8:
         plain = recoded(plain, encoding, scratch, shown)
-    with _engine(plain, target, scratch) as (engine, link), _told(shown):
+    with small_engine(plain, target, scratch) as (engine, link), refusals_told(shown):
         dialect = _sniffed(engine, link, shown, options.delimiter)
         skipped = _above(link, dialect, shown)
         marks = {"delim": dialect.delimiter, "quote": dialect.quote, "escape": dialect.escape, "skip": dialect.skip}
@@ -120,7 +120,7 @@ def json_to_parquet(path: Path, target: Path, scratch: Path, options: Options) -
         raise BadInput(f"{shown}: expected a table, got a list without its end. Write it again.")
     if lines or first[:1] == b"[":
         form = "newline_delimited" if lines else "array"
-        with _engine(plain, target, scratch) as (engine, link), _told(shown, advice):
+        with small_engine(plain, target, scratch) as (engine, link), refusals_told(shown, advice):
             given = f"({_literal(link)}, format = '{form}'"
             names = column_names(_keys(engine, f"read_json_objects{given})"), shown)
             _check_capitals(names, shown)
@@ -177,7 +177,7 @@ def _by_columns(path: Path, shown: str, advice: str) -> pd.DataFrame:
 
 
 @contextmanager
-def _engine(source: Path, target: Path, scratch: Path) -> Iterator[tuple[Any, Path]]:
+def small_engine(source: Path, target: Path, scratch: Path) -> Iterator[tuple[Any, Path]]:
     """A DuckDB that keeps to little memory, and a link to the source: it opens these two files and its own, no other.
 
     The link has a name without signs that DuckDB takes for a pattern or an address.
@@ -207,7 +207,7 @@ def _engine(source: Path, target: Path, scratch: Path) -> Iterator[tuple[Any, Pa
 
 
 @contextmanager
-def _told(shown: str, advice: str = "Write it again.") -> Iterator[None]:
+def refusals_told(shown: str, advice: str = "Write it again.") -> Iterator[None]:
     """Within it, what DuckDB refuses becomes BadInput, with the line and the reason and no cell of the table."""
     import duckdb
 

@@ -40,6 +40,8 @@ COMMANDS = [
     "cohort export",
     "cohort haim",
     "cohort init",
+    "cohort meds",
+    "cohort mimic",
     "cohort synthetic",
     "compare",
     "confirm",

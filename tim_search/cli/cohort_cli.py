@@ -224,6 +224,29 @@ def init(
     )
 
 
+@app.command(epilog="Example: tim-search cohort mimic --mimic mimiciv/3.1 --out mimic")
+def mimic(
+    out: Annotated[Path, typer.Option(help="The folder to write; one that this command has begun is taken up again.")],
+    mimic: Annotated[
+        Path | None, typer.Option(help="Folder of MIMIC-IV with hosp/ and icu/, as PhysioNet gives it.")
+    ] = None,
+    meds: Annotated[
+        Path | None, typer.Option(help="Instead: a MEDS folder that was converted from MIMIC before.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the tasks of FlexCare and M3H as two cohort folders, from raw MIMIC-IV: converter, tasks and features."""
+    from model.sources.events import mimic as building
+    from tim_search.cli import cohort_tables
+    from tim_search.cli.progress import steps
+
+    with steps() as tell:
+        manifest = building.build(mimic, meds, out, tell=tell)
+    cohorts = " and ".join(str(out / paper["cohort"]) for paper in manifest["papers"].values())
+    summary = f"{cohorts} are cohort folders; {out / 'manifest.json'} tells more. Check each with `tim-search check`."
+    console.answer(as_json, lambda: manifest, lambda: (cohort_tables.mimic(manifest), summary))
+
+
 @app.command(epilog="Example: tim-search cohort synthetic --like flexcare my-cohort")
 def synthetic(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must be new or empty.")],

@@ -93,3 +93,19 @@ def events(manifest: Mapping[str, Any]) -> Group:
     inputs += [f"{name} ({rows:,} to embed)" for name, rows in manifest["references"].items()]
     lines += [f"Inputs: {', '.join(inputs)}", *(f"Mind: {doubt}" for doubt in manifest["doubts"])]
     return Group(steps, tasks, Text("\n".join(lines)))
+
+
+def mimic(manifest: Mapping[str, Any]) -> Group:
+    """Stays after each filter, and the samples of each task beside the paper's own count."""
+    stays = Table("", "stays", title="Counts", box=box.SIMPLE, title_justify="left")
+    for what, rows in manifest["stays"]:
+        stays.add_row(what, f"{rows:,}")
+    tasks = Table("cohort", "task", "samples", "in the paper", title="Tasks", box=box.SIMPLE, title_justify="left")
+    lines = []
+    for paper in manifest["papers"].values():
+        for name, task in paper["tasks"].items():
+            counted = f"{task['paper']['samples']:,}" if task["paper"] else ""
+            tasks.add_row(paper["cohort"], name, f"{task['samples']:,}", counted)
+            if "left_out" in task:
+                lines.append(f"Left out: {name}: {task['left_out']}")
+    return Group(stays, tasks, Text("\n".join(lines)))

@@ -40,7 +40,7 @@ def build(
 
     Args:
         data: a MEDS folder.
-        tasks: a folder of ACES configs and MEDS label tables; see `labels.read_labels`.
+        tasks: a folder of ACES configs, MEDS label tables (see `labels.read_labels`) and labels files (`stay_labels`).
         out: a new or empty folder.
         features_file: what to make of the events; the defaults of `description.Description` without one.
         meds_split: whether the test part is the held-out part of metadata/subject_splits.parquet.
@@ -53,11 +53,13 @@ def build(
     Raises:
         BadInput: the folder is no MEDS folder, a task or the description cannot be used, or no task can be scored.
     """
+    from model.sources.events.stay_labels import expanded
+
     check_free(out)
     description = read_description(features_file)
-    with open_events(data) as events:
-        labels = read_labels(tasks, events, lambda words: tell(words, 0, None))
-        return write(events, labels, tasks, out, description, meds_split=meds_split, tell=tell)
+    with open_events(data) as events, expanded(tasks, events, lambda words: tell(words, 0, None)) as folder:
+        labels = read_labels(folder, events, lambda words: tell(words, 0, None))
+        return write(events, labels, folder, out, description, meds_split=meds_split, tell=tell)
 
 
 def write(
