@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from model.cohorts.folder_reader import DESCRIPTION
 from tim_search.gates.files import inside, open_regular, put_durably, replacing, write_durably
+from tim_search.gates.texts import for_terminal
 from tim_search.types import BadInput, digest
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def embed(folder: Path, wanted: Embedding, tell: Callable[[str], None] = lambda 
     """
     from tim_search.gates import yaml
 
-    description, _ = yaml.read(folder / DESCRIPTION, aliases=True)
+    description = _description(folder)
     samples, items = _items(folder, wanted)
     machine = _machine(folder, wanted, is_text=items.is_text)
     name = digest([items.digest, machine.about, wanted.tokens])
@@ -81,7 +82,7 @@ def embed(folder: Path, wanted: Embedding, tell: Callable[[str], None] = lambda 
             values = np.concatenate([machine(some[at : at + wanted.batch]) for at in range(0, len(some), wanted.batch)])
             with replacing(path) as beside, beside.open("wb") as file:
                 np.save(file, values)
-    entry = _write(folder, wanted, parts, samples, items)
+    entry = _write(folder, wanted, parts, pa.table({description["sample_id"]: samples, "row": items.row}), items)
     description["modalities"][wanted.modality] = entry
     before = (folder / DESCRIPTION).with_name(f"cohort.before-{wanted.modality}.yaml")
     with open_regular(folder / DESCRIPTION) as file:
@@ -91,6 +92,23 @@ def embed(folder: Path, wanted: Embedding, tell: Callable[[str], None] = lambda 
         path.unlink()
     aside.rmdir()
     return {"modality": wanted.modality, "samples": len(samples), "embedded": len(items.values), **entry}
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """What cohort.yaml says, with at least sample_id and modalities."""
+    from tim_search.gates import yaml
+
+    problem = "it lacks sample_id or modalities"
+    try:
+        description, _ = yaml.read(folder / DESCRIPTION, aliases=True)
+        if isinstance(description, dict) and {"sample_id", "modalities"} <= description.keys():
+            return description
+    except (yaml.NotYaml, UnicodeDecodeError, OSError) as error:
+        problem = str(error)
+    raise BadInput(
+        f"{for_terminal(folder)}: expected a cohort folder with a {DESCRIPTION}; {for_terminal(problem, most=300)}. "
+        "Name another folder, or mend that file."
+    )
 
 
 # What samples have ----------------------------------------------------------------------------------------------------
@@ -132,11 +150,13 @@ def _items(folder: Path, wanted: Embedding) -> tuple[pa.Array, _Items]:
             "or name another --modality."
         ) from error
     kind = next((column for column in ("text", "path") if column in table.column_names), "")
-    if lacking := [column for column in ("sample_id", "position") if column not in table.column_names] or not kind:
+    if not kind or not {"sample_id", "position"} <= set(table.column_names):
         raise BadInput(
             f"{folder / name}: expected the columns sample_id, position and text or path, got "
-            f"{', '.join(table.column_names)}. Rename or add them ({lacking if kind else 'text or path'})."
+            f"{', '.join(table.column_names)}. Rename or add what lacks."
         )
+    if (given := table.schema.field(kind).type) not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
+        raise BadInput(f"{folder / name}: expected texts in the column {kind}, got {given}. Convert them.")
     if kind == "path" and wanted.tokens is not None:
         raise BadInput("--tokens: expected texts, got paths of images. Leave it out: images have a pooled output.")
     table = table.sort_by([("sample_id", "ascending"), ("position", "ascending")])
@@ -158,11 +178,8 @@ def _items(folder: Path, wanted: Embedding) -> tuple[pa.Array, _Items]:
     return ids, _Items(kind == "text", list(number), list(place), np.array(row, np.int64))
 
 
-def _write(folder: Path, wanted: Embedding, parts: Sequence[Path], ids: pa.Array, items: _Items) -> dict[str, Any]:
-    """Write the array and the samples' rows of it; the modality's entry in cohort.yaml."""
-    from tim_search.gates import yaml
-
-    description, _ = yaml.read(folder / DESCRIPTION, aliases=True)
+def _write(folder: Path, wanted: Embedding, parts: Sequence[Path], rows: pa.Table, items: _Items) -> dict[str, Any]:
+    """The modality's entry in cohort.yaml; writes the array and the samples' rows of it."""
     arrays = [np.load(path, mmap_mode="r", allow_pickle=False) for path in parts]
     shape = (len(items.groups), *arrays[0].shape[1:])
     file, index = f"modalities/{wanted.modality}.npy", f"modalities/{wanted.modality}.rows.parquet"
@@ -173,7 +190,7 @@ def _write(folder: Path, wanted: Embedding, parts: Sequence[Path], ids: pa.Array
             own = np.stack([arrays[item // _PART][item % _PART] for item in group])
             handle.write((own[0] if len(own) == 1 else own.mean(axis=0, dtype=np.float64)).astype(np.float16).tobytes())
     with replacing(folder / index) as beside:
-        pq.write_table(pa.table({description["sample_id"]: ids, "row": items.row}), beside)
+        pq.write_table(rows, beside)
     kind = "vector" if wanted.tokens is None else "sequence"
     return {"kind": kind, "file": file, "index": index, "prefix": f"{wanted.modality}_"}
 
@@ -208,7 +225,11 @@ class _Machine:
         with torch.no_grad():
             if not self.is_text:
                 return self._halves(self._pooled(pixel_values=self._pixels(values)))
-            ids = [self.prepare(value.split("\n"), add_special_tokens=False)["input_ids"] for value in values]
+            # Without the library's warning that a text is long: it is cut below.
+            ids = [
+                self.prepare(value.split("\n"), add_special_tokens=False, verbose=False)["input_ids"]
+                for value in values
+            ]
             if self.wanted.tokens is not None:
                 return self._tokens([list(itertools.chain(*lines))[: self.wanted.tokens] for lines in ids])
             return self._means([list(_pieces(lines, self.longest - 2)) for lines in ids])
@@ -234,9 +255,10 @@ class _Machine:
         return np.stack(means).astype(np.float16)
 
     def _pooled(self, **inputs: Any) -> Any:
-        pooled = self.network(**inputs).pooler_output
+        pooled = getattr(self.network(**inputs), "pooler_output", None)
         if pooled is None:
-            raise BadInput(f"--model {self.wanted.model}: expected a model with a pooled output. Take --tokens.")
+            advice = "Take --tokens, or another model." if self.is_text else "Take another model."
+            raise BadInput(f"--model {self.wanted.model}: expected a model with a pooled output, got none. {advice}")
         return pooled.flatten(1)
 
     def _padded(self, ids: Sequence[list[int]]) -> dict[str, torch.Tensor]:
@@ -255,10 +277,18 @@ class _Machine:
 
         images = []
         for path in paths:
-            with open_regular(inside(self.folder, path)) as file, Image.open(file) as image:
-                if max(image.size) > _MOST_SIDE:
-                    raise BadInput(f"{path}: expected an image of up to {_MOST_SIDE} pixels a side, got {image.size}.")
-                images.append(image.convert("RGB"))
+            shown = for_terminal(path)
+            try:
+                with open_regular(inside(self.folder, path)) as file, Image.open(file) as image:
+                    if max(image.size) > _MOST_SIDE:
+                        most = f"{_MOST_SIDE} pixels a side"
+                        raise BadInput(f"{shown}: expected an image of up to {most}, got {image.size}. Scale it down.")
+                    images.append(image.convert("RGB"))
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                raise BadInput(
+                    f"{shown}: expected an image file; {for_terminal(error, most=300)}. Paths are absolute or those "
+                    f"within {for_terminal(self.folder)}: mend references/{self.wanted.modality}.parquet, or the file."
+                ) from error
         pixels = self.prepare(images=images, return_tensors="pt")["pixel_values"]
         return pixels.to(self.wanted.device, self.network.dtype)
 

@@ -119,8 +119,8 @@ def meds(
     with steps() as tell:
         manifest = building.build(data, tasks, out, features_file=features, meds_split=split is Split.meds, tell=tell)
     summary = (
-        f"{out}: {manifest['steps'][-1]['rows']} samples, {len(manifest['tasks'])} tasks; manifest.json tells more. "
-        f"Check it with `tim-search check {out}`."
+        f"{out}: {counted(manifest['steps'][-1]['rows'], 'sample')}, {counted(len(manifest['tasks']), 'task')}; "
+        f"manifest.json tells more. Check it with `tim-search check {out}`."
     )
     console.answer(as_json, lambda: manifest, lambda: (cohort_tables.events(manifest), summary))
 

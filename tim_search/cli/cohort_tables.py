@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tim_search.gates.texts import for_terminal
+from tim_search.types import counted
 
 
 def overlaps(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> Table | None:
@@ -84,12 +85,15 @@ def events(manifest: Mapping[str, Any]) -> Group:
     tasks = Table("task", "kind", "labels", "subjects", "positive", title="Tasks", box=box.SIMPLE, title_justify="left")
     for name, count in manifest["tasks"].items():
         share = f"{count['positives'] / count['labelled']:.1%}" if "positives" in count else ""
-        tasks.add_row(name, count["kind"], f"{count['labelled']:,}", f"{count['patients']:,}", share)
+        # A clustering has no labels.
+        labels = [f"{count[key]:,}" if key in count else "" for key in ("labelled", "patients")]
+        tasks.add_row(name, count["kind"], *labels, share)
     of = manifest["events"]
-    lines = [f"Read: {of['events']:,} events of {of['subjects']:,} subjects in {of['shards']:,} shards of {of['data']}"]
+    sizes = [counted(of[key], key.removesuffix("s")) for key in ("events", "subjects", "shards")]
+    lines = [f"Read: {sizes[0]} of {sizes[1]} in {sizes[2]} of {of['data']}"]
     lines += [f"Left out: {name}: {why}" for name, why in manifest["left_out"].items()]
     lines += [f"Overlap: {' and '.join(pair['tasks'])}: {pair['why']}" for pair in manifest["overlaps"]]
-    inputs = [f"{name} ({modality['columns']:,} columns)" for name, modality in manifest["modalities"].items()]
+    inputs = [f"{name} ({counted(of['columns'], 'column')})" for name, of in manifest["modalities"].items()]
     inputs += [f"{name} ({rows:,} to embed)" for name, rows in manifest["references"].items()]
     lines += [f"Inputs: {', '.join(inputs)}", *(f"Mind: {doubt}" for doubt in manifest["doubts"])]
     return Group(steps, tasks, Text("\n".join(lines)))
@@ -104,8 +108,8 @@ def mimic(manifest: Mapping[str, Any]) -> Group:
     lines = []
     for paper in manifest["papers"].values():
         for name, task in paper["tasks"].items():
-            counted = f"{task['paper']['samples']:,}" if task["paper"] else ""
-            tasks.add_row(paper["cohort"], name, f"{task['samples']:,}", counted)
+            in_paper = f"{task['paper']['samples']:,}" if task["paper"] else ""
+            tasks.add_row(paper["cohort"], name, f"{task['samples']:,}", in_paper)
             if "left_out" in task:
                 lines.append(f"Left out: {name}: {task['left_out']}")
     return Group(stays, tasks, Text("\n".join(lines)))

@@ -71,7 +71,7 @@ def steps() -> Iterator[Callable[[str, int, int | None], None]]:
 
         def tell(description: str, done: int, total: int | None) -> None:
             nonlocal words
-            words = f"{description}: {done:,}{f' of {total:,}' if total else ''} rows"
+            words = f"{description}: {done:,}{f' of {total:,}' if total else ''} rows" if done or total else description
             if bar.tasks[0].description != description:
                 bar.reset(task, description=description)
             bar.update(task, description=description, completed=done, total=total)

@@ -21,7 +21,7 @@ from model.sources.events.writing import Count, Made, write_inputs
 from model.sources.haim_tables import Tell
 from tim_search.gates.files import new_folder
 from tim_search.gates.texts import for_terminal
-from tim_search.types import some
+from tim_search.types import counted, some
 
 #: Texts of so many characters on average may be notes.
 _NOTE = 100
@@ -140,14 +140,14 @@ def _doubts(
     later = codes.index[codes["later"]]
     if len(later):
         used = [it.name for it, _ in inputs if isinstance(it, Vector) and it.coded_later]
-        where = f"they are inputs of {some(used)}, as you asked" if used else "they are no inputs (coded_later: true)"
-        doubts.append(
-            f"{len(later)} codes are given after the fact and stamped at the discharge ({_few(later)}): {where}."
-        )
+        where = f"They are inputs of {some(used)}, as you asked." if used else "No inputs unless `coded_later: true`."
+        codes_later = f"{counted(len(later), 'code')} ({_few(later)})"
+        doubts.append(f"Given after the fact or stamped at the discharge: {codes_later}. {where}")
     by_day = sorted({it for _, of in inputs for it in of.signal} & set(codes.index[codes["by_day"]]))
     if by_day:
         doubts.append(
-            f"{len(by_day)} codes are stamped with a day and no time ({_few(by_day)}): they count from the end of it."
+            f"Stamped with a day and no time, so counted from the end of it: {counted(len(by_day), 'code')} "
+            f"({_few(by_day)})."
         )
     quoted = np.zeros(len(codes), bool)
     for reference in references_of:
@@ -159,7 +159,8 @@ def _doubts(
         doubts.append(f"{count.earlier:,} of {n:,} samples have events of an earlier hospital stay among their inputs.")
     if count.over_89:
         doubts.append(
-            f"{count.over_89:,} ages are over {features.OLDEST:.0f}, which hides them: taken as {features.OVER_89:.0f}."
+            f"Taken as {features.OVER_89:.0f} years: {counted(count.over_89, 'age')} over {features.OLDEST:.0f}, which "
+            "stands for over 89."
         )
     doubts += [
         f"modalities.{name}: {far:,} values are too far out for a measurement and are not measured."
@@ -186,17 +187,13 @@ def _manifest(
     count: Count,
     doubts: list[str],
 ) -> dict[str, Any]:
-    tasks = {}
+    tasks: dict[str, Any] = {name: {"kind": task.kind} for name, task in samples.tasks.items()}
     for name, values in samples.labels.items():
         labelled = ~np.isnan(values).reshape(len(values), -1).all(axis=1)
-        entry: dict[str, Any] = {
-            "kind": samples.tasks[name].kind,
-            "labelled": int(labelled.sum()),
-            "patients": len(np.unique(samples.subjects[labelled])),
-        }
+        patients = len(np.unique(samples.subjects[labelled]))
+        tasks[name] |= {"labelled": int(labelled.sum()), "patients": patients}
         if samples.tasks[name].kind == "binary":
-            entry["positives"] = int(np.nansum(values))
-        tasks[name] = entry
+            tasks[name]["positives"] = int(np.nansum(values))
     return {
         "events": {
             "data": str(events.about.get("dataset_name") or events.root.name),

@@ -159,7 +159,9 @@ def read_description(path: Path | None) -> Description:
     try:
         return _description(yaml_of(path) or {})
     except ValueError as error:
-        raise BadInput(f"{for_terminal(path)}: {error}. docs/events.md lists the keys.") from error
+        problem = str(error).removeprefix("it: ")
+        stop = "" if problem.endswith("?") else "."
+        raise BadInput(f"{for_terminal(path)}: {problem}{stop} docs/events.md lists the keys.") from error
 
 
 def yaml_of(path: Path) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.cohorts.cohort import text
 from model.sources.events import windows
-from model.sources.events.description import HOUR, Channel, Description, Sequence, Static, Vector
+from model.sources.events.description import HOUR, Channel, Codes, Description, Sequence, Static, Vector
 from model.sources.events.shards import STATIC, Events, Int64s
 from model.sources.events.vocabulary import BIRTH, DEATH, Vocabulary
 from model.sources.events.windows import Floats, Tracks
@@ -70,7 +70,7 @@ def signals_of(
         return _static(modality, vocabulary)
     if isinstance(modality, Vector):
         codes = _vector_codes(modality, vocabulary, events)
-        channels = {for_terminal(code): Channel(_only(code)) for code in codes.index}
+        channels = {for_terminal(code): Channel(Codes((code,))) for code in codes.index}
         numeric = {for_terminal(code): bool(share >= 0.5) for code, share in codes["numeric"].items()}
         columns = tuple(
             f"{name} {_words(window)} {statistic}"
@@ -90,12 +90,6 @@ def signals_of(
     return _channels(modality.name, channels, columns, vocabulary, events)
 
 
-def _only(code: str) -> Any:
-    from model.sources.events.description import Codes
-
-    return Codes(exact=(code,))
-
-
 def _words(window: int | str) -> str:
     return window if isinstance(window, str) else f"{window}h"
 
@@ -113,7 +107,7 @@ def _common(sequence: Sequence, vocabulary: Vocabulary) -> dict[str, Channel]:
     """The numeric codes that most training subjects have in the hours of a sequence, by code."""
     codes = vocabulary.codes[(vocabulary.codes["numeric"] >= 0.5) & ~vocabulary.codes["later"]]
     codes = codes[codes["recent"] > 0].sort_values("recent", ascending=False, kind="stable").head(sequence.most)
-    return {for_terminal(code): Channel(_only(code)) for code in codes.index}
+    return {for_terminal(code): Channel(Codes((code,))) for code in codes.index}
 
 
 def _columns(name: str, channel: Channel) -> list[str]:
@@ -135,7 +129,10 @@ def _channels(
         for code in dict.fromkeys([*channel.codes.exact, *learnt.index]):
             if signal.setdefault(code, number) != number:
                 other = list(channels)[signal[code]]
-                raise BadInput(f"modalities.{name}: {for_terminal(code)} is in the channels {other} and {its_name}.")
+                raise BadInput(
+                    f"modalities.{name}: {for_terminal(code)} is in the channels {other} and {its_name}, and may be in "
+                    "one. Narrow their codes."
+                )
             scale[code] = channel.scale.get(code, (1.0, 0.0))
             row = learnt.loc[code] if code in learnt.index and not given and not channel.levels else None
             low[code], high[code] = (-np.inf, np.inf) if row is None else (row["low"], row["high"])

@@ -27,6 +27,9 @@ DECLARED, PREDICATES = "tasks.yaml", "predicates.yaml"
 #: Whole numbers of up to so many values are taken as classes; more, or negative ones, as a number.
 MOST_CLASSES = 20
 
+#: Ends of names of files that somebody may take for a task.
+_UNREAD = (".yml", ".csv", ".pq")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SCHEMA = "A MEDS label table has subject_id, prediction_time and one of " + ", ".join(VALUES) + "."
 
@@ -67,6 +70,11 @@ def read_labels(folder: Path, events: Events, tell: Callable[[str], None]) -> li
         path.stem: path for path in entries if path.suffix == ".yaml" and path.name not in (DECLARED, PREDICATES)
     }
     shown = for_terminal(folder)
+    if unread := [path.name for path in entries if path.suffix.lower() in _UNREAD]:
+        raise BadInput(
+            f"{shown}: expected NAME.yaml or NAME.parquet, got {for_terminal(some(unread))}, which would not be read. "
+            "Rename a config, write a table as Parquet, or move the file elsewhere."
+        )
     if not tables and not configs:
         raise BadInput(
             f"{shown}: expected a folder with tasks, got none. Put ACES configs (NAME.yaml) or MEDS label tables "

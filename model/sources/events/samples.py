@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model.cohorts import checks, overlaps
-from model.cohorts.cohort import Split, examples, make_split, patient_codes
+from model.cohorts.cohort import Split, examples, make_split, patient_codes, split_of
 from model.cohorts.folder_labels import read_overlaps, read_tasks
 from model.cohorts.folder_reader import Reader
 from model.cohorts.folder_reader import Samples as Rows
@@ -82,7 +82,7 @@ def make_samples(labels: Sequence[Labels], tasks: Path, events: Events, out: Pat
     entries, declared = _entries(labels, tasks)
     left_out: dict[str, str] = {}
     for name, entry in list(entries.items()):
-        columns = [entry["label"]] if isinstance(entry.get("label"), str) else []
+        columns = [entry["label"]] if isinstance(entry.get("label"), str) and entry["label"] in frame else []
         if entry.get("kind") != "clustering" and columns and frame[columns[0]].nunique() < 2:
             alike = "all its labels are the same" if frame[columns[0]].notna().any() else "nobody has a label"
             left_out[name] = f"{alike}."
@@ -146,10 +146,10 @@ def _joined(labels: Sequence[Labels], events: Events) -> tuple[pd.DataFrame, dic
         rows = task.rows.drop_duplicates()
         twice = rows[rows.duplicated(["subject", "moment"])]
         if len(twice):
-            first = twice.iloc[0]
+            first = twice[["subject", "moment"]].iloc[0]  # without the label, which would make them float64
             raise BadInput(
                 f"Task {task.name}: expected one label of a subject at a time, got two that differ (subject "
-                f"{first['subject']} moment {_stamps(np.array([first['moment']], np.int64))[0]}"
+                f"{first['subject']} at {_stamps(np.array([first['moment']], np.int64))[0]}"
                 f"{f', and {len(twice) - 1} more' if len(twice) > 1 else ''}). Mend the labels."
             )
         rows = rows[np.isin(rows["subject"], events.subjects)]
@@ -159,8 +159,8 @@ def _joined(labels: Sequence[Labels], events: Events) -> tuple[pd.DataFrame, dic
     frame = pd.concat(keyed, axis=1).sort_index().reset_index()
     if frame.empty:
         raise BadInput(
-            f"expected labels of the subjects of {for_terminal(events.root)}, got none. See that the configs' codes "
-            "are those of metadata/codes.parquet, and that the tables' subject_id is the events'."
+            f"{for_terminal(events.root)}: expected labels of its subjects, got none. See that label tables have rows, "
+            "that their subject_id is the events', and that the configs' codes are those of metadata/codes.parquet."
         )
     subjects, times = frame["subject"].to_numpy(np.int64), frame["moment"].to_numpy(np.int64)
     ids = [f"{subject}-{stamp}" for subject, stamp in zip(subjects.tolist(), _stamps(times), strict=True)]
@@ -273,8 +273,6 @@ def _strata(codes: Int64s, tasks: Mapping[str, Task], labels: Mapping[str, NDArr
 
 
 def _part(split: Split, rows: NDArray[np.bool_]) -> Split:
-    from model.cohorts.cohort import split_of
-
     return split_of(split.test[rows], split.fold[rows], split.n_folds)
 
 

@@ -279,7 +279,11 @@ def expanded(tasks: Path, events: Events, tell: Callable[[str], None]) -> Iterat
         declared = _content("tasks.yaml", tasks / "tasks.yaml") if tasks / "tasks.yaml" in paths else {}
         merged = declared | {"tasks": entries | (declared.get("tasks") or {})}
         (folder / "tasks.yaml").write_text(yaml.dump(merged), encoding="utf-8")
-        yield folder
+        try:
+            yield folder
+        except BadInput as error:
+            # Told of the folder that the user has, not of this one, which is gone by then.
+            raise BadInput(str(error).replace(str(folder), for_terminal(tasks))) from error
 
 
 def _is_mine(path: Path) -> bool:

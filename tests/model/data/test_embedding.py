@@ -130,6 +130,7 @@ def test_images_become_a_vector(cohort: Path, tmp_path_factory: pytest.TempPathF
         ({"modality": "letters"}, "expected a Parquet file with sample_id"),
         ({"modality": "wrong"}, "expected the columns sample_id, position and text or path, got sample"),
         ({"modality": "empty"}, "expected a text of some sample, got none"),
+        ({"modality": "numbers"}, "expected texts in the column text, got int64"),
         ({"modality": "paths", "tokens": 4}, "--tokens: expected texts, got paths"),
     ],
 )
@@ -137,11 +138,20 @@ def test_what_cannot_be_embedded_is_told(wanted: dict[str, Any], words: str, coh
     references = cohort / "references"
     pd.DataFrame({"sample": ["v000"], "text": "x"}).to_parquet(references / "wrong.parquet")
     pd.DataFrame({"sample_id": ["v000"], "position": 0, "text": " "}).to_parquet(references / "empty.parquet")
+    pd.DataFrame({"sample_id": ["v000"], "position": 0, "text": 3}).to_parquet(references / "numbers.parquet")
     pd.DataFrame({"sample_id": ["v000"], "position": 0, "path": "a.png"}).to_parquet(references / "paths.parquet")
     given = {name: value.format(cohort=cohort) if isinstance(value, str) else value for name, value in wanted.items()}
     with pytest.raises(BadInput) as error:
         embed(cohort, replace(Embedding("notes", str(bert)), **given))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "No such"), ("a: [", "the node content"), ("[1]", "it lacks")])
+def test_a_folder_that_is_no_cohort_is_told(content: str | None, words: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "cohort.yaml").write_text(content)
+    with pytest.raises(BadInput, match=f"expected a cohort folder with a cohort.yaml; .*{words}"):
+        embed(tmp_path, Embedding("notes", "anything"))
 
 
 def test_models_and_images_that_do_not_fit_are_told(cohort: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +163,13 @@ def test_models_and_images_that_do_not_fit_are_told(cohort: Path, bert: Path, mo
     monkeypatch.setattr(machine.network, "pooler", None)
     with pytest.raises(BadInput, match="expected a model with a pooled output"):
         machine(["fever"])
+    monkeypatch.setattr(machine.network, "forward", lambda **_: transformers.modeling_outputs.BaseModelOutput())
+    with pytest.raises(BadInput, match="expected a model with a pooled output"):
+        machine(["fever"])
+    (cohort / "no.png").write_text("no image")
+    for name in ("no.png", "nowhere.png"):
+        with pytest.raises(BadInput, match=rf"{name}: expected an image file"):
+            machine._pixels([name])
     Image.new("L", (20, 30)).save(cohort / "a.png")
     monkeypatch.setattr(embedding, "_MOST_SIDE", 20)
     with pytest.raises(BadInput, match="expected an image of up to 20 pixels a side"):

@@ -38,6 +38,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]
     meds_folders.write(root / "data", frame)
     meds_folders.write_labels(root / "tasks" / "stays_on.parquet", meds_folders.labels(frame))
     (root / "tasks" / "mortality.yaml").write_text(meds_folders.MORTALITY)
+    (root / "tasks" / "tasks.yaml").write_text("tasks: {phenotype: {kind: clustering}}")
     (root / "features.yaml").write_text(FEATURES)
     return root, frame
 
@@ -84,7 +85,8 @@ def test_the_manifest_is_in_the_folder(built: tuple[Path, dict[str, Any]]) -> No
     words = " ".join(manifest["doubts"])
     assert "DIAGNOSIS//ICD9CM//4280" in words
     assert "MEDICATION//Heparin" in words
-    assert "hides them" in words
+    assert "over 120, which stands for over 89" in words
+    assert manifest["tasks"].keys() == open_cohort(folder).tasks.keys()
     assert "earlier hospital stay" in words
 
 

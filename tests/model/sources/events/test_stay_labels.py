@@ -197,6 +197,13 @@ def test_labels_files_lie_among_other_tasks(folder: Path, written: Callable[[dic
         assert declared["tasks"]["outcome"]["classes"] == ["0", "1", "2"]
         with stay_labels.expanded(made, events, lambda words: None) as again:
             assert again == made  # nothing is left to do
+    (tasks / "later.yml").touch()
+    with (
+        open_events(folder) as events,
+        pytest.raises(BadInput, match=f"^{tasks}: expected NAME.yaml"),
+        stay_labels.expanded(tasks, events, lambda words: None) as made,
+    ):
+        labels.read_labels(made, events, lambda words: None)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
