@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from model.cohorts.cohort import Cohort
 from model.sources.events import building
 from model.sources.opening import open_cohort
 from tests.support import meds_folders
+from tim_search.cli import cohort_tables
 
 FEATURES = """
 modalities:
@@ -87,6 +90,11 @@ def test_the_manifest_is_in_the_folder(built: tuple[Path, dict[str, Any]]) -> No
     assert "MEDICATION//Heparin" in words
     assert "over 120, which stands for over 89" in words
     assert manifest["tasks"].keys() == open_cohort(folder).tasks.keys()
+    shown = Console(width=100)
+    with shown.capture() as output:
+        shown.print(cohort_tables.events(manifest))
+    assert re.search(r"\n +phenotype +clustering +\n", output.get())
+    assert "of 60 subjects in" in output.get()
     assert "earlier hospital stay" in words
 
 
