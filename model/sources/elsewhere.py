@@ -20,7 +20,7 @@ from model.sources.opening import BUILT_IN, open_cohort
 from model.sources.tables import check, convert
 from tim_search.gates.plain import write_json
 from tim_search.gates.texts import for_terminal
-from tim_search.types import BadInput
+from tim_search.types import BadInput, some
 
 #: No task has this name: a task that is only judged needs no labels in every fold.
 _NO_TASK = ("",)
@@ -67,15 +67,24 @@ def _described(path: Path, folder: Path, spec: Mapping[str, Any]) -> list[str]:
     convert(path, samples, texts={spec["sample_id"], spec["patient_id"]})
     with pq.ParquetFile(samples) as file:
         table = file.read()
+    named = dict.fromkeys(str(name) for entry in spec["modalities"].values() for name in entry.get("columns") or ())
     notes = []
     if spec["sample_id"] not in table.column_names:
-        table = table.append_column(_NUMBER, pa.array(range(len(table)), pa.int64()))
+        number = _NUMBER
+        while number in {name.lower() for name in (*table.column_names, *named)}:
+            number += "_"
+        table = table.append_column(number, pa.array(range(len(table)), pa.int64()))
         notes.append(f"The table has no column {spec['sample_id']}: its rows are numbered.")
-        spec = {**spec, "sample_id": _NUMBER}
+        spec = {**spec, "sample_id": number}
     if spec["patient_id"] not in table.column_names:
         notes.append(f"The table has no column {spec['patient_id']}: each row counts as a patient of its own.")
         spec = {**spec, "patient_id": spec["sample_id"]}
-    named = dict.fromkeys(str(name) for entry in spec["modalities"].values() for name in entry.get("columns") or ())
+    begun = tuple(str(entry["prefix"]) for entry in spec["modalities"].values() if entry.get("prefix"))
+    if not any(name in named or name.startswith(begun) for name in table.column_names):
+        raise BadInput(
+            f"--on: expected input columns of the search's cohort, got none in {for_terminal(path)}. Name its columns "
+            f"as they are there: {some(list(named) or [f'{prefix}...' for prefix in begun], 20)}."
+        )
     for name in named:
         if name not in table.column_names:  # an empty column; that it lacks is told by who compares the cohorts
             table = table.append_column(name, pa.array([None] * len(table), pa.float64()))

@@ -12,7 +12,7 @@ import pytest
 
 from model.cohorts.cohort import make_cohort
 from model.sources import support2
-from model.sources.opening import write_cohort
+from model.sources.opening import open_cohort, write_cohort
 from tests.support.mlflow_stores import uri_of
 from tests.support.searches import Call, trained_search
 from tim_search.app import external as app
@@ -108,6 +108,17 @@ def test_what_cannot_be_judged_is_told_before_anybody_is_read(tmp_path: Path, no
     assert readings.read(folder) == []
     with pytest.raises(BadInput, match="scores best alone"):
         validate(folder, str(north), "lower_bound", sources=best_alone(folder))
+
+
+def test_why_a_source_has_no_score_is_told(north: Path) -> None:
+    row = {"source": "hospdead", "model": "alone", "group": "all", "of": "", "score": None}
+    chosen = {"hospdead": ["hospdead", "slos_log"], "slos_log": ["hospdead", "slos_log"]}
+    record = external.External("north", "f", "", "given", chosen, [0], 100, [], [], [])
+    theirs = open_cohort(north)  # that it has no task slos_log is told by who compares the cohorts
+    for rows in ([row], []):  # a group that is too small has no row
+        (note,) = app._judged(record, rows, [], theirs).notes
+        assert note.startswith("hospdead: no score there")
+    assert app._judged(record, [{**row, "score": 0.7}], [], theirs).notes == []
 
 
 def best_alone(folder: Path) -> list[str]:

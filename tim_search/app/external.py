@@ -104,7 +104,7 @@ def validate(
     note(f"Judging them on {theirs.name}")
     judged, drawn = judge(models, search.cohort, theirs, by_group, draws, search.file.small_cells)
     rows = _told([external.flat(asdict(row)) for row in judged], theirs, search.file.small_cells)
-    return _written(results, search, replace(record, rows=rows, curves=[plain(asdict(each)) for each in drawn]), warn)
+    return _written(results, search, _judged(record, rows, [plain(asdict(each)) for each in drawn], theirs), warn)
 
 
 def _make_folders(folder: Path) -> None:
@@ -153,6 +153,18 @@ def _told(rows: list[dict[str, Any]], theirs: Cohort, small: int) -> list[dict[s
             in_steps = here.values(row["source"], [row[name] for name in named], "elsewhere", *words)
             row |= dict(zip(named, in_steps, strict=True))
     return [plain(row) for row in rows]
+
+
+def _judged(record: External, rows: list[dict[str, Any]], curves: list[dict[str, Any]], theirs: Cohort) -> External:
+    """The record with what was found, and a note of each source that has labels there and no score."""
+    record = replace(record, rows=rows, curves=curves)
+    scored = {row["source"] for row in record.whole if row["score"] is not None}
+    unscored = [
+        f"{source}: no score there, for too few patients have a label, or too few of them one of the outcomes."
+        for source in record.chosen
+        if source not in scored and source in theirs.labels
+    ]
+    return replace(record, notes=[*unscored, *record.notes])
 
 
 def _caveats(alone: Sequence[str], seeds: int, draws: int) -> list[str]:

@@ -185,3 +185,14 @@ def test_what_cannot_be_judged_is_told(home: Path, ours: Cohort, tmp_path: Path)
     write_cohort(ours, tmp_path / "own")  # a folder of several files describes no single table
     with pytest.raises(BadInput, match="made of one table"):
         open_elsewhere(tmp_path / "t.csv", tmp_path / "own")
+    with pytest.raises(BadInput, match=r"got none in .*t\.csv. Name its columns as they are there: Geschlecht, Puls"):
+        open_elsewhere(tmp_path / "t.csv", home)
+
+
+def test_rows_are_numbered_beside_a_column_that_is_called_row(home: Path, tmp_path: Path) -> None:
+    table = german(seed=9).frame.drop(columns=["Fallnummer", "PatientenNr"])
+    table.insert(0, "Row", 7)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    read, told = open_elsewhere(tmp_path / "t.csv", home)
+    assert len(set(read.patient_ids)) == len(read) == len(table)
+    assert "its rows are numbered" in told[0]
