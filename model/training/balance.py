@@ -98,8 +98,9 @@ class _Uncertainty(_Equal):
     def backward(self, losses: PackLosses, total: Tensor, *place: int) -> None:
         """See `Balanced`."""
         by_task = cast(LossesByTask, losses)
-        s = self._log_variance
-        weighed = (torch.exp(-s) * by_task.by_task(self._settings) + s).sum(1)
+        s, values = self._log_variance, by_task.by_task(self._settings)
+        # A minibatch without a label of a task has no loss of it, and says nothing of its variance.
+        weighed = (torch.exp(-s) * values + torch.where(values == 0, 0.0, s)).sum(1)
         (by_task.beside_tasks(self._settings) + weighed).sum().backward()
 
 

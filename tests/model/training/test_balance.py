@@ -16,8 +16,9 @@ from model.networks.contract import Parameters, Shape, layout
 from model.networks.settings import FlexCareSettings, M3HSettings, SharedSettings, settings_class
 from model.sources.synthetic import haim_like
 from model.training import aggregation
+from model.training.balance import balanced
 from model.training.fitting import check_supported, fit_pack
-from model.training.pack import Fitted
+from model.training.pack import Fitted, PackModel
 from model.training.precision import DTYPES
 from tests.model.networks.test_shared import literal, literal_losses
 from tests.model.training.test_cost import peak_bytes
@@ -274,3 +275,22 @@ def test_the_gradients_of_the_tasks_are_counted(network: Any, kind: Any) -> None
     counted = network.member_bytes(shape, settings)
     assert 1 / 1.5 < counted / ((peak(8) - peak(2)) / 6) < 1.5
     assert counted > 1.3 * network.member_bytes(shape, dataclasses.replace(settings, balance="dwa"))
+
+
+def test_a_minibatch_without_a_label_of_a_task_says_nothing_of_its_variance() -> None:
+    fold, settings = make_fold(missing=0.0), SharedSettings(**SMALL, balance="uncertainty")
+    place = layout([("ill", "stay")], TASKS, fold, CPU)
+    values = shared.initialise(place, TASKS, fold, SEED, settings)
+    method = balanced(PackModel(shared, settings, place, values), SEED)
+    (log_variance,) = method.parameters.values()
+    rows = fold.train
+    unlabelled = rows.labelled.clone()
+    unlabelled[fold.supervised.index("ill")] = 0
+    rows = dataclasses.replace(rows, labelled=unlabelled)
+    losses = shared.losses(shared.forward(values, place, rows, settings), place, rows, settings)
+    method.backward(losses, losses.by_member(settings))
+    slope = log_variance.grad
+    assert slope is not None
+    at = place.names[0].index("ill")
+    assert slope[0, at] == 0
+    assert slope[0, 1 - at] != 0
