@@ -48,4 +48,4 @@ def test_an_option_that_names_nothing_is_refused(name: str) -> None:
 @pytest.mark.parametrize("draws", [0, -1, 10**12])
 def test_a_confirmation_of_no_draws_or_of_endlessly_many_is_refused(draws: int) -> None:
     with pytest.raises(BadInput, match="--draws: expected a whole number from 1 to"):
-        confirmer._check_options(5, draws, (), None)
+        confirmer.check_options(5, draws, (), None)

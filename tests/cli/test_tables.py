@@ -116,7 +116,15 @@ def test_a_status_counts_the_tasks_it_does_not_name() -> None:
 def test_a_comparison_of_many_tasks_shows_what_is_certain_first() -> None:
     tasks = [f"t{k:02d}" for k in range(22)]
     cells = [
-        {"source": a, "task": b, "first": 0.01, "second": 0.01, "certain": [False, False], "discovery": [False, False]}
+        {
+            "source": a,
+            "task": b,
+            "first": 0.01,
+            "second": 0.01,
+            "certain": [False, False],
+            "discovery": [False, False],
+            "change": [None, None, None],
+        }
         for a in tasks
         for b in tasks
         if a != b

@@ -362,16 +362,16 @@ def test_risk_groups_grow_until_neither_class_is_small() -> None:
     risk = np.sort(dice.random(2000))
     hit = (dice.random(2000) < 0.02 + 0.3 * risk).astype(float)
     unit, task = Unit(("u",), 0, -1), Task("u", "binary")
-    (exact,) = confirming._by_quantile(unit, task, "calibration", risk, hit, 0)
-    (hidden,) = confirming._by_quantile(unit, task, "calibration", risk, hit, SMALL)
+    (exact,) = confirming.by_quantile(unit, task, "calibration", risk, hit, 0)
+    (hidden,) = confirming.by_quantile(unit, task, "calibration", risk, hit, SMALL)
     assert len(exact.n) == 10
     assert 2 <= len(hidden.n) < 10
     assert 1900 <= sum(hidden.n) <= 2100
-    lacking = [confirming._by_quantile(unit, task, "calibration", risk[few:], hit[few:], SMALL) for few in range(7)]
+    lacking = [confirming.by_quantile(unit, task, "calibration", risk[few:], hit[few:], SMALL) for few in range(7)]
     assert len({curve.n for (curve,) in lacking}) == 1, "who lacks a label does not show in the sizes"
     assert all(value * 2**8 == round(value * 2**8) for value in hidden.y), "nor in the digits of a share"
     check_curves(pd.DataFrame([{"kind": "calibration", "y": hidden.y, "n": hidden.n}]), SMALL)
     rare = np.zeros(2000)
     rare[-7:] = 1.0
-    assert confirming._by_quantile(unit, task, "calibration", risk, rare, SMALL) == []
-    assert confirming._by_quantile(unit, task, "calibration", risk, rare, 0)
+    assert confirming.by_quantile(unit, task, "calibration", risk, rare, SMALL) == []
+    assert confirming.by_quantile(unit, task, "calibration", risk, rare, 0)

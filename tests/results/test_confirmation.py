@@ -555,10 +555,10 @@ def test_a_choice_that_is_not_made_yet_is_not_put_to_the_test(
             rows = [Score(unit, name, found.tasks[name].metric, "validation", value) for name in members]
             Ledger(found.ledger).append(PackResult(Pack((unit,)), tuple(rows)), found.context)
     results = opened.open_search(found.out)
-    assert confirmer._combinations(results, "paper", [first], None)[0] == {first: tuple(sorted(found.tasks))}
+    assert confirmer.chosen_combinations(results, "paper", [first], None)[0] == {first: tuple(sorted(found.tasks))}
     for sources in (None, (first, third)):
         with pytest.raises(BadInput, match=r"not finished .*waiting for \d subsets? not trained yet.*--source"):
-            confirmer._combinations(results, "paper", sources, None)
+            confirmer.chosen_combinations(results, "paper", sources, None)
 
 
 @pytest.mark.parametrize("sliced", [False, True])

@@ -203,7 +203,7 @@ def test_the_engine_opens_the_received_file_and_no_other(tmp_path: Path, through
         received.symlink_to(table)
     (tmp_path / "scratch").mkdir()
     target = tmp_path / "target.parquet"
-    with tables_text._engine(received, target, tmp_path / "scratch") as (engine, link):
+    with tables_text.small_engine(received, target, tmp_path / "scratch") as (engine, link):
         assert engine.execute(f"SELECT count(*) FROM read_csv('{link}')").fetchone() == (4,)
         engine.execute(f"COPY (SELECT 1) TO '{target}' (FORMAT parquet)")
         for statement in (

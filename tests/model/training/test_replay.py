@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,15 +172,16 @@ def test_once_given_up_nothing_is_replayed_any_more(monkeypatch: pytest.MonkeyPa
 
 def test_only_small_packs_on_a_gpu_are_replayed() -> None:
     most, gpu, cpu = replay.MOST_MEMBERS, torch.device("cuda"), torch.device("cpu")
-    found = [
-        lockstep._worth_replaying(members, device, network)
-        for members, device, network in (
-            (most, gpu, m3h),
-            (most + 1, gpu, m3h),
-            (most, cpu, m3h),
-            (most, gpu, flexcare),
-        )
-    ]
-    assert found == [True, False, False, False]
+    dropping = dataclasses.replace(SETTINGS, input_dropout=0.1)
+
+    def worth(members: int, device: torch.device, network: Any, settings: Any = SETTINGS) -> bool:
+        pack = SimpleNamespace(layout=SimpleNamespace(members=members), network=network, settings=settings)
+        return lockstep._worth_replaying(pack, device)  # type: ignore[arg-type]
+
+    assert worth(most, gpu, m3h)
+    assert not worth(most + 1, gpu, m3h)
+    assert not worth(most, cpu, m3h)
+    assert not worth(most, gpu, flexcare)
+    assert not worth(most, gpu, m3h, dropping), "a recording would drop the same inputs in every step"
     replay._given_up.append("why")
-    assert not lockstep._worth_replaying(most, gpu, m3h)
+    assert not worth(most, gpu, m3h)
