@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.sources import tables_other, tables_text
@@ -35,8 +36,15 @@ _KNOWN = "CSV, Excel (.xlsx), Parquet, Feather, Stata, SAS, SPSS or JSON lines"
 Source = Path | pd.DataFrame | Query
 
 
+#: Texts that have more bytes than this on average are cut to so many characters: notes, which are no levels.
+_NOTES, _CUT = 1000, 200
+
+
 class Columns:
-    """A table in a Parquet file, one column of which is in memory at a time; like a frame: columns, len, [name]."""
+    """A table in a Parquet file, one column of which is in memory at a time; like a frame: columns, len, [name].
+
+    Of a column of notes only the beginnings are: they may fill the disk, and tell enough of what they are.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,10 +63,25 @@ class Columns:
 
     def __getitem__(self, name: str) -> pd.Series[Any]:
         """A column; whole numbers with gaps stay whole (Int64)."""
-        array = pq.read_table(self.path, columns=[name]).column(0)
+        with pq.ParquetFile(self.path) as file:
+            if self._notes(file, name):
+                parts = file.iter_batches(batch_size=1 << 14, columns=[name])
+                beginnings = [pc.utf8_slice_codeunits(part.column(0), 0, _CUT) for part in parts]
+                array = pa.chunked_array(beginnings)
+            else:
+                array = file.read([name]).column(0)
         values = _series(array)
         values.name = name
         return values
+
+    def _notes(self, file: pq.ParquetFile, name: str) -> bool:
+        """Whether a column holds long texts, many of them different: equal ones are written once."""
+        kind = file.schema_arrow.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            return False
+        place = self.columns.index(name)
+        groups = (file.metadata.row_group(number).column(place) for number in range(file.metadata.num_row_groups))
+        return sum(group.total_uncompressed_size for group in groups) > _NOTES * self._rows
 
 
 def convert(

@@ -491,3 +491,15 @@ def test_a_large_csv_goes_through_in_pieces(tmp_path: Path) -> None:
     assert rows == 400_000
     assert most - before < 350 * 1024, f"{before >> 10} MiB before, {most >> 10} MiB at most"
     assert pq.read_schema(tmp_path / "large.parquet").field("stay_id").type == pa.string()
+
+
+def test_of_notes_only_the_beginnings_are_in_memory(tmp_path: Path) -> None:
+    notes = [f"stay {number}: ärztlich " + "x" * 3000 for number in range(50)] + [None]
+    levels = ["a level of very many words " * 60, "another"] * 25 + [None]
+    pd.DataFrame({"note": notes, "level": levels, "age": range(51)}).to_parquet(tmp_path / "t.parquet")
+    table = Columns(tmp_path / "t.parquet")
+    assert table["note"].dropna().str.len().eq(200).all()
+    assert table["note"].nunique() == 50
+    assert pd.isna(table["note"][50])
+    assert table["level"].dropna().tolist() == levels[:50], "few values, however long, are kept"
+    assert table["age"].tolist() == list(range(51))
