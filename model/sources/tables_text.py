@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from model.sources.sql import identifier, literal
 from model.sources.tables_bytes import encoding_of, recoded, unpacked
 from model.sources.tables_pieces import (
     Reading,
@@ -87,9 +88,9 @@ def csv_to_parquet(path: Path, target: Path, scratch: Path, options: Options) ->
         marks = {"delim": dialect.delimiter, "quote": dialect.quote, "escape": dialect.escape, "skip": dialect.skip}
         cells = [f"c{place}" for place in range(dialect.columns)]
         shape = ", ".join(f"'{cell}': 'VARCHAR'" for cell in cells)
-        given = ", ".join(f"{name} = {_literal(value)}" for name, value in marks.items())
+        given = ", ".join(f"{name} = {literal(value)}" for name, value in marks.items())
         source = (
-            f"read_csv({_literal(link)}, auto_detect = false, comment = '', columns = {{{shape}}}, {given}, header = "
+            f"read_csv({literal(link)}, auto_detect = false, comment = '', columns = {{{shape}}}, {given}, header = "
         )
         header = engine.execute(f"SELECT * FROM {source} false) LIMIT 1").fetchone() or ()
         names = column_names(header, shown)
@@ -121,11 +122,11 @@ def json_to_parquet(path: Path, target: Path, scratch: Path, options: Options) -
     if lines or first[:1] == b"[":
         form = "newline_delimited" if lines else "array"
         with small_engine(plain, target, scratch) as (engine, link), refusals_told(shown, advice):
-            given = f"({_literal(link)}, format = '{form}'"
+            given = f"({literal(link)}, format = '{form}'"
             names = column_names(_keys(engine, f"read_json_objects{given})"), shown)
             _check_capitals(names, shown)
-            shape = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
-            columns = {_name(name): name for name in names}
+            shape = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
+            columns = {identifier(name): name for name in names}
             rows = _typed(engine, f"read_json{given}, columns = {{{shape}}})", columns, target, options)
         return Reading(path.name, "JSON lines" if lines else "JSON", rows, len(names))
     if plain.stat().st_size > MOST_JSON:
@@ -197,7 +198,7 @@ def small_engine(source: Path, target: Path, scratch: Path) -> Iterator[tuple[An
     engine = duckdb.connect(config=settings)
     try:
         engine.execute("SET enable_progress_bar = false")  # it would be written among the answers
-        allowed = ", ".join(_literal(path) for path in (link, resolved, target))
+        allowed = ", ".join(literal(path) for path in (link, resolved, target))
         engine.execute(f"SET allowed_paths = [{allowed}]")
         engine.execute("SET enable_external_access = false")
         engine.execute("SET lock_configuration = true")
@@ -233,10 +234,10 @@ def _sniffed(engine: Any, link: Path, shown: str, delimiter: str) -> _Dialect:
     """The dialect of a CSV file; raises BadInput where it is one column, or no table."""
 
     def sniff(mark: str, skip: int = 0) -> _Dialect:
-        given = (f", delim = {_literal(mark)}" if mark else "") + (f", skip = {skip}" if skip else "")
+        given = (f", delim = {literal(mark)}" if mark else "") + (f", skip = {skip}" if skip else "")
         answer = engine.execute(
             "SELECT Delimiter, Quote, Escape, SkipRows, len(Columns) FROM "
-            f"sniff_csv({_literal(link)}, all_varchar = true, header = true, comment = ''{given})"
+            f"sniff_csv({literal(link)}, all_varchar = true, header = true, comment = ''{given})"
         ).fetchone()
         quote = '"' if answer[1] == "(empty)" else answer[1]
         return _Dialect(answer[0], quote, quote if answer[2] == "(empty)" else answer[2], answer[3], answer[4])
@@ -286,11 +287,11 @@ def _typed(engine: Any, source: str, names: dict[str, str], target: Path, option
     with _told_on("Looking at every cell", options.tell):
         rows, *bits = engine.execute(f"SELECT count(*), {masks} FROM {source}").fetchone()
     kinds = [_TEXT if names[cell] in options.texts else mask or 0 for cell, mask in zip(names, bits, strict=True)]
-    casts = [f"{_cast(cell, kind)} AS {_name(names[cell])}" for cell, kind in zip(names, kinds, strict=True)]
+    casts = [f"{_cast(cell, kind)} AS {identifier(names[cell])}" for cell, kind in zip(names, kinds, strict=True)]
     group = max(2048, min(122_880, rows_of_a_piece(len(names))))
     with _told_on(f"Writing {rows:,} rows", options.tell):
         engine.execute(
-            f"COPY (SELECT {', '.join(casts)} FROM {source}) TO {_literal(target)} "
+            f"COPY (SELECT {', '.join(casts)} FROM {source}) TO {literal(target)} "
             f"(FORMAT parquet, USE_TMP_FILE false, ROW_GROUP_SIZE {group})"
         )
     return int(rows)
@@ -331,14 +332,6 @@ def _cast(cell: str, mask: int) -> str:
     if mask == _BOOL:
         return f"CAST(NULLIF(lower(trim({cell})), '') AS BOOLEAN)"
     return f"CASE WHEN trim({cell}) = '' THEN NULL ELSE {cell} END"
-
-
-def _literal(value: object) -> str:
-    return str(value) if isinstance(value, int) else "'{}'".format(str(value).replace("'", "''"))
-
-
-def _name(name: str) -> str:
-    return '"{}"'.format(name.replace('"', '""'))
 
 
 def _named(delimiter: str) -> str:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from model.sources.events.description import yaml_of
 from model.sources.events.shards import STATIC, Events
+from model.sources.sql import identifier, literal
 from tim_search.gates.texts import for_terminal
 from tim_search.types import BadInput
 
@@ -60,7 +61,10 @@ def extract(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ACES narrates and warns of every piece; what matters of it is told once, by the counts of the whole."""
+    """A context in which ACES says nothing.
+
+    It narrates, and warns of every piece; what matters is told once, by the counts of the whole.
+    """
     logger = logging.getLogger("aces")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -113,11 +117,11 @@ def _columns(config: Any) -> set[str]:
 
 
 def _write_piece(events: Events, columns: list[str], target: Path) -> None:
-    others = "".join(f', "{name}"' if name != "text_value" else ", text AS text_value" for name in columns)
+    others = "".join(f", {identifier(name)}" if name != "text_value" else ", text AS text_value" for name in columns)
     events.engine.execute(
         f"COPY (SELECT subject AS subject_id, CASE WHEN moment > {STATIC} THEN make_timestamp(moment) END AS time, "
         f"code, value::FLOAT AS numeric_value{others} "
-        f"FROM events ORDER BY subject, moment) TO '{target}' (FORMAT parquet)"
+        f"FROM events ORDER BY subject, moment) TO {literal(target)} (FORMAT parquet)"
     )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from model.sources.haim_tables import Tell
+from model.sources.sql import identifier, literal
 from model.sources.tables_text import refusals_told, small_engine
 from tim_search.gates import yaml
 from tim_search.gates.files import make_folder, replacing, write_durably
@@ -180,14 +181,14 @@ def columns_to_parquet(source: Path, target: Path, kinds: Mapping[str, str]) -> 
         small_engine(source, aside, Path(scratch)) as (engine, link),
         refusals_told(shown),
     ):
-        given = [row[0] for row in engine.execute(f"DESCRIBE FROM read_csv('{link}', {form})").fetchall()]
+        given = [row[0] for row in engine.execute(f"DESCRIBE FROM read_csv({literal(link)}, {form})").fetchall()]
         if lacking := sorted(set(kinds) - set(given)):
             raise BadInput(
                 f"{shown}: expected the columns {some(lacking)}, as PhysioNet gives them; they are not there."
             )
-        columns = ", ".join(f'"{name}"::{kind} AS "{name}"' for name, kind in kinds.items())
-        written = str(aside).replace("'", "''")
-        engine.execute(f"COPY (SELECT {columns} FROM read_csv('{link}', {form})) TO '{written}' (FORMAT parquet)")
+        columns = ", ".join(f"{identifier(name)}::{kind} AS {identifier(name)}" for name, kind in kinds.items())
+        table = f"read_csv({literal(link)}, {form})"
+        engine.execute(f"COPY (SELECT {columns} FROM {table}) TO {literal(aside)} (FORMAT parquet)")
 
 
 def _run(out: Path, target: Path) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from model.sources.sql import identifier, literal
 from tim_search.gates.files import open_regular
 from tim_search.gates.plain import read_object
 from tim_search.gates.texts import for_terminal
@@ -143,7 +144,7 @@ def _opened(root: Path, files: tuple[Path, ...], engine: Any, scratch: Path) -> 
         link = scratch / f"{number}.parquet"
         link.symlink_to(path.resolve())
         engine.execute(
-            f"CREATE TEMP VIEW shard_{number} AS {_select(schema)} FROM read_parquet('{link}') "
+            f"CREATE TEMP VIEW shard_{number} AS {_select(schema)} FROM read_parquet({literal(link)}) "
             "WHERE subject_id IS NOT NULL AND code IS NOT NULL"
         )
     subjects, counts, groups, members, shared = _where(root, files, engine)
@@ -198,7 +199,7 @@ def _select(schema: pa.Schema) -> str:
     value = "numeric_value::DOUBLE" if "numeric_value" in schema.names else "NULL::DOUBLE"
     text = "text_value::VARCHAR" if "text_value" in schema.names else "NULL::VARCHAR"
     mine = {"subject_id", "time", "code", "numeric_value", "text_value", "subject", "moment", "value", "text"}
-    others = "".join(f', "{name.replace(chr(34), chr(34) * 2)}"' for name in schema.names if name not in mine)
+    others = "".join(f", {identifier(name)}" for name in schema.names if name not in mine)
     number = f"CASE WHEN isfinite({value}) THEN {value} END AS value"
     return (
         f"SELECT subject_id::BIGINT AS subject, coalesce(epoch_us(time), {STATIC}) AS moment, code::VARCHAR AS code, "

@@ -6,6 +6,7 @@ A labels file is YAML beside the ACES configs. It says which stays (`of`, `filte
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from model.sources.events import stays
 from model.sources.events.shards import Events
 from model.sources.events.stays import DAY, HOUR
 from model.sources.haim_tasks import codes
+from model.sources.sql import literal
 from tim_search.gates import yaml
 from tim_search.gates.files import replacing
 from tim_search.gates.texts import for_terminal
@@ -177,7 +179,12 @@ def _label(shown: str, label: Mapping[str, Any], n_groups: int) -> str:
         days = f"({_NUMBERS[label['number']]} - s.moment) / {DAY}.0"
         if "bins" not in label:
             return f"SELECT s.subject, s.moment, {days} AS label FROM samples s"
-        steps = " + ".join(f"({days} >= {float(edge)})::INT" for edge in label["bins"])
+        edges = label["bins"]
+        numbers = isinstance(edges, list) and all(type(edge) in (int, float) and math.isfinite(edge) for edge in edges)
+        if not numbers or not edges or edges != sorted(set(edges)):
+            given = for_terminal(str(edges)[:80])
+            raise BadInput(f"{shown}: label: bins: expected days in rising order such as [3, 7], got {given}. Mend it.")
+        steps = " + ".join(f"({days} >= {float(edge)})::INT" for edge in edges)
         return f"SELECT s.subject, s.moment, ({steps})::DOUBLE AS label FROM samples s"
     if "death_within_hours" in label:
         within = _whole(shown, "label: death_within_hours", label["death_within_hours"]) * HOUR
@@ -190,10 +197,11 @@ def _label(shown: str, label: Mapping[str, Any], n_groups: int) -> str:
         joined = "samples s LEFT JOIN groups_of_admission g USING (subject, hadm_id)"
         return f"SELECT s.subject, s.moment, {flags} FROM {joined}"
     if "code" in label:
-        begin = str(label["code"]).replace("'", "''")
+        begin = str(label["code"])
         return (
-            f"SELECT s.subject, s.moment, min(substr(e.code, {len(str(label['code'])) + 1})) AS label FROM samples s "
-            f"JOIN events e USING (subject, hadm_id) WHERE starts_with(e.code, '{begin}') GROUP BY s.subject, s.moment"
+            f"SELECT s.subject, s.moment, min(substr(e.code, {len(begin) + 1})) AS label FROM samples s "
+            f"JOIN events e USING (subject, hadm_id) WHERE starts_with(e.code, {literal(begin)}) "
+            "GROUP BY s.subject, s.moment"
         )
     raise BadInput(f"{shown}: label: expected number, death_within_hours, groups or code. docs/mimic.md shows them.")
 

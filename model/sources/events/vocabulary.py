@@ -18,6 +18,7 @@ from model.sources.events.description import HOUR, Codes, Description, Sequence
 from model.sources.events.samples import Samples
 from model.sources.events.shards import STATIC, Events, Int64s
 from model.sources.haim_tables import Tell
+from model.sources.sql import literal
 
 #: Microseconds of a day.
 DAY = 24 * HOUR
@@ -70,13 +71,9 @@ def matching(codes: Codes, names: pd.Index[str], engine: Any) -> NDArray[np.bool
 
 def meant(codes: Codes) -> str:
     """SQL that is true of a column `code` where the code is meant."""
-    parts = [f"code IN ({', '.join(_quoted(code) for code in codes.exact)})"] if codes.exact else []
-    parts += [f"regexp_matches(code, {_quoted(pattern)})" for pattern in codes.patterns]
+    parts = [f"code IN ({', '.join(literal(code) for code in codes.exact)})"] if codes.exact else []
+    parts += [f"regexp_matches(code, {literal(pattern)})" for pattern in codes.patterns]
     return f"({' OR '.join(parts)})"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def survey(events: Events, samples: Samples, last: Int64s, description: Description, tell: Tell) -> Vocabulary:

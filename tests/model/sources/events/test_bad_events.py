@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -218,3 +219,19 @@ def test_a_description_that_cannot_be(text: str, words: str, tmp_path: Path) -> 
     write(tmp_path, "features.yaml", text)
     with pytest.raises(BadInput, match=words):
         read_description(tmp_path / "features.yaml")
+
+
+def test_the_name_of_a_column_is_never_read_as_sql(tmp_path: Path) -> None:
+    """Events and configs both come from others: what a config names may hold a statement of its own."""
+    stolen = tmp_path / "stolen.parquet"
+    name = f"ward\" FROM events) TO '{tmp_path / 'piece.parquet'}'; COPY (SELECT 1) TO '{stolen}' (FORMAT parquet); --"
+    meds_folders.write(tmp_path / "data", FRAME.assign(**{name: "a"}), shards=1)
+    (tmp_path / "tasks").mkdir()
+    config = meds_folders.MORTALITY.replace(
+        'dead: {code: "HOSPITAL_DISCHARGE//DEAD/EXPIRED"}',
+        f'dead: {{code: "HOSPITAL_DISCHARGE//DEAD/EXPIRED", {json.dumps(name)}: a}}',
+    )
+    (tmp_path / "tasks" / "mortality.yaml").write_text(config)
+    build(tmp_path)
+    assert not stolen.exists()
+    assert (tmp_path / "out" / "cohort.yaml").exists()
