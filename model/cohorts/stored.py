@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tim_search.gates.files import open_regular
+from tim_search.gates.texts import for_terminal
 from tim_search.types import BadInput
 
 Bools: TypeAlias = NDArray[np.bool_]
@@ -80,7 +81,9 @@ class ArrayFile:
         while room:
             count = os.preadv(self._handle.fileno(), [room], start)
             if not count:
-                raise BadInput(f"{self.path}: ended early while it was read. Leave it alone during a search.")
+                raise BadInput(
+                    f"{for_terminal(self.path)}: ended early while it was read. Leave it alone during a search."
+                )
             room, start = room[count:], start + count
 
     @functools.cached_property
@@ -89,7 +92,7 @@ class ArrayFile:
 
     @property
     def _mark(self) -> str:
-        """Names the content by its shape and some of its rows."""
+        """A digest of its shape and of some of its rows, which stands for the content."""
         some = np.linspace(0, self.shape[0] - 1, min(_LOOKED_AT, self.shape[0])).astype(np.int64)
         about = f"{self.shape} {self.dtype}".encode()
         return hashlib.blake2b(about + self.rows(some).tobytes(), digest_size=16).hexdigest()

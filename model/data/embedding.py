@@ -211,7 +211,7 @@ class _Machine:
 
     @property
     def about(self) -> str:
-        """Names its weights and its vocabulary."""
+        """A digest of its weights and its vocabulary."""
         content = hashlib.sha256(self.network.config.to_json_string().encode())
         for name, value in sorted(self.network.state_dict().items()):
             content.update(name.encode() + value.float().cpu().numpy().tobytes())

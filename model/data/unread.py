@@ -97,7 +97,9 @@ def prepare(preprocessor: Preprocessor, modalities: Mapping[str, Modality]) -> P
 
 
 def measured_steps(modalities: Mapping[str, Modality]) -> tuple[Bools | None, ...]:
-    """Which steps hold a measured value, one a modality as in `Rows.steps`: bool (n, T) of a sequence in memory.
+    """Which steps hold a measured value, as in `Rows.steps`: one a modality, bool (n, T) of a sequence in memory.
+
+    () where no modality is one.
 
     A step that lacks every value is no token: padding, or an hour without a measurement.
     """

@@ -395,7 +395,11 @@ def _check(settings: Any, rules: tuple[tuple[str, bool, str], ...]) -> None:
         ("average", settings.average == 0 or settings.update == "joint", "0 unless update is joint"),
         ("task_weights", weights, "numbers above 0"),
         ("balance", settings.balance in get_args(Balance), f"one of {', '.join(get_args(Balance))}"),
-        ("balance", equal or settings.update == "joint", "equal unless update is joint, for one loss is no balance"),
+        (
+            "balance",
+            equal or settings.update == "joint",
+            "equal unless update is joint, for a step on one loss has nothing to balance",
+        ),
         ("balance", equal or not settings.task_weights, "equal where task_weights are given, for it chooses others"),
     )
     for name, holds, allowed in (*common, *rules):

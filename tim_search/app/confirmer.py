@@ -104,7 +104,7 @@ def confirm(
     """
     check_options(seeds, draws, groups, address)
     results = opened.open_search(folder)
-    _make_folders(results.folder)
+    make_folders(results.folder)
     search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code)
     chosen, alone, used_rule = chosen_combinations(results, rule, sources, given)
     together = subset(name for name in search.tasks if name != results.control)
@@ -126,9 +126,13 @@ def confirm(
         return _written(opened.open_search(folder), search, asked, outcome, warn)
 
 
-def _make_folders(folder: Path) -> None:
-    """Make the folders of what is shown before test patients are read: what was read must be shown."""
-    for name in ("tables", "figures"):
+def make_folders(folder: Path, *others: str) -> None:
+    """Make the folders of what is shown before any patient is judged: what was read must be shown.
+
+    Raises:
+        BadInput: one cannot be made.
+    """
+    for name in ("tables", "figures", *others):
         with explained(folder / name, "Move it away, or make the folder writable."):
             make_folder(folder / name)
 

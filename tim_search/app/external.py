@@ -15,7 +15,6 @@ from tim_search.app import confirmer, runner
 from tim_search.app.opening import check_named, reopen
 from tim_search.app.publishing import tracker_of, write_table
 from tim_search.gates import small_cells, told_scores
-from tim_search.gates.files import explained, make_folder
 from tim_search.gates.plain import plain
 from tim_search.report import gallery
 from tim_search.report import page as report
@@ -81,7 +80,7 @@ def validate(
     check_named(on=on)
     confirmer.check_options(seeds, draws, groups, address)
     results = opened.open_search(folder)
-    _make_folders(results.folder)
+    confirmer.make_folders(results.folder, external.FOLDER)
     search = reopen(results, consequence="its choices do not hold for them", allow_code=allow_code, note=note)
     chosen, alone, used_rule = confirmer.chosen_combinations(results, rule, sources, given)
     if not chosen:
@@ -105,13 +104,6 @@ def validate(
     judged, drawn = judge(models, search.cohort, theirs, by_group, draws, search.file.small_cells)
     rows = _told([external.flat(asdict(row)) for row in judged], theirs, search.file.small_cells)
     return _written(results, search, _judged(record, rows, [plain(asdict(each)) for each in drawn], theirs), warn)
-
-
-def _make_folders(folder: Path) -> None:
-    """Make the folders of what is shown before anybody is read: what was read must be shown."""
-    for name in ("tables", "figures", external.FOLDER):
-        with explained(folder / name, "Move it away, or make the folder writable."):
-            make_folder(folder / name)
 
 
 def _needed(chosen: Mapping[str, Subset]) -> list[Subset]:

@@ -133,7 +133,7 @@ def _judge_elsewhere(folder: Path, on: str, rule: Any, as_json: bool, **options:
         f"Stopped. Whether the patients of {on} were read meanwhile is in {folder / 'test-readings.jsonl'}."
     ):
         done = external.validate(folder, on, rule, note=console.note, warn=console.warn, **options)
-    record, files = done.record, {"table": done.table, "figures": folder / "figures"}
+    record, files = done.record, {"table": done.table, "figures": done.table.parent.parent / "figures"}
     console.answer(
         as_json,
         lambda: {
