@@ -58,7 +58,7 @@ def extract(name: str, spec: Mapping[str, Any], mimic: Path, scratch: Path) -> S
     rows = rows.sort_values(["subject_id", "moment", "study_id"])
     rows = rows.drop_duplicates(["subject_id", "moment"], keep="last", ignore_index=True)
     rows = rows.rename(columns={"subject_id": "subject"})
-    counts = {"studies with findings and such an image": len(rows)}
+    counts = {"studies with findings and such an image, its time known": len(rows)}
     flags = rows[findings]
     flags = flags.set_axis([f"label_{number}" for number in range(len(findings))], axis=1)
     head, paper = rows[["subject", "moment"]], spec.get("paper", {})
@@ -74,8 +74,10 @@ def extract(name: str, spec: Mapping[str, Any], mimic: Path, scratch: Path) -> S
 
 
 def _studies(images: pd.DataFrame) -> pd.DataFrame:
-    """subject_id, study_id and the moment of the last image of each study, in microseconds since 1970."""
+    """subject_id, study_id and the moment of the last image that has one of each study, in microseconds since 1970."""
     # StudyTime is a number without leading zeros: 4523.0 means 00:45:23.
     clock = images["StudyTime"].str.partition(".")[0].str.zfill(6)
-    moment = pd.to_datetime(images["StudyDate"] + clock, format="%Y%m%d%H%M%S").astype("datetime64[us]").astype("int64")
-    return images[list(_KEYS)].assign(moment=moment).groupby(list(_KEYS)).max().reset_index()
+    time = pd.to_datetime(images["StudyDate"] + clock, format="%Y%m%d%H%M%S", errors="coerce")
+    timed = time.notna()
+    moment = time[timed].astype("datetime64[us]").astype("int64")
+    return images.loc[timed, list(_KEYS)].assign(moment=moment).groupby(list(_KEYS)).max().reset_index()

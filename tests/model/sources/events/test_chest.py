@@ -48,7 +48,7 @@ def test_one_pathology_alone_is_a_class(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     task = extract("m3h/pathology", tmp_path, tmp_path / "scratch")
     assert list(zip(task.rows["subject"], task.rows["label"], strict=True)) == [(1, "Edema"), (2, "Pneumothorax")]
-    assert task.counts == {"studies with findings and such an image": 3, "samples": 2}
+    assert task.counts == {"studies with findings and such an image, its time known": 3, "samples": 2}
 
 
 def test_a_table_without_a_finding_is_told(tmp_path: Path) -> None:
@@ -58,3 +58,12 @@ def test_a_table_without_a_finding_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="expected the columns Gout"):
         chest.extract("gout", spec, tmp_path, tmp_path / "scratch")
     assert chest.tables(tmp_path / "scratch") is None
+
+
+def test_images_without_a_time_are_left_out_and_counted(tmp_path: Path) -> None:
+    odd = [(3, 31, "AP", "21520101", "", {"Edema": "1.0"}), (4, 41, "AP", "21520101", "256199.0", {"Edema": "1.0"})]
+    write_chest(tmp_path, [*STUDIES[:3], *odd])
+    (tmp_path / "scratch").mkdir()
+    task = extract("m3h/pathology", tmp_path, tmp_path / "scratch")
+    assert task.rows["subject"].tolist() == [1, 2]
+    assert task.counts == {"studies with findings and such an image, its time known": 3, "samples": 2}

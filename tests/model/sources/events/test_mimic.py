@@ -138,7 +138,10 @@ def test_from_raw_tables_to_cohorts_and_on_after_a_kill(raw: Path, tmp_path: Pat
     tasks = manifest["papers"]["flexcare"]["tasks"]
     assert tasks["phenotyping"]["filters"][-1][1] == tasks["phenotyping"]["samples"]
     assert tasks["in_hospital_mortality"]["paper"] == {"where": "FlexCare, Table 2", "samples": 26318}
-    assert tasks["diagnosis"]["filters"] == [["studies with findings and such an image", 40], ["samples", 40]]
+    assert tasks["diagnosis"]["filters"] == [
+        ["studies with findings and such an image, its time known", 40],
+        ["samples", 40],
+    ]
     assert manifest["papers"]["m3h"]["tasks"]["pathology"]["samples"] == 40
     flexcare = open_cohort(out / "flexcare")
     assert flexcare.tasks["phenotyping"].kind == "multilabel"
