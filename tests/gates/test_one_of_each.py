@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,30 @@ def test_urls_are_redacted_by_the_gate_alone(path: Path) -> None:
         assert user_patterns(path) == [], "use tim_search.gates.urls"
 
 
+def quoted_by_hand(path: Path) -> list[str]:
+    """Values that a module puts between quotes into SQL by itself; its own constants may stand there."""
+    values = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        words = "".join(part.value for part in node.values if isinstance(part, ast.Constant))
+        if not re.search(r"\b(SELECT|COPY|WHERE|FROM|ATTACH)\b", words):
+            continue
+        for before, value in pairwise(node.values):
+            if isinstance(before, ast.Constant) and isinstance(value, ast.FormattedValue):
+                quotes = len(before.value) - len(before.value.rstrip("'\""))
+                constant = isinstance(value.value, ast.Name) and value.value.id.isupper()
+                if quotes % 2 and not constant:
+                    values.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(value)}")
+    return values
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_values_meet_sql_in_quotes_of_one_module(path: Path) -> None:
+    """The name of a column that holds a quote would go on as a statement of its own."""
+    assert quoted_by_hand(path) == [], "use model.sources.sql"
+
+
 #: What reads files that no one else wrote: the machine's own.
 OWN = {"ledger/drivers.py", "networks/registry.py", "training/cost.py"}
 
@@ -77,6 +103,7 @@ def test_the_walk_finds_what_it_looks_for() -> None:
     assert durable_calls(GATES / "files.py")
     assert whole_readings(ROOT / "tim_search" / "ledger" / "drivers.py")
     assert processes_with_the_folder(ROOT / "tests" / "test_house.py")
+    assert quoted_by_hand(ROOT / "tests" / "model" / "sources" / "test_tables.py")
 
 
 def processes_with_the_folder(path: Path) -> list[str]:
